@@ -1,0 +1,298 @@
+"""The recipe: everything a run depends on, in one frozen, strictly checked value.
+
+YAML comes in, `Recipe.to_yaml` gives the resolved YAML back. Unknown keys are refused with the nearest known one.
+`${NAME}` in a string is replaced by the environment variable NAME.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from relearn.errors import InputError
+from relearn.registry import suggest
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Lora(Part):
+    """LoRA as PEFT knows it. `target`: "all-linear" is every linear layer but the output layer, else a list of names."""
+
+    r: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class Model(Part):
+    """The model to change. `name`: "smollm2-135m-instruct" (the demo model), a folder, or a name on the hub."""
+
+    name: str
+    revision: str | None = None
+    adapter: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    chat_template: Literal["auto", "none"] = "auto"
+    system_prompt: str | None = None
+    trust_remote_code: bool = False
+
+
+class Source(Part):
+    """Where records come from. `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set name on the hub.
+
+    `map` names the columns: {question: text, answer: labels}.
+    """
+
+    path: str
+    map: dict[str, str] = Field(default_factory=dict)
+    name: str | None = None
+    split: str | None = None
+    limit: int | None = Field(None, ge=1)
+    chunk_words: int = Field(128, ge=8)
+
+
+Sources = tuple[Source, ...]
+
+
+def _as_sources(value: Any) -> Any:
+    """One path, one mapping or a list of either: always a list of sources."""
+    if value is None:
+        return ()
+    entries = value if isinstance(value, list | tuple) else [value]
+    return tuple({"path": entry} if isinstance(entry, str) else entry for entry in entries)
+
+
+class Probes(Part):
+    """Questions that are asked but never trained on."""
+
+    forget: Sources = ()
+    retain: Sources = ()
+
+    _listed = field_validator("forget", "retain", mode="before")(_as_sources)
+
+
+class Data(Part):
+    forget: Sources = Field(min_length=1)
+    retain: Sources = ()
+    holdout: Sources = ()
+    generic: Sources = ()
+    probes: Probes = Probes()
+
+    _listed = field_validator("forget", "retain", "holdout", "generic", mode="before")(_as_sources)
+
+
+class Learn(Part):
+    """Make the start model first: train the model on `data` until it knows them (benchmarks, the demo)."""
+
+    data: Sources = Field(min_length=1)
+    epochs: float = Field(8, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(8, ge=1)
+    accumulation: int = Field(1, ge=1)
+    lora: Lora = Lora(r=16, alpha=32, dropout=0.0)
+
+    _listed = field_validator("data", mode="before")(_as_sources)
+
+
+class Synthesis(Part):
+    """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL."""
+
+    generator: str = "templates"
+    variants: tuple[Literal["simple", "contextual", "noise", "logical"], ...] = (
+        "simple", "contextual", "noise", "logical",
+    )  # fmt: skip
+    attempts: int = Field(3, ge=1)
+    judge: str | None = None
+    completions: bool = True
+    completion_split: float = Field(0.25, gt=0, lt=1)
+    generic_ratio: float = Field(1.0, ge=0)
+    temperature: float = Field(0.7, ge=0)
+    max_calls: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    concurrency: int = Field(8, ge=1)
+    allow_remote: bool = False
+
+
+class Unlearn(Part):
+    """Training settings; the defaults are the paper's (Table 4)."""
+
+    method: str = "relearn"
+    options: dict[str, Any] = Field(default_factory=dict)
+    epochs: float = Field(3, gt=0)
+    learning_rate: float = Field(1e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    batch_size: int = Field(4, ge=1)
+    accumulation: int = Field(1, ge=1)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(512, ge=16)
+    full: bool = False
+    gradient_checkpointing: bool = False
+    lora: Lora = Lora()
+    evaluate_every: int | None = Field(None, ge=1)
+    keep_best: bool = False
+    checkpoint_every: int = Field(50, ge=1)
+    runaway_loss: float = Field(50.0, gt=0)
+    report_to: tuple[str, ...] = ()
+
+
+class Generate(Part):
+    """How the model is asked. Greedy unless `temperature` is above 0. `backend`: transformers, vllm, openai:MODEL."""
+
+    backend: str = "transformers"
+    max_new_tokens: int = Field(128, ge=1)
+    batch_size: int = Field(16, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+
+
+class Metrics(Part):
+    """Thresholds and judges; the paper's thresholds are the default. `few_entities` is the public code's rule."""
+
+    base_model: str | None = None
+    c1: float = Field(0.3, ge=0, le=1)
+    c2: float = Field(0.3, ge=0, le=1)
+    few_entities: bool = False
+    entities: str = "spacy"
+    matcher: str = "all-minilm-l6-v2"
+    match_threshold: float = Field(0.8, gt=0, le=1)
+    entailment: str | None = None
+    entailment_revision: str | None = None
+    bootstrap: int = Field(1000, ge=1)
+
+
+class Prices(Part):
+    """Money per million tokens, for the estimate."""
+
+    input_per_million: float = Field(ge=0)
+    output_per_million: float = Field(ge=0)
+    currency: str = "USD"
+
+
+class Recipe(Part):
+    """A whole run. See `relearn run` and docs/recipes.md."""
+
+    name: str = "run"
+    seed: int = 0
+    model: Model
+    data: Data
+    learn: Learn | None = None
+    synthesis: Synthesis = Synthesis()
+    unlearn: Unlearn = Unlearn()
+    generate: Generate = Generate()
+    metrics: Metrics = Metrics()
+    prices: Prices | None = None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @classmethod
+    def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+        """Read a recipe file; `changes` are "unlearn.epochs=2" strings that take precedence."""
+        path = Path(path)
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError("no such recipe", where=str(path)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot be read: {error}", where=str(path)) from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+        if not isinstance(loaded, dict):
+            raise InputError("a recipe is a mapping of keys", where=str(path), way_out="see recipes/ for examples")
+        for change in changes:
+            _apply_change(loaded, change)
+        return cls.from_mapping(loaded, where=str(path))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+        try:
+            return cls.model_validate(_expand(values, where))
+        except ValidationError as error:
+            raise _readable(error, cls, where) from None
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _apply_change(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"cannot read {change!r}", where="--set", way_out="write --set unlearn.epochs=2")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        below = values.setdefault(parent, {})
+        if isinstance(below, str) and parent == "model":
+            below = values[parent] = {"name": below}
+        if not isinstance(below, dict):
+            raise InputError(f"{parent!r} has no parts", where=f"--set {key}")
+        values = below
+    values[last] = yaml.safe_load(text)
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def _expand(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _expand(entry, where) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_expand(entry, where) for entry in value]
+    if isinstance(value, str):
+        return _VARIABLE.sub(lambda match: _variable(match.group(1), where), value)
+    return value
+
+
+def _variable(name: str, where: str) -> str:
+    if name not in os.environ:
+        raise InputError(f"${{{name}}} is not set", where=where, way_out=f"export {name}=...")
+    return os.environ[name]
+
+
+def _readable(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+    """The first problem of a pydantic error as one line with the way out."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    dotted = ".".join(path)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, path[:-1])
+        return InputError(f"unknown key {dotted!r}{more}", where=where, way_out=suggest(path[-1], known))
+    if first["type"] == "missing":
+        return InputError(f"{dotted!r} is missing{more}", where=where)
+    value = repr(first.get("input"))
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return InputError(f"{dotted!r} is {shown}: {first['msg'].lower()}{more}", where=where)
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    for step in path:
+        field = model.model_fields.get(step)
+        inner = _part_in(field.annotation) if field else None
+        if inner is not None:
+            model = inner
+    return list(model.model_fields)
+
+
+def _part_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _part_in(inner)) is not None:
+            return found
+    return None

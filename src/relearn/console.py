@@ -1,0 +1,55 @@
+"""What a person sees while waiting: one progress bar per stage, and plain lines. Everything goes to stderr but tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Ticker(Protocol):
+    """Told how far a stage has come."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
+def quiet(done: int, total: int | None = None) -> None:
+    """The ticker of library use: shows nothing."""
+
+
+def note(text: str) -> None:
+    err.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
+    """A progress bar on a terminal, two plain lines elsewhere."""
+    began = time.monotonic()
+    if sys.stderr.isatty() and not os.environ.get("CI"):
+        columns = (
+            TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=err) as bars:
+            task = bars.add_task(title, total=total)
+
+            def tick(done: int, total: int | None = None) -> None:
+                if total is None:
+                    bars.update(task, completed=done)
+                else:
+                    bars.update(task, completed=done, total=total)
+
+            yield tick
+    else:
+        note(f"{title} ...")
+        yield quiet
+        note(f"{title}: done in {time.monotonic() - began:.1f} s")
