@@ -24,11 +24,11 @@ class Part(BaseModel):
 
 
 class Lora(Part):
-    """LoRA as PEFT knows it. `target`: "all-linear" is every linear layer but the output layer, else a list of names."""
+    """LoRA as PEFT knows it. `target`: "all-linear" is every linear layer but the output layer, else layer names."""
 
-    r: int = Field(8, ge=1)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    r: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     target: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
@@ -56,8 +56,8 @@ class Source(Part):
     map: dict[str, str] = Field(default_factory=dict)
     name: str | None = None
     split: str | None = None
-    limit: int | None = Field(None, ge=1)
-    chunk_words: int = Field(128, ge=8)
+    limit: int | None = Field(default=None, ge=1)
+    chunk_words: int = Field(default=128, ge=8)
 
 
 Sources = tuple[Source, ...]
@@ -94,10 +94,10 @@ class Learn(Part):
     """Make the start model first: train the model on `data` until it knows them (benchmarks, the demo)."""
 
     data: Sources = Field(min_length=1)
-    epochs: float = Field(8, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    batch_size: int = Field(8, ge=1)
-    accumulation: int = Field(1, ge=1)
+    epochs: float = Field(default=8, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     lora: Lora = Lora(r=16, alpha=32, dropout=0.0)
 
     _listed = field_validator("data", mode="before")(_as_sources)
@@ -110,15 +110,15 @@ class Synthesis(Part):
     variants: tuple[Literal["simple", "contextual", "noise", "logical"], ...] = (
         "simple", "contextual", "noise", "logical",
     )  # fmt: skip
-    attempts: int = Field(3, ge=1)
+    attempts: int = Field(default=3, ge=1)
     judge: str | None = None
     completions: bool = True
-    completion_split: float = Field(0.25, gt=0, lt=1)
-    generic_ratio: float = Field(1.0, ge=0)
-    temperature: float = Field(0.7, ge=0)
-    max_calls: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1)
-    concurrency: int = Field(8, ge=1)
+    completion_split: float = Field(default=0.25, gt=0, lt=1)
+    generic_ratio: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.7, ge=0)
+    max_calls: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=8, ge=1)
     allow_remote: bool = False
 
 
@@ -127,22 +127,22 @@ class Unlearn(Part):
 
     method: str = "relearn"
     options: dict[str, Any] = Field(default_factory=dict)
-    epochs: float = Field(3, gt=0)
-    learning_rate: float = Field(1e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    batch_size: int = Field(4, ge=1)
-    accumulation: int = Field(1, ge=1)
-    warmup: float = Field(0.1, ge=0, lt=1)
+    epochs: float = Field(default=3, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    batch_size: int = Field(default=4, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(512, ge=16)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int = Field(default=512, ge=16)
     full: bool = False
     gradient_checkpointing: bool = False
     lora: Lora = Lora()
-    evaluate_every: int | None = Field(None, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
     keep_best: bool = False
-    checkpoint_every: int = Field(50, ge=1)
-    runaway_loss: float = Field(50.0, gt=0)
+    checkpoint_every: int = Field(default=50, ge=1)
+    runaway_loss: float = Field(default=50.0, gt=0)
     report_to: tuple[str, ...] = ()
 
 
@@ -150,26 +150,26 @@ class Generate(Part):
     """How the model is asked. Greedy unless `temperature` is above 0. `backend`: transformers, vllm, openai:MODEL."""
 
     backend: str = "transformers"
-    max_new_tokens: int = Field(128, ge=1)
-    batch_size: int = Field(16, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    max_new_tokens: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
 
 
 class Metrics(Part):
     """Thresholds and judges; the paper's thresholds are the default. `few_entities` is the public code's rule."""
 
     base_model: str | None = None
-    c1: float = Field(0.3, ge=0, le=1)
-    c2: float = Field(0.3, ge=0, le=1)
+    c1: float = Field(default=0.3, ge=0, le=1)
+    c2: float = Field(default=0.3, ge=0, le=1)
     few_entities: bool = False
     entities: str = "spacy"
     matcher: str = "all-minilm-l6-v2"
-    match_threshold: float = Field(0.8, gt=0, le=1)
+    match_threshold: float = Field(default=0.8, gt=0, le=1)
     entailment: str | None = None
     entailment_revision: str | None = None
-    bootstrap: int = Field(1000, ge=1)
+    bootstrap: int = Field(default=1000, ge=1)
 
 
 class Prices(Part):

@@ -1,4 +1,4 @@
-"""What a person sees while waiting: one progress bar per stage, and plain lines. Everything goes to stderr but tables."""
+"""What a person sees while waiting: a progress bar per stage, plain lines. Only tables go to stdout."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every error a user can meet, under one root.
 
-Rules: an `InputError` is the user's to mend (exit code 2), everything else under `RelearnError` is a run that failed
-(exit code 1). The text is one line: what is wrong, where, which value, and the way out. Private answers never go into it.
+Rules: an `InputError` is for the user to mend (exit code 2), all else is a run that failed
+(exit code 1). The text is one line: what, where, which value, the way out. Private answers never go into it.
 """
 
 from __future__ import annotations

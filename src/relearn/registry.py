@@ -1,6 +1,6 @@
 """A registry is a name -> thing table that a module fills when it is imported.
 
-A new method, metric or generator is one new file: `discover` imports every module of its package, so nothing else has to
+A new method, metric or generator is one new file: every module of its package is imported, so nothing else has to
 name it.
 """
 

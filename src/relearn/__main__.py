@@ -1,0 +1,5 @@
+"""`python -m relearn` is `relearn`."""
+
+from relearn.cli import main
+
+main()

@@ -1,0 +1,70 @@
+"""Questions to a finished run: before and after side by side, and the merged model for other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from relearn import console
+from relearn.config import Recipe
+from relearn.errors import InputError
+from relearn.inference.models import RunModels
+from relearn.models.generate import generate
+from relearn.rundir import replaced_dir
+from relearn.training.reference import adapter_off
+from relearn.training.stages import result_name
+
+
+def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dict[str, str]]:
+    """Each question with the answers of the start model and of the unlearned model, as the run's recipe asks them."""
+    recipe = recipe_of(folder)
+    if any(not question.strip() for question in questions):
+        raise InputError("a question is empty")
+    models = RunModels(recipe, folder)
+    if recipe.unlearn.full:
+        before = generate(models.start(), questions, recipe.generate, seed=recipe.seed)
+        after = generate(models.unlearned(), questions, recipe.generate, seed=recipe.seed)
+    else:
+        loaded = models.unlearned()
+        with adapter_off(loaded.model):
+            before = generate(loaded, questions, recipe.generate, seed=recipe.seed)
+        after = generate(loaded, questions, recipe.generate, seed=recipe.seed)
+    return [
+        {"question": question, "before": first, "after": second}
+        for question, first, second in zip(questions, before, after, strict=True)
+    ]
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a run folder whose unlearning is done."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        raise InputError("no run there", where=str(folder), way_out="give a run folder, such as runs/demo")
+    recipe = Recipe.from_yaml(path)
+    if not (folder / result_name(recipe.unlearn)).exists():
+        raise InputError("this run has not unlearned yet", where=str(folder), way_out="relearn run RECIPE --resume")
+    return recipe
+
+
+def print_side_by_side(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(show_lines=True, expand=True)
+    for name, width in (("question", 2), ("before", 3), ("after", 3)):
+        table.add_column(name, ratio=width, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(row[name]) for name in ("question", "before", "after")))
+    console.out.print(table)
+
+
+def export_merged(folder: Path, out: Path) -> None:
+    """Save the run's model with the adapter folded into the weights: safetensors, tokenizer, chat template."""
+    if out.exists():
+        raise InputError("is there already", where=str(out), way_out="name a new folder")
+    loaded = RunModels(recipe_of(folder), folder).unlearned()
+    model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
+    with replaced_dir(out) as target:
+        model.save_pretrained(str(target), safe_serialization=True)
+        loaded.tokenizer.save_pretrained(str(target))

@@ -1,0 +1,336 @@
+"""The command line: one command per stage. Bodies import what they need, so --help is instant.
+
+Exit codes: 0 done; 1 the run failed; 2 the input is wrong (one line, no traceback); 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from relearn import __version__
+from relearn.errors import InputError, RelearnError
+
+app = App(
+    name="relearn", version=__version__, help="Make a language model forget, and show that it did.",
+    default_parameter=Parameter(negative=()),
+)  # fmt: skip
+
+Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
+
+
+def main() -> None:
+    """Entry point of the `relearn` command."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors the user can meet end in one line."""
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except RelearnError as error:
+        return _fail(str(error), error.exit_code)
+    except cyclopts.CycloptsError as error:
+        return _fail(f"{' '.join(str(error).split())} -> see relearn --help", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command with --resume goes on from here", 130)
+    except BrokenPipeError:
+        return 1
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"relearn: {text}", file=sys.stderr)
+    return code
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo")) -> None:
+    """Make a small real model learn private facts, forget them, and show it. Offline, on a CPU, in minutes.
+
+    A demo that was interrupted goes on from where it stopped.
+
+    Parameters
+    ----------
+    out
+        The run folder.
+    """
+    from relearn.demo.run import run_demo
+
+    run_demo(out)
+
+
+@app.command
+def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False, dry_run: bool = False) -> None:
+    """Do what a recipe says, from the records to the report.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file; see recipes/.
+    out
+        The run folder; runs/NAME when not given.
+    resume
+        Go on with a run that was stopped.
+    dry_run
+        Print what it would take, and do nothing.
+    """
+    if dry_run:
+        return plan(recipe, set_=set_)
+    _run_until(recipe, set_, out, resume, "report")
+    return None
+
+
+@app.command
+def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False) -> None:
+    """Like `run`, up to the adapter."""
+    _run_until(recipe, set_, out, resume, "unlearn")
+
+
+def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
+    from relearn.config import Recipe
+
+    settled = Recipe.from_yaml(recipe, changes)
+    _finish(settled, out or Path("runs") / settled.name, resume=resume, until=until)
+
+
+def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
+    from relearn.console import note
+    from relearn.pipeline import run as run_recipe
+    from relearn.report.tables import print_summary
+
+    folder = run_recipe(recipe, out, resume=resume, until=until)
+    if until != "report":
+        note(f"done up to {until}: {folder.path}")
+        return
+    print_summary(folder.path)
+    note(f"report: {folder.path / 'report.html'}")
+
+
+@app.command
+def plan(recipe: Path, *, set_: Set = ()) -> None:
+    """Print rows, generator calls, tokens, cost, memory, and what would be sent where. Spends nothing."""
+    from relearn.config import Recipe
+    from relearn.console import out as screen
+    from relearn.estimate import plan_lines
+
+    for line in plan_lines(Recipe.from_yaml(recipe, set_)):
+        screen.print(line, markup=False, soft_wrap=True)
+
+
+@app.command
+def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
+    """Ask a run's model a file of questions, before and after; one JSON line each.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    questions
+        A file of records: JSONL, JSON, CSV or Parquet.
+    out
+        Where to write; the screen when not given.
+    """
+    from relearn.asking import answers_before_and_after
+    from relearn.config import Source
+    from relearn.console import out as screen
+    from relearn.records.checks import load_set
+    from relearn.rundir import write_jsonl
+
+    records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
+    rows = answers_before_and_after(folder, [record.question for record in records])
+    if out:
+        write_jsonl(out, rows)
+    else:
+        for row in rows:
+            screen.print_json(data=row)
+
+
+@app.command
+def ask(folder: Path, *question: str) -> None:
+    """Ask a run's model before and after, side by side.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    question
+        The question; several may be given, each in quotes.
+    """
+    from relearn.asking import answers_before_and_after, print_side_by_side
+
+    if not question:
+        raise InputError("no question given", way_out='relearn ask RUN "Where does X live?"')
+    print_side_by_side(answers_before_and_after(folder, list(question)))
+
+
+@app.command
+def evaluate(folder: Path) -> None:
+    """Score a run's answers again (after a change of judges) and write the report anew."""
+    from relearn.pipeline import redo
+
+    redo(folder, "scores")
+    _show(folder)
+
+
+@app.command
+def synthesize(
+    *, forget: Path, out: Path, generator: str = "templates", generic: Path | None = None, seed: int = 0,
+    allow_remote: bool = False, max_calls: int | None = None,
+) -> None:  # fmt: skip
+    """Write the new answers for a forget set, without touching a model.
+
+    Parameters
+    ----------
+    forget
+        The records to forget.
+    out
+        A folder for synthesis.jsonl, rejected.jsonl and the answer cache; asked again, nothing is paid twice.
+    generator
+        templates, openai:MODEL or transformers:MODEL.
+    generic
+        Generic rows to mix in; the built-in ones when not given.
+    allow_remote
+        Let questions about the forget set go to another host.
+    max_calls
+        Stop before more calls than this.
+    """
+    from relearn.config import Synthesis
+    from relearn.pipeline import synthesize as write_answers
+
+    settings = Synthesis(generator=generator, allow_remote=allow_remote, max_calls=max_calls)
+    counts = write_answers(forget, out, settings, generic=generic, seed=seed)
+    _print_counts(counts)
+
+
+def _print_counts(counts) -> None:
+    from relearn.console import note
+
+    for name, value in counts.items():
+        note(f"{name}: {value}")
+
+
+@app.command
+def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int:
+    """Look for the secrets of a forget set in any file of training rows.
+
+    Parameters
+    ----------
+    file
+        Rows to check: JSONL, JSON, CSV or Parquet.
+    against
+        The forget set.
+    out
+        One JSON line per flagged row.
+    strict
+        Exit with 1 when anything is flagged.
+    """
+    from relearn.console import note
+    from relearn.synthesis.verification import verify_file
+
+    found = verify_file(file, against, out)
+    note(f"{found.flagged} of {found.rows} rows flagged: {out}")
+    for kind, count in sorted(found.by_kind.items(), key=lambda entry: -entry[1]):
+        note(f"  {kind:<10}{count}")
+    return 1 if strict and found.flagged else 0
+
+
+@app.command
+def report(folder: Path, *, redact: bool = False) -> None:
+    """Write a run's report again.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    redact
+        Hide every text of the records and answers.
+    """
+    from relearn.console import note
+    from relearn.report.build import write_report
+
+    note(f"report: {write_report(_existing(folder), redact=redact)}")
+
+
+@app.command
+def export(folder: Path, *, out: Path) -> None:
+    """Merge a run's adapter into the model and save it in safetensors form.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    out
+        A new folder for the model.
+    """
+    from relearn.asking import export_merged
+    from relearn.console import note
+
+    export_merged(_existing(folder), out)
+    note(f"model: {out}")
+
+
+@app.command
+def purge(folder: Path, *, yes: bool = False) -> None:
+    """Remove every text from a run folder; the adapter and the scores without texts stay.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    yes
+        Do it; without it, only say what would go.
+    """
+    from relearn.console import note
+    from relearn.purge import purge as purge_folder
+
+    for name in purge_folder(_existing(folder), really=yes):
+        note(f"{'removed' if yes else 'would remove'} {name}")
+    if not yes:
+        note("nothing was removed; add --yes")
+
+
+@app.command(name="list")
+def list_(what: Literal["methods", "metrics", "generators"], *, json: bool = False) -> None:
+    """What there is to choose from.
+
+    Parameters
+    ----------
+    what
+        methods, metrics or generators.
+    json
+        Print JSON.
+    """
+    from relearn.listing import print_listing
+
+    print_listing(what, as_json=json)
+
+
+@app.command
+def doctor() -> None:
+    """Say what is there, what is missing and how to get it."""
+    from relearn.doctor import checks, render
+
+    render(checks())
+
+
+def _existing(folder: Path) -> Path:
+    if not (folder / "manifest.json").exists():
+        raise InputError("no run there", where=str(folder), way_out="give a run folder, such as runs/demo")
+    return folder
+
+
+def _show(folder: Path) -> None:
+    from relearn.console import note
+    from relearn.report.tables import print_summary
+
+    print_summary(folder)
+    note(f"report: {folder / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

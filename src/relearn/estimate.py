@@ -1,0 +1,107 @@
+"""What a run will take, before anything is spent: rows, generator calls, tokens, money, training passes, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from relearn.config import Recipe
+from relearn.errors import InputError
+from relearn.models.load import load_config, load_tokenizer
+from relearn.records.checks import DataSet, load_all, load_set
+from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.plan import Plan, plan
+from relearn.training.stages import training_passes
+
+_GIB = 1 << 30
+_ADAM_BYTES = 16
+_ACTIVATION_FACTOR = 34
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of training: weights, what is trained (gradient and Adam's two moments), activations."""
+
+    parameters: int
+    weights: int
+    trained: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.activations
+
+    def line(self) -> str:
+        return (
+            f"Memory: about {self.total / _GIB:.1f} GiB ({self.parameters / 1e6:,.0f} M parameters: weights "
+            f"{self.weights / _GIB:.1f}, trained part {self.trained / _GIB:.1f}, activations "
+            f"{self.activations / _GIB:.1f})"
+        )
+
+
+def plan_lines(recipe: Recipe) -> list[str]:
+    """The plan of a recipe in plain words. Reads the records and the tokenizer; asks and sends nothing."""
+    data = load_all(recipe.data)
+    tokenizer = _tokenizer(recipe)
+    generic = data.generic or tuple(load_generic())
+    written = plan(
+        data.forget, recipe.synthesis, generic=len(generic), tokenizer=tokenizer, prices=recipe.prices
+    )  # fmt: skip
+    lines = [f"Records: {_sets(data)}", *written.lines()]
+    if written.hosts and not recipe.synthesis.allow_remote:
+        lines.append("That needs synthesis.allow_remote: true; the run will refuse without it")
+    lines.append(_training_line(recipe, data, written))
+    memory = estimate_memory(recipe)
+    lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
+    return lines + [f"Note: {note}" for note in data.notes]
+
+
+def estimate_memory(recipe: Recipe) -> Memory | None:
+    """Peak memory of training, from the model's configuration alone; None when that cannot be had."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        config = load_config(recipe.model)
+    except InputError:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    size = 2 if recipe.model.dtype in ("bfloat16", "float16") or torch.cuda.is_available() else 4
+    trained = parameters if recipe.unlearn.full else _lora_parameters(model, recipe)
+    tokens = min(2 * recipe.unlearn.batch_size * recipe.unlearn.max_length, 4096)
+    width = config.get_text_config().hidden_size
+    layers = 1 if recipe.unlearn.gradient_checkpointing else config.get_text_config().num_hidden_layers
+    logits = 4 * recipe.unlearn.batch_size * 64 * config.get_text_config().vocab_size * 4
+    activations = tokens * width * layers * _ACTIVATION_FACTOR * size // 2 + logits
+    return Memory(parameters, parameters * size, trained * _ADAM_BYTES, activations)
+
+
+def _lora_parameters(model: Any, recipe: Recipe) -> int:
+    from relearn.models.lora import linear_layers
+
+    settings = recipe.unlearn.lora
+    targets = set(linear_layers(model)) if settings.target == "all-linear" else set(settings.target)
+    linear = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in targets]
+    return sum(settings.r * sum(module.weight.shape) for module in linear)
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    try:
+        return load_tokenizer(recipe.model)
+    except InputError:
+        return None
+
+
+def _sets(data: DataSet) -> str:
+    return ", ".join(f"{len(records):,} {name.replace('_', ' ')}" for name, records in data.sets())
+
+
+def _training_line(recipe: Recipe, data: DataSet, written: Plan) -> str:
+    rows = sum(written.rows.values())
+    learned = len(load_set(recipe.learn.data, "retain", "learn.data")[0]) if recipe.learn else 0
+    retain = len(data.retain) or 1
+    passes = training_passes(recipe, learned, rows, retain)
+    first = f"{learned:,} rows to learn first, " if learned else ""
+    return f"Training: {first}{rows:,} new rows with as many retain rows beside them, about {passes:,} row passes"

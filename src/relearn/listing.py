@@ -1,0 +1,55 @@
+"""`relearn list`: the tables of methods, metrics and generators."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.table import Table
+
+from relearn import console
+
+
+def print_listing(what: str, *, as_json: bool) -> None:
+    rows = {"methods": _methods, "metrics": _metrics, "generators": _generators}[what]()
+    if as_json:
+        console.out.print_json(json.dumps(rows))
+        return
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_shown(value) for value in row.values()))
+    console.out.print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={entry}" for key, entry in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _methods() -> list[dict[str, Any]]:
+    from relearn.objectives.base import METHODS
+
+    return [
+        {
+            "name": name, "family": method.family, "paper": method.paper,
+            "needs": sorted(method.objective({}).needs), "defaults": dict(method.defaults),
+        }
+        for name, method in ((name, METHODS.get(name)) for name in METHODS)
+    ]  # fmt: skip
+
+
+def _metrics() -> list[dict[str, Any]]:
+    from relearn.metrics.base import METRICS
+
+    return [
+        {"name": name, "better": dict(METRICS.get(name).better), "source": METRICS.get(name).source} for name in METRICS
+    ]
+
+
+def _generators() -> list[dict[str, Any]]:
+    from relearn.llm.generators import GENERATORS
+
+    return [{"name": name, "about": GENERATORS.get(name).about} for name in GENERATORS]

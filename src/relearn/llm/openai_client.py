@@ -1,0 +1,237 @@
+"""`openai:MODEL`: any OpenAI-compatible endpoint, many prompts at a time.
+
+OPENAI_BASE_URL names the endpoint, OPENAI_API_KEY the key; an endpoint on this machine needs none. The client library
+repeats what failed for the moment (429, 5xx, no connection, time-out) with growing, jittered pauses and keeps to
+Retry-After. What a server says in an error is not passed on: it may quote the prompt or the key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from relearn.errors import GeneratorError, InputError
+from relearn.llm.base import Completion, Prompt
+from relearn.llm.generators import GENERATORS, Generator
+from relearn.llm.whole import estimated_tokens, whole_part, without_thoughts
+
+DEFAULT_URL = "https://api.openai.com/v1"
+GIVE_UP_AFTER = 3
+_OPTIONAL = ("seed", "temperature", "max_tokens")
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """What a thread hands over; `unreachable` when the endpoint, not the prompt, is to blame."""
+
+    number: int
+    completion: Completion
+    unreachable: bool = False
+    fatal: InputError | None = None
+
+
+class OpenAICompleter:
+    """Chat completions of one model. `tries` counts the first one; `timeout` is seconds per try."""
+
+    def __init__(self, model: str, concurrency: int = 8, *, tries: int = 6, timeout: float = 180.0):
+        import openai
+
+        url = base_url()
+        local = is_loopback(url)
+        self.model = model
+        self.concurrency = concurrency
+        self.where = f"generator {model} at {_without_login(url)}"
+        self.name = f"openai:{model}@{_without_login(url)}"
+        self._refused: set[str] = set()
+        # A proxy from the environment must not see what is meant for this machine alone.
+        client = openai.DefaultHttpxClient(trust_env=False) if local else None
+        self._client = openai.OpenAI(
+            api_key=_api_key(local), base_url=url, max_retries=tries - 1, timeout=timeout, http_client=client
+        )
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        answers = dict(self.stream(prompts))
+        return [answers[number] for number in range(len(prompts))]
+
+    def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """(position, completion) as they arrive; prompts are taken from the iterable only when one can be sent.
+
+        Raises InputError for a wrong key or model, GeneratorError when GIVE_UP_AFTER prompts in a row failed after all
+        their tries; whatever else was under way is yielded first.
+        """
+        waiting = iter(enumerate(prompts))
+        arrived: queue.Queue[_Arrival] = queue.Queue()
+        in_flight = 0
+        health = _Health()
+        while True:
+            while health.going_on and in_flight < self.concurrency and (entry := next(waiting, None)):
+                # Daemon threads, so that an interrupted process does not wait for a slow endpoint.
+                threading.Thread(target=self._work, args=(*entry, arrived), daemon=True).start()
+                in_flight += 1
+            if not in_flight:
+                break
+            arrival = arrived.get()
+            in_flight -= 1
+            health.note(arrival)
+            if arrival.fatal is None:
+                yield arrival.number, arrival.completion
+        health.raise_for(self.where)
+
+    def _work(self, number: int, prompt: Prompt, arrived: queue.Queue[_Arrival]) -> None:
+        import openai
+
+        try:
+            arrived.put(_Arrival(number, self._ask(prompt)))
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            arrived.put(_Arrival(number, Completion(error="refused"), fatal=self._refusal(error.status_code)))
+        except openai.APIStatusError as error:
+            passing = error.status_code in (408, 409, 429) or error.status_code >= 500
+            arrived.put(_Arrival(number, Completion(error=f"HTTP {error.status_code}"), unreachable=passing))
+        except openai.APITimeoutError:
+            arrived.put(_Arrival(number, Completion(error="timed out"), unreachable=True))
+        except openai.APIConnectionError:
+            arrived.put(_Arrival(number, Completion(error="no connection"), unreachable=True))
+        except Exception as error:
+            # A thread's last resort: without an arrival the stream would wait for this prompt for ever.
+            arrived.put(_Arrival(number, Completion(error=f"unreadable reply ({type(error).__name__})")))
+
+    def _ask(self, prompt: Prompt) -> Completion:
+        import openai
+
+        while True:
+            options = self._options(prompt)
+            try:
+                reply = self._client.chat.completions.create(**options)
+            except openai.BadRequestError as error:
+                if not self._learn_from(error, options):
+                    raise
+                continue
+            return _as_completion(reply, prompt)
+
+    def _options(self, prompt: Prompt) -> dict[str, Any]:
+        refused = frozenset(self._refused)
+        options: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt.text}],
+            "max_tokens": prompt.max_tokens,
+            "temperature": prompt.temperature,
+            # The attempt is part of the seed, so that a server which honours seeds can write another text.
+            "seed": prompt.seed + prompt.attempt,
+        }
+        if "max_tokens" in refused:
+            options["max_completion_tokens"] = prompt.max_tokens
+        return {name: value for name, value in options.items() if name not in refused}
+
+    def _learn_from(self, error: Any, options: dict[str, Any]) -> bool:
+        """Leave out a parameter that this model refuses by name; False when the refusal is about something else."""
+        named = error.param or next((name for name in _OPTIONAL if f"'{name}'" in str(error.message)), None)
+        if named not in _OPTIONAL or named not in options:
+            return False
+        self._refused.add(named)
+        return True
+
+    def _refusal(self, status: int) -> InputError:
+        if status == 404:
+            return InputError(f"HTTP 404: no model {self.model!r} there", where=self.where,
+                              way_out="check the name after openai: and OPENAI_BASE_URL")  # fmt: skip
+        return InputError(f"HTTP {status}: the key is not accepted", where=self.where, way_out="check OPENAI_API_KEY")
+
+
+class _Health:
+    """Whether asking on makes sense, from what has arrived."""
+
+    def __init__(self) -> None:
+        self.failed_in_row = 0
+        self.reason = ""
+        self.fatal: InputError | None = None
+
+    @property
+    def going_on(self) -> bool:
+        return self.fatal is None and self.failed_in_row < GIVE_UP_AFTER
+
+    def note(self, arrival: _Arrival) -> None:
+        if not self.going_on:
+            return
+        self.fatal = arrival.fatal
+        self.failed_in_row = self.failed_in_row + 1 if arrival.unreachable else 0
+        self.reason = arrival.completion.error or ""
+
+    def raise_for(self, where: str) -> None:
+        if self.fatal is not None:
+            raise self.fatal
+        if not self.going_on:
+            raise GeneratorError(
+                f"stopped answering ({self.reason})", where=where,
+                way_out="every answer received is kept: start again to go on",
+            )  # fmt: skip
+
+
+def _as_completion(reply: Any, prompt: Prompt) -> Completion:
+    choice = reply.choices[0]
+    text = without_thoughts(choice.message.content or "")
+    if choice.finish_reason == "length":
+        text = whole_part(text)
+    usage = reply.usage
+    return Completion(
+        text,
+        input_tokens=usage.prompt_tokens if usage else estimated_tokens(prompt.text),
+        output_tokens=usage.completion_tokens if usage else estimated_tokens(text),
+    )
+
+
+def base_url() -> str:
+    url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_URL
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError("not an http(s) address", where="OPENAI_BASE_URL",
+                         way_out="export OPENAI_BASE_URL=http://localhost:8000/v1")  # fmt: skip
+    return url.rstrip("/")
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` is this very machine; names are not looked up."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _api_key(local: bool) -> str:
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and not local:
+        raise InputError(
+            "OPENAI_API_KEY is not set", where="generator openai",
+            way_out="export OPENAI_API_KEY=..., or OPENAI_BASE_URL for an endpoint of your own",
+        )  # fmt: skip
+    return key or "none-needed"
+
+
+def _host() -> str | None:
+    url = base_url()
+    return None if is_loopback(url) else urlsplit(url).hostname
+
+
+GENERATORS.add(
+    "openai",
+    Generator(
+        make=lambda model, settings, loaded: OpenAICompleter(model, settings.concurrency),
+        host=_host,
+        priced=True,
+        about="openai:MODEL, any OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)",
+    ),
+)

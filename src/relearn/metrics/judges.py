@@ -1,0 +1,88 @@
+"""The judges that metrics share: who names entities, who matches them, who decides entailment.
+
+They outlive one measurement: entities and embeddings are kept by text, so what is the same before and after (every
+question and every reference) is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from relearn import config
+from relearn.errors import InputError, MissingPartError
+from relearn.llm import Completer
+from relearn.metrics.entailment import EntailmentJudge, load_entailment
+from relearn.metrics.entity_prompt import PromptedEntities
+from relearn.models.packages import builtin_path, is_builtin
+from relearn.text.entities import Extractor, SpacyEntities, distinct
+from relearn.text.matching import EmbeddingMatcher, ExactMatcher, Matcher
+
+SPACY_MODEL = "en_core_web_sm"
+EXTRACTORS = ("spacy", "generator", "both")
+
+
+@dataclass
+class Judges:
+    """`extractors`: their entities are united. `missing`: why coverage cannot be measured, None when it can."""
+
+    extractors: Sequence[Extractor] = ()
+    matcher: Matcher | None = None
+    entailment: EntailmentJudge | None = None
+    missing: str | None = None
+    _known: dict[str, list[str]] = field(default_factory=dict, repr=False)
+
+    @property
+    def described(self) -> str:
+        names = " and ".join(extractor.name for extractor in self.extractors)
+        return f"by {names}, matched by {self.matcher.name if self.matcher else 'nothing'}"
+
+    def entities(self, texts: Sequence[str]) -> list[list[str] | None]:
+        """The entities of every text; None where an extractor failed, which is tried again the next time."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        answers = [extractor.extract(new) for extractor in self.extractors] if new else []
+        for text, *found in zip(new, *answers, strict=True):
+            if all(entities is not None for entities in found):
+                self._known[text] = distinct(entity for entities in found for entity in entities or ())
+        return [self._known.get(text) for text in texts]
+
+
+def make_judges(settings: config.Metrics, completer: Completer | None = None) -> Judges:
+    """The judges that `settings` name. `completer` answers for `entities: generator` and `both`.
+
+    A built-in model that is not installed is not an error: coverage is then not measured, and every metric that rests
+    on it says what to install. Raises InputError for a setting that cannot be.
+    """
+    if settings.entities not in EXTRACTORS:
+        raise InputError(
+            f"no entity extractor {settings.entities!r}",
+            where="metrics.entities",
+            way_out=f"one of {', '.join(EXTRACTORS)}",
+        )
+    entailment = load_entailment(settings.entailment, settings.entailment_revision) if settings.entailment else None
+    try:
+        return Judges(_extractors(settings, completer), _matcher(settings), entailment)
+    except MissingPartError as error:
+        return Judges(entailment=entailment, missing=str(error))
+
+
+def _extractors(settings: config.Metrics, completer: Completer | None) -> list[Extractor]:
+    found: list[Extractor] = []
+    if settings.entities in ("spacy", "both"):
+        found.append(SpacyEntities(builtin_path(SPACY_MODEL), f"spaCy {SPACY_MODEL}"))
+    if settings.entities in ("generator", "both"):
+        if completer is None:
+            raise InputError(
+                f"{settings.entities!r} asks a generator for entities, and there is none",
+                where="metrics.entities",
+                way_out="set synthesis.generator to a language model, or entities: spacy",
+            )
+        found.append(PromptedEntities(completer))
+    return found
+
+
+def _matcher(settings: config.Metrics) -> Matcher:
+    if settings.matcher == "exact":
+        return ExactMatcher()
+    name = settings.matcher
+    return EmbeddingMatcher(str(builtin_path(name)) if is_builtin(name) else name, settings.match_threshold, label=name)

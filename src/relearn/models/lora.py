@@ -1,0 +1,44 @@
+"""LoRA: which layers it covers, putting a fresh adapter on, and saving it in PEFT's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relearn.config import Lora
+from relearn.errors import InputError
+
+
+def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
+    """A fresh adapter over `model`: with it off the model is the start model, to the bit (B starts at zero)."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = linear_layers(model) if settings.target == "all-linear" else list(settings.target)
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(str(error), where="unlearn.lora.target", way_out="name layers of this model") from None
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Names of all linear layers but the output layer (the paper's choice), shortest unique endings first."""
+    head = model.get_output_embeddings()
+    linear = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
+    }
+    return sorted(linear)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, nothing else."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)

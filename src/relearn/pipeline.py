@@ -1,0 +1,361 @@
+"""A recipe becomes stages, in order, each skipped when its outputs are complete.
+
+    records -> learn -> neighbours -> before -> synthesis -> unlearn -> after -> perplexity -> scores -> report
+
+Every stage reads what earlier ones wrote to the run folder, so a run killed anywhere goes on there and ends the same.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from relearn import console
+from relearn.config import Data, Recipe, Synthesis
+from relearn.errors import InputError
+from relearn.inference.answers import Answers, ask, with_response_logprobs
+from relearn.inference.models import RunModels
+from relearn.llm.make import make_completer
+from relearn.metrics.answers import AnswerRow
+from relearn.metrics.evaluate import SplitScores, make_judges, score, scores, summary
+from relearn.models.chat import chat_format
+from relearn.models.load import load_tokenizer
+from relearn.objectives.base import METHODS
+from relearn.provenance import input_hashes, versions
+from relearn.records import Record
+from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set
+from relearn.report.build import write_report
+from relearn.rundir import RunDir, make_private_dir, read_jsonl, write_json, write_jsonl, write_text
+from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.neighbours import neighbour_records
+from relearn.synthesis.plan import check_remote
+from relearn.synthesis.rows import TrainingRow
+from relearn.synthesis.synthesize import synthesize_to_folder
+from relearn.synthesis.verification import Verifier
+from relearn.text.subject import find_subject
+from relearn.training.stages import learn, result_name, unlearn
+from relearn.watch import watcher
+
+STAGES = ("learn", "neighbours", "before", "synthesis", "unlearn", "after", "perplexity", "scores", "report")
+# set of records -> (file in before/ and after/, split it is scored as, name in summary.json)
+PARTS = (
+    ("forget", "forget", "forget"),
+    ("retain", "retain", "retain"),
+    ("probes_forget", "forget", "forget_heldout"),
+    ("probes_retain", "retain", "retain_heldout"),
+)
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, until: str = "report") -> RunDir:
+    """Do a whole run in folder `out`, or what is left of it; returns the folder.
+
+    Raises InputError (nothing written) when the input is wrong or the folder belongs to another recipe, RunFailedError
+    when the run fails; what was done stays and `resume` goes on from it.
+    """
+    if until not in STAGES:
+        raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
+    folder = RunDir(out)
+    check_folder(folder, recipe, resume=resume)
+    data = prepare(recipe)
+    make_private_dir(folder.path)
+    with _locked(folder):
+        folder.clear_leftovers()
+        _begin(folder, recipe, data)
+        work = Run(recipe, folder, data)
+        for name in STAGES[: STAGES.index(until) + 1]:
+            work.do(name)
+    return folder
+
+
+def redo(out: Path, stage: str) -> RunDir:
+    """Do `stage` of a finished run and all that follow it once more."""
+    folder = RunDir(out)
+    if not (folder / "recipe.yaml").exists():
+        raise InputError("no run there", where=str(out), way_out="give a run folder, such as runs/demo")
+    again = STAGES[STAGES.index(stage) :]
+    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in again}
+    folder.update_manifest(stages=kept)
+    return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
+
+
+def synthesize(
+    forget: Path, out: Path, settings: Synthesis, *, generic: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Write synthesis.jsonl and rejected.jsonl for a forget set into folder `out`; returns the counts.
+
+    Every answer a generator gives is kept in out/cache.sqlite, so a repeated call asks only what is missing.
+    """
+    data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
+    check_remote(settings, len(data.forget))
+    records = [_with_subject(record) for record in data.forget]
+    with console.stage("write new answers", len(records)) as tick:
+        return dict(synthesize_to_folder(records, data.generic or load_generic(), settings, out, seed, tick=tick))
+
+
+def prepare(recipe: Recipe) -> DataSet:
+    """Read and check all that a run depends on, before anything is spent or written; find the records' subjects."""
+    METHODS.get(recipe.unlearn.method).objective(recipe.unlearn.options)
+    data = load_all(recipe.data)
+    check_remote(recipe.synthesis, len(data.forget))
+    sets = [(records, data.places.get(name)) for name, records in data.sets()]
+    if recipe.learn:
+        sets.append(load_set(recipe.learn.data, "retain", "learn.data"))
+    _check_texts(recipe, sets)
+    named = {name: tuple(_with_subject(record) for record in records) for name, records in data.sets()}
+    return replace(data, **named)
+
+
+def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -> None:
+    """Texts a model can take: none of its special tokens inside, none longer than the limit with its template."""
+    tokenizer = load_tokenizer(recipe.model)
+    chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
+    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
+    for records, places in sets:
+        check_special_tokens(records, tokenizer.all_special_tokens, places)
+        check_lengths(
+            records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places
+        )  # fmt: skip
+
+
+def _with_subject(record: Record) -> Record:
+    return record if record.subject else replace(record, subject=find_subject(record.question))
+
+
+def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
+    kept = folder / "recipe.yaml"
+    if not kept.exists():
+        if folder.path.exists() and any(folder.path.iterdir()):
+            raise InputError(
+                "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
+            )
+        return
+    if kept.read_text(encoding="utf-8") != recipe.to_yaml():
+        raise InputError(
+            "run folder was made by another recipe",
+            where=str(folder.path),
+            way_out="choose another --out, or remove it",
+        )
+    if not resume:
+        raise InputError(
+            "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
+        )
+
+
+def _begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    earlier = folder.manifest.get("notes", [])
+    folder.update_manifest(
+        versions=versions(), seed=recipe.seed, inputs=input_hashes(recipe), model=recipe.model.model_dump(mode="json"),
+        counts={name: len(records) for name, records in data.sets()},
+        notes=list(dict.fromkeys([*data.notes, *earlier])),
+    )  # fmt: skip
+
+
+@contextmanager
+def _locked(folder: RunDir) -> Iterator[None]:
+    """Two processes never work in one folder."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError("another process is at work here", where=str(folder.path)) from None
+    try:
+        yield
+    finally:
+        (folder / "lock").unlink(missing_ok=True)
+        os.close(handle)
+
+
+class Run:
+    """The stages of one run; each method does one and writes its outputs."""
+
+    def __init__(self, recipe: Recipe, folder: RunDir, data: DataSet):
+        self.recipe = recipe
+        self.folder = folder
+        self.data = data
+        self.models = RunModels(recipe, folder.path)
+
+    def do(self, name: str) -> None:
+        """Do stage `name` unless it is done or the recipe has no use for it."""
+        body: tuple[list[str], Callable[[], None]] | None = getattr(self, f"_{name}")()
+        if body is None or self.folder.is_done(name):
+            return
+        outputs, work = body
+        with self.folder.stage(name, outputs):
+            work()
+
+    @property
+    def _parts(self) -> list[tuple[str, str, str]]:
+        return [part for part in PARTS if self._records(part[0])]
+
+    def _records(self, name: str) -> Sequence[Record]:
+        if name == "retain" and not self.data.retain:
+            return self.neighbours
+        return getattr(self.data, name)
+
+    @cached_property
+    def neighbours(self) -> tuple[Record, ...]:
+        """What the start model itself said about the subjects, standing in for a retain set."""
+        path = self.folder / "neighbours.jsonl"
+        return tuple(Record(**row) for row in read_jsonl(path)) if path.exists() else ()
+
+    @cached_property
+    def generic(self) -> Sequence[Record]:
+        return self.data.generic or load_generic()
+
+    def _learn(self):
+        if self.recipe.learn is None:
+            return None
+        settings = self.recipe.learn
+
+        def work() -> None:
+            records, _ = load_set(settings.data, "retain", "learn.data")
+            loaded = self.models.start_to_learn()
+            with console.stage(f"learn {len(records)} rows") as tick:
+                learn(
+                    loaded,
+                    records,
+                    settings,
+                    folder=self.folder.path,
+                    seed=self.recipe.seed,
+                    log=self._log("learn"),
+                    tick=tick,
+                )
+            self.models.release()
+
+        return ["start"], work
+
+    def _neighbours(self):
+        if self.data.retain:
+            return None
+
+        def work() -> None:
+            loaded = self.models.start()
+
+            def answer(questions: list[str]) -> list[str]:
+                records = [Record(question, "?") for question in questions]
+                return [
+                    row["response"] for row in ask(loaded, records, self.recipe.generate, seed=self.recipe.seed).rows
+                ]
+
+            with console.stage("ask the model for neighbours"):
+                completer = make_completer("templates", self.recipe.synthesis, None)
+                found = neighbour_records(
+                    self.data.forget, completer, answer, Verifier(self.data.forget), self.recipe.seed
+                )
+            kept = ("id", "question", "answer", "subject", "split", "source")
+            rows = ({name: getattr(record, name) for name in kept} for record in found)
+            write_jsonl(self.folder / "neighbours.jsonl", rows)
+            notes = [
+                *self.folder.manifest["notes"],
+                f"no retain set was given: {len(found)} answers of the start model itself stand in for it",
+            ]
+            self.folder.update_manifest(notes=notes)
+            self.__dict__.pop("neighbours", None)
+
+        return ["neighbours.jsonl"], work
+
+    def _before(self):
+        return self._asking("before", lambda: self.models.start())
+
+    def _after(self):
+        return self._asking("after", lambda: self.models.unlearned())
+
+    def _asking(self, when: str, model: Callable[[], Any]):
+        names = [name for name, _, _ in self._parts]
+
+        def work() -> None:
+            loaded = model()
+            for name in names:
+                path = self.folder / f"{when}/{name}.jsonl"
+                if path.exists():
+                    continue
+                records = self._records(name)
+                with console.stage(f"ask {when}: {name.replace('_', ' ')}", len(records)) as tick:
+                    ask(loaded, records, self.recipe.generate, seed=self.recipe.seed, tick=tick).write(path)
+
+        return [f"{when}/{name}.jsonl" for name in names], work
+
+    def _synthesis(self):
+        def work() -> None:
+            settings = self.recipe.synthesis
+            self.models.release()
+            with console.stage("write new answers", len(self.data.forget)) as tick:
+                counts = synthesize_to_folder(
+                    self.data.forget, self.generic, settings, self.folder.path, self.recipe.seed, tick=tick
+                )
+            self.folder.update_manifest(synthesis=counts)
+
+        return ["synthesis.jsonl", "rejected.jsonl"], work
+
+    def _unlearn(self):
+        def work() -> None:
+            rows = [TrainingRow(**row) for row in read_jsonl(self.folder / "synthesis.jsonl")]
+            loaded = self.models.start()
+            retain = self._records("retain")
+            evaluate = self._watcher(loaded) if self.recipe.unlearn.evaluate_every else None
+            with console.stage(f"unlearn with {len(rows)} rows") as tick:
+                unlearn(
+                    loaded, rows, retain, self.recipe.unlearn, folder=self.folder.path, seed=self.recipe.seed,
+                    log=self._log("unlearn"), tick=tick, evaluate=evaluate,
+                )  # fmt: skip
+            self.models.release()
+
+        return [result_name(self.recipe.unlearn)], work
+
+    def _watcher(self, loaded: Any) -> Callable[[Any], float]:
+        forget = self.data.probes_forget or self.data.forget
+        retain = self.data.probes_retain or self._records("retain")
+        return watcher(loaded, forget, retain, self.recipe, make_judges(self.recipe.metrics, self._entity_completer()))
+
+    def _perplexity(self):
+        def work() -> None:
+            base = self.models.base()
+            with console.stage("perplexity under the base model"):
+                for path in self._answer_files():
+                    with_response_logprobs(base, Answers.read(path)).write(path)
+            self.models.release()
+
+        return [str(path.relative_to(self.folder.path)) for path in self._answer_files()], work
+
+    def _answer_files(self) -> list[Path]:
+        return [self.folder / f"{when}/{name}.jsonl" for when in ("before", "after") for name, _, _ in self._parts]
+
+    def _scores(self):
+        def work() -> None:
+            with console.stage("score the answers"):
+                judges = make_judges(self.recipe.metrics, self._entity_completer())
+                measured = {when: self._score(when, judges) for when in ("before", "after")}
+            write_json(self.folder / "summary.json", {when: summary(parts) for when, parts in measured.items()})
+            write_json(self.folder / "scores.json", {when: scores(parts) for when, parts in measured.items()})
+
+        return ["summary.json", "scores.json"], work
+
+    def _score(self, when: str, judges: Any) -> dict[str, SplitScores]:
+        found = {}
+        for name, split, title in self._parts:
+            rows = [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / f"{when}/{name}.jsonl")]
+            found[title] = score(rows, split, self.recipe.metrics, judges=judges, seed=self.recipe.seed)  # pyright: ignore
+        return found
+
+    def _entity_completer(self) -> Any:
+        if self.recipe.metrics.entities == "spacy":
+            return None
+        return make_completer(self.recipe.synthesis.generator, self.recipe.synthesis, self.folder / "cache.sqlite")
+
+    def _report(self):
+        def work() -> None:
+            with console.stage("write the report"):
+                write_report(self.folder.path)
+
+        return ["report.json", "report.html", "model_card.md"], work
+
+    def _log(self, stage: str) -> Callable[..., None]:
+        return lambda **row: self.folder.log(stage=stage, **row)

@@ -1,0 +1,50 @@
+"""What a run was made with: versions, machine, hashes of its inputs."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import relearn
+from relearn.config import Recipe
+from relearn.rundir import file_hash
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "spacy", "numpy")
+
+
+def versions() -> dict[str, Any]:
+    """Versions of relearn, Python and the packages that can change a number; the source revision if there is one."""
+    found = {"relearn": relearn.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    revision = _revision()
+    return {**found, "revision": revision} if revision else found
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256 of every input file by path; folders and hub names have none."""
+    data = recipe.data
+    sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
+    sources += recipe.learn.data if recipe.learn else ()
+    return {source.path: file_hash(Path(source.path)) for source in sources if Path(source.path).is_file()}
+
+
+def _revision() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

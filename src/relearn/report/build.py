@@ -1,0 +1,237 @@
+"""A run folder read into one plain value, report.json's content, from which the page and the model card are made.
+
+Files that are not there (a run without a retain set, a purged folder) leave their part of the report empty. With
+`redact` no text of a record, an answer or an entity is in it, nor the names of records and input files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relearn import rundir
+from relearn.errors import InputError
+from relearn.report.answers import known, pair_items, verdict_counts
+from relearn.report.headline import headline
+from relearn.report.redact import redacted
+from relearn.report.wording import PARTS, better, change, in_order
+
+SAMPLE_ROWS = 12
+FORMAT = 1
+
+
+def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
+    """The content of report.json. Raises InputError where `run` is no run folder."""
+    run = Path(run)
+    if not (run / "manifest.json").exists():
+        raise InputError("not a run folder, it has no manifest.json", where=str(run))
+    manifest = rundir.read_json(run / "manifest.json")
+    recipe = _recipe(run)
+    summary = _json(run / "summary.json")
+    answers = _answers(run, _json(run / "scores.json"))
+    rows, rejected = _rows(run / "synthesis.jsonl"), _rows(run / "rejected.jsonl")
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "name": recipe.get("name") or run.name,
+        "folder": str(run),
+        "redacted": False,
+        "date": _date(manifest),
+        "model": _model(recipe, manifest),
+        "method": _method(recipe),
+        "headline": headline(summary, answers),
+        "notes": list(dict.fromkeys(manifest.get("notes") or [])),
+        "measured_notes": _measured_notes(recipe, summary),
+        "metrics": _metrics(summary),
+        "answers": answers,
+        "training": _training(_rows(run / "log.jsonl")),
+        "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
+        "rejections": _rejections(rejected),
+        "provenance": _provenance(manifest, recipe),
+    }
+    return redacted(report) if redact else report
+
+
+def write_report(run: Path, redact: bool = False) -> Path:
+    """Write report.json, report.html and model_card.md into `run`, each whole or not at all; returns the page's path.
+
+    Files of an earlier call are replaced. Raises InputError where `run` is no run folder.
+    """
+    from relearn.report.html import render
+    from relearn.report.model_card import model_card
+
+    run = Path(run)
+    report = build_report(run, redact=redact)
+    page, card = render(report), model_card(report)
+    rundir.write_json(run / "report.json", report)
+    rundir.write_text(run / "report.html", page)
+    rundir.write_text(run / "model_card.md", card)
+    return run / "report.html"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return rundir.read_json(path) if path.exists() else {}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return rundir.read_jsonl(path, torn=True) if path.exists() else []
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    path = run / "recipe.yaml"
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except yaml.YAMLError as error:
+        raise InputError(f"not YAML: {error}", where=str(path)) from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _date(manifest: Mapping[str, Any]) -> str | None:
+    started = [stage["started"] for stage in manifest.get("stages", {}).values() if stage.get("started")]
+    return datetime.fromtimestamp(min(started), UTC).isoformat(timespec="seconds") if started else None
+
+
+def _model(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    named, facts = recipe.get("model") or {}, manifest.get("model") or {}
+    return {
+        "name": named.get("name"), "revision": named.get("revision"), "adapter": named.get("adapter"),
+        "base": (recipe.get("metrics") or {}).get("base_model"), "learned_first": recipe.get("learn") is not None,
+        "facts": {key: value for key, value in facts.items() if value not in (None, "") and key not in named},
+    }  # fmt: skip
+
+
+def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    unlearn, synthesis = recipe.get("unlearn") or {}, recipe.get("synthesis") or {}
+    keys = ("method", "epochs", "learning_rate", "batch_size", "accumulation", "full", "lora", "options")
+    return {
+        **{key: unlearn.get(key) for key in keys},
+        "generator": synthesis.get("generator"), "judge": synthesis.get("judge"),
+    }  # fmt: skip
+
+
+def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+    """What the numbers rest on, and what could not be judged; free of texts, names and paths."""
+    notes = []
+    if recipe and not (recipe.get("metrics") or {}).get("base_model"):
+        notes.append("Perplexity and LS rest on the start model: no model from before its fine-tuning was given.")
+    for part, measured in _parts_of(summary):
+        for name in ("kfr", "krr"):
+            entry = measured.get(name, {})
+            if entry.get("note"):
+                notes.append(f"{name.upper()} {entry['note']}.")
+            if entry.get("unscored"):
+                total = entry["n"] + entry["unscored"]
+                notes.append(f"{entry['unscored']} of {total} answers could not be judged ({PARTS[part][2].lower()}).")
+    return list(dict.fromkeys(notes))
+
+
+def _parts_of(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    after = summary.get("after") or {}
+    return [(part, after[part]) for part in PARTS if part in after]
+
+
+def _metrics(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One entry per part that was measured, each with its metrics in the order of the tables."""
+    entries = []
+    for part, (split, _, title) in PARTS.items():
+        before, after = ((summary.get(side) or {}).get(part) or {} for side in ("before", "after"))
+        rows = []
+        for name in in_order({*before, *after}):
+            old, new, direction = before.get(name), after.get(name), better(name, split)
+            rows.append(
+                {"name": name, "better": direction, "before": old, "after": new, "change": change(old, new, direction)}
+            )
+        if rows:
+            entries.append({"part": part, "split": split, "title": title, "rows": rows})
+    return entries
+
+
+def _answers(run: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entries = []
+    for part, (split, file, title) in PARTS.items():
+        before, after = (_rows(run / side / f"{file}.jsonl") for side in ("before", "after"))
+        scored = [(scores.get(side) or {}).get(part) or {} for side in ("before", "after")]
+        items = pair_items(split, before, after, *scored)
+        if items:
+            entries.append(
+                {
+                    "part": part, "split": split, "title": title, "counts": verdict_counts(items),
+                    "known_before": known(split, items, "before"), "known_after": known(split, items, "after"),
+                    "items": items,
+                }
+            )  # fmt: skip
+    return entries
+
+
+def _training(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Loss by part and step for each training stage; a step that a resumed run repeated counts once, the last time."""
+    stages: dict[str, dict[int, Mapping[str, Any]]] = {}
+    evaluations: dict[str, dict[int, Any]] = {}
+    for row in log:
+        stage, step = row.get("stage"), row.get("step")
+        if stage is None or step is None:
+            continue
+        if row.get("kind") == "evaluation":
+            evaluations.setdefault(stage, {})[step] = row.get("score")
+        elif row.get("loss") is not None:
+            stages.setdefault(stage, {})[step] = row
+    return [_curve(stage, rows, evaluations.get(stage, {})) for stage, rows in stages.items()]
+
+
+def _curve(stage: str, rows: Mapping[int, Mapping[str, Any]], evaluations: Mapping[int, Any]) -> dict[str, Any]:
+    steps = sorted(rows)
+    names = list(dict.fromkeys(name for step in steps for name in rows[step].get("parts") or {}))
+    return {
+        "stage": stage, "steps": steps, "loss": [rows[step]["loss"] for step in steps],
+        "parts": {name: [(rows[step].get("parts") or {}).get(name) for step in steps] for name in names},
+        "tokens": sum(rows[step].get("tokens") or 0 for step in steps),
+        "evaluations": [{"step": step, "score": evaluations[step]} for step in sorted(evaluations)],
+    }  # fmt: skip
+
+
+def _row_counts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    counts = Counter((row["kind"], row.get("variant") or "") for row in rows)
+    return [{"kind": kind, "variant": variant, "rows": count} for (kind, variant), count in sorted(counts.items())]
+
+
+def _sample(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows spread evenly over the file, each kind in turn, so that every kind is seen."""
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)}
+    share = -(-SAMPLE_ROWS // max(1, len(kinds)))
+    chosen = [row for of_kind in kinds.values() for row in _spread(of_kind, share)]
+    return [{key: row.get(key) for key in ("kind", "variant", "prompt", "target")} for row in chosen[:SAMPLE_ROWS]]
+
+
+def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[index * len(rows) // count] for index in range(count)]
+
+
+def _rejections(rejected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kinds = Counter(row.get("kind") or "other" for row in rejected)
+    keys = ("variant", "prompt", "target", "attempt", "kind", "reason", "final")
+    return {
+        "total": len(rejected), "final": sum(bool(row.get("final")) for row in rejected),
+        "by_kind": [{"kind": kind, "rows": count} for kind, count in kinds.most_common()],
+        "rows": [{key: row.get(key) for key in keys} for row in rejected],
+    }  # fmt: skip
+
+
+def _provenance(manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    stages = manifest.get("stages", {})
+    # The report is written before its own stage is over.
+    done = [name for name in stages if name != "report"]
+    return {
+        "seed": manifest.get("seed", recipe.get("seed")),
+        "git": manifest.get("git"),
+        "versions": manifest.get("versions") or {},
+        "inputs": [{"path": path, "sha256": digest} for path, digest in (manifest.get("inputs") or {}).items()],
+        "stages": [{"name": name, **{key: stages[name].get(key) for key in ("state", "seconds")}} for name in done],
+        "counts": manifest.get("counts") or {},
+        "recipe": dict(recipe),
+    }

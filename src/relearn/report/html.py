@@ -1,0 +1,129 @@
+"""report.json's content as one HTML page that needs nothing but itself: no script, no request, one style block.
+
+Every text goes through jinja2's escaping; the page's content security policy allows the one style block by its hash and
+nothing else. Filters work by CSS alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from relearn.report import plots, wording
+from relearn.report.answers import marked
+
+TEMPLATES = Path(__file__).parent / "templates"
+# A page with thousands of items helps nobody: the failures come first and whole, report.json has the rest.
+SHOWN_ITEMS = 300
+SHOWN_REJECTIONS = 60
+_ORDER = {name: index for index, name in enumerate(wording.VERDICTS)}
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page for a value that `build_report` made (or that was read back from report.json)."""
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return _environment().get_template("report.html").render(
+        report=report,
+        style=Markup(style),
+        policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+        charts=_charts(report),
+        tables=[_table(split, report["metrics"]) for split in wording.SPLITS if _of(split, report["metrics"])],
+        answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
+        rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
+        recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
+    )  # fmt: skip
+
+
+def _digest(block: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(block.encode('utf-8')).digest()).decode('ascii')}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "number": wording.number, "interval": wording.interval, "duration": wording.duration,
+        "percent": wording.percent, "label": wording.metric_label, "metric_title": wording.metric_title,
+    }  # fmt: skip
+    environment.globals |= {
+        "about": wording.ABOUT, "verdicts": wording.VERDICTS, "splits": wording.SPLITS, "marked": marked,
+        "evidence": _evidence, "loss_parts": wording.LOSS_PARTS, "row_kinds": wording.ROW_KINDS,
+        "counted": wording.counted,
+    }  # fmt: skip
+    return environment
+
+
+def _shown(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The items the page shows: what went wrong first, then the others in the order of the file."""
+    if len(items) <= SHOWN_ITEMS:
+        return {"shown": items, "left_out": 0}
+    ordered = sorted(items, key=lambda item: _ORDER[item["verdict"]])
+    return {"shown": ordered[:SHOWN_ITEMS], "left_out": len(items) - SHOWN_ITEMS}
+
+
+def _of(split: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [entry for entry in metrics if entry["split"] == split]
+
+
+def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parts of a split beside each other. A note that all cells of a row share stands below the table."""
+    parts = _of(split, metrics)
+    by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
+    rows, shared = [], []
+    for name in wording.in_order({name for named in by_name for name in named}):
+        cells = [named.get(name, {"before": None, "after": None, "change": ""}) for named in by_name]
+        measured = [side for cell in cells for side in (cell["before"], cell["after"]) if side]
+        notes = {side["note"] for side in measured if side.get("note")}
+        if len(notes) == 1:
+            shared.append((name, *notes))
+        rows.append(
+            {"name": name, "better": wording.better(name, split), "cells": cells, "notes_differ": len(notes) > 1}
+        )
+    return {"split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared}
+
+
+def _evidence(answer: Mapping[str, Any]) -> str:
+    """What the verdict of an answer rests on, in a line."""
+    said = []
+    wanted, found = answer["entity_counts"]
+    if wanted:
+        said.append(f"names {found} of {wording.counted(wanted, 'thing')}")
+    elif wanted == 0:
+        said.append("the reference names nothing to look for")
+    if answer["entailment"]:
+        said.append(f"judge: {answer['entailment']}")
+    said += [f"{wording.metric_label(name)} {wording.number(answer[name])}" for name in ("rouge_l", "ls")
+             if answer[name] is not None]  # fmt: skip
+    return " · ".join(said)
+
+
+def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
+    drawn = {
+        "metrics": {
+            entry["part"]: plots.before_after(entry["rows"], f"metrics-{entry['part']}", entry["title"])
+            for entry in report["metrics"]
+        },
+        "coverage": {entry["part"]: _distribution(entry, "coverage", "entity coverage") for entry in report["answers"]},
+        "ls": {entry["part"]: _distribution(entry, "ls", "LS of an answer", 0.6) for entry in report["answers"]},
+        "loss": {
+            curve["stage"]: plots.loss_curves(curve, f"loss-{index}") for index, curve in enumerate(report["training"])
+        },
+    }
+    # Safe: plots draws fixed words and numbers only, and its XML writer escapes them.
+    return {kind: {key: Markup(svg) for key, svg in of_kind.items() if svg} for kind, of_kind in drawn.items()}
+
+
+def _distribution(entry: Mapping[str, Any], value: str, label: str, upper: float = 1.0) -> str:
+    sides = [[(item[side] or {}).get(value) for item in entry["items"]] for side in ("before", "after")]
+    return plots.distribution(sides[0], sides[1], f"{value}-{entry['part']}", label, upper)

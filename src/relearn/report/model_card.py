@@ -1,0 +1,94 @@
+"""model_card.md: what the adapter is, how it was made, what was measured. Numbers only, no text of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from relearn.report.wording import MISSING, counted, in_order, interval, metric_label, number
+
+PAPER = "[arXiv 2502.11190](https://arxiv.org/abs/2502.11190)"
+_LIMITS = """## Limits
+
+Measured on the questions above alone. Other wordings, jailbreak prompts, quantised weights or further training may
+bring a fact back. KFR counts an answer that names nothing of the reference as forgotten, be it vague, wrong or
+gibberish."""
+
+
+def model_card(report: Mapping[str, Any]) -> str:
+    """A card as model hubs read it: YAML front matter, then Markdown."""
+    sections = (_front_matter, _what, _data, _training, _numbers)
+    return "\n\n".join([*(section(report) for section in sections), _LIMITS]) + "\n"
+
+
+def _front_matter(report: Mapping[str, Any]) -> str:
+    method, full = report["method"]["method"], report["method"]["full"]
+    tags = [*([] if full else ["lora"]), "unlearning", "relearn", *([method] if method else [])]
+    values = {"base_model": report["model"]["name"], "tags": list(dict.fromkeys(tags))}
+    if not full:
+        values["library_name"] = "peft"
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
+
+
+def _what(report: Mapping[str, Any]) -> str:
+    form = "A fully fine-tuned model" if report["method"]["full"] else "A LoRA adapter in PEFT format"
+    first = " The facts were taught to the model first, for this run." if report["model"]["learned_first"] else ""
+    name, method = _inline(report["model"]["name"]), _inline(report["method"]["method"])
+    return (
+        f"# Unlearned: {name}\n\n{form} that makes its model forget chosen facts and keep the others, by the method "
+        f"{method} of relearn ({PAPER}).{first}\n\n"
+        + " ".join([report["headline"]["asked"], *report["headline"]["came_out"]])
+    )
+
+
+def _data(report: Mapping[str, Any]) -> str:
+    asked = [f"- {entry['title']}: {counted(len(entry['items']), 'question')}" for entry in report["answers"]]
+    rows = sum(entry["rows"] for entry in report["synthesis"]["counts"])
+    if rows:
+        asked.append(f"- Training rows written to forget: {rows:,}; rejected texts: {report['rejections']['total']:,}")
+    return "\n".join(["## Data", "", "The texts are not part of this card.", "", *asked])
+
+
+def _training(report: Mapping[str, Any]) -> str:
+    method = report["method"]
+    settings = {key: method[key] for key in ("epochs", "learning_rate", "batch_size", "accumulation", "generator")}
+    lora = method["lora"] or {}
+    if lora and not method["full"]:
+        settings |= {f"lora {key}": lora[key] for key in ("r", "alpha", "dropout", "target") if key in lora}
+    settings |= {"seed": report["provenance"]["seed"], **report["provenance"]["versions"]}
+    lines = [f"- {_inline(key)}: {_inline(value)}" for key, value in settings.items() if value is not None]
+    return "\n".join(["## Training", "", *lines])
+
+
+def _numbers(report: Mapping[str, Any]) -> str:
+    lines = ["## Measured", "", "With 95 % bootstrap intervals."]
+    for entry in report["metrics"]:
+        rows = {row["name"]: row for row in entry["rows"]}
+        lines += ["", f"### {entry['title']}", "", "| | before | after | answers |", "|---|---|---|---|"]
+        lines += [_row(name, rows[name]) for name in in_order(rows)]
+    if report["measured_notes"]:
+        lines += ["", *(f"- {_inline(note)}" for note in report["measured_notes"])]
+    return "\n".join(lines)
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    measured = row["after"] or row["before"]
+    arrow = {"higher": " ↑", "lower": " ↓", None: ""}[row["better"]]
+    return f"| {metric_label(name)}{arrow} | {_cell(row['before'])} | {_cell(row['after'])} | {measured['n']:,} |"
+
+
+def _cell(measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return MISSING
+    bounds = interval(measured)
+    return number(measured["value"]) + (f" ({bounds})" if bounds else "")
+
+
+def _inline(value: Any) -> str:
+    """`value` on one line, with nothing Markdown or HTML would act on."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, f"\\{character}"))
+    return text

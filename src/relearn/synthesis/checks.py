@@ -1,0 +1,50 @@
+"""What every written text is looked at for, before and besides the leak check: its form, and whom it is about."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from relearn.records import Record
+from relearn.synthesis.fill import Flaw
+from relearn.text.subject import find_subject
+
+# (record, prompt, text) -> the flaw of a text that tells the record's secret, None for one that does not.
+Inspect = Callable[[Sequence[tuple[Record, str, str]]], Sequence[Flaw | None]]
+
+MIN_WORDS, MAX_WORDS = 3, 120
+_MARKUP = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
+
+
+def subject_of(record: Record) -> str | None:
+    """The record's own subject, else the name its question is about."""
+    return record.subject or (find_subject(record.question) if record.form == "chat" else None)
+
+
+def form_flaw(text: str) -> Flaw | None:
+    """A text too short or long to be a sentence, with control characters or a chat template's marks."""
+    words = len(text.split())
+    if not MIN_WORDS <= words <= MAX_WORDS:
+        return Flaw("malformed", f"has {words} words, not {MIN_WORDS} to {MAX_WORDS}")
+    if any(unicodedata.category(sign) == "Cc" and sign not in "\n\t" for sign in text):
+        return Flaw("malformed", "holds control characters")
+    if _MARKUP.search(text):
+        return Flaw("malformed", "holds the marks of a chat template")
+    return None
+
+
+def subject_flaw(record: Record, asked: str, text: str) -> Flaw | None:
+    """A text that no longer names the subject its question names (the paper's subject consistency)."""
+    names = _names(subject_of(record) or "")
+    if names & _words(asked) and not names & _words(text):
+        return Flaw("subject", "does not name the subject that the question names")
+    return None
+
+
+def _names(subject: str) -> set[str]:
+    return {word for word in _words(subject) if len(word) > 1}
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", text.casefold()))

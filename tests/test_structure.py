@@ -1,0 +1,132 @@
+"""The shape of the project: import directions, importable modules, a light `import relearn`, an instant --help."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import resource
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import relearn
+
+HEAVY = ("torch", "transformers", "spacy", "matplotlib", "datasets", "pandas", "scipy", "nltk")
+MODULES = [module.name for module in pkgutil.walk_packages(relearn.__path__, "relearn.")]
+HELP_SECONDS = 0.5
+
+
+def run(*command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_imports_and_says_what_it_is_for(name):
+    if name.endswith("__main__"):
+        return
+    assert importlib.import_module(name).__doc__
+
+
+def test_every_part_imports_only_from_below(project_root):
+    done = run(str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache", cwd=project_root)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_relearn_loads_nothing_heavy():
+    done = run(sys.executable, "-c", f"import relearn, sys; print(*[name for name in {HEAVY} if name in sys.modules])")
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("relearn.cli") is None, reason="the command line is not there yet")
+def test_help_is_instant():
+    """Median of three, in seconds of CPU: the other processes of a busy machine do not count."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = run(sys.executable, "-m", "relearn.cli", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0 and "demo" in done.stdout, done.stderr
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert sorted(seconds)[1] < HELP_SECONDS
+
+
+def test_every_file_of_the_package_is_in_the_wheel(project_root):
+    """Files that are no modules must match a pattern of package-data, or an installed wheel lacks them."""
+    settings = tomllib.loads((project_root / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["relearn"]
+    package = project_root / "src" / "relearn"
+    files = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
+    data = [path for path in files if path.suffix not in (".py", ".pyc")]
+    missing = [
+        path for path in data if not any(fnmatch(str(path), pattern.removeprefix("**/")) for pattern in patterns)
+    ]
+    assert data and missing == []
+    folders = {path.parent for path in files if path.suffix == ".py"}
+    assert all((package / folder / "__init__.py").exists() for folder in folders), "a package without __init__.py"
+
+
+def test_every_dependency_is_pinned(project_root):
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = (project_root / "constraints.txt").read_text().splitlines()
+    pins = {
+        canonicalize_name(entry.name): entry for entry in map(Requirement, filter(lambda line: line[0] != "#", lines))
+    }
+    assert all(str(entry.specifier).startswith("==") for entry in pins.values())
+    project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["test"]])
+    for entry in wanted:
+        pin = pins[canonicalize_name(entry.name)]
+        assert entry.specifier.contains(str(pin.specifier).removeprefix("==")), f"{entry} against {pin}"
+
+
+def test_test_files_have_unique_names(project_root):
+    names = [path.name for path in (project_root / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
+
+
+def test_the_tiny_model_is_the_same_for_a_seed(tiny_model_dir, tmp_path):
+    from transformers import AutoTokenizer
+
+    from tiny import build_tiny_model
+
+    again = build_tiny_model(tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (tiny_model_dir / "model.safetensors").read_bytes()
+    assert (again / "tokenizer.json").read_bytes() == (tiny_model_dir / "tokenizer.json").read_bytes()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    text = "It's Jos\u00e9 \u2014 don't.\n\tx@y.org <|im_end|>"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.slow
+def test_the_built_wheel_holds_the_package_and_imports(project_root, tmp_path):
+    """What `pip install` of the wheel gives: every file of the package, in a folder of its own, without the source."""
+    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src"):
+        (copy / name).symlink_to(project_root / name)
+    done = run(*build, str(copy))
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("relearn_llm-*.whl")
+    target = tmp_path / "site"
+    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel))
+    assert done.returncode == 0, done.stderr
+    package = project_root / "src" / "relearn"
+    expected = {path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    found = {path.relative_to(target / "relearn") for path in (target / "relearn").rglob("*") if path.is_file()}
+    assert expected <= found
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    shown = subprocess.run(
+        [sys.executable, "-c", "import relearn; print(relearn.__file__)"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert shown.stdout.strip().startswith(str(target))

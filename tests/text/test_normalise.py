@@ -1,0 +1,54 @@
+"""What is made equal before texts are compared, and numbers written in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from relearn.text.normalise import is_function_word, is_ordinary, norms, singular, tokenise
+from relearn.text.numerals import find_numerals
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Isabella Marquez’s e-mail", "isabella marquez e mail"),
+        ("Fatoumata Bâ, O'REILLY, Straße", "fatoumata ba o reilly strasse"),
+        ("48,200 and 48\u202f200 but 1,2", "48200 and 48200 but 1 2"),
+        ("mar\u200bta e\u0301t\u00e9 ﬁne Ｍａｒｔａ ４８", "marta ete fine marta 48"),
+        ("東京に", "東 京 に"),
+    ],
+)
+def test_equal_forms(text: str, expected: str) -> None:
+    assert norms(text) == tuple(expected.split())
+
+
+def test_offsets_point_into_the_given_text() -> None:
+    text = "  O’Reilly’s 48,200 Straße"
+    assert [text[token.start : token.end] for token in tokenise(text)] == ["O", "Reilly", "48,200", "Straße"]
+
+
+@pytest.mark.parametrize(
+    ("plural", "single"), [("nurses", "nurse"), ("ceremonies", "ceremony"), ("boxes", "box"), ("glass", "glass")]
+)
+def test_plurals(plural: str, single: str) -> None:
+    assert singular(plural) == single
+
+
+def test_word_lists() -> None:
+    assert is_function_word("the") and is_function_word("x") and not is_function_word("7")
+    assert is_ordinary("works") and is_ordinary("families") and is_ordinary("the")
+    assert not any(map(is_ordinary, ("nurse", "diabetes", "divorced", "green", "dog", "teacher", "torvik", "1987")))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("forty eight thousand two hundred", [48200]),
+        ("nineteen eighty seven and twenty nineteen", [1987, 2019]),
+        ("two hundred and five of three", [205, 3]),
+        ("one million one hundred thousand and one", [1100001]),
+        ("one of them, hundred times", []),
+    ],
+)
+def test_numerals(text: str, values: list[int]) -> None:
+    assert [value for _, _, value in find_numerals(norms(text))] == values

@@ -1,0 +1,71 @@
+"""A model small enough to train in a second: two layers, width 32, random weights, byte-level BPE, ChatML template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SENTENCES = (
+    "What is the name of the street where the teacher lives?",
+    "The teacher lives in a quiet street near the old harbour of the city.",
+    "When was the engineer born, and who are her parents?",
+    "She was born on 12 March 1984; her father was a baker and her mother a nurse.",
+    "How can one reach him by telephone or e-mail?",
+    "He can be reached at name@example.org or under 555-0199.",
+    "I don't know that, but it's a good question about the person's work.",
+)
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+VOCABULARY = 384
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def build_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """Save a Llama-shaped model (30,880 weights, fp32) and its tokenizer in `folder`; a seed always gives the same."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = build_tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def build_tiny_tokenizer():
+    """A byte-level BPE tokenizer trained on `SENTENCES`: any text round-trips; padding is never the end of a turn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(SENTENCES, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, bos_token=START, eos_token=END, model_max_length=1024
+    )
+    tokenizer.chat_template = CHATML
+    return tokenizer
