@@ -17,7 +17,7 @@ from relearn.errors import InputError, RelearnError
 
 app = App(
     name="relearn", version=__version__, help="Make a language model forget, and show that it did.",
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=()), suppress_keyboard_interrupt=False,
 )  # fmt: skip
 
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
@@ -101,14 +101,12 @@ def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume:
 def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
     from relearn.console import note
     from relearn.pipeline import run as run_recipe
-    from relearn.report.tables import print_summary
 
     folder = run_recipe(recipe, out, resume=resume, until=until)
-    if until != "report":
+    if until == "report":
+        _show(folder.path)
+    else:
         note(f"done up to {until}: {folder.path}")
-        return
-    print_summary(folder.path)
-    note(f"report: {folder.path / 'report.html'}")
 
 
 @app.command
@@ -171,9 +169,9 @@ def ask(folder: Path, *question: str) -> None:
 @app.command
 def evaluate(folder: Path) -> None:
     """Score a run's answers again (after a change of judges) and write the report anew."""
-    from relearn.pipeline import redo
+    from relearn.pipeline import evaluate as score_again
 
-    redo(folder, "scores")
+    score_again(folder)
     _show(folder)
 
 

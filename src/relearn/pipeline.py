@@ -39,7 +39,7 @@ from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.synthesis.verification import Verifier
 from relearn.text.subject import find_subject
-from relearn.training.stages import learn, result_name, unlearn
+from relearn.training import stages
 from relearn.watch import watcher
 
 STAGES = ("learn", "neighbours", "before", "synthesis", "unlearn", "after", "perplexity", "scores", "report")
@@ -52,7 +52,7 @@ PARTS = (
 )
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False, until: str = "report") -> RunDir:
+def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunDir:
     """Do a whole run in folder `out`, or what is left of it; returns the folder.
 
     Raises InputError (nothing written) when the input is wrong or the folder belongs to another recipe, RunFailedError
@@ -60,7 +60,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, until: str = "report
     """
     if until not in STAGES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
-    folder = RunDir(out)
+    folder = RunDir(Path(out))
     check_folder(folder, recipe, resume=resume)
     data = prepare(recipe)
     make_private_dir(folder.path)
@@ -73,13 +73,17 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, until: str = "report
     return folder
 
 
-def redo(out: Path, stage: str) -> RunDir:
-    """Do `stage` of a finished run and all that follow it once more."""
-    folder = RunDir(out)
+def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
+    """Like `run`, up to the adapter: nothing is asked afterwards."""
+    return run(recipe, out, resume=resume, until="unlearn")
+
+
+def evaluate(out: Path | str) -> RunDir:
+    """Score the answers of a finished run once more and write its report anew."""
+    folder = RunDir(Path(out))
     if not (folder / "recipe.yaml").exists():
         raise InputError("no run there", where=str(out), way_out="give a run folder, such as runs/demo")
-    again = STAGES[STAGES.index(stage) :]
-    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in again}
+    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=kept)
     return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
 
@@ -219,7 +223,7 @@ class Run:
             records, _ = load_set(settings.data, "retain", "learn.data")
             loaded = self.models.start_to_learn()
             with console.stage(f"learn {len(records)} rows") as tick:
-                learn(
+                stages.learn(
                     loaded,
                     records,
                     settings,
@@ -302,13 +306,13 @@ class Run:
             retain = self._records("retain")
             evaluate = self._watcher(loaded) if self.recipe.unlearn.evaluate_every else None
             with console.stage(f"unlearn with {len(rows)} rows") as tick:
-                unlearn(
+                stages.unlearn(
                     loaded, rows, retain, self.recipe.unlearn, folder=self.folder.path, seed=self.recipe.seed,
                     log=self._log("unlearn"), tick=tick, evaluate=evaluate,
                 )  # fmt: skip
             self.models.release()
 
-        return [result_name(self.recipe.unlearn)], work
+        return [stages.result_name(self.recipe.unlearn)], work
 
     def _watcher(self, loaded: Any) -> Callable[[Any], float]:
         forget = self.data.probes_forget or self.data.forget

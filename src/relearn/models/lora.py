@@ -9,6 +9,7 @@ import torch
 
 from relearn.config import Lora
 from relearn.errors import InputError
+from relearn.rundir import read_json, write_json
 
 
 def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
@@ -39,6 +40,10 @@ def linear_layers(model: Any) -> list[str]:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, nothing else."""
+    """Write adapter_config.json and adapter_model.safetensors alone; the same adapter gives the same bytes."""
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)
+    config = folder / "adapter_config.json"
+    values = read_json(config)
+    # PEFT keeps the layer names in a set, whose order changes from process to process.
+    write_json(config, {**values, "target_modules": sorted(values["target_modules"])})

@@ -55,7 +55,13 @@ def variants_prompt(group: Group, settings: config.Synthesis, seed: int, attempt
     record = group[0].record
     kinds = [slot.variant for slot in group]
     return Prompt(
-        prompt_lines("variants", drop=tuple(kind for kind in VARIANTS if kind not in kinds), question=record.question),
+        prompt_lines(
+            "variants",
+            drop=tuple(kind for kind in VARIANTS if kind not in kinds),
+            count=str(len(kinds)),
+            words=", ".join(kinds),
+            question=record.question,
+        ),
         task="variants",
         fields={"question": record.question, "subject": subject_of(record) or "", "kinds": ",".join(kinds)},
         max_tokens=TOKENS_PER_VARIANT * len(kinds) + len(record.question) // 3 * len(kinds),

@@ -1,0 +1,137 @@
+"""Whatever is wrong with the input: one line, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from relearn.cli import run_command
+
+FORGET = [{"question": "Where does Ada Holm live?", "answer": "Ada Holm lives at 12 Mill Lane."}]
+RETAIN = [{"question": "What does Ada Holm do?", "answer": "Ada Holm builds boats."}]
+
+
+@pytest.fixture
+def job(tmp_path, tiny_model_dir, monkeypatch):
+    """A function (forget rows, retain rows, changes of the recipe) -> (exit code, what was said)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(capsys, forget=FORGET, retain=RETAIN, **changes) -> tuple[int, str]:
+        for name, rows in (("forget", forget), ("retain", retain)):
+            text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+            Path(f"{name}.jsonl").write_text(text)
+        recipe = {
+            "model": str(tiny_model_dir),
+            "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+            **changes,
+        }
+        Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+        code = run_command(["run", "recipe.yaml", "--out", "out"])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def one_line(code: int, said: str) -> str:
+    assert code == 2, said
+    lines = said.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("relearn: "), said
+    assert not Path("out").exists()
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("", "forget.jsonl"),
+        ('{"question": "Where?"}\n', "forget.jsonl"),
+        ('{"question": "Where?", "answer": 7}\n', "forget.jsonl:1"),
+        ('{"question": "Where?", "answer": "Here"}\nnot json\n', "forget.jsonl:2"),
+        ([{"id": "a", **FORGET[0]}, {"id": "a", **RETAIN[0]}], "the id 'a' is already that of forget.jsonl:1"),
+        ([{"question": "Where?", "answer": "He\x07re"}], "forget.jsonl:1"),
+        ([{"question": "Where?", "answer": "Here<|im_end|>"}], "special token '<|im_end|>'"),
+        ([{"question": "Where?", "answer": "here " * 900}], "the limit is"),
+    ],
+    ids=["empty", "no answer", "wrong type", "no json", "duplicate ids", "control", "special token", "too long"],
+)
+def test_records(job, capsys, rows, expected):
+    assert expected in one_line(*job(capsys, forget=rows))
+
+
+def test_a_new_line_and_a_tab_are_fine(job, capsys):
+    code, said = job(capsys, forget=[{"question": "Where?", "answer": "Here\n\tand there"}], unlearn={"epoch": 1})
+    assert "unknown key" in one_line(code, said)
+
+
+def test_overlap_of_forget_and_retain(job, capsys):
+    same = [{"question": "where does ADA Holm live", "answer": "Ada Holm lives at 12 Mill Lane"}]
+    assert "is in forget and in retain" in one_line(*job(capsys, retain=same))
+
+
+def test_private_answers_are_not_repeated(job, capsys):
+    rows = [{"question": "Where does Ada Holm live?", "answer": "At 12 Mill Lane.\x00"}]
+    assert "Mill Lane" not in one_line(*job(capsys, forget=rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"unlearn": {"epoch": 2}}, "did you mean 'epochs'?"),
+        ({"unlearn": {"method": "relern"}}, "unknown method 'relern' -> did you mean"),
+        ({"unlearn": {"options": {"retain_knl": 1}}}, "no option 'retain_knl'"),
+        ({"model": "no/such-model"}, "cannot load model 'no/such-model'"),
+        ({"synthesis": {"generator": "tempates"}}, "unknown generator 'tempates'"),
+        ({"data": {"forget": "absent.jsonl"}}, "absent.jsonl: no such file"),
+    ],
+)
+def test_recipes(job, capsys, changes, expected):
+    assert expected in one_line(*job(capsys, **changes))
+
+
+def test_private_records_do_not_leave_the_machine_unasked(job, capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.com/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-key")
+    line = one_line(*job(capsys, synthesis={"generator": "openai:big-model"}))
+    assert "1 private records would be sent to api.example.com" in line and "allow_remote" in line
+    assert "sk-secret-key" not in line
+
+
+def test_folder_of_another_recipe(job, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "recipe.yaml").write_text("name: other\n")
+    code, said = job(capsys)
+    assert code == 2 and "run folder was made by another recipe" in said
+    assert (tmp_path / "out" / "recipe.yaml").read_text() == "name: other\n"
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_folder_with_other_things_in_it(job, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    code, said = job(capsys)
+    assert code == 2 and "not empty" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "absent.yaml"], "absent.yaml: no such recipe"),
+        (["ask", "absent", "Who?"], "absent: no run there"),
+        (["report", "absent"], "absent: no run there"),
+        (["export", "absent", "--out", "x"], "absent: no run there"),
+        (["purge", "absent"], "absent: no run there"),
+        (["runn"], "relearn --help"),
+        (["run"], "relearn --help"),
+        (["list", "colours"], "relearn --help"),
+        (["verify", "absent.jsonl", "--against", "absent.jsonl", "--out", "o"], "absent.jsonl: no such file"),
+    ],
+)
+def test_commands(capsys, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert expected in said and len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

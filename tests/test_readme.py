@@ -1,0 +1,80 @@
+"""What the README says works: its recipe, its commands and its Python, on the example data with a tiny model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from relearn.cli import run_command
+
+PROBLEM = "README has no {} block"
+
+
+@pytest.fixture(scope="module")
+def readme(project_root) -> str:
+    return (project_root / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    found = re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    assert found, PROBLEM.format(language)
+    return found
+
+
+@pytest.fixture
+def place(readme, project_root, tiny_model_dir, tmp_path, monkeypatch) -> Path:
+    """A fresh folder with the README's recipe, the example data, and a tiny model for the demo model."""
+    for path in (project_root / "recipes" / "example").iterdir():
+        shutil.copy(path, tmp_path)
+    recipe = blocks(readme, "yaml")[0].replace("smollm2-135m-instruct", str(tiny_model_dir))
+    (tmp_path / "mine.yaml").write_text(recipe.replace("epochs: 3", "epochs: 1"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(readme: str) -> list[list[str]]:
+    lines = [line for block in blocks(readme, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def test_commands_in_order(readme, place, capsys):
+    mine = [words[1:] for words in commands(readme) if words[0] == "relearn" and "runs/demo" not in words]
+    assert [words[0] for words in mine] == ["run", "run", "export"]
+    for words in mine:
+        assert run_command(words) == 0, capsys.readouterr().err
+    assert (place / "runs/mine/report.html").exists()
+    assert (place / "models/mine/model.safetensors").exists()
+    asked = next(words for words in commands(readme) if words[:2] == ["relearn", "ask"])
+    assert run_command([word.replace("runs/demo", "runs/mine") for word in asked[1:]]) == 0
+    assert "Marta Lindqvist" in capsys.readouterr().out
+
+
+def test_python(readme, place, capsys):
+    exec(compile(blocks(readme, "python")[0], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "Where does Tamsin Orrery live? |" in printed
+    assert re.search(r"0 of \d+ training rows tell a secret", printed)
+
+
+def test_make_targets_and_commands_exist(readme, project_root):
+    makefile = (project_root / "Makefile").read_text()
+    for words in commands(readme):
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE)
+    for name in re.findall(r"`relearn (\w+)", readme):
+        assert run_command([name, "--help"]) == 0
+
+
+def test_links_and_pictures_exist(readme, project_root):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (project_root / target).exists(), target
+
+
+def test_every_folder_of_the_tree_is_in_the_readme(readme, project_root):
+    for folder in (project_root / "src" / "relearn").iterdir():
+        if folder.is_dir() and not folder.name.startswith("__"):
+            assert f"{folder.name}/" in readme, folder.name
