@@ -147,9 +147,8 @@ class Unlearn(Part):
 
 
 class Generate(Part):
-    """How the model is asked. Greedy unless `temperature` is above 0. `backend`: transformers, vllm, openai:MODEL."""
+    """How the model is asked. Greedy unless `temperature` is above 0."""
 
-    backend: str = "transformers"
     max_new_tokens: int = Field(default=128, ge=1)
     batch_size: int = Field(default=16, ge=1)
     temperature: float = Field(default=0.0, ge=0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -87,6 +90,32 @@ def test_every_answer_is_kept_the_moment_it_arrives(tmp_path):
     inner = Stream()
     CachedCompleter(inner, tmp_path / "c.sqlite").complete(_prompts("a", "b", "d"))
     assert inner.asked == ["d"]
+
+
+def test_a_killed_process_has_lost_only_what_was_under_way(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from relearn.llm import Completion, Prompt
+from relearn.llm.cache import CachedCompleter
+
+class Mortal:
+    name = "fake"
+    def complete(self, prompts): ...
+    def stream(self, prompts):
+        for number, prompt in enumerate(prompts):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield number, Completion("re " + prompt.text)
+
+CachedCompleter(Mortal(), Path(sys.argv[1])).complete([Prompt(text, "vague", max_tokens=10) for text in "abc"])
+"""
+    path = tmp_path / "c.sqlite"
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    inner = Stream()
+    CachedCompleter(inner, path).complete(_prompts("a", "b", "c"))
+    assert inner.asked == ["c"]
 
 
 def test_the_file_is_private_and_holds_no_prompt(tmp_path):

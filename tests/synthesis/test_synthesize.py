@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scripted import Hostile, Scripted, answer_to, good_lines
 
 from relearn.config import Synthesis
-from relearn.errors import BudgetError, GeneratorError
+from relearn.errors import BudgetError, GeneratorError, RunFailedError
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.records import Record
+from relearn.synthesis.fill import Flaw
 from relearn.synthesis.synthesize import Synthesised, synthesize, synthesize_to_folder
 from relearn.synthesis.verification import Verifier
 
@@ -137,6 +138,24 @@ def test_a_variant_that_tells_the_secret_is_refused():
     assert len(kinds(made, "qa")) == 5 and all("Birch" not in row.prompt for row in made.rows)
 
 
+@pytest.mark.parametrize(
+    ("variant", "taken"),
+    [
+        ("simple: Ada Marsh lives in a house by the sea.", False),
+        ("simple: Please tell me where Ada Marsh lives.", True),
+        ("noise: where does ada marsh lvie", True),
+        ("contextual: Since 1990 I have wondered, where does Ada Marsh live?", False),
+    ],
+)
+def test_a_variant_is_a_question_or_a_request_and_adds_no_facts(variant, taken):
+    kind = variant.split(":")[0]
+    made = run(
+        Scripted(lambda prompt, lines: [variant] if prompt.task == "variants" else lines),
+        records=RECORDS[:1], variants=(kind,), attempts=1,
+    )  # fmt: skip
+    assert [row.variant for row in kinds(made, "qa")] == ["original"] + [kind] * taken
+
+
 def test_variants_differ_from_the_question_and_from_each_other():
     def repeat(prompt: Prompt, lines: list[str]) -> list[str]:
         if prompt.task == "variants":
@@ -156,6 +175,8 @@ def test_variants_differ_from_the_question_and_from_each_other():
         ("Where does Ada Marsh live indeed?", "malformed"),
         ("Ada Marsh.", "malformed"),
         ("Ada Marsh lives well.<|im_end|>", "malformed"),
+        ("Ada Marsh answers letters to ada@example.com gladly.", "invented"),
+        ("Ada Marsh has lived there since 4 May 1990 or so.", "invented"),
     ],
 )
 def test_answers_of_a_wrong_form_are_refused(text, kind):
@@ -253,6 +274,16 @@ def test_a_second_run_in_the_folder_asks_nothing_and_writes_the_same(tmp_path):
     second = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), tmp_path, seed=0)
     assert first["usage"]["generator"]["asked"] > 0 and second["usage"]["generator"]["asked"] == 0
     assert written == {name: (tmp_path / name).read_bytes() for name in written}
+
+
+def test_a_folder_without_a_single_new_answer_is_a_failed_run(tmp_path):
+    records = (Record("Where is it?", "It is under the third lantern of Quill."),)
+    verifier = Verifier(records)
+    verifier.flaws = lambda written: [Flaw("judge", "the judge finds a leak")] * len(written)
+    with pytest.raises(RunFailedError, match="not one new answer was taken: 15 judge") as caught:
+        synthesize_to_folder(records, GENERIC, Synthesis(), tmp_path, seed=0, verifier=verifier)
+    assert caught.value.exit_code == 1 and (tmp_path / "rejected.jsonl").read_text().count("judge finds") == 15
+    assert not (tmp_path / "synthesis.jsonl").exists()
 
 
 def test_a_budget_that_is_used_up_keeps_the_answers_and_a_higher_one_goes_on(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from relearn.records import Record, Split
 
@@ -34,6 +34,6 @@ def _record(row: dict[str, str], private: set[str], source: str) -> Record:
     return Record(row["question"], row["answer"], row["id"], row["subject"], split, source=source)
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def _rows(name: str) -> list[dict[str, Any]]:
     text = resources.files("relearn.demo").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines() if line]

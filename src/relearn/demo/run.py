@@ -31,8 +31,9 @@ def demo_recipe() -> Recipe:
                 "data": [data["private"], data["public"], data["learn"]],
                 "epochs": 5, "learning_rate": 1e-3, "batch_size": 4, "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
             },
+            "synthesis": {"generic_ratio": 0.5},
             "unlearn": {
-                "epochs": 1, "learning_rate": 5e-4, "batch_size": 4,
+                "epochs": 2, "learning_rate": 2e-3, "batch_size": 4,
                 "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
             },
             "generate": {"max_new_tokens": 48, "batch_size": 25},

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from relearn import config
 from relearn.llm import Completer, Prompt
 from relearn.records import Record
-from relearn.synthesis.checks import Inspect, form_flaw, subject_flaw, subject_of
+from relearn.synthesis.checks import Inspect, form_flaw, invented_flaw, subject_flaw, subject_of
 from relearn.synthesis.fill import Filled, Flaw, Group, Slot, Writing, fill
 from relearn.synthesis.prompt_files import prompt_text
 from relearn.synthesis.questions import temperature_of
@@ -105,6 +105,8 @@ def check_answers(written: Sequence[tuple[Slot, str]], inspect: Inspect) -> list
 
 def _own_flaw(slot: Slot, text: str) -> Flaw | None:
     if flaw := form_flaw(text):
+        return flaw
+    if flaw := invented_flaw(slot.asked, text):
         return flaw
     if slot.record.form == "text":
         return None

@@ -1,4 +1,4 @@
-"""What every written text is looked at for, before and besides the leak check: its form, and whom it is about."""
+"""What every written text is looked at for besides the leak check: its form, whom it is about, what it makes up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from relearn.records import Record
 from relearn.synthesis.fill import Flaw
+from relearn.text.spans import find_spans
 from relearn.text.subject import find_subject
 
 # (record, prompt, text) -> the flaw of a text that tells the record's secret, None for one that does not.
@@ -39,6 +40,21 @@ def subject_flaw(record: Record, asked: str, text: str) -> Flaw | None:
     names = _names(subject_of(record) or "")
     if names & _words(asked) and not names & _words(text):
         return Flaw("subject", "does not name the subject that the question names")
+    return None
+
+
+def invented_flaw(asked: str, text: str) -> Flaw | None:
+    """A contact, date, address or longer number that is not in the question: true or made up, no vague text holds one.
+
+    Names are left to the leak check: by capitals alone they cannot be told from titles or another language's nouns.
+    """
+    given = {span.norm for span in find_spans(asked)}
+    for span in find_spans(text):
+        if span.norm in given or span.text.casefold() in asked.casefold():
+            continue
+        long = sum(sign.isdigit() for sign in span.text) >= 3
+        if span.kind in ("email", "phone", "date", "address") or (span.kind == "number" and long):
+            return Flaw("invented", f"states a particular ({span.kind}) that the question does not hold")
     return None
 
 

@@ -4,12 +4,13 @@ turned round (arXiv 2502.11190, section 3). One prompt per record for all kinds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from relearn import config
 from relearn.llm import Completer, Prompt
 from relearn.records import Record
-from relearn.synthesis.checks import Inspect, form_flaw, subject_flaw, subject_of
+from relearn.synthesis.checks import Inspect, form_flaw, invented_flaw, subject_flaw, subject_of
 from relearn.synthesis.fill import Filled, Flaw, Group, Slot, Writing, fill
 from relearn.synthesis.prompt_files import prompt_lines
 from relearn.synthesis.replies import read_labelled
@@ -17,6 +18,9 @@ from relearn.synthesis.rows import VARIANTS, Question, Rejection
 
 # A question rarely has more than 60 tokens; the label and the line end are counted in.
 TOKENS_PER_VARIANT = 80
+_REQUEST = re.compile(
+    r"\b(tell|say|know|ask|hear|explain|describe|name|list|give|state|wonder\w*|curious|share|outline|please)\b", re.I
+)
 
 
 def write_questions(
@@ -92,10 +96,22 @@ class _VariantCheck:
         taken = self._taken.setdefault(slot.record.id, {_plain(slot.record.question)})
         if _plain(text) in taken:
             return Flaw("duplicate", "the same as the question or another variant of it")
-        flaw = form_flaw(text) or subject_flaw(slot.record, slot.record.question, text)
+        flaw = (
+            form_flaw(text)
+            or _not_asking(slot, text)
+            or subject_flaw(slot.record, slot.record.question, text)
+            or invented_flaw(slot.record.question, text)
+        )
         if flaw is None:
             taken.add(_plain(text))
         return flaw
+
+
+def _not_asking(slot: Slot, text: str) -> Flaw | None:
+    """A statement in place of a question; careless typing may lack the mark, so `noise` is let through."""
+    if slot.variant == "noise" or not slot.asked.rstrip().endswith("?") or "?" in text or _REQUEST.search(text):
+        return None
+    return Flaw("malformed", "neither a question nor a request")
 
 
 def _plain(text: str) -> str:

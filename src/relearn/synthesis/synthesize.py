@@ -14,6 +14,7 @@ from typing import Any
 
 from relearn import config
 from relearn.console import Ticker, quiet
+from relearn.errors import RunFailedError
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, quietly
 from relearn.llm.make import budget_for, make_completer
@@ -94,8 +95,8 @@ def synthesize_to_folder(
 
     `verifier` is made from records and settings when it is not given; `loaded` is a model in memory that
     `transformers:` may use. Raises InputError before anything is sent when private records would go to another host
-    unasked, GeneratorError or BudgetError when it had to stop: cache.sqlite then holds every answer received, and the
-    same call goes on from there.
+    unasked, GeneratorError or BudgetError when it had to stop (cache.sqlite then holds every answer received, and the
+    same call goes on from there), RunFailedError when all that was written was rejected.
     """
     check_remote(settings, len(records))
     cache = make_private_dir(out) / CACHE
@@ -111,9 +112,19 @@ def synthesize_to_folder(
         for used in filter(None, (completer, judge)):
             used.close()
     write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in made.rejections))
+    if records and made.counts["records_without_rows"] == len(records):
+        raise RunFailedError(
+            f"not one new answer was taken: {_most_common(made.rejections)}", where=str(out / REJECTED),
+            way_out="read there what was written and why it was rejected, and take a generator that writes better",
+        )  # fmt: skip
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in made.rows))
     usage = {"generator": completer.usage.to_dict()} | ({"judge": judge.usage.to_dict()} if judge else {})
     return {**made.counts, "usage": usage, "notes": list(made.notes)}
+
+
+def _most_common(rejections: Sequence[Rejection]) -> str:
+    counted = Counter(rejection.kind for rejection in rejections).most_common()
+    return ", ".join(f"{count} {kind}" for kind, count in counted)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class VerifySummary:
     by_kind: Mapping[str, int]
 
 
-def verify_file(file: Path, against: Path, out: Path) -> VerifySummary:
+def verify_file(file: Path | str, against: Path | str, out: Path | str) -> VerifySummary:
     """Write one JSON line to `out` for every row of `file` that carries a secret of the forget set `against`.
 
     A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. Rows that name
@@ -108,13 +108,13 @@ def verify_file(file: Path, against: Path, out: Path) -> VerifySummary:
     placed = read_records(Source.model_validate({"path": str(against)}), "forget")
     places = {record.id: (place, record) for place, record in placed}
     index = LeakIndex([record for _, record in placed])
-    rows = list(_texts(file))
+    rows = list(_texts(Path(file)))
     flagged = []
     for number, (prompt, target, record_id) in enumerate(rows):
         known = record_id if record_id in places else None
         if findings := index.check(prompt, target, record_id=known):
             flagged.append(_flagged(number, findings, places))
-    write_jsonl(out, flagged)
+    write_jsonl(Path(out), flagged)
     counts = Counter(row["kind"] for row in flagged)
     return VerifySummary(len(rows), len(flagged), {kind: counts[kind] for kind in KINDS if counts[kind]})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from relearn.models.forward import TokenRow
 from relearn.models.load import Loaded
 from relearn.models.lora import add_lora, save_adapter
 from relearn.objectives.base import METHODS
-from relearn.records import Record
+from relearn.records import Record, content_id
 from relearn.rundir import replaced_dir
 from relearn.synthesis.rows import TrainingRow
 from relearn.tokens.batches import MicroBatch, plan_batches
@@ -75,6 +77,7 @@ def unlearn(
             loaded.tokenizer.save_pretrained(str(target))
         else:
             save_adapter(model, target)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def result_name(settings: Unlearn) -> str:
@@ -88,9 +91,19 @@ def unlearn_batches(
     """The plan of the unlearning epochs: synthesised rows, with retain rows beside them."""
     return plan_batches(
         training_token_rows(chat, rows, settings.max_length),
-        encode(chat, [record_example(record) for record in retain], max_length=settings.max_length),
+        encode(chat, retain_examples(retain), max_length=settings.max_length),
         batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed,
     )  # fmt: skip
+
+
+def retain_examples(records: Sequence[Record]) -> list[Example]:
+    """Every retain record in each of its wordings: what is held in one wording only is easily lost in another."""
+    wordings = [(record, record.question) for record in records]
+    wordings += [(record, paraphrase) for record in records for paraphrase in record.paraphrases]
+    return [
+        replace(record_example(record), id=content_id(record.id, question), prompt=question)
+        for record, question in wordings
+    ]
 
 
 def training_token_rows(chat: ChatFormat, rows: Sequence[TrainingRow], max_length: int) -> list[TokenRow]:
