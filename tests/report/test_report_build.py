@@ -97,7 +97,6 @@ def test_the_report_of_a_whole_run(run):
     assert {row["kind"] for row in report["synthesis"]["sample"]} == {"qa", "completion", "generic"}
     assert report["provenance"]["inputs"][0] == {"path": "data/private.jsonl", "sha256": "ab" * 32}
     assert report["measured_notes"] == [
-        "Perplexity and LS rest on the start model: no model from before its fine-tuning was given.",
         "KFR rests on entity coverage alone, no entailment judge (entities spacy).",
         "KRR rests on entity coverage alone, no entailment judge (entities spacy).",
     ]

@@ -16,6 +16,8 @@ def test_a_quarter_of_the_words_is_the_prefix():
         "one two",
         "three four five six seven eight",
     )
+    assert split_answer("one two three four", 0.95) == ("one two three", "four")
+    assert split_answer("one two three four", 0.01) == ("one", "two three four")
     assert split_answer("  one two\n three four ", 0.5) == ("one two", "three four")
 
 

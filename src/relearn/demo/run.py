@@ -7,6 +7,7 @@ from pathlib import Path
 
 from relearn import console
 from relearn.config import Recipe
+from relearn.estimate import estimate_minutes
 from relearn.pipeline import run
 from relearn.report.tables import print_summary
 from relearn.rundir import RunDir
@@ -47,9 +48,8 @@ def run_demo(out: Path) -> None:
     if RunDir(out).is_done("report"):
         console.note(f"{out} holds a finished demo; remove it to run again")
     else:
-        console.note(
-            "a real model (SmolLM2-135M-Instruct) learns 50 facts, forgets the 20 private ones, and is asked again"
-        )
+        console.note("SmolLM2-135M-Instruct learns 50 invented facts, forgets the 20 private ones, and is asked again")
+        console.note(f"about {estimate_minutes(recipe):.0f} minutes on this machine, by the time a few rows take")
     folder = run(recipe, out, resume=(out / "recipe.yaml").exists())
     print_summary(folder.path)
     console.note(f'ask it yourself: relearn ask {out} "Where does Marta Lindqvist live?"')

@@ -116,7 +116,8 @@ def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     """What the numbers rest on, and what could not be judged; free of texts, names and paths."""
     notes = []
-    if recipe and not (recipe.get("metrics") or {}).get("base_model"):
+    adapted = recipe.get("learn") or (recipe.get("model") or {}).get("adapter")
+    if recipe and not adapted and not (recipe.get("metrics") or {}).get("base_model"):
         notes.append("Perplexity and LS rest on the start model: no model from before its fine-tuning was given.")
     for part, measured in _parts_of(summary):
         for name in ("kfr", "krr"):

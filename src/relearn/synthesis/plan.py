@@ -157,8 +157,8 @@ def check_remote(settings: config.Synthesis, records: int) -> None:
         if not settings.allow_remote:
             raise InputError(
                 f"{sent.what} of {sent.records:,} private records would be sent to {sent.host}", where="synthesis",
-                way_out="set allow_remote: true there, or use templates, transformers:MODEL or an endpoint on this "
-                "machine",
+                way_out="allow it (allow_remote: true, or --allow-remote), or use templates, transformers:MODEL or an "
+                "endpoint on this machine",
             )  # fmt: skip
 
 
