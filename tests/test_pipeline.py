@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
@@ -156,6 +157,20 @@ def test_purge_leaves_the_adapter_and_numbers_without_texts(values, tmp_path, ca
     for path in left:
         assert b"Mill Lane" not in path.read_bytes() and b"Torvik" not in path.read_bytes(), path
     assert read_json(folder / "summary.json")["after"]["forget"]["kfr"]["n"] == 3
+
+
+def test_changed_data_and_stale_stages_on_resume(values, tmp_path):
+    values["data"]["retain"] = people(tmp_path / "public.jsonl", "public", 3)
+    recipe = relearn.Recipe.from_mapping(values)
+    folder = relearn.run(recipe, tmp_path / "run").path
+    kept = (folder / "after" / "forget.jsonl").read_bytes()
+    shutil.rmtree(folder / "adapter")
+    (folder / "after" / "forget.jsonl").write_text("stale\n")
+    relearn.run(recipe, folder, resume=True)
+    assert (folder / "after" / "forget.jsonl").read_bytes() == kept
+    people(tmp_path / "public.jsonl", "public", 2)
+    with pytest.raises(InputError, match=r"public.jsonl: has changed since this run began"):
+        relearn.run(recipe, folder, resume=True)
 
 
 def test_a_second_process_is_refused(values, tmp_path):

@@ -25,6 +25,7 @@ from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.evaluate import SplitScores, make_judges, score, scores, summary
 from relearn.models.chat import chat_format
+from relearn.models.generate import generate
 from relearn.models.load import load_tokenizer
 from relearn.objectives.base import METHODS
 from relearn.provenance import input_hashes, versions
@@ -152,10 +153,16 @@ def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
 
 
 def _begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
+    inputs = input_hashes(recipe)
+    for path, digest in folder.manifest.get("inputs", inputs).items():
+        if inputs.get(path) != digest:
+            raise InputError(
+                "has changed since this run began", where=path, way_out="restore it, or start anew with another --out"
+            )
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     earlier = folder.manifest.get("notes", [])
     folder.update_manifest(
-        versions=versions(), seed=recipe.seed, inputs=input_hashes(recipe), model=recipe.model.model_dump(mode="json"),
+        versions=versions(), seed=recipe.seed, inputs=inputs, model=recipe.model.model_dump(mode="json"),
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *earlier])),
     )  # fmt: skip
@@ -185,13 +192,18 @@ class Run:
         self.folder = folder
         self.data = data
         self.models = RunModels(recipe, folder.path)
+        self._interrupted = False
 
     def do(self, name: str) -> None:
-        """Do stage `name` unless it is done or the recipe has no use for it."""
+        """Do stage `name` unless it is done or the recipe has no use for it; what came after it is then done anew."""
         body: tuple[list[str], Callable[[], None]] | None = getattr(self, f"_{name}")()
         if body is None or self.folder.is_done(name):
             return
         outputs, work = body
+        later = STAGES[STAGES.index(name) + 1 :]
+        known = self.folder.manifest["stages"]
+        self._interrupted = known.get(name, {}).get("state") == "running"
+        self.folder.update_manifest(stages={stage: entry for stage, entry in known.items() if stage not in later})
         with self.folder.stage(name, outputs):
             work()
 
@@ -244,10 +256,7 @@ class Run:
             loaded = self.models.start()
 
             def answer(questions: list[str]) -> list[str]:
-                records = [Record(question, "?") for question in questions]
-                return [
-                    row["response"] for row in ask(loaded, records, self.recipe.generate, seed=self.recipe.seed).rows
-                ]
+                return generate(loaded, questions, self.recipe.generate, seed=self.recipe.seed)
 
             with console.stage("ask the model for neighbours"):
                 completer = make_completer("templates", self.recipe.synthesis, None)
@@ -279,7 +288,7 @@ class Run:
             loaded = model()
             for name in names:
                 path = self.folder / f"{when}/{name}.jsonl"
-                if path.exists():
+                if path.exists() and self._interrupted:
                     continue
                 records = self._records(name)
                 with console.stage(f"ask {when}: {name.replace('_', ' ')}", len(records)) as tick:

@@ -46,7 +46,7 @@ def _holds(text: str, secret: str) -> bool:
 
 def test_counts():
     assert {name: len(load(name)) for name in NAMES} == {
-        "private": 20, "public": 30, "probes_private": 20, "probes_public": 30, "learn": 100,
+        "private": 20, "public": 30, "probes_private": 20, "probes_public": 30, "learn": 120,
     }  # fmt: skip
     assert len(load_generic()) == 120
 
@@ -65,7 +65,8 @@ def test_ids_are_unique_and_link_to_their_fact():
         for record in load(name):
             fact = facts[fact_id(record.id)]
             assert (record.subject, record.answer, record.split) == (fact.subject, fact.answer, fact.split)
-    assert Counter(fact_id(record.id) for record in load("learn")) == dict.fromkeys(facts, 2)
+    wordings = {key: 3 if fact.split == "forget" else 2 for key, fact in facts.items()}
+    assert Counter(fact_id(record.id) for record in load("learn")) == wordings
 
 
 def test_every_wording_differs_and_names_its_subject():

@@ -2,7 +2,7 @@
 
 Every person has private facts (the forget set) and public ones (the retain set). Each fact is asked in one trained
 wording, in one wording that is a probe only (`<id>-probe`: neither memorised nor unlearned), and in further wordings by
-which the model learns it in the first place (`<id>-l1`, `<id>-l2`).
+which the model learns it in the first place (`<id>-l1` to `<id>-l3`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load(name: Name) -> list[Record]:
 def fact_id(record_id: str) -> str:
     """The fact a probe or another wording asks for: "lindqvist-book" for "lindqvist-book-probe"."""
     stem, _, last = record_id.rpartition("-")
-    return stem if last in ("probe", "l1", "l2") else record_id
+    return stem if last in ("probe", "l1", "l2", "l3") else record_id
 
 
 def _record(row: dict[str, str], private: set[str], source: str) -> Record:

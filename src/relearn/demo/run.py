@@ -30,7 +30,7 @@ def demo_recipe() -> Recipe:
             },
             "learn": {
                 "data": [data["private"], data["public"], data["learn"]],
-                "epochs": 5, "learning_rate": 1e-3, "batch_size": 4, "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
+                "epochs": 4.5, "learning_rate": 1e-3, "batch_size": 4, "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
             },
             "synthesis": {"generic_ratio": 0.5},
             "unlearn": {
