@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from relearn import console, doctor
+from relearn import doctor
 from relearn.doctor import Check, checks, is_healthy, render
 from relearn.models.packages import BUILTIN
 
@@ -111,7 +111,6 @@ def test_little_memory_and_disk_are_warnings(monkeypatch, tmp_path):
 def test_keys_are_never_shown(monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-private")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:password@localhost:1")
-    monkeypatch.setattr(console.out, "file", None)
     found = checks()
     render(found)
     shown = capsys.readouterr().out + str(found)
@@ -124,8 +123,7 @@ def test_an_offline_hub_is_said(monkeypatch):
     assert [check.state for check in doctor._settings({"HF_HUB_OFFLINE": "0"})][-1] == "ok"
 
 
-def test_commands_are_shown_whole_and_as_they_are(capsys, monkeypatch):
-    monkeypatch.setattr(console.out, "file", None)
+def test_commands_are_shown_whole_and_as_they_are(capsys):
     command = "pip install --no-deps 'x[vllm]' " + "and-more " * 20
     render([Check("vllm", "missing", "[dim]", command, optional=True), Check("a", "warning", "b", "c")])
     shown = capsys.readouterr().out.splitlines()

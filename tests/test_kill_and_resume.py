@@ -60,8 +60,14 @@ def start(recipe: Path, out: Path) -> subprocess.Popen:
     if (out / "recipe.yaml").exists():
         command.append("--resume")
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "1"}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "1"},
+        preexec_fn=_listen_to_interrupts,
+    )  # fmt: skip
+
+
+def _listen_to_interrupts() -> None:
+    """Tests that run in the background of a shell inherit that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(recipe: Path, out: Path) -> None:

@@ -1,7 +1,7 @@
 """`transformers:MODEL`: a model in this process writes, in batches of prompts of about the same length.
 
-Sampling adds Gumbel noise that depends on the prompt alone, and takes the largest: the same draw as from the softmax,
-and a prompt's answer does not change with the batch it happens to be in.
+Sampling adds Gumbel noise that depends on the prompt alone, and takes the largest: the same draw as from the softmax of
+the likeliest tokens, and a prompt's answer does not change with the batch it happens to be in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from relearn import config
 from relearn.llm.base import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
 from relearn.llm.whole import whole_part, without_thoughts
+
+SAMPLED_TOKENS = 64
 
 
 class LocalCompleter:
@@ -74,7 +76,9 @@ class LocalCompleter:
 
 
 class _PromptNoise:
-    """Divides the scores of a row by its temperature and adds Gumbel noise drawn from (prompt, step)."""
+    """Divides the scores of a row by its temperature and adds Gumbel noise drawn from (prompt, step) to the likeliest
+    tokens; the others are left out, which is top-k sampling with k = SAMPLED_TOKENS.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], width: int):
         self._temperatures = [prompt.temperature for prompt in prompts]
@@ -85,13 +89,15 @@ class _PromptNoise:
         import torch
 
         step = input_ids.shape[1] - self._width
+        best = scores.float().topk(min(SAMPLED_TOKENS, scores.shape[1]), dim=1)
         noisy = scores.clone()
         for row, (temperature, seed) in enumerate(zip(self._temperatures, self._seeds, strict=True)):
             if temperature > 0:
                 draw = torch.Generator().manual_seed((seed + step) % 2**63)
-                uniform = torch.rand(scores.shape[1], generator=draw, dtype=torch.float64).clamp_min(1e-300)
-                gumbel = -torch.log(-torch.log(uniform))
-                noisy[row] = scores[row] / temperature + gumbel.to(scores.device, scores.dtype)
+                uniform = torch.rand(best.values.shape[1], generator=draw, dtype=torch.float64).clamp_min(1e-300)
+                gumbel = (-torch.log(-torch.log(uniform))).to(best.values)
+                noisy[row] = float("-inf")
+                noisy[row, best.indices[row]] = (best.values[row] / temperature + gumbel).to(scores.dtype)
         return noisy
 
 
