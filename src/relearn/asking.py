@@ -14,7 +14,7 @@ from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.inference.models import RunModels
 from relearn.models.generate import generate
-from relearn.rundir import replaced_dir
+from relearn.rundir import existing_run, replaced_dir
 from relearn.training.reference import adapter_off
 from relearn.training.stages import result_name
 
@@ -41,10 +41,7 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
 
 def recipe_of(folder: Path) -> Recipe:
     """The recipe of a run folder whose unlearning is done."""
-    path = folder / "recipe.yaml"
-    if not path.exists():
-        raise InputError("no run there", where=str(folder), way_out="give a run folder, such as runs/demo")
-    recipe = Recipe.from_yaml(path)
+    recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
     if not (folder / result_name(recipe.unlearn)).exists():
         raise InputError("this run has not unlearned yet", where=str(folder), way_out="relearn run RECIPE --resume")
     return recipe

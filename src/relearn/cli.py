@@ -317,9 +317,9 @@ def doctor() -> None:
 
 
 def _existing(folder: Path) -> Path:
-    if not (folder / "manifest.json").exists():
-        raise InputError("no run there", where=str(folder), way_out="give a run folder, such as runs/demo")
-    return folder
+    from relearn.rundir import existing_run
+
+    return existing_run(folder)
 
 
 def _show(folder: Path) -> None:

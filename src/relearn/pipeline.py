@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from relearn.provenance import input_hashes, versions
 from relearn.records import Record
 from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, make_private_dir, read_jsonl, write_json, write_jsonl, write_text
+from relearn.rundir import RunDir, existing_run, make_private_dir, read_jsonl, write_json, write_jsonl, write_text
 from relearn.synthesis.generic_data import load_generic
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.plan import check_remote
@@ -81,9 +80,7 @@ def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
 
 def evaluate(out: Path | str) -> RunDir:
     """Score the answers of a finished run once more and write its report anew."""
-    folder = RunDir(Path(out))
-    if not (folder / "recipe.yaml").exists():
-        raise InputError("no run there", where=str(out), way_out="give a run folder, such as runs/demo")
+    folder = RunDir(existing_run(Path(out), "recipe.yaml"))
     kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=kept)
     return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
@@ -216,15 +213,11 @@ class Run:
             return self.neighbours
         return getattr(self.data, name)
 
-    @cached_property
+    @property
     def neighbours(self) -> tuple[Record, ...]:
         """What the start model itself said about the subjects, standing in for a retain set."""
         path = self.folder / "neighbours.jsonl"
         return tuple(Record(**row) for row in read_jsonl(path)) if path.exists() else ()
-
-    @cached_property
-    def generic(self) -> Sequence[Record]:
-        return self.data.generic or load_generic()
 
     def _learn(self):
         if self.recipe.learn is None:
@@ -271,7 +264,6 @@ class Run:
                 f"no retain set was given: {len(found)} answers of the start model itself stand in for it",
             ]
             self.folder.update_manifest(notes=notes)
-            self.__dict__.pop("neighbours", None)
 
         return ["neighbours.jsonl"], work
 
@@ -298,11 +290,11 @@ class Run:
 
     def _synthesis(self):
         def work() -> None:
-            settings = self.recipe.synthesis
             self.models.release()
+            generic = self.data.generic or load_generic()
             with console.stage("write new answers", len(self.data.forget)) as tick:
                 counts = synthesize_to_folder(
-                    self.data.forget, self.generic, settings, self.folder.path, self.recipe.seed, tick=tick
+                    self.data.forget, generic, self.recipe.synthesis, self.folder.path, self.recipe.seed, tick=tick
                 )
             self.folder.update_manifest(synthesis=counts)
 

@@ -113,6 +113,13 @@ def make_tree_private(path: Path) -> None:
         entry.chmod(0o700 if entry.is_dir() else 0o600)
 
 
+def existing_run(path: Path, needed: str = "manifest.json") -> Path:
+    """`path` when it is a run folder that holds the file `needed`, else an InputError."""
+    if not (path / needed).exists():
+        raise InputError("no run there", where=str(path), way_out="give a run folder, such as runs/demo")
+    return path
+
+
 class RunDir:
     """One run's folder. `stage` runs a piece of work once: a stage is done only when its outputs are in place."""
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from relearn.config import Learn, Recipe, Unlearn
 from relearn.console import Ticker, quiet
 from relearn.models.chat import ChatFormat
@@ -61,16 +59,15 @@ def unlearn(
         model.requires_grad_(True)
     else:
         model = add_lora(model, settings.lora, seed=seed)
-    best: list[TrainerCallback] = []
+    best = None
     if evaluate is not None and settings.evaluate_every:
-        best.append(KeepBest(model, evaluate, settings.evaluate_every, folder / CHECKPOINTS / "best", log))
+        best = KeepBest(model, evaluate, settings.evaluate_every, folder / CHECKPOINTS / "best", log)
     train(
         model, batches, objective, _loop(settings, seed), checkpoints=folder / CHECKPOINTS / "unlearn", log=log,
-        tick=tick, callbacks=best,
+        tick=tick, callbacks=[best] if best else [],
     )  # fmt: skip
-    if settings.keep_best:
-        for callback in best:
-            callback.restore()  # pyright: ignore[reportAttributeAccessIssue]
+    if best and settings.keep_best:
+        best.restore()
     with replaced_dir(folder / result_name(settings)) as target:
         if settings.full:
             model.save_pretrained(str(target), safe_serialization=True)

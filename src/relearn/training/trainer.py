@@ -56,13 +56,12 @@ def train(
     log: LogRow,
     tick: Ticker = quiet,
     callbacks: Sequence[TrainerCallback] = (),
-) -> int:
-    """Train `model` in place over `batches`; returns the number of optimiser steps.
+) -> None:
+    """Train `model` in place over `batches`.
 
-    `checkpoints` is a folder of the caller's: training goes on from the newest complete checkpoint there, and removes
-    them
-    when it is done. `log` gets one row of loss parts per optimiser step. Raises RunFailedError on a NaN or runaway
-    loss.
+    `checkpoints` is a folder of the caller's: training goes on from the newest complete checkpoint there and removes
+    the folder when it is done. `log` gets one row of loss parts per optimiser step. Raises RunFailedError on a NaN or
+    runaway loss.
     """
     trainer = ObjectiveTrainer(model, batches, objective, loop, checkpoints, log)
     trainer.remove_callback(PrinterCallback)
@@ -74,9 +73,7 @@ def train(
         model.enable_input_require_grads()
     trainer.train(resume_from_checkpoint=newest)
     model.eval()
-    steps = trainer.state.global_step
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return steps
 
 
 class ObjectiveTrainer(Trainer):
