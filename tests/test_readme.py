@@ -43,11 +43,12 @@ def commands(readme: str) -> list[list[str]]:
 
 def test_commands_in_order(readme, place, capsys):
     mine = [words[1:] for words in commands(readme) if words[0] == "relearn" and "runs/demo" not in words]
-    assert [words[0] for words in mine] == ["run", "run", "export"]
+    assert [words[0] for words in mine] == ["run", "run", "export", "list", "compare"]
     for words in mine:
         assert run_command(words) == 0, capsys.readouterr().err
     assert (place / "runs/mine/report.html").exists()
     assert (place / "models/mine/model.safetensors").exists()
+    assert (place / "results/mine/npo_gdr+sure.json").exists()
     asked = next(words for words in commands(readme) if words[:2] == ["relearn", "ask"])
     assert run_command([word.replace("runs/demo", "runs/mine") for word in asked[1:]]) == 0
     assert "Marta Lindqvist" in capsys.readouterr().out

@@ -15,8 +15,8 @@ from relearn.errors import InputError
 from relearn.inference.models import RunModels
 from relearn.models.generate import generate
 from relearn.rundir import existing_run, replaced_dir
+from relearn.training.procedures import result_name
 from relearn.training.reference import adapter_off
-from relearn.training.stages import result_name
 
 
 def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dict[str, str]]:
@@ -60,7 +60,10 @@ def export_merged(folder: Path, out: Path) -> None:
     """Save the run's model with the adapter folded into the weights: safetensors, tokenizer, chat template."""
     if out.exists():
         raise InputError("is there already", where=str(out), way_out="name a new folder")
-    loaded = RunModels(recipe_of(folder), folder).unlearned()
+    recipe = recipe_of(folder)
+    # An adapter that is folded into 4-bit weights is rounded away.
+    whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
+    loaded = RunModels(whole, folder).unlearned()
     model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
     with replaced_dir(out) as target:
         model.save_pretrained(str(target), safe_serialization=True)

@@ -31,10 +31,11 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors the user can meet end in one line."""
     try:
+        _check_launch(arguments)
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except RelearnError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, shared=error.shared)
     except cyclopts.CycloptsError as error:
         return _fail(f"{' '.join(str(error).split())} -> see relearn --help", 2)
     except KeyboardInterrupt:
@@ -43,9 +44,24 @@ def run_command(arguments: list[str]) -> int:
         return 1
 
 
-def _fail(text: str, code: int) -> int:
-    print(f"relearn: {text}", file=sys.stderr)
+def _fail(text: str, code: int, *, shared: bool = True) -> int:
+    """Say what went wrong; what went wrong in all processes alike is said by the main one."""
+    from relearn import parallel
+
+    if parallel.is_main():
+        print(f"relearn: {text}", file=sys.stderr)
+    elif not shared:
+        print(f"relearn: process {parallel.rank()}: {text}", file=sys.stderr)
     return code
+
+
+def _check_launch(arguments: list[str]) -> None:
+    from relearn import parallel
+
+    shared = arguments[:1] in (["run"], ["unlearn"]) and "--dry-run" not in arguments
+    if parallel.launched() > 1 and not shared:
+        error = InputError("several processes can share `run` and `unlearn` alone", way_out="start this one alone")
+        raise parallel.everywhere(error)
 
 
 @app.command
@@ -92,21 +108,62 @@ def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bo
 
 
 def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
+    from relearn import parallel
     from relearn.config import Recipe
 
-    settled = Recipe.from_yaml(recipe, changes)
+    settled = parallel.on_main(lambda: Recipe.from_yaml(recipe, changes))
     _finish(settled, out or Path("runs") / settled.name, resume=resume, until=until)
 
 
 def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
+    from relearn import parallel
     from relearn.console import note
     from relearn.pipeline import run as run_recipe
 
     folder = run_recipe(recipe, out, resume=resume, until=until)
+    parallel.leave()
+    if not parallel.is_main():
+        return
     if until == "report":
         _show(folder.path)
     else:
         note(f"done up to {until}: {folder.path}")
+
+
+@app.command
+def compare(
+    recipe: Path, *, methods: str = "", grid: tuple[str, ...] = (), set_: Set = (), out: Path | None = None,
+    results: Path = Path("results"),
+) -> int:  # fmt: skip
+    """Train, ask and score methods on the same records with the same budget, and tabulate them.
+
+    The same command goes on with a comparison that was stopped, and does nothing where all is done.
+
+    Parameters
+    ----------
+    recipe
+        A comparison (see experiments/), or a plain recipe.
+    methods
+        Names with commas between: relearn,grad_diff,npo_gdr+sure,retain_only; those of the file when not given.
+    grid
+        Learning rates each method chooses from, at a share of the budget: lr=1e-4,5e-4,2e-3
+    out
+        The folder for all runs; runs/compare/NAME when not given.
+    results
+        NAME/ in it gets a JSON file per method, the table, the KFR-KRR plane and answers to read.
+    """
+    from relearn.compare.run import compare as compare_methods
+    from relearn.compare.settings import Comparison, read_grid
+    from relearn.console import note
+
+    chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
+    settled = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
+    try:
+        compare_methods(settled, out or Path("runs") / "compare" / settled.name, results)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    note(f"results: {results / settled.name}")
+    return 0
 
 
 @app.command

@@ -33,23 +33,34 @@ class Lora(Part):
 
 
 class Model(Part):
-    """The model to change. `name`: "smollm2-135m-instruct" (the demo model), a folder, or a name on the hub."""
+    """The model to change. `name`: "smollm2-135m-instruct" (the demo model), a folder, or a name on the hub.
+
+    `adapter`: a LoRA adapter the model comes with, or several that are merged one after the other. `quantization`: nf4
+    holds the frozen weights in 4 bits (QLoRA). `liger`: fused kernels, where they are installed.
+    """
 
     name: str
     revision: str | None = None
-    adapter: str | None = None
+    adapter: str | tuple[str, ...] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+    liger: Literal["auto", "on", "off"] = "auto"
     chat_template: Literal["auto", "none"] = "auto"
     system_prompt: str | None = None
     trust_remote_code: bool = False
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return (self.adapter,) if isinstance(self.adapter, str) else self.adapter or ()
 
 
 class Source(Part):
     """Where records come from. `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set name on the hub.
 
-    `map` names the columns: {question: text, answer: labels}.
+    `map` names the columns: {question: text, answer: labels}. `subjects` keeps the rows whose question has one of
+    these names in it; `limit` then takes the first of them.
     """
 
     path: str
@@ -57,6 +68,7 @@ class Source(Part):
     name: str | None = None
     split: str | None = None
     limit: int | None = Field(default=None, ge=1)
+    subjects: tuple[str, ...] = ()
     chunk_words: int = Field(default=128, ge=8)
 
 
@@ -91,21 +103,30 @@ class Data(Part):
 
 
 class Learn(Part):
-    """Make the start model first: train the model on `data` until it knows them (benchmarks, the demo)."""
+    """Make the start model first: train the model on `data` until it knows them (benchmarks, the demo).
+
+    Rows whose question stands in `without` are left out: so learns a model that has nothing to forget.
+    """
 
     data: Sources = Field(min_length=1)
+    without: Sources = ()
     epochs: float = Field(default=8, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     batch_size: int = Field(default=8, ge=1)
     accumulation: int = Field(default=1, ge=1)
+    precision: Literal["model", "bfloat16"] = "model"
     lora: Lora = Lora(r=16, alpha=32, dropout=0.0)
 
-    _listed = field_validator("data", mode="before")(_as_sources)
+    _listed = field_validator("data", "without", mode="before")(_as_sources)
 
 
 class Synthesis(Part):
-    """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL."""
+    """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL.
 
+    `file`: rows that were written elsewhere, taken in place of new ones where they pass (see `synthesis/given.py`).
+    """
+
+    file: str | None = None
     generator: str = "templates"
     variants: tuple[Literal["simple", "contextual", "noise", "logical"], ...] = (
         "simple", "contextual", "noise", "logical",
@@ -122,12 +143,26 @@ class Synthesis(Part):
     allow_remote: bool = False
 
 
+class Mask(Part):
+    """Which weights may move: `name` is sure or memflex; see `training/masks`."""
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class Unlearn(Part):
-    """Training settings; the defaults are the paper's (Table 4)."""
+    """Training settings; the defaults are the paper's (Table 4).
+
+    `token_budget` replaces `epochs` by a number of tokens, prompts and answers of all rows, so that methods with
+    different data train equally long. `precision` bfloat16 runs the passes in mixed precision.
+    """
 
     method: str = "relearn"
     options: dict[str, Any] = Field(default_factory=dict)
+    mask: Mask | None = None
     epochs: float = Field(default=3, gt=0)
+    token_budget: int | None = Field(default=None, ge=1)
+    precision: Literal["model", "bfloat16"] = "model"
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     batch_size: int = Field(default=4, ge=1)
@@ -142,8 +177,13 @@ class Unlearn(Part):
     evaluate_every: int | None = Field(default=None, ge=1)
     keep_best: bool = False
     checkpoint_every: int = Field(default=50, ge=1)
-    runaway_loss: float = Field(default=50.0, gt=0)
+    runaway_loss: float | None = Field(default=None, gt=0)
     report_to: tuple[str, ...] = ()
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _mask_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Generate(Part):
@@ -201,21 +241,9 @@ class Recipe(Part):
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Recipe:
         """Read a recipe file; `changes` are "unlearn.epochs=2" strings that take precedence."""
-        path = Path(path)
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError("no such recipe", where=str(path)) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot be read: {error}", where=str(path)) from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{path}:{mark.line + 1}" if mark else str(path)
-            raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
-        if not isinstance(loaded, dict):
-            raise InputError("a recipe is a mapping of keys", where=str(path), way_out="see recipes/ for examples")
+        loaded = read_mapping(path)
         for change in changes:
-            _apply_change(loaded, change)
+            apply_change(loaded, change)
         return cls.from_mapping(loaded, where=str(path))
 
     @classmethod
@@ -223,13 +251,32 @@ class Recipe(Part):
         try:
             return cls.model_validate(_expand(values, where))
         except ValidationError as error:
-            raise _readable(error, cls, where) from None
+            raise readable(error, cls, where) from None
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_change(values: dict[str, Any], change: str) -> None:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, variables not yet replaced."""
+    path = Path(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such recipe", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from None
+    if not isinstance(loaded, dict):
+        raise InputError("a recipe is a mapping of keys", where=str(path), way_out="see recipes/ for examples")
+    return loaded
+
+
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Lay "unlearn.epochs=2" over `values`."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise InputError(f"cannot read {change!r}", where="--set", way_out="write --set unlearn.epochs=2")
@@ -263,7 +310,7 @@ def _variable(name: str, where: str) -> str:
     return os.environ[name]
 
 
-def _readable(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+def readable(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
     """The first problem of a pydantic error as one line with the way out."""
     first = error.errors()[0]
     path = [str(step) for step in first["loc"]]

@@ -1,4 +1,7 @@
-"""What a person sees while waiting: a progress bar per stage, plain lines. Only tables go to stdout."""
+"""What a person sees while waiting: a progress bar per stage, plain lines. Only tables go to stdout.
+
+Of several processes at work on a run the main one alone talks.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from relearn import parallel
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -27,14 +32,17 @@ def quiet(done: int, total: int | None = None) -> None:
 
 
 def note(text: str) -> None:
-    err.print(text, markup=False, soft_wrap=True)
+    if parallel.is_main():
+        err.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
     """A progress bar on a terminal, two plain lines elsewhere."""
     began = time.monotonic()
-    if sys.stderr.isatty() and not os.environ.get("CI"):
+    if not parallel.is_main():
+        yield quiet
+    elif sys.stderr.isatty() and not os.environ.get("CI"):
         columns = (
             TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(),

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
-from relearn import console
+from relearn import config, console
 from relearn.errors import InputError
 from relearn.models.packages import BUILTIN, BuiltinModel, cache_dir, check_content, installed_at
 
@@ -62,6 +62,7 @@ def checks() -> list[Check]:
         _memory(),
         *_disks(),
         *(_extra(package, purpose) for package, purpose in EXTRAS.items()),
+        *_model_options(),
         *_settings(os.environ),
     ]
 
@@ -150,6 +151,21 @@ def _devices() -> Check:
     if torch.backends.mps.is_available():
         return Check("devices", "ok", "Apple GPU (mps) and CPU")
     return Check("devices", "ok", "CPU only: enough for the demo, slow for models of billions of weights")
+
+
+def _model_options() -> Iterator[Check]:
+    """What a recipe may ask of the GPU."""
+    from relearn.models.machine import check_machine
+
+    for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2"), ("liger", "on")):
+        name = f"model.{key}: {value}"
+        try:
+            check_machine(config.Model.model_validate({"name": "any", key: value}))
+        except InputError as error:
+            detail, _, way_out = str(error).removeprefix(f"model.{key}: ").partition(" -> ")
+            yield Check(name, "missing", detail, way_out, optional=True)
+        else:
+            yield Check(name, "ok", "can be used", optional=True)
 
 
 def _builtin(model: BuiltinModel) -> Check:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 
 class RelearnError(Exception):
-    """Root of all errors raised on purpose; `exit_code` is what the command line ends with."""
+    """Root of all errors raised on purpose; `exit_code` is what the command line ends with.
+
+    `shared`: raised in every process of a run alike, so that the main one alone has to say it.
+    """
 
     exit_code = 1
+    shared = False
 
     def __init__(self, what: str, *, where: str | None = None, way_out: str | None = None):
         line = f"{where}: {what}" if where else what

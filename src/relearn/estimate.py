@@ -11,11 +11,14 @@ from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.models.forward import answer_logprobs
 from relearn.models.load import Loaded, load, load_config, load_tokenizer
+from relearn.objectives.base import METHODS
 from relearn.records import Record
 from relearn.records.checks import DataSet, load_all, load_set
+from relearn.synthesis.alternates import ANSWERS as ALTERNATES
 from relearn.synthesis.generic_data import load_generic
-from relearn.synthesis.plan import Plan, plan, planned_rows
+from relearn.synthesis.plan import plan, planned_rows
 from relearn.tokens.encode import encode, record_example
+from relearn.tokens.streams import is_written
 from relearn.training.stages import training_passes
 
 _GIB = 1 << 30
@@ -53,13 +56,8 @@ def plan_lines(recipe: Recipe) -> list[str]:
     data = load_all(recipe.data)
     tokenizer = _tokenizer(recipe)
     generic = data.generic or tuple(load_generic())
-    written = plan(
-        data.forget, recipe.synthesis, generic=len(generic), tokenizer=tokenizer, prices=recipe.prices
-    )  # fmt: skip
-    lines = [f"Records: {_sets(data)}", *written.lines()]
-    if written.hosts and not recipe.synthesis.allow_remote:
-        lines.append("That needs synthesis.allow_remote: true; the run will refuse without it")
-    lines.append(_training_line(recipe, data, written))
+    lines = [f"Records: {_sets(data)}", *_writing_lines(recipe, data, len(generic), tokenizer)]
+    lines.append(_training_line(recipe, data, len(generic)))
     memory = estimate_memory(recipe)
     lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
     return lines + [f"Note: {note}" for note in data.notes]
@@ -107,20 +105,44 @@ def _sets(data: DataSet) -> str:
     return ", ".join(f"{len(records):,} {name.replace('_', ' ')}" for name, records in data.sets())
 
 
-def _training_line(recipe: Recipe, data: DataSet, written: Plan) -> str:
-    rows = sum(written.rows.values())
+def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
+    """What a generator will be asked for; methods that train on what the records hold ask for nothing."""
+    source = METHODS.get(recipe.unlearn.method).data
+    if not is_written(source):
+        return [f"Answers: {source.replace('_', ' ')}, nothing to be written", "Leaves this machine: nothing"]
+    written = plan(data.forget, recipe.synthesis, generic=generic, tokenizer=tokenizer, prices=recipe.prices)
+    lines = written.lines()
+    if written.hosts and not recipe.synthesis.allow_remote:
+        lines.append("That needs synthesis.allow_remote: true; the run will refuse without it")
+    return lines
+
+
+def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
     learned = len(load_set(recipe.learn.data, "retain", "learn.data")[0]) if recipe.learn else 0
-    retain = len(data.retain) or 1
-    passes = training_passes(recipe, learned, rows, retain)
     first = f"{learned:,} rows to learn first, " if learned else ""
-    return f"Training: {first}{rows:,} new rows with as many retain rows beside them, about {passes:,} row passes"
+    if recipe.unlearn.token_budget:
+        return f"Training: {first}then {recipe.unlearn.token_budget:,} tokens of forget and retain rows"
+    rows = forget_rows(recipe, data, generic)
+    passes = training_passes(recipe, learned, rows, len(data.retain) or 1)
+    return f"Training: {first}{rows:,} forget rows with as many retain rows beside them, about {passes:,} row passes"
+
+
+def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
+    """Forget rows of one epoch of the recipe's method, without those that belong to them."""
+    source = METHODS.get(recipe.unlearn.method).data
+    rows = planned_rows(data.forget, recipe.synthesis, generic)
+    if source == "synthesised":
+        return sum(rows.values())
+    if source == "preferred_synthesised":
+        return rows["qa"]
+    return len(data.forget) * (ALTERNATES if source == "preferred_alternates" else 1)
 
 
 def estimate_minutes(recipe: Recipe) -> float:
     """Minutes of a whole run on this machine: rows to pass and to ask, by the time eight of its rows take now."""
     data = load_all(recipe.data)
     learned = load_set(recipe.learn.data, "retain", "learn.data")[0] if recipe.learn else ()
-    rows = sum(planned_rows(data.forget, recipe.synthesis, len(data.generic or load_generic())).values())
+    rows = forget_rows(recipe, data, len(data.generic or load_generic()))
     passes = training_passes(recipe, len(learned), rows, len(data.retain))
     asked = 2 * sum(len(records) for name, records in data.sets() if name not in ("holdout", "generic"))
     forward = _seconds_forward(load(recipe.model), data.forget[:8])

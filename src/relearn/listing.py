@@ -15,12 +15,23 @@ def print_listing(what: str, *, as_json: bool) -> None:
     if as_json:
         console.out.print_json(json.dumps(rows))
         return
+    if what == "methods":
+        for row in rows:
+            _print_method(row)
+        return
     table = Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(_shown(value) for value in row.values()))
     console.out.print(table)
+
+
+def _print_method(row: dict[str, Any]) -> None:
+    """A method has too much to say for a table's columns."""
+    console.out.print(f"{row['name']}  ({row['family']}; {row['paper']})", style="bold", markup=False, soft_wrap=True)
+    for name in ("data", "needs", "defaults"):
+        console.out.print(f"    {name}: {_shown(row[name])}", markup=False, soft_wrap=True)
 
 
 def _shown(value: Any) -> str:
@@ -34,7 +45,7 @@ def _methods() -> list[dict[str, Any]]:
 
     return [
         {
-            "name": name, "family": method.family, "paper": method.paper,
+            "name": name, "family": method.family, "paper": method.paper, "data": method.data,
             "needs": sorted(method.objective({}).needs), "defaults": dict(method.defaults),
         }
         for name, method in ((name, METHODS.get(name)) for name in METHODS)

@@ -1,6 +1,7 @@
 """A recipe becomes stages, in order, each skipped when its outputs are complete.
 
-    records -> learn -> neighbours -> before -> synthesis -> unlearn -> after -> perplexity -> scores -> report
+    records -> learn -> neighbours -> before -> synthesis | alternates -> unlearn -> after -> perplexity -> scores
+        -> report
 
 Every stage reads what earlier ones wrote to the run folder, so a run killed anywhere goes on there and ends the same.
 """
@@ -10,39 +11,49 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from relearn import console
-from relearn.config import Data, Recipe, Synthesis
+from relearn import console, parallel
+from relearn.config import Data, Learn, Recipe, Synthesis
 from relearn.errors import InputError
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import SplitScores, make_judges, score, scores, summary
+from relearn.metrics.evaluate import Judges, SplitScores, make_judges, score, scores, summary
 from relearn.models.chat import chat_format
 from relearn.models.generate import generate
-from relearn.models.load import load_tokenizer
-from relearn.objectives.base import METHODS
+from relearn.models.load import Loaded, load_tokenizer
+from relearn.models.machine import check_machine
+from relearn.objectives.base import METHODS, Method
 from relearn.provenance import input_hashes, versions
 from relearn.records import Record
-from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set
+from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
 from relearn.report.build import write_report
 from relearn.rundir import RunDir, existing_run, make_private_dir, read_jsonl, write_json, write_jsonl, write_text
+from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.given import write_given
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.plan import check_remote
 from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.synthesis.verification import Verifier
 from relearn.text.subject import find_subject
+from relearn.tokens.streams import Material, is_written
 from relearn.training import stages
+from relearn.training.masks import check_mask
+from relearn.training.procedures import PROCEDURES, Job
 from relearn.watch import watcher
 
-STAGES = ("learn", "neighbours", "before", "synthesis", "unlearn", "after", "perplexity", "scores", "report")
+STAGES = (
+    "learn", "neighbours", "before", "synthesis", "alternates", "unlearn", "after", "perplexity", "scores", "report",
+)  # fmt: skip
+# Stages in which all processes work; the others are the main one's alone.
+SHARED = ("learn", "before", "unlearn", "after", "perplexity")
 # set of records -> (file in before/ and after/, split it is scored as, name in summary.json)
 PARTS = (
     ("forget", "forget", "forget"),
@@ -61,16 +72,24 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "
     if until not in STAGES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
     folder = RunDir(Path(out))
-    check_folder(folder, recipe, resume=resume)
-    data = prepare(recipe)
-    make_private_dir(folder.path)
-    with _locked(folder):
-        folder.clear_leftovers()
-        _begin(folder, recipe, data)
+    with ExitStack() as held:
+        data = parallel.on_main(lambda: _open(folder, recipe, resume, held))
         work = Run(recipe, folder, data)
         for name in STAGES[: STAGES.index(until) + 1]:
             work.do(name)
     return folder
+
+
+def _open(folder: RunDir, recipe: Recipe, resume: bool, held: ExitStack) -> DataSet:
+    """Check everything, take hold of the folder, and write down what the run begins with."""
+    check_folder(folder, recipe, resume=resume)
+    stages.check_sharing(recipe, parallel.launched())
+    data = prepare(recipe)
+    make_private_dir(folder.path)
+    held.enter_context(_locked(folder))
+    folder.clear_leftovers()
+    _begin(folder, recipe, data)
+    return data
 
 
 def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
@@ -102,9 +121,15 @@ def synthesize(
 
 def prepare(recipe: Recipe) -> DataSet:
     """Read and check all that a run depends on, before anything is spent or written; find the records' subjects."""
-    METHODS.get(recipe.unlearn.method).objective(recipe.unlearn.options)
+    method = METHODS.get(recipe.unlearn.method)
+    method.objective(recipe.unlearn.options)
+    check_machine(recipe.model, full=recipe.unlearn.full, learns=recipe.learn is not None)
+    PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
+    if recipe.unlearn.mask:
+        check_mask(recipe.unlearn.mask)
     data = load_all(recipe.data)
-    check_remote(recipe.synthesis, len(data.forget))
+    if is_written(method.data):
+        check_remote(recipe.synthesis, len(data.forget))
     sets = [(records, data.places.get(name)) for name, records in data.sets()]
     if recipe.learn:
         sets.append(load_set(recipe.learn.data, "retain", "learn.data"))
@@ -125,6 +150,13 @@ def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -
         )  # fmt: skip
 
 
+def records_to_learn(settings: Learn) -> tuple[Record, ...]:
+    """The rows of `learn.data` less those whose question stands in `learn.without`."""
+    records, _ = load_set(settings.data, "retain", "learn.data")
+    left_out = {normalised(record.question) for record in load_set(settings.without, "forget", "learn.without")[0]}
+    return tuple(record for record in records if normalised(record.question) not in left_out)
+
+
 def _with_subject(record: Record) -> Record:
     return record if record.subject else replace(record, subject=find_subject(record.question))
 
@@ -137,7 +169,7 @@ def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
                 "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
             )
         return
-    if kept.read_text(encoding="utf-8") != recipe.to_yaml():
+    if not _same_recipe(kept, recipe):
         raise InputError(
             "run folder was made by another recipe",
             where=str(folder.path),
@@ -147,6 +179,23 @@ def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
         raise InputError(
             "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
         )
+
+
+def add_perplexity(base: Loaded, path: Path) -> None:
+    """Fill the log-probabilities of the responses in an answer file, unless they are all there."""
+    answers = Answers.read(path)
+    if any(row["response_logprobs"] is None for row in answers.rows):
+        with_response_logprobs(base, answers).write(path)
+
+
+def _same_recipe(kept: Path, recipe: Recipe) -> bool:
+    """Whether a folder's recipe says the same; one written before a key was added has that key's default."""
+    if kept.read_text(encoding="utf-8") == recipe.to_yaml():
+        return True
+    try:
+        return Recipe.from_yaml(kept) == recipe
+    except InputError:
+        return False
 
 
 def _begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
@@ -194,15 +243,24 @@ class Run:
     def do(self, name: str) -> None:
         """Do stage `name` unless it is done or the recipe has no use for it; what came after it is then done anew."""
         body: tuple[list[str], Callable[[], None]] | None = getattr(self, f"_{name}")()
-        if body is None or self.folder.is_done(name):
+        if body is None or parallel.on_main(lambda: self.folder.is_done(name)):
             return
         outputs, work = body
+        with self._begun(name, outputs):
+            work() if name in SHARED else parallel.on_main(work)
+
+    @contextmanager
+    def _begun(self, name: str, outputs: list[str]) -> Iterator[None]:
+        """The main process writes down that the stage has begun, and at the end that it is done."""
+        if not parallel.is_main():
+            yield
+            return
         later = STAGES[STAGES.index(name) + 1 :]
         known = self.folder.manifest["stages"]
         self._interrupted = known.get(name, {}).get("state") == "running"
         self.folder.update_manifest(stages={stage: entry for stage, entry in known.items() if stage not in later})
         with self.folder.stage(name, outputs):
-            work()
+            yield
 
     @property
     def _parts(self) -> list[tuple[str, str, str]]:
@@ -225,7 +283,7 @@ class Run:
         settings = self.recipe.learn
 
         def work() -> None:
-            records, _ = load_set(settings.data, "retain", "learn.data")
+            records = parallel.on_main(lambda: records_to_learn(settings))
             loaded = self.models.start_to_learn()
             with console.stage(f"learn {len(records)} rows") as tick:
                 stages.learn(
@@ -280,7 +338,7 @@ class Run:
             loaded = model()
             for name in names:
                 path = self.folder / f"{when}/{name}.jsonl"
-                if path.exists() and self._interrupted:
+                if parallel.on_main(lambda path=path: path.exists() and self._interrupted):
                     continue
                 records = self._records(name)
                 with console.stage(f"ask {when}: {name.replace('_', ' ')}", len(records)) as tick:
@@ -288,10 +346,20 @@ class Run:
 
         return [f"{when}/{name}.jsonl" for name in names], work
 
+    @property
+    def _method(self) -> Method:
+        return METHODS.get(self.recipe.unlearn.method)
+
     def _synthesis(self):
+        if not self._method.source(self.recipe.unlearn.options).endswith("synthesised"):
+            return None
+
         def work() -> None:
             self.models.release()
             generic = self.data.generic or load_generic()
+            if self.recipe.synthesis.file:
+                self.folder.update_manifest(synthesis=self._given(self.recipe.synthesis.file, generic))
+                return
             with console.stage("write new answers", len(self.data.forget)) as tick:
                 counts = synthesize_to_folder(
                     self.data.forget, generic, self.recipe.synthesis, self.folder.path, self.recipe.seed, tick=tick
@@ -300,32 +368,67 @@ class Run:
 
         return ["synthesis.jsonl", "rejected.jsonl"], work
 
-    def _unlearn(self):
+    def _given(self, file: str, generic: Sequence[Record]) -> dict[str, Any]:
+        with console.stage("look through the given rows"):
+            return write_given(
+                file, self.data.forget, generic, self.recipe.synthesis, self.folder.path, self.recipe.seed
+            )  # fmt: skip
+
+    def _alternates(self):
+        if not self._method.source(self.recipe.unlearn.options).endswith("alternates"):
+            return None
+
         def work() -> None:
-            rows = [TrainingRow(**row) for row in read_jsonl(self.folder / "synthesis.jsonl")]
+            self.models.release()
+            with console.stage("write alternate answers", len(self.data.forget)) as tick:
+                counts = write_alternates(
+                    self.data.forget, self.recipe.synthesis, self.folder.path, self.recipe.seed, tick=tick
+                )
+            self.folder.update_manifest(alternates=counts)
+
+        return ["alternates.jsonl"], work
+
+    def _unlearn(self):
+        settings = self.recipe.unlearn
+        procedure = PROCEDURES.get(self._method.procedure)
+
+        def work() -> None:
             loaded = self.models.start()
-            retain = self._records("retain")
-            evaluate = self._watcher(loaded) if self.recipe.unlearn.evaluate_every else None
-            with console.stage(f"unlearn with {len(rows)} rows") as tick:
-                stages.unlearn(
-                    loaded, rows, retain, self.recipe.unlearn, folder=self.folder.path, seed=self.recipe.seed,
-                    log=self._log("unlearn"), tick=tick, evaluate=evaluate,
+            evaluate = self._watcher(loaded) if settings.evaluate_every else None
+            with console.stage(f"unlearn with {settings.method}") as tick:
+                procedure(
+                    Job(
+                        loaded, self._material(), settings, self.recipe.model, self.folder.path, self.recipe.seed,
+                        self._log("unlearn"), tick, evaluate,
+                    )
                 )  # fmt: skip
             self.models.release()
 
-        return [stages.result_name(self.recipe.unlearn)], work
+        return [procedure.result_name(settings)], work
+
+    def _material(self) -> Material:
+        written, alternates = self.folder / "synthesis.jsonl", self.folder / "alternates.jsonl"
+        return Material(
+            self.data.forget,
+            [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else (),
+            self._records("retain"),
+            read_alternates(alternates) if alternates.exists() else {},
+        )
 
     def _watcher(self, loaded: Any) -> Callable[[Any], float]:
         forget = self.data.probes_forget or self.data.forget
         retain = self.data.probes_retain or self._records("retain")
-        return watcher(loaded, forget, retain, self.recipe, make_judges(self.recipe.metrics, self._entity_completer()))
+        judges: list[Judges] = []
+        # They stay where they are made: the main process alone scores.
+        parallel.on_main(lambda: judges.append(make_judges(self.recipe.metrics, self._entity_completer())))
+        return watcher(loaded, forget, retain, self.recipe, judges[0] if judges else Judges())
 
     def _perplexity(self):
         def work() -> None:
             base = self.models.base()
             with console.stage("perplexity under the base model"):
                 for path in self._answer_files():
-                    with_response_logprobs(base, Answers.read(path)).write(path)
+                    add_perplexity(base, path)
             self.models.release()
 
         return [str(path.relative_to(self.folder.path)) for path in self._answer_files()], work

@@ -13,12 +13,14 @@ from relearn.config import Recipe
 from relearn.rundir import file_hash
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "spacy", "numpy")
+# They change a number only on a GPU, and only where they are installed.
+KERNELS = ("bitsandbytes", "liger-kernel", "flash-attn")
 
 
 def versions() -> dict[str, Any]:
     """Versions of relearn, Python and the packages that can change a number; the source revision if there is one."""
     found = {"relearn": relearn.__version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
+    for package in PACKAGES + KERNELS:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -31,8 +33,9 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     """sha256 of every input file by path; folders and hub names have none."""
     data = recipe.data
     sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
-    sources += recipe.learn.data if recipe.learn else ()
-    return {source.path: file_hash(Path(source.path)) for source in sources if Path(source.path).is_file()}
+    sources += (*recipe.learn.data, *recipe.learn.without) if recipe.learn else ()
+    paths = [*(source.path for source in sources), *filter(None, [recipe.synthesis.file])]
+    return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
 
 
 def _revision() -> str | None:

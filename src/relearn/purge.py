@@ -9,7 +9,7 @@ from typing import Any
 from relearn.rundir import read_json, write_json
 
 # The start adapter knows the secrets: it goes too. The unlearned result and numbers stay.
-KEPT = ("adapter", "model", "manifest.json", "summary.json", "scores.json")
+KEPT = ("adapter", "model", "offset", "eco", "manifest.json", "summary.json", "scores.json")
 
 
 def purge(folder: Path, *, really: bool) -> list[str]:

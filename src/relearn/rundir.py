@@ -1,7 +1,8 @@
 """The run folder: files that are whole or absent, private to their owner, and a manifest of what is done.
 
 Every file is written under another name and renamed into place, so a process killed at any moment leaves either the old
-file or the new one. All files are created 0600, folders 0700: they hold the very texts a model is to forget.
+file or the new one. All files are created 0600, folders 0700: they hold the very texts a model is to forget. Of several
+processes at work on a run the main one alone writes; what the others hand in is dropped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from relearn import parallel
 from relearn.errors import InputError
 
 
@@ -27,6 +29,8 @@ def make_private_dir(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all, readable by the owner alone."""
+    if not parallel.is_main():
+        return
     make_private_dir(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -50,6 +54,8 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Add one line; a torn last line, left by a killed process, is closed first and ignored by `read_jsonl`."""
+    if not parallel.is_main():
+        return
     make_private_dir(path.parent)
     flags = os.O_RDWR | os.O_CREAT
     with os.fdopen(os.open(path, flags, 0o600), "rb+") as file:
@@ -95,6 +101,10 @@ def file_hash(path: Path) -> str:
 @contextmanager
 def replaced_dir(path: Path) -> Iterator[Path]:
     """A folder to fill that takes the name `path` only once it is complete."""
+    if not parallel.is_main():
+        with tempfile.TemporaryDirectory() as dropped:
+            yield Path(dropped)
+        return
     make_private_dir(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -106,6 +116,13 @@ def replaced_dir(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, if it is there, once no process needs it any more."""
+    parallel.barrier()
+    if parallel.is_main():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def make_tree_private(path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from relearn import parallel
 from relearn.config import Recipe
 from relearn.inference.answers import ask
 from relearn.metrics.answers import AnswerRow
@@ -31,6 +32,8 @@ def watcher(
         if not records:
             return None
         rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate, seed=recipe.seed).rows]
-        return score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
+        return parallel.on_main(
+            lambda: score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
+        )
 
     return measure

@@ -6,10 +6,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from relearn.models import forward
-from relearn.models.forward import TokenRow, answer_logits, answer_logprobs, answer_targets, can_pack
+from relearn.models.forward import (
+    TokenRow,
+    answer_logits,
+    answer_logprobs,
+    answer_targets,
+    can_pack,
+    frozen_head,
+    predict,
+)
 from tiny import VOCABULARY
 
 
@@ -51,29 +67,79 @@ def test_packs_are_cut_at_the_limit(model, monkeypatch):
     rows = [TokenRow(str(n), tuple(range(n, n + 20)), 5) for n in range(7)]
     whole = answer_logits(model, rows)
     monkeypatch.setattr(forward, "CPU_PACK_TOKENS", 45)
-    assert [len(pack) for pack in forward._packs(rows, 45)] == [2, 2, 2, 1]
+    assert [len(part) for part in forward._packs(rows, 45)] == [2, 2, 2, 1]
     assert torch.allclose(answer_logits(model, rows), whole, atol=1e-4)
 
 
-def test_packing_needs_both_no_mask_and_no_cache(model):
-    """The trap behind the two arguments: with an attention mask, or the default cache, packed rows see each other."""
+def test_packed_rows_leak_without_the_layout(model):
+    """The trap behind packing: rows in one sequence see each other unless attention is told which is which."""
     rows = [TokenRow("a", (5, 6, 7, 8), 2), TokenRow("b", (9, 10, 11, 12), 2)]
     ids = torch.tensor([[token for row in rows for token in row.ids]])
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
     right = single_row_logits(model, rows)[2:]
     leaking = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False).logits
     assert (leaking[0, 5:7] - right).abs().max() > 1e-3
-    cached = model(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=True).logits
-    assert (cached[0, 5:7] - right).abs().max() > 1e-3
     assert torch.allclose(answer_logits(model, rows)[2:], right, atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_allowed_attention_separates_packed_rows(tiny_model_dir, attention):
+@pytest.mark.parametrize(("attention", "packs"), [("sdpa", True), ("eager", False)])
+def test_every_attention_separates_rows(tiny_model_dir, attention, packs):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attn_implementation=attention).eval()
-    assert can_pack(model)
+    assert can_pack(model) is packs
     rows = [TokenRow("a", tuple(range(3, 20)), 4), TokenRow("b", tuple(range(30, 44)), 6)]
     assert torch.allclose(answer_logits(model, rows), single_row_logits(model, rows), atol=1e-4)
+
+
+SHAPES = {
+    "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "gpt_neox": lambda: GPTNeoXConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    ),
+    "gemma2": lambda: Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, head_dim=8, sliding_window=8, final_logit_softcapping=2.0,
+    ),
+    "mistral": lambda: MistralConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, sliding_window=8,
+    ),
+    "qwen3": lambda: Qwen3Config(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, head_dim=8,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_architectures_get_the_same_scores(shape):
+    """Packed where the model keeps rows apart, padded where not; never wrong."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SHAPES[shape]()).eval()
+    rows = [
+        TokenRow("a", tuple(range(3, 25)), 14), TokenRow("b", (*range(3, 15), 40, 41, 42), 13),
+        TokenRow("c", tuple(range(50, 60)), 2),
+    ]  # fmt: skip
+    with torch.no_grad():
+        assert torch.allclose(answer_logits(model, rows), single_row_logits(model, rows), atol=1e-4)
+
+
+def test_the_output_layer_is_left_out_only_where_it_is_all_there_is(model):
+    assert frozen_head(model.requires_grad_(False)) is model.get_output_embeddings()
+    torch.manual_seed(0)
+    capped = AutoModelForCausalLM.from_config(SHAPES["gemma2"]()).requires_grad_(False).eval()
+    assert frozen_head(capped) is None
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_states_of_a_layer_are_those_of_the_model(tiny_model_dir, attention):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attn_implementation=attention).eval()
+    rows = [TokenRow("a", tuple(range(3, 20)), 9), TokenRow("b", (*range(3, 12), 40, 41, 42), 9)]
+    seen = predict(model, rows, layer=0)
+    expected = []
+    for row in rows:
+        states = model(input_ids=torch.tensor([row.ids]), output_hidden_states=True).hidden_states[1]
+        expected.append(states[0, row.answer_start - 1 : -1])
+    assert torch.allclose(seen.layer, torch.cat(expected), atol=1e-5)
 
 
 def test_logprobs_keep_the_order_of_the_rows(model):

@@ -52,3 +52,71 @@ def test_kl_in_chunks_is_the_same(monkeypatch):
         other.log_softmax(-1), one.logits.log_softmax(-1), log_target=True, reduction="none"
     ).sum(-1)
     assert torch.allclose(whole, independent, atol=1e-6)
+
+
+def twins() -> tuple[Scored, Scored, torch.Tensor, torch.nn.Linear]:
+    """The same predictions as logits and as states with an output layer, and reference states."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(5, 7, bias=False, dtype=torch.float64).requires_grad_(False)
+    states = torch.randn(11, 5, dtype=torch.float64).requires_grad_()
+    targets, row = torch.randint(0, 7, (11,)), torch.arange(11) // 4
+    one = Scored(head(states), targets, row, 3, 11)
+    other = Scored(None, targets, row, 3, 11, 3, states, head)
+    return one, other, torch.randn(11, 5, dtype=torch.float64), head
+
+
+def squared_margin(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (logits.max(-1).values - logits.mean(-1)) ** 2 + logits.gather(1, targets[:, None])[:, 0]
+
+
+VALUES = {
+    "nll": lambda seen, reference: seen.token_nll(),
+    "forward": lambda seen, reference: seen.token_kl(reference),
+    "reverse": lambda seen, reference: seen.token_kl(reference, direction="reverse"),
+    "any": lambda seen, reference: seen.per_token(squared_margin),
+    "both": lambda seen, reference: sum(seen.per_token_values([scored.nll, scored.kl_forward], reference)),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_states_with_a_head_give_the_values_and_gradients_of_logits(name, monkeypatch):
+    monkeypatch.setattr(scored, "CHUNK_TOKENS", 4)
+    one, other, kept, head = twins()
+    found = []
+    for seen in (one, other):
+        reference = Scored(None, seen.targets, seen.row, 3, 11, 3, kept, head)
+        values = VALUES[name](seen, reference)
+        weights = torch.linspace(-1, 1, 11, dtype=torch.float64)
+        (slope,) = torch.autograd.grad((values**2 * weights).sum(), other.states, retain_graph=True)
+        found.append((values.detach(), slope))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-10)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-10)
+
+
+@pytest.mark.parametrize("value", [scored.nll, scored.kl_forward, scored.kl_reverse])
+def test_a_slope_is_the_gradient_of_its_value(value):
+    torch.manual_seed(1)
+    logits = torch.randn(6, 9, dtype=torch.float64).requires_grad_()
+    targets, reference = torch.randint(0, 9, (6,)), torch.randn(6, 9, dtype=torch.float64)
+    values = value(logits, targets, reference)
+    (expected,) = torch.autograd.grad(values.sum(), logits)
+    found, slope = value.slope(logits.detach(), targets, reference)
+    assert torch.allclose(found, values, atol=1e-12)
+    assert torch.allclose(slope, expected, atol=1e-12)
+
+
+def test_no_gradient_is_kept_where_none_is_asked_for():
+    _, other, _, _ = twins()
+    with torch.no_grad():
+        assert not other.token_nll().requires_grad
+    assert other.chunk(0, 3).shape == (3, 7)
+    assert not other.chunk(0, 3).requires_grad
+
+
+def test_row_sums_and_means():
+    assert made().sum_rows(torch.tensor([1.0, 2.0, 4.0])).tolist() == [3.0, 4.0]
+    assert made().row_tokens().tolist() == [2.0, 1.0]
+    # two rows here of five in the step
+    part = Scored(made().logits, made().targets, made().row, 2, 9, 5)
+    assert float(part.mean_rows(torch.tensor([1.0, 2.0]))) == pytest.approx(3 / 5)
+    assert float(part.mean(torch.tensor([1.0, 2.0, 3.0]))) == pytest.approx(6 / 9)

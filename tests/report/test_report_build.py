@@ -220,6 +220,14 @@ def test_the_model_card_has_numbers_and_no_text_of_a_record(run):
     assert [text for text in texts_of(run) if text in card] == []
 
 
+@pytest.mark.parametrize(("method", "says"), [("eco", "A prompt classifier"), ("offset", "A small model's LoRA")])
+def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(run, method, says):
+    report = build_report(run)
+    card = model_card({**report, "method": {**report["method"], "method": method}})
+    assert says in card
+    assert "library_name: peft" not in card
+
+
 def test_the_model_card_escapes_what_markdown_would_act_on(run):
     recipe = (run / "recipe.yaml").read_text().replace("smollm2-135m-instruct", "<b>*m*|[x](y)")
     rundir.write_text(run / "recipe.yaml", recipe)

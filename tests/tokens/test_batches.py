@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relearn.models.forward import TokenRow
-from relearn.tokens.batches import plan_batches
+from relearn.tokens.batches import Size, distinct_rows, plan_batches
 
 
 def rows(prefix: str, count: int) -> list[TokenRow]:
@@ -28,8 +28,10 @@ def test_plan(forget, retain, batch, accumulation, epochs, seed):
     assert set(seen.values()) == {epochs} and len(seen) == forget
     for start in range(0, len(planned), accumulation):
         step = planned[start : start + accumulation]
-        assert {micro.step_forget_tokens for micro in step} == {sum(r.answer_tokens for m in step for r in m.forget)}
-        assert {micro.step_retain_tokens for micro in step} == {sum(r.answer_tokens for m in step for r in m.retain)}
+        for name in ("forget", "retain")[: 2 if retain else 1]:
+            rows_ = [row for micro in step for row in micro.streams()[name]]
+            size = Size(sum(row.answer_tokens for row in rows_), len(rows_))
+            assert all(micro.step[name] == size for micro in step)
     beside = Counter(row.id for micro in planned for row in micro.retain)
     if retain:
         assert beside.total() == forget * epochs
@@ -58,3 +60,25 @@ def test_batches_hold_rows_of_similar_length():
     planned = plan_batches(lengths, (), batch_size=8, accumulation=1, epochs=1, seed=0)
     spread = [max(len(r.ids) for r in micro.forget) - min(len(r.ids) for r in micro.forget) for micro in planned]
     assert max(spread) == 7
+
+
+def test_a_token_budget_ends_with_the_step_that_reaches_it():
+    """Rows of 5 to 11 tokens, forget and retain alike; whole steps of two micro-batches, over as many epochs."""
+    budget = 900
+    planned = plan_batches(
+        rows("f", 10), rows("r", 7), batch_size=4, accumulation=2, epochs=1, seed=0, token_budget=budget
+    )
+    assert len(planned) % 2 == 0
+    assert sum(micro.tokens for micro in planned[:-2]) < budget <= sum(micro.tokens for micro in planned)
+    assert max(Counter(row.id for micro in planned for row in micro.forget).values()) > 1
+
+
+def test_what_belongs_to_a_forget_row_comes_with_it():
+    lose = {f"f{n}": [TokenRow(f"lose{n}", (1, 2, 3, n), 2)] for n in range(6)}
+    planned = plan_batches(
+        rows("f", 6), rows("r", 3), batch_size=4, accumulation=1, epochs=1, seed=0, beside={"rejected": lose}
+    )
+    for micro in planned:
+        assert [row.id[1:] for row in micro.forget] == [row.id[4:] for row in micro.beside["rejected"]]
+        assert micro.step["rejected"].rows == len(micro.forget)
+    assert [row.id for row in distinct_rows(planned, "rejected")] == [f"lose{n}" for n in range(6)]

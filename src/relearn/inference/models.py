@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relearn.config import Recipe
+from relearn.models.corrupted import load_eco
+from relearn.models.ensemble import load_offset
 from relearn.models.load import Loaded, check_adapter, load
-from relearn.training.stages import result_name
+from relearn.training.procedures import result_name
 
 
 class RunModels:
     """Base, start and unlearned model of a run folder. Asking for one lets go of the others.
 
     base: before any fine-tuning, `metrics.base_model` or the recipe's model without adapters; start: with the user's
-    adapter and what the run learned merged in; unlearned: start with the run's adapter on top, not merged.
+    adapter and what the run learned merged in; unlearned: start with the run's adapter on top, not merged, or with what
+    an inference-time method puts in front of it.
     """
 
     def __init__(self, recipe: Recipe, folder: Path):
@@ -59,10 +62,15 @@ class RunModels:
         return load(self._recipe.model, adapters=learned)
 
     def _load_unlearned(self) -> Loaded:
+        """By what the run folder holds."""
         result = self._folder / result_name(self._recipe.unlearn)
-        if self._recipe.unlearn.full:
+        if result.name == "model":
             spec = self._recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None})
             return load(spec)
+        if result.name == "offset":
+            return load_offset(self._load_start(), self._recipe.model, result)
+        if result.name == "eco":
+            return load_eco(self._load_start(), result)
         return put_adapter(self._load_start(), result)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from relearn.llm.base import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
+from relearn.llm.invented import invented_answers
 from relearn.llm.noise import noisy
 from relearn.llm.question_form import parse
 from relearn.llm.wordings import Kind, fill, in_order, kind_named, kind_of, needs, passages, skeleton
@@ -28,12 +29,14 @@ _PERSONAL = re.compile(r"\b(?:who|whom|whose|he|she|his|her|him|their|they)\b", 
 
 
 class Templates:
-    """Answers the tasks "variants", "vague", "neighbours" and "continue"; any other task is an error.
+    """Answers the tasks "variants", "vague", "neighbours", "continue" and "alternate"; any other task is an error.
 
     variants: fields question, subject, kinds -> one line "kind: question" for each kind.
     vague: fields subject, questions ("1. ...") -> one numbered vague answer for each question.
     neighbours: field subject -> numbered questions about the public side of the subject.
     continue: fields prefix, subject -> a continuation of the passage that says nothing in particular.
+    alternate: fields question, form, subject, count -> numbered answers, all different: with invented particulars for
+    kinds of question that have such wordings, else vague; for a passage (form "text") ways to go on.
     """
 
     name = "templates/1"
@@ -184,12 +187,44 @@ _LAST_WORDS = {
 def _continue(prompt: Prompt) -> str:
     prefix = _field(prompt, "prefix").rstrip()
     subject = prompt.fields.get("subject", "")
+    ordered = in_order(_ways_on(prefix, subject), prompt.seed, prefix)
+    return _way_on(ordered[prompt.attempt % len(ordered)], subject)
+
+
+def _alternate(prompt: Prompt) -> str:
+    question, subject = _field(prompt, "question"), prompt.fields.get("subject", "")
+    count = int(_field(prompt, "count"))
+    rng = random.Random(f"{prompt.seed}|{prompt.attempt}|alternate|{question}")
+    if prompt.fields.get("form") == "text":
+        ways = [_way_on(wording, subject) for wording in _ways_on(question.rstrip(), subject)]
+        more = [f"{text} {after}" for text in ways for after in passages()["impersonal"] if after != text]
+        options = [*_shuffled(ways, rng), *_shuffled(more, rng)]
+    else:
+        mention = _mention(question, subject)
+        named = mention or _noun(question)
+        invented = invented_answers(kind_of(question, mention).name, named, rng, 4 * count)
+        vague = _shuffled(_answers(question, subject), rng)
+        # What is invented can hit a secret again and again ("555"); what is vague tells nothing.
+        options = [*invented, *vague] if prompt.attempt < 2 else [*vague, *invented]
+    texts = list(dict.fromkeys(options))[:count]
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+
+
+def _shuffled(texts: Sequence[str], rng: random.Random) -> list[str]:
+    return rng.sample(texts, len(texts))
+
+
+def _ways_on(prefix: str, subject: str) -> tuple[str, ...]:
+    """The wordings with which a passage can go on after its last word."""
     where = _passage_kind(prefix)
     if where == "sentence" and not _mention(prefix, subject):
         where = "impersonal"
-    ordered = in_order(passages()[where], prompt.seed, prefix)
-    wording = ordered[prompt.attempt % len(ordered)]
-    return fill(wording, S=subject) if where in ("sentence", "impersonal") else wording
+    return passages()[where]
+
+
+def _way_on(wording: str, subject: str) -> str:
+    """Filled in, where it is a sentence of its own."""
+    return fill(wording, S=subject) if wording[0].isupper() else wording
 
 
 def _passage_kind(prefix: str) -> str:
@@ -208,6 +243,7 @@ _TASKS: dict[str, Callable[[Prompt], str]] = {
     "vague": _vague,
     "neighbours": _neighbours,
     "continue": _continue,
+    "alternate": _alternate,
 }
 
 

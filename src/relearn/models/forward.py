@@ -1,52 +1,85 @@
-"""Run a model over rows of tokens without computing a padding token or an unneeded output row.
+"""Run a model over rows of tokens without computing a padding token, a shared beginning twice or an unneeded logit.
 
-The rows of a call are packed into one sequence whose position ids restart at every row; transformers then builds the
-block-diagonal mask itself, but only without an attention mask and without a cache. The output layer is applied at
-answer positions alone (`logits_to_keep`). Models that cannot be packed get right-padded batches behind the same result.
+Rows are packed (`packing.py`). The output layer is either left to the caller, who gets the states in front of it at the
+answer positions and applies it in chunks (`Predicted.head`), or applied at those positions alone. Whether a model keeps
+packed rows apart is tried on it once; one that does not gets right-padded batches behind the same result.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
-# Attention cost grows with the square of a pack; above this, length-grouped packs win on a CPU.
-CPU_PACK_TOKENS = 512
+from relearn import parallel
+from relearn.models.packing import ATTENTION, Packed, TokenRow, pack
+from relearn.models.shards import is_sharded
+
+__all__ = ["Predicted", "TokenRow", "answer_logits", "answer_logprobs", "answer_targets", "can_pack", "predict"]
+
+CPU_PACK_TOKENS = 2048
 GPU_PACK_TOKENS = 16384
+CHUNK_TOKENS = 128
+Head = Callable[[torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """Token ids of prompt and answer; the answer's tokens are ids[answer_start:] and there is at least one."""
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says at the answer positions of its rows, row after row, already shifted (A answer tokens).
 
-    id: str
-    ids: tuple[int, ...]
-    answer_start: int
+    Either logits (A, V), or states (A, H) with the `head` that makes logits of them. `layer` (A, H): the states after
+    the decoder layer that was asked for.
+    """
 
-    def __post_init__(self) -> None:
-        if not 0 < self.answer_start < len(self.ids):
-            raise ValueError(f"row {self.id}: answer_start {self.answer_start} of {len(self.ids)} tokens")
+    logits: torch.Tensor | None
+    states: torch.Tensor | None = None
+    head: Head | None = None
+    layer: torch.Tensor | None = None
 
-    @property
-    def answer_ids(self) -> tuple[int, ...]:
-        return self.ids[self.answer_start :]
 
-    @property
-    def answer_tokens(self) -> int:
-        return len(self.ids) - self.answer_start
+def predict(
+    model: Any, rows: Sequence[TokenRow], *, layer: int | None = None, head: torch.nn.Linear | None = None
+) -> Predicted:
+    """One pass over `rows`, packed, up to the states in front of the output layer where that can be left out.
+
+    `layer` (from 0; negative from the end) asks for the states after that decoder layer as well; `head` for the states
+    in front of an output layer that is trained.
+    """
+    if getattr(bare(model), "takes_rows", False):
+        return model(rows=rows, layer=layer)
+    device = next(model.parameters()).device
+    head = head or frozen_head(model)
+    packs = can_pack(model)
+    found, layers = [], []
+    for part in _packs(rows, _pack_limit(model, device)):
+        with _captured(model, layer) as captured, _bypassed(head):
+            if packs:
+                packed = pack(part, device)
+                found.append(_packed_output(model, packed))
+                layers += [states[0].index_select(0, packed.keep) for states in captured]
+            else:
+                found.append(_padded_logits(model, part, device))
+                layers += [_at_answers(states, part) for states in captured]
+    output = torch.cat(found) if len(found) > 1 else found[0]
+    states = torch.cat(layers) if layers else None
+    if head is None:
+        return Predicted(output, layer=states)
+    return Predicted(None, output, head, layer=states)
 
 
 def answer_logits(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
     """Logits that predict every answer token, row after row, already shifted: (tokens, vocab), float32."""
-    device = next(model.parameters()).device
-    packs = list(_packs(rows, CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS))
-    forward = _packed_logits if can_pack(model) else _padded_logits
-    parts = [forward(model, pack, device) for pack in packs]
-    return torch.cat(parts).float() if len(parts) > 1 else parts[0].float()
+    seen = predict(model, rows)
+    if seen.logits is not None:
+        return seen.logits.float()
+    assert seen.head is not None and seen.states is not None
+    return seen.head(seen.states).float()
 
 
 def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,38 +89,206 @@ def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tupl
     return targets, owner
 
 
+@torch.no_grad()
+def answer_logprobs(
+    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = 512, tick: Any = None
+) -> list[torch.Tensor]:
+    """Log-probability of every answer token, a (answer tokens,) CPU tensor per row, in the order of `rows`.
+
+    Several processes share the packs out; the packs themselves are the same for any number of them.
+    """
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    packs = list(_packs([rows[number] for number in order], batch_tokens))
+    done = 0
+
+    def measure(part: Sequence[TokenRow]) -> torch.Tensor:
+        nonlocal done
+        seen = predict(model, part)
+        targets, _ = answer_targets(part, next(model.parameters()).device)
+        logprobs = torch.cat([_picked(seen, targets, at) for at in range(0, len(targets), CHUNK_TOKENS)]).cpu()
+        done += len(part)
+        if tick:
+            tick(min(done * parallel.processes(), len(rows)), len(rows))
+        return logprobs
+
+    # A model in shards runs in all processes at once or not at all.
+    measured = [measure(part) for part in packs] if is_sharded(model) else parallel.spread(packs, measure)
+    found: dict[int, torch.Tensor] = {}
+    numbers = iter(order)
+    for part, logprobs in zip(packs, measured, strict=True):
+        for piece in logprobs.split([row.answer_tokens for row in part]):
+            found[next(numbers)] = piece
+    return [found[number] for number in range(len(rows))]
+
+
+def _picked(seen: Predicted, targets: torch.Tensor, at: int) -> torch.Tensor:
+    stop = at + CHUNK_TOKENS
+    if seen.logits is not None:
+        logits = seen.logits[at:stop].float()
+    else:
+        assert seen.head is not None and seen.states is not None
+        logits = seen.head(seen.states[at:stop]).float()
+    return logits.gather(1, targets[at:stop, None])[:, 0] - logits.logsumexp(-1)
+
+
+def bare(model: Any) -> Any:
+    """The model itself, without what PEFT or data parallelism wrapped around it."""
+    while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
+        model = model.module
+    return getattr(model, "get_base_model", lambda: model)()
+
+
+_PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_PROBE = (TokenRow("a", (1, 2, 3, 1, 2, 4, 5, 3), 6), TokenRow("b", (1, 2, 3, 1, 2, 4, 6, 1, 2), 7))
+
+
 def can_pack(model: Any) -> bool:
-    """Whether the model separates packed rows: attention by transformers' own masks, position ids, logits_to_keep."""
-    inner = getattr(model, "get_base_model", lambda: model)()
+    """Whether the model keeps packed rows apart: tried once on two short rows, against one row at a time."""
+    inner = bare(model)
+    if inner not in _PACKS:
+        _PACKS[inner] = _takes_packs(inner) and _keeps_apart(model, inner)
+    return _PACKS[inner]
+
+
+def frozen_head(model: Any) -> torch.nn.Linear | None:
+    """The output layer, where it is a plain frozen matrix and all that the model does to its states; else None."""
+    head = plain_head(model)
+    return None if head is None or any(weight.requires_grad for weight in head.parameters()) else head
+
+
+def plain_head(model: Any) -> torch.nn.Linear | None:
+    """The output layer, trained or not, where it is a plain matrix and all that the model does to its states.
+
+    None for a model in shards, whose output layer is only whole while the model itself runs.
+    """
+    if is_sharded(model):
+        return None
+    inner = bare(model)
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if type(head) is not torch.nn.Linear or type(head.weight.data) is not torch.Tensor or "forward" in vars(head):
+        return None
+    if head.weight.shape != (head.out_features, head.in_features):
+        return None
+    if inner not in _HEADS:
+        _HEADS[inner] = _head_is_all(inner, head)
+    return head if _HEADS[inner] else None
+
+
+def _takes_packs(inner: Any) -> bool:
     parameters = inspect.signature(inner.forward).parameters
-    kind = inner.config._attn_implementation
-    recurrent = any(hasattr(inner.config, name) for name in ("ssm_cfg", "mamba_d_state", "state_size"))
-    return {"position_ids", "logits_to_keep"} <= set(parameters) and kind in ("sdpa", "eager") and not recurrent
+    config = inner.config.get_text_config()
+    if not {"position_ids", "logits_to_keep"} <= set(parameters) or inner.config._attn_implementation != "sdpa":
+        return inner.config._attn_implementation == ATTENTION
+    # A window shorter than a row would have to be part of the layout.
+    if getattr(config, "sliding_window", None) or getattr(config, "attn_logit_softcapping", None):
+        return False
+    return inner._can_set_attn_implementation()
+
+
+@torch.no_grad()
+def _keeps_apart(model: Any, inner: Any) -> bool:
+    device = next(inner.parameters()).device
+    was_training, before = model.training, inner.config._attn_implementation
+    model.eval()
+    try:
+        singles = torch.cat([_padded_logits(model, [row], device) for row in _PROBE])
+        inner.set_attn_implementation(ATTENTION)
+        apart = _alike(_packed_output(model, pack(_PROBE, device)), singles)
+    except (TypeError, ValueError, IndexError):
+        apart = False
+    finally:
+        model.train(was_training)
+    if not apart:
+        inner.set_attn_implementation(before)
+    return apart
+
+
+@torch.no_grad()
+def _head_is_all(inner: Any, head: torch.nn.Linear) -> bool:
+    was_training = inner.training
+    inner.eval()
+    try:
+        device = next(inner.parameters()).device
+        logits = _padded_logits(inner, _PROBE[:1], device)
+        with _bypassed(head):
+            states = _padded_logits(inner, _PROBE[:1], device)
+        return states.shape[-1] == head.in_features and _alike(head(states.to(head.weight.dtype)), logits)
+    finally:
+        inner.train(was_training)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal but for rounding, which in half precision reaches a few hundredths of the largest logit."""
+    tolerance = 1e-3 if one.dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((one - other).abs().max() <= tolerance * (1 + other.abs().max()))
+
+
+@contextmanager
+def _bypassed(head: Any) -> Iterator[None]:
+    """The output layer hands on what it is given."""
+    if head is None:
+        yield
+        return
+    head.forward = lambda states: states
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@contextmanager
+def _captured(model: Any, layer: int | None) -> Iterator[list[torch.Tensor]]:
+    """The outputs (1, T, H) of one decoder layer, in the order of the passes."""
+    captured: list[torch.Tensor] = []
+    if layer is None:
+        yield captured
+        return
+    hook = decoder_layers(model)[layer].register_forward_hook(
+        lambda _module, _inputs, output: captured.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        yield captured
+    finally:
+        hook.remove()
+
+
+def decoder_layers(model: Any) -> Any:
+    """The list of decoder layers, found by its length."""
+    inner = bare(model)
+    count = inner.config.get_text_config().num_hidden_layers
+    for module in inner.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return module
+    raise ValueError("this model has no list of decoder layers")
+
+
+def _pack_limit(model: Any, device: torch.device) -> int:
+    if is_sharded(model):
+        return sys.maxsize  # The processes must make equally many passes, however long their rows.
+    return CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS
 
 
 def _packs(rows: Sequence[TokenRow], limit: int) -> Iterator[list[TokenRow]]:
-    pack: list[TokenRow] = []
+    part: list[TokenRow] = []
     size = 0
     for row in rows:
-        if pack and size + len(row.ids) > limit:
-            yield pack
-            pack, size = [], 0
-        pack.append(row)
+        if part and size + len(row.ids) > limit:
+            yield part
+            part, size = [], 0
+        part.append(row)
         size += len(row.ids)
-    if pack:
-        yield pack
+    if part:
+        yield part
 
 
-def _packed_logits(model: Any, rows: Sequence[TokenRow], device: torch.device) -> torch.Tensor:
-    ids = torch.tensor([[token for row in rows for token in row.ids]], device=device)
-    positions = torch.cat([torch.arange(len(row.ids)) for row in rows])[None].to(device)
-    keep, start = [], 0
-    for row in rows:
-        keep.append(torch.arange(start + row.answer_start - 1, start + len(row.ids) - 1))
-        start += len(row.ids)
+def _packed_output(model: Any, packed: Packed) -> torch.Tensor:
+    """(A, V) logits, or (A, H) states when the output layer is bypassed."""
+    # Given a mask of four dimensions transformers builds none; the layout says what a token sees.
+    unused = torch.zeros(1, 1, 1, 1, device=packed.ids.device)
     output = model(
-        input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False,
-        logits_to_keep=torch.cat(keep).to(device),
+        input_ids=packed.ids, position_ids=packed.positions, attention_mask=unused, use_cache=False,
+        logits_to_keep=packed.keep, row_layout=packed.layout,
     )  # fmt: skip
     return output.logits[0]
 
@@ -98,25 +299,9 @@ def _padded_logits(model: Any, rows: Sequence[TokenRow], device: torch.device) -
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     lengths = torch.tensor([len(row.ids) for row in rows], device=device)
     mask = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return torch.cat([logits[n, row.answer_start - 1 : len(row.ids) - 1] for n, row in enumerate(rows)])
+    return _at_answers(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, rows)
 
 
-@torch.inference_mode()
-def answer_logprobs(
-    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = CPU_PACK_TOKENS, tick: Any = None
-) -> list[torch.Tensor]:
-    """Log-probability of every answer token, a (answer tokens,) CPU tensor per row, in the order of `rows`."""
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    found: list[torch.Tensor | None] = [None] * len(rows)
-    done = 0
-    for pack in _packs([rows[number] for number in order], batch_tokens):
-        logits = answer_logits(model, pack)
-        targets, _ = answer_targets(pack, logits.device)
-        logprobs = (logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)).cpu()
-        for piece in logprobs.split([row.answer_tokens for row in pack]):
-            found[order[done]] = piece
-            done += 1
-        if tick:
-            tick(done, len(rows))
-    return [piece for piece in found if piece is not None]
+def _at_answers(padded: torch.Tensor, rows: Sequence[TokenRow]) -> torch.Tensor:
+    """(rows, length, ...) -> the places that predict answer tokens, row after row."""
+    return torch.cat([padded[n, row.answer_start - 1 : len(row.ids) - 1] for n, row in enumerate(rows)])

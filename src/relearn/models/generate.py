@@ -1,12 +1,17 @@
-"""Ask a model many questions at once: length-sorted left-padded batches, answers in the order asked."""
+"""Ask a model many questions at once: length-sorted left-padded batches, answers in the order asked.
+
+Several processes share the batches out; batches and their seeds are the same for any number of them.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from relearn import parallel
 from relearn.config import Generate
 from relearn.console import Ticker, quiet
 from relearn.models.load import Loaded
@@ -27,15 +32,21 @@ def generate(
     prompts = [loaded.chat.prompt(question, form) for question in questions]
     lengths = [len(ids) for ids in loaded.tokenizer(prompts, add_special_tokens=False).input_ids] if prompts else []
     order = sorted(range(len(prompts)), key=lengths.__getitem__)
-    answers = [""] * len(prompts)
-    torch.manual_seed(seed)
-    for start in range(0, len(order), settings.batch_size):
-        numbers = order[start : start + settings.batch_size]
-        texts = _generate_batch(loaded, [prompts[number] for number in numbers], settings)
-        for number, text in zip(numbers, texts, strict=True):
-            answers[number] = text
-        tick(start + len(numbers), len(order))
-    return answers
+    batches = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    done = 0
+
+    def answer(number: int) -> list[str]:
+        nonlocal done
+        torch.manual_seed(random.Random(f"{seed}/generate/{number}").getrandbits(63))
+        texts = _generate_batch(loaded, [prompts[place] for place in batches[number]], settings)
+        done += len(texts)
+        tick(min(done * parallel.processes(), len(order)), len(order))
+        return texts
+
+    found: dict[int, str] = {}
+    for places, texts in zip(batches, parallel.spread(range(len(batches)), answer), strict=True):
+        found |= dict(zip(places, texts, strict=True))
+    return [found[place] for place in range(len(prompts))]
 
 
 def _generate_batch(loaded: Loaded, prompts: list[str], settings: Generate) -> list[str]:

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from relearn.config import Model
 from relearn.errors import InputError
 from relearn.models.chat import ChatFormat, chat_format
+from relearn.models.machine import check_machine, quantized, use_liger
 from relearn.models.packages import builtin_path, is_builtin
 
 # The run has its own progress bars and its own errors.
@@ -42,22 +43,25 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     Raises InputError when the name is neither a built-in model, a folder nor known to the hub, when the weights are
     pickles, or when an adapter does not fit.
     """
+    check_machine(spec, learns=bool(adapters))
     folder = _folder(spec)
+    device = _device(spec.device)
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    form = {"dtype": _dtype(spec.dtype), "attn_implementation": _attention(spec.attention), **quantized(spec, device)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=_dtype(spec.dtype), attn_implementation=_attention(spec.attention), use_safetensors=True,
-            **options,
-        )  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loadable(spec.name, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    for adapter in ([Path(spec.adapter)] if spec.adapter else []) + list(adapters):
+    for adapter in (*map(Path, spec.adapters), *adapters):
         model = merge_adapter(model, adapter)
-    model: Any = model.to(_device(spec.device)).eval()  # pyright: ignore[reportArgumentType]
+    if spec.quantization == "none":
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+    model: Any = model.eval()
+    use_liger(model, spec.liger)
     model.requires_grad_(False)
     chat = chat_format(tokenizer, template=spec.chat_template, system_prompt=spec.system_prompt)
     return Loaded(model, tokenizer, chat, spec.name)

@@ -9,6 +9,7 @@ import torch
 
 from relearn.config import Lora
 from relearn.errors import InputError
+from relearn.models.shards import whole_state
 from relearn.rundir import read_json, write_json
 
 
@@ -41,9 +42,16 @@ def linear_layers(model: Any) -> list[str]:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors alone; the same adapter gives the same bytes."""
-    model.save_pretrained(str(folder), safe_serialization=True)
+    model.save_pretrained(str(folder), safe_serialization=True, state_dict=whole_state(model))
     (folder / "README.md").unlink(missing_ok=True)
     config = folder / "adapter_config.json"
     values = read_json(config)
     # PEFT keeps the layer names in a set, whose order changes from process to process.
     write_json(config, {**values, "target_modules": sorted(values["target_modules"])})
+
+
+def leave_input_as_it_is(model: Any, *, as_it_is: bool = True) -> None:
+    """For mixed precision: PEFT would turn every input to the adapter's float32, and autocast turn it back."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = not as_it_is

@@ -10,54 +10,39 @@ All weights are 1. Means are over the answer tokens of the optimiser step, forge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from relearn.objectives.base import METHODS, Batch, Method, Need
+from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
+from relearn.objectives.retain import RETAIN_DEFAULTS, Retain, retain_terms
 
 PAPER = "Xu et al. 2025, arXiv 2502.11190"
+_NEEDS: frozenset[Need] = frozenset({"forget"})
 
 
 @dataclass(frozen=True)
 class ReLearn:
-    """`retain_nll` weighs L_GDR, `retain_kl` L_KLR; a weight of 0 leaves the term, and its passes, out."""
-
-    retain_nll: float = 1.0
-    retain_kl: float = 1.0
-    direction: Literal["forward", "reverse"] = "forward"
-
-    def __post_init__(self) -> None:
-        if self.direction not in ("forward", "reverse"):
-            raise ValueError(f"direction is {self.direction!r}: give forward or reverse")
-        if self.retain_nll < 0 or self.retain_kl < 0:
-            raise ValueError("retain_nll and retain_kl are weights of 0 or more")
+    retain: Retain = field(default_factory=Retain)
 
     @property
     def needs(self) -> frozenset[Need]:
-        needs: set[Need] = {"forget"}
-        if self.retain_nll or self.retain_kl:
-            needs.add("retain")
-        if self.retain_kl:
-            needs.add("retain_reference")
-        return frozenset(needs)
+        return self.retain.needs | _NEEDS
 
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
         parts = {"gdf": batch.forget.mean_nll()}
-        loss = parts["gdf"]
-        if self.retain_nll and batch.retain is not None:
-            parts["gdr"] = batch.retain.mean_nll()
-            loss = loss + self.retain_nll * parts["gdr"]
-        if self.retain_kl and batch.retain is not None and batch.retain_reference is not None:
-            parts["klr"] = batch.retain.mean_kl(batch.retain_reference, direction=self.direction)
-            loss = loss + self.retain_kl * parts["klr"]
-        return loss, parts
+        kept, kept_parts = retain_terms(self.retain, batch)
+        return parts["gdf"] + kept, parts | kept_parts
 
 
 def _add(name: str, *, retain_nll: float, retain_kl: float) -> None:
-    defaults = {"retain_nll": retain_nll, "retain_kl": retain_kl, "direction": "forward"}
-    METHODS.add(name, Method(name, "relearn", PAPER, ReLearn, defaults))
+    defaults = {**RETAIN_DEFAULTS, "retain_nll": retain_nll, "retain_kl": retain_kl}
+    METHODS.add(name, Method(name, "relearn", PAPER, _build, defaults))
+
+
+def _build(**options: Any) -> ReLearn:
+    return ReLearn(Retain(**options))
 
 
 _add("relearn", retain_nll=1.0, retain_kl=1.0)

@@ -1,59 +1,231 @@
 """What an objective sees of a model: its predictions at the answer tokens, and nothing else.
 
-No padding, no -100, no shift: those were settled before. Letters: A answer tokens of all rows together, V vocabulary.
+No padding, no -100, no shift: those were settled before. Letters: A answer tokens of all rows together, H width of the
+model, V vocabulary. A `Scored` holds either the logits (A, V) or the states (A, H) in front of a frozen output layer;
+objectives cannot tell which. With states, logits exist for a chunk of tokens at a time: the gradient of a per-token
+value in the states is worked out on the way forward and is all that is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 64
+Direction = Literal["forward", "reverse"]
+Head = Callable[[torch.Tensor], torch.Tensor]
+# (logits of a chunk (c, V), targets of it (c,), then the same chunk of every `beside`) -> one value per token (c,)
+TokenValue = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Scored:
     """Predictions for `rows` rows.
 
-    logits (A, V) float32, targets (A,) the true tokens, row (A,) the row each token belongs to. `step_tokens` is the
-    number of answer tokens in the whole optimiser step: means are taken over it, so that micro-batches add up to a
-    step.
+    logits (A, V), or None with `states` (A, H) and `head` mapping states to logits; targets (A,) the true tokens; row
+    (A,) the row each token belongs to, ascending. `step_tokens` and `step_rows` count the answer tokens and rows of
+    this stream in the whole optimiser step, over all micro-batches and processes: means are taken over them, so that
+    micro-batches add up to a step.
     """
 
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     targets: torch.Tensor
     row: torch.Tensor
     rows: int
     step_tokens: int
+    step_rows: int | None = None
+    states: torch.Tensor | None = None
+    head: Head | None = None
+
+    def per_token(self, value: TokenValue, *beside: torch.Tensor | Scored) -> torch.Tensor:
+        """One number per answer token: (A,), with its gradient.
+
+        `value(logits, targets, *others)` is called on chunks of tokens: logits (c, V) float32, targets (c,), and of
+        every tensor or `Scored` in `beside` (no gradient flows there) the same c tokens, a `Scored` as its logits. It
+        must treat every token on its own.
+        """
+        return self.per_token_values([value], *beside)[0]
+
+    def per_token_values(self, values: Sequence[TokenValue], *beside: torch.Tensor | Scored) -> list[torch.Tensor]:
+        """Like `per_token` for several values at once, over the same logits: one (A,) each."""
+        source = self.logits if self.logits is not None else self.states
+        assert source is not None
+        if self.logits is not None or not (source.requires_grad and torch.is_grad_enabled()):
+            return _chunked(source, self.head, self.targets, values, beside)
+        return list(_HeadValues.apply(source, self.head, self.targets, tuple(values), beside))  # pyright: ignore[reportReturnType]
+
+    def chunk(self, start: int, stop: int) -> torch.Tensor:
+        """Logits of some tokens without gradient: (stop - start, V) float32."""
+        with torch.no_grad():
+            return _logits(self.logits if self.logits is not None else self.states, self.head, start, stop)
 
     def token_nll(self) -> torch.Tensor:
         """Negative log-likelihood of every answer token, in nats: (A,)."""
-        picked = self.logits.gather(1, self.targets[:, None])[:, 0]
-        return self.logits.logsumexp(-1) - picked
+        return self.per_token(nll)
 
-    def sequence_nll(self) -> torch.Tensor:
-        """Sum of the token NLL of each row: (rows,)."""
-        nll = self.token_nll()
-        return nll.new_zeros(self.rows).index_add(0, self.row, nll)
-
-    def mean_nll(self) -> torch.Tensor:
-        """Token mean over the optimiser step: this micro-batch's share of it. Scalar."""
-        return self.token_nll().sum() / self.step_tokens
-
-    def token_kl(self, reference: torch.Tensor, *, direction: str = "forward") -> torch.Tensor:
-        """KL divergence at every answer token against reference logits (A, V): (A,).
+    def token_kl(self, reference: Scored | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
+        """KL divergence at every answer token against a reference, a `Scored` or logits (A, V): (A,).
 
         "forward": KL(P_theta || P_reference), the paper's; "reverse": KL(P_reference || P_theta), the public code's.
         """
-        pieces = []
-        for start in range(0, len(self.targets), CHUNK_TOKENS):
-            own = self.logits[start : start + CHUNK_TOKENS].log_softmax(-1)
-            other = reference[start : start + CHUNK_TOKENS].float().log_softmax(-1)
-            first, second = (own, other) if direction == "forward" else (other, own)
-            pieces.append((first.exp() * (first - second)).sum(-1))
-        return torch.cat(pieces)
+        return self.per_token(KL[direction], reference)
 
-    def mean_kl(self, reference: torch.Tensor, *, direction: str = "forward") -> torch.Tensor:
+    def sequence_nll(self) -> torch.Tensor:
+        """Sum of the token NLL of each row: (rows,)."""
+        return self.sum_rows(self.token_nll())
+
+    def sum_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """(A,) -> the sum of each row: (rows,)."""
+        return values.new_zeros(self.rows).index_add(0, self.row, values)
+
+    def row_tokens(self) -> torch.Tensor:
+        """Number of answer tokens of each row: (rows,), float."""
+        return torch.bincount(self.row, minlength=self.rows).to(torch.float32)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """(A,) -> this micro-batch's share of the mean over the answer tokens of the optimiser step. Scalar."""
+        return values.sum() / self.step_tokens
+
+    def mean_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """(rows,) -> this micro-batch's share of the mean over the rows of the optimiser step. Scalar."""
+        return values.sum() / (self.step_rows or self.rows)
+
+    def mean_nll(self) -> torch.Tensor:
+        """Token mean of the NLL over the optimiser step: this micro-batch's share of it. Scalar."""
+        return self.mean(self.token_nll())
+
+    def mean_kl(self, reference: Scored | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
         """Token mean of `token_kl` over the optimiser step: this micro-batch's share of it. Scalar."""
-        return self.token_kl(reference, direction=direction).sum() / self.step_tokens
+        return self.mean(self.token_kl(reference, direction=direction))
+
+
+@dataclass(frozen=True)
+class Sloped:
+    """A per-token value that knows its own gradient: a fraction of the time that autograd takes over a vocabulary.
+
+    `value` is a `TokenValue`; `slope` takes the same and returns the values (c,) and d value / d logits (c, V).
+    """
+
+    value: TokenValue
+    slope: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        return self.value(logits, targets, *others)
+
+
+def _nll(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
+
+
+def _nll_slope(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    total = logits.logsumexp(-1, keepdim=True)
+    values = (total - logits.gather(1, targets[:, None]))[:, 0]
+    slope = (logits - total).exp_()
+    slope[torch.arange(len(targets)), targets] -= 1
+    return values, slope
+
+
+def _kl_forward(logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    own = logits.log_softmax(-1)
+    return (own.exp() * (own - reference.log_softmax(-1))).sum(-1)
+
+
+def _kl_forward_slope(
+    logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    own = logits.log_softmax(-1)
+    apart = own - reference.log_softmax(-1)
+    chances = own.exp_()
+    values = torch.einsum("cv,cv->c", chances, apart)
+    return values, apart.sub_(values[:, None]).mul_(chances)
+
+
+def _kl_reverse(logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    other = reference.log_softmax(-1)
+    return (other.exp() * (other - logits.log_softmax(-1))).sum(-1)
+
+
+def _kl_reverse_slope(
+    logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    own, other = logits.log_softmax(-1), reference.log_softmax(-1)
+    chances = other.exp()
+    values = torch.einsum("cv,cv->c", chances, other.sub_(own))
+    return values, own.exp_().sub_(chances)
+
+
+nll = Sloped(_nll, _nll_slope)  # -log P(target)
+kl_forward = Sloped(_kl_forward, _kl_forward_slope)  # KL(P || P_reference)
+kl_reverse = Sloped(_kl_reverse, _kl_reverse_slope)  # KL(P_reference || P)
+KL: dict[str, Sloped] = {"forward": kl_forward, "reverse": kl_reverse}
+
+
+def _logits(source: torch.Tensor | None, head: Head | None, start: int, stop: int) -> torch.Tensor:
+    assert source is not None
+    piece = source[start:stop]
+    logits = piece if head is None else head(piece)
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _beside(beside: Sequence[torch.Tensor | Scored], start: int, stop: int) -> list[torch.Tensor]:
+    return [other.chunk(start, stop) if isinstance(other, Scored) else other[start:stop].detach() for other in beside]
+
+
+def _chunked(
+    source: torch.Tensor, head: Head | None, targets: torch.Tensor, values: Sequence[TokenValue], beside: Sequence[Any]
+) -> list[torch.Tensor]:
+    pieces: list[list[torch.Tensor]] = [[] for _ in values]
+    for start in range(0, len(targets), CHUNK_TOKENS):
+        stop = min(start + CHUNK_TOKENS, len(targets))
+        logits, others = _logits(source, head, start, stop), _beside(beside, start, stop)
+        for found, value in zip(pieces, values, strict=True):
+            found.append(value(logits, targets[start:stop], *others))
+    return [torch.cat(found) for found in pieces]
+
+
+def _with_slope(
+    value: TokenValue, logits: torch.Tensor, targets: torch.Tensor, others: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The values (c,) and their gradient in the logits (c, V)."""
+    if isinstance(value, Sloped):
+        with torch.no_grad():
+            return value.slope(logits, targets, *others)
+    leaf = logits.detach().requires_grad_()
+    found = value(leaf, targets, *others)
+    return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+
+
+class _HeadValues(torch.autograd.Function):
+    """Per-token values through a frozen output layer; keeps d value / d states (A, H) instead of logits (A, V)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: torch.Tensor, head: Head, targets: torch.Tensor, values: tuple[TokenValue, ...], beside: Any
+    ):  # fmt: skip
+        found: list[list[torch.Tensor]] = [[] for _ in values]
+        slopes = [torch.empty_like(states) for _ in values]
+        for start in range(0, len(targets), CHUNK_TOKENS):
+            stop = min(start + CHUNK_TOKENS, len(targets))
+            others = _beside(beside, start, stop)
+            with torch.enable_grad():
+                piece = states[start:stop].detach().requires_grad_()
+                logits = _logits(piece, head, 0, stop - start)
+                for number, value in enumerate(values):
+                    per_token, slope = _with_slope(value, logits, targets[start:stop], others)
+                    last = number == len(values) - 1
+                    slopes[number][start:stop] = torch.autograd.grad(logits, piece, slope, retain_graph=not last)[0]
+                    found[number].append(per_token)
+        ctx.save_for_backward(*slopes)
+        return tuple(torch.cat(pieces) for pieces in found)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor | None):
+        total = None
+        for slope, given in zip(ctx.saved_tensors, upstream, strict=True):
+            if given is not None:
+                share = slope * given[:, None].to(slope.dtype)
+                total = share if total is None else total + share
+        return total, None, None, None, None

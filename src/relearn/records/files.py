@@ -10,6 +10,7 @@ import csv
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
@@ -26,12 +27,31 @@ _DATA_SET_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 def read_records(source: Source, split: Split) -> list[tuple[str, Record]]:
     """The records of a source in their order, each with its place. `source.limit` takes the first rows."""
-    rows = read_rows(source)[: source.limit]
+    rows = read_rows(source)
+    if not source.subjects:
+        rows = rows[: source.limit]
     if not rows:
         raise InputError("no rows", where=source.path, way_out="give at least one")
     columns = list(dict.fromkeys(str(column) for _, row in rows for column in row))
     layout = find_layout(columns, source.map, source.path)
-    return [placed for row in rows for placed in to_records(row, layout, split, source.chunk_words)]
+    records = [placed for row in rows for placed in to_records(row, layout, split, source.chunk_words)]
+    return _about(records, source) if source.subjects else records
+
+
+def _about(records: list[tuple[str, Record]], source: Source) -> list[tuple[str, Record]]:
+    """The records whose question has one of the source's subjects in it, whatever the case and the apostrophe."""
+    names = "|".join(re.escape(_plain(name)) for name in source.subjects)
+    named = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
+    kept = [(place, record) for place, record in records if named.search(_plain(record.question))][: source.limit]
+    if not kept:
+        raise InputError(
+            "no question has one of the subjects in it", where=source.path, way_out="spell them as the questions do"
+        )
+    return kept
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
 
 
 def read_rows(source: Source | Path | str) -> list[Row]:

@@ -24,16 +24,30 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 
 def _front_matter(report: Mapping[str, Any]) -> str:
-    method, full = report["method"]["method"], report["method"]["full"]
-    tags = [*([] if full else ["lora"]), "unlearning", "relearn", *([method] if method else [])]
+    method, lora = report["method"]["method"], _form(report) == "adapter"
+    tags = [*(["lora"] if lora else []), "unlearning", "relearn", *([method] if method else [])]
     values = {"base_model": report["model"]["name"], "tags": list(dict.fromkeys(tags))}
-    if not full:
+    if lora:
         values["library_name"] = "peft"
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---"
 
 
+_FORMS = {
+    "adapter": "A LoRA adapter in PEFT format",
+    "model": "A fully fine-tuned model",
+    "offset": "A small model's LoRA adapter, whose change in logits is added at inference,",
+    "eco": "A prompt classifier with the noise laid over the prompts it flags, at inference,",
+}
+
+
+def _form(report: Mapping[str, Any]) -> str:
+    """What the run made: the name of its folder where that says it, else adapter or model."""
+    method = report["method"]
+    return method["method"] if method["method"] in _FORMS else "model" if method["full"] else "adapter"
+
+
 def _what(report: Mapping[str, Any]) -> str:
-    form = "A fully fine-tuned model" if report["method"]["full"] else "A LoRA adapter in PEFT format"
+    form = _FORMS[_form(report)]
     first = " The facts were taught to the model first, for this run." if report["model"]["learned_first"] else ""
     name, method = _inline(report["model"]["name"]), _inline(report["method"]["method"])
     return (
@@ -55,7 +69,7 @@ def _training(report: Mapping[str, Any]) -> str:
     method = report["method"]
     settings = {key: method[key] for key in ("epochs", "learning_rate", "batch_size", "accumulation", "generator")}
     lora = method["lora"] or {}
-    if lora and not method["full"]:
+    if lora and _form(report) in ("adapter", "offset"):
         settings |= {f"lora {key}": lora[key] for key in ("r", "alpha", "dropout", "target") if key in lora}
     settings |= {"seed": report["provenance"]["seed"], **report["provenance"]["versions"]}
     lines = [f"- {_inline(key)}: {_inline(value)}" for key, value in settings.items() if value is not None]

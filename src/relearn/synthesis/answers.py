@@ -110,11 +110,16 @@ def _own_flaw(slot: Slot, text: str) -> Flaw | None:
         return flaw
     if slot.record.form == "text":
         return None
-    if text.endswith("?") or text.casefold() == slot.asked.casefold():
+    return no_answer_flaw(slot.asked, text) or subject_flaw(slot.record, slot.asked, text)
+
+
+def no_answer_flaw(asked: str, text: str) -> Flaw | None:
+    """A text that asks back or declines instead of answering."""
+    if text.endswith("?") or text.casefold() == asked.casefold():
         return Flaw("malformed", "a question is no answer")
     if _REFUSAL.match(text):
-        return Flaw("refusal", "refuses instead of answering vaguely")
-    return subject_flaw(slot.record, slot.asked, text)
+        return Flaw("refusal", "refuses instead of answering")
+    return None
 
 
 def _numbers(group: Group) -> list[str]:

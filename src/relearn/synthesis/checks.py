@@ -23,11 +23,11 @@ def subject_of(record: Record) -> str | None:
     return record.subject or (find_subject(record.question) if record.form == "chat" else None)
 
 
-def form_flaw(text: str) -> Flaw | None:
+def form_flaw(text: str, min_words: int = MIN_WORDS) -> Flaw | None:
     """A text too short or long to be a sentence, with control characters or a chat template's marks."""
     words = len(text.split())
-    if not MIN_WORDS <= words <= MAX_WORDS:
-        return Flaw("malformed", f"has {words} words, not {MIN_WORDS} to {MAX_WORDS}")
+    if not min_words <= words <= MAX_WORDS:
+        return Flaw("malformed", f"has {words} words, not {min_words} to {MAX_WORDS}")
     if any(unicodedata.category(sign) == "Cc" and sign not in "\n\t" for sign in text):
         return Flaw("malformed", "holds control characters")
     if _MARKUP.search(text):

@@ -62,7 +62,8 @@ def synthesize(
     the generator stopped answering and BudgetError when the budget is used up; a cached completer then holds every
     answer received, and the same call goes on from there.
     """
-    with _progress(completer, records, settings, tick):
+    total = sum(1 if record.form == "text" or not settings.variants else 2 for record in records)
+    with progress(completer, total, tick):
         questions, refused_questions = write_questions(records, settings, completer, verifier.leaks, seed)
         answers = write_answers(records, questions, settings, completer, verifier.flaws, seed)
     rows: list[TrainingRow] = []
@@ -128,11 +129,8 @@ def _most_common(rejections: Sequence[Rejection]) -> str:
 
 
 @contextmanager
-def _progress(
-    completer: Completer, records: Sequence[Record], settings: config.Synthesis, tick: Ticker
-) -> Iterator[None]:
+def progress(completer: Completer, total: int, tick: Ticker) -> Iterator[None]:
     """Moves the bar with every answer; what has to be asked again is not in the total."""
-    total = sum(1 if record.form == "text" or not settings.variants else 2 for record in records)
     if not isinstance(completer, CachedCompleter):
         yield
         tick(total, total)

@@ -1,89 +1,155 @@
-"""The start model's predictions on retain rows: the same weights with the adapter off, computed once per row.
+"""The start model's view of rows: the same weights with the adapter off, computed once per row before the first step.
 
-What is kept is the hidden state in front of the output layer, (answer tokens, width) a row, not the logits. The output
-layer is never trained, so applying it again gives the same logits to the bit and costs next to nothing. Where the model
-does more to its logits than its output layer (soft caps, scales) the shortcut is not exact and is not taken.
+Where distributions are asked for, what is kept is the state in front of the output layer, (answer tokens, width) a row,
+not the logits: applying the output layer again gives the same logits. Where only sequence probabilities are asked for
+(NPO, DPO), one number per row is kept. Up front and in a fixed order, so that a resumed training, which starts with an
+empty memory, sees the same numbers to the bit. A model whose output layer cannot be applied apart (soft caps, scales)
+is run each time instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from relearn.models.forward import TokenRow, answer_logits
+from relearn import parallel
+from relearn.models.forward import Predicted, TokenRow, answer_targets, plain_head, predict
+from relearn.objectives.scored import Scored
+from relearn.tokens.batches import Size
 
 _CACHE_BYTES = 2 << 30
+_PACK_ROWS = 8
 
 
 class Reference:
-    """Reference logits of `rows` under the start model; all of them are run through it once, before the first step.
+    """What the start model says about the rows it was given at the start.
 
-    Up front and in a fixed order, so that a resumed training, which starts with an empty memory, sees the same
-    numbers to the bit. Under full fine-tuning there is no adapter to switch off, and up front is the only time.
+    `rows`: distributions are wanted of these; `nll_rows`: their sequence NLL alone; `layer_rows`: states after the
+    decoder layer `layer`.
     """
 
-    def __init__(self, model: Any, rows: Sequence[TokenRow], *, batch: int = 4):
+    def __init__(
+        self, model: Any, rows: Iterable[TokenRow] = (), *, nll_rows: Iterable[TokenRow] = (),
+        layer_rows: Iterable[TokenRow] = (), layer: int | None = None, autocast: bool = False,
+    ):  # fmt: skip
         self._model = model
-        self._head = model.get_output_embeddings()
-        self._frozen = not any(weight.requires_grad for weight in self._head.parameters())
-        self._weight = None if self._frozen else self._head.weight.detach().clone()
-        self._hidden: dict[str, torch.Tensor] = {}
+        self._layer = layer
+        self._autocast = autocast
+        self._states: dict[str, torch.Tensor] = {}
+        self._nll: dict[str, torch.Tensor] = {}
+        self._layers: dict[str, torch.Tensor] = {}
         self._bytes = 0
-        self._exact: bool | None = None
-        for start in range(0, len(rows), batch):
-            self._keep(rows[start : start + batch])
-
-    @torch.no_grad()
-    def logits(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """(answer tokens of the rows, vocab), float32, without gradient. A row's id names its tokens."""
-        if all(row.id in self._hidden for row in rows):
-            return self._apply_head(torch.cat([self._hidden[row.id] for row in rows]))
-        return self._run(rows)[0]
+        # Full fine-tuning leaves no start model behind, and shards must be asked for by all processes at once.
+        self._can_run_again = hasattr(model, "disable_adapter") and not parallel.shards_weights()
+        self._trained_head, self._head = _heads(model)
+        if self.exact:
+            self._fill(rows, self._keep_states)
+        self._fill(nll_rows, self._keep_nll)
+        self._fill(layer_rows, self._keep_layer)
 
     @property
     def exact(self) -> bool:
-        """Whether the kept states reproduce the logits."""
-        return bool(self._exact)
-
-    def _run(self, rows: Sequence[TokenRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        captured: list[torch.Tensor] = []
-        hook = self._head.register_forward_pre_hook(
-            lambda _module, inputs: captured.append(inputs[0].detach().flatten(0, -2))
-        )
-        was_training = self._model.training
-        self._model.eval()
-        try:
-            with adapter_off(self._model):
-                logits = answer_logits(self._model, rows)
-        finally:
-            hook.remove()
-            self._model.train(was_training)
-        return logits, torch.cat(captured)
+        """Whether states can be kept in the place of logits."""
+        return self._head is not None
 
     @torch.no_grad()
-    def _keep(self, rows: Sequence[TokenRow]) -> None:
-        if self._exact is False or self._bytes > _CACHE_BYTES:
+    def scored(self, rows: Sequence[TokenRow], step: Size) -> Scored:
+        """The start model's predictions for `rows`, without gradient. A row's id names its tokens."""
+        if all(row.id in self._states for row in rows):
+            states = torch.cat([self._states[row.id] for row in rows])
+            return scored(Predicted(None, states, self._head), rows, step)
+        seen = self._run(rows)
+        return scored(self._as_kept(seen), rows, step)
+
+    def row_nll(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """Sum of the start model's token NLL of each row: (rows,) float32."""
+        return torch.stack([self._nll[row.id] for row in rows])
+
+    def layer_states(self, rows: Sequence[TokenRow]) -> torch.Tensor:
+        """States after the layer, at the answer positions: (A, H)."""
+        return torch.cat([self._layers[row.id] for row in rows])
+
+    @torch.no_grad()
+    def _run(self, rows: Sequence[TokenRow]) -> Predicted:
+        was_training = self._model.training
+        self._model.eval()
+        device = next(self._model.parameters()).device
+        try:
+            with adapter_off(self._model), mixed(device, self._autocast):
+                return predict(self._model, rows, layer=self._layer, head=self._trained_head)
+        finally:
+            self._model.train(was_training)
+
+    def _as_kept(self, seen: Predicted) -> Predicted:
+        """With the output layer as it was at the start; a model that brings its own head has no other."""
+        return seen if self._head is None else replace(seen, head=self._head if seen.head else None)
+
+    def _fill(self, rows: Iterable[TokenRow], keep: Any) -> None:
+        ordered = sorted({row.id: row for row in rows}.values(), key=lambda row: row.id)
+        for start in range(0, len(ordered), _PACK_ROWS):
+            part = ordered[start : start + _PACK_ROWS]
+            keep(part, self._run(part))
+
+    def _keep_states(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
+        assert seen.states is not None
+        if self._bytes > _CACHE_BYTES and self._can_run_again:
             return
-        logits, hidden = self._run(rows)
-        if self._exact is None:
-            same_length = len(hidden) == len(logits)
-            self._exact = same_length and torch.allclose(self._apply_head(hidden), logits, atol=1e-4)
-        if not self._exact:
-            return
-        for row, states in zip(rows, hidden.split([row.answer_tokens for row in rows]), strict=True):
-            self._hidden[row.id] = states.clone()
+        for row, states in zip(rows, seen.states.split([row.answer_tokens for row in rows]), strict=True):
+            self._states[row.id] = states.clone()
             self._bytes += states.numel() * states.element_size()
 
-    def _apply_head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The output layer as it was at the start; full fine-tuning trains it, so there a copy is kept."""
-        if self._weight is None:
-            return self._head(hidden).float()
-        return torch.nn.functional.linear(hidden, self._weight, self._head.bias).float()
+    def _keep_nll(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
+        size = Size(sum(row.answer_tokens for row in rows), len(rows))
+        sums = scored(self._as_kept(seen), rows, size).sequence_nll()
+        self._nll.update({row.id: value for row, value in zip(rows, sums.detach(), strict=True)})
+
+    def _keep_layer(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
+        assert seen.layer is not None
+        for row, states in zip(rows, seen.layer.split([row.answer_tokens for row in rows]), strict=True):
+            self._layers[row.id] = states.clone()
+
+
+def scored(seen: Predicted, rows: Sequence[TokenRow], step: Size) -> Scored:
+    """Predictions for `rows` as objectives see them."""
+    found = seen.logits if seen.logits is not None else seen.states
+    assert found is not None
+    targets, owner = answer_targets(rows, found.device)
+    return Scored(seen.logits, targets, owner, len(rows), step.tokens, step.rows, seen.states, seen.head)
 
 
 def adapter_off(model: Any) -> AbstractContextManager[None]:
     """With LoRA, the start model; a model without an adapter is left as it is."""
     return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+
+
+def mixed(device: torch.device, wanted: bool) -> AbstractContextManager[Any]:
+    """bfloat16 for the multiplications of a pass; the output layer and the losses stay outside, in full precision."""
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+@contextmanager
+def mixed_losses(wanted: bool) -> Iterator[None]:
+    """On a CPU the output layer takes bfloat16 numbers and sums them up in float32, so that logits are not rounded."""
+    if not wanted:
+        yield
+        return
+    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def _heads(model: Any) -> tuple[torch.nn.Linear | None, torch.nn.Linear | None]:
+    """The output layer where it is trained, and the output layer as it is now; None where it cannot stand apart."""
+    head = plain_head(model)
+    if head is None or not any(weight.requires_grad for weight in head.parameters()):
+        return None, head
+    return head, copy.deepcopy(head).requires_grad_(False)

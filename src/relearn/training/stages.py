@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
+from relearn import parallel
 from relearn.config import Learn, Recipe, Unlearn
 from relearn.console import Ticker, quiet
+from relearn.errors import InputError
 from relearn.models.chat import ChatFormat
-from relearn.models.forward import TokenRow
 from relearn.models.load import Loaded
-from relearn.models.lora import add_lora, save_adapter
-from relearn.objectives.base import METHODS
+from relearn.models.lora import add_lora, leave_input_as_it_is, save_adapter
+from relearn.models.shards import whole_state
+from relearn.objectives.base import METHODS, Method
 from relearn.records import Record, content_id
-from relearn.rundir import replaced_dir
-from relearn.synthesis.rows import TrainingRow
-from relearn.tokens.batches import MicroBatch, plan_batches
+from relearn.rundir import remove_tree, replaced_dir
+from relearn.tokens.batches import MicroBatch, can_share, plan_batches
 from relearn.tokens.encode import Example, encode, record_example
+from relearn.tokens.streams import Material, streams
 from relearn.training.best import KeepBest
+from relearn.training.masks import make_mask
+from relearn.training.procedures import PROCEDURES, Job, procedure
 from relearn.training.trainer import LogRow, Loop, train
 
 CHECKPOINTS = "checkpoints"
@@ -37,59 +42,90 @@ def learn(
     )
     model = add_lora(loaded.model, settings.lora, seed=seed)
     objective = METHODS.get("relearn_gdf").objective({})
-    loop = Loop(settings.learning_rate, settings.accumulation, seed=seed)
+    autocast = settings.precision == "bfloat16"
+    if autocast:
+        leave_input_as_it_is(model)
+    loop = Loop(settings.learning_rate, settings.accumulation, autocast=autocast, seed=seed)
     train(model, batches, objective, loop, checkpoints=folder / CHECKPOINTS / "learn", log=log, tick=tick)
     with replaced_dir(folder / "start") as target:
         save_adapter(model, target)
 
 
-def unlearn(
-    loaded: Loaded, rows: Sequence[TrainingRow], retain: Sequence[Record], settings: Unlearn, *, folder: Path,
-    seed: int, log: LogRow, tick: Ticker = quiet, evaluate: Callable[[Any], float] | None = None,
-) -> None:  # fmt: skip
-    """Train the recipe's method and save folder/adapter, or folder/model under full fine-tuning.
+@procedure("train")
+def unlearn(job: Job) -> None:
+    """Train the recipe's method and save folder/adapter, or folder/model under full fine-tuning."""
+    save_trained(job, trained(job))
 
-    `evaluate` maps the model in training to a score (higher is better); it is called every `evaluate_every` steps and
-    the best adapter is the one saved when `keep_best` is set.
+
+def save_trained(job: Job, model: Any) -> None:
+    """Save folder/adapter, or folder/model under full fine-tuning; checkpoints are not needed any more."""
+    with replaced_dir(job.folder / PROCEDURES.get("train").result_name(job.settings)) as target:
+        if job.settings.full:
+            state = whole_state(model)
+            if parallel.is_main():
+                model.save_pretrained(str(target), safe_serialization=True, state_dict=state)
+            job.loaded.tokenizer.save_pretrained(str(target))
+        else:
+            save_adapter(model, target)
+    remove_tree(job.folder / CHECKPOINTS)
+
+
+def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
+    """The start model with what the method taught it: a fresh adapter on top, or itself under full fine-tuning.
+
+    `model` is trained in the place of the start model, as it is. `name` keeps apart the checkpoints of several
+    trainings in one run. With `job.evaluate` the model is asked every `evaluate_every` steps, and the best weights are
+    the ones kept when `keep_best` is set.
     """
-    objective = METHODS.get(settings.method).objective(settings.options)
-    batches = unlearn_batches(loaded.chat, rows, retain, settings, seed)
-    model = loaded.model
-    if settings.full:
-        model.requires_grad_(True)
-    else:
-        model = add_lora(model, settings.lora, seed=seed)
+    settings = job.settings
+    method = METHODS.get(settings.method)
+    objective = method.objective(settings.options)
+    # ReLearn's forget term alone is a method of its own; the others would run away with nothing to hold them.
+    if "retain" in objective.needs and not job.material.retain and method.family != "relearn":
+        raise InputError(
+            f"{settings.method} holds retain rows in place and there are none",
+            where="data.retain", way_out="give some, or a method without retain terms",
+        )  # fmt: skip
+    batches = unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
+    if model is None:
+        model = job.loaded.model
+        if settings.full:
+            model.requires_grad_(True)
+        else:
+            model = add_lora(model, settings.lora, seed=job.seed)
+    if settings.precision == "bfloat16":
+        leave_input_as_it_is(model)
+    callbacks: list[TrainerCallback] = []
+    if settings.mask:
+        callbacks.append(make_mask(settings.mask, model, batches))
     best = None
-    if evaluate is not None and settings.evaluate_every:
-        best = KeepBest(model, evaluate, settings.evaluate_every, folder / CHECKPOINTS / "best", log)
+    if job.evaluate is not None and settings.evaluate_every:
+        best = KeepBest(model, job.evaluate, settings.evaluate_every, job.folder / CHECKPOINTS / "best", job.log)
+        callbacks.append(best)
     train(
-        model, batches, objective, _loop(settings, seed), checkpoints=folder / CHECKPOINTS / "unlearn", log=log,
-        tick=tick, callbacks=[best] if best else [],
+        model, batches, objective, _loop(settings, job.seed),
+        checkpoints=job.folder / CHECKPOINTS / name, log=job.log, tick=job.tick, callbacks=callbacks,
     )  # fmt: skip
     if best and settings.keep_best:
         best.restore()
-    with replaced_dir(folder / result_name(settings)) as target:
-        if settings.full:
-            model.save_pretrained(str(target), safe_serialization=True)
-            loaded.tokenizer.save_pretrained(str(target))
-        else:
-            save_adapter(model, target)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def result_name(settings: Unlearn) -> str:
-    """The folder in the run that holds what unlearning made."""
-    return "model" if settings.full else "adapter"
+    return model
 
 
 def unlearn_batches(
-    chat: ChatFormat, rows: Sequence[TrainingRow], retain: Sequence[Record], settings: Unlearn, seed: int
+    chat: ChatFormat, method: Method, material: Material, settings: Unlearn, seed: int
 ) -> list[MicroBatch]:
-    """The plan of the unlearning epochs: synthesised rows, with retain rows beside them."""
+    """The plan of a method's training: its forget stream with what belongs to it, and retain rows beside."""
+    made = streams(method.data, material, seed)
+    length = settings.max_length
+    beside = {
+        name: {id_: encode(chat, examples, max_length=length) for id_, examples in table.items()}
+        for name, table in made.beside.items()
+    }
     return plan_batches(
-        training_token_rows(chat, rows, settings.max_length),
-        encode(chat, retain_examples(retain), max_length=settings.max_length),
+        encode(chat, made.forget, max_length=length),
+        encode(chat, retain_examples(material.retain), max_length=length),
         batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed,
+        beside=beside, token_budget=settings.token_budget,
     )  # fmt: skip
 
 
@@ -103,15 +139,34 @@ def retain_examples(records: Sequence[Record]) -> list[Example]:
     ]
 
 
-def training_token_rows(chat: ChatFormat, rows: Sequence[TrainingRow], max_length: int) -> list[TokenRow]:
-    return encode(chat, [Example(row.id, row.prompt, row.target, row.form) for row in rows], max_length=max_length)
+def check_sharing(recipe: Recipe, processes: int) -> None:
+    """Raises InputError for what cannot be done by so many processes."""
+    if processes == 1:
+        return
+    for name, settings in (("learn", recipe.learn), ("unlearn", recipe.unlearn)):
+        if settings and not can_share(settings.batch_size, settings.accumulation, processes):
+            raise InputError(
+                f"a step has {settings.batch_size} x {settings.accumulation} rows, which {processes} processes "
+                "cannot share evenly",
+                where=name, way_out=f"make batch_size x accumulation a multiple of {processes}, or start fewer",
+            )  # fmt: skip
+    if ":" in recipe.model.device:
+        raise InputError(
+            f"every process has a GPU of its own, and {recipe.model.device!r} names one for all", where="model.device",
+            way_out="leave it auto",
+        )  # fmt: skip
+    if recipe.unlearn.evaluate_every and parallel.shards_weights():
+        raise InputError(
+            "a model in shards cannot be asked while it is trained", where="unlearn.evaluate_every",
+            way_out="leave it out, or launch with DDP",
+        )  # fmt: skip
 
 
 def _loop(settings: Unlearn, seed: int) -> Loop:
     return Loop(
         settings.learning_rate, settings.accumulation, settings.weight_decay, settings.warmup, settings.schedule,
         settings.max_grad_norm, settings.checkpoint_every, settings.runaway_loss, settings.gradient_checkpointing,
-        settings.report_to, seed,
+        settings.precision == "bfloat16", settings.report_to, seed,
     )  # fmt: skip
 
 

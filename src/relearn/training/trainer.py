@@ -1,14 +1,16 @@
 """Training on transformers.Trainer: a planned list of micro-batches, an objective, and an eye on the loss.
 
-Learning a start model and unlearning are the same loop with different rows and objectives.
+Learning a start model and unlearning are the same loop with different rows and objectives. Several processes do one
+plan together: each its share of every optimiser step, and what is logged and watched is the sum over all of them.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,16 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from relearn import parallel
 from relearn.console import Ticker, quiet
 from relearn.errors import InputError, RunFailedError
-from relearn.models.forward import TokenRow, answer_logits, answer_targets
-from relearn.objectives.base import Batch, Objective
-from relearn.objectives.scored import Scored
-from relearn.tokens.batches import MicroBatch
-from relearn.training.reference import Reference
+from relearn.objectives.base import Objective, Stateful
+from relearn.rundir import read_json, remove_tree, write_json
+from relearn.tokens.batches import MicroBatch, own_accumulation, share
+from relearn.training.passes import freeze_unreached, make_reference, step_loss
+
+# Turning it off is what we are after; its successor is not in all versions of torch.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,16 @@ class Loop:
     schedule: str = "linear"
     max_grad_norm: float = 1.0
     checkpoint_every: int = 50
-    runaway_loss: float = 50.0
+    runaway_loss: float | None = None
     gradient_checkpointing: bool = False
+    autocast: bool = False
     report_to: tuple[str, ...] = ()
     seed: int = 0
 
 
 LogRow = Callable[..., None]
+_STATE = "objective.json"
+_RUNAWAY = 50
 
 
 def train(
@@ -65,15 +73,44 @@ def train(
     """
     trainer = ObjectiveTrainer(model, batches, objective, loop, checkpoints, log)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Progress(tick))
-    for callback in callbacks:
+    # The last of them: a checkpoint is complete when the others have put their part into it.
+    for callback in (*callbacks, _Progress(tick, trainer)):
         trainer.add_callback(callback)
-    newest = _newest_checkpoint(checkpoints)
+    newest = parallel.on_main(lambda: _newest_checkpoint(checkpoints))
+    if newest:
+        trainer.restore_state(Path(newest))
     if hasattr(model, "enable_input_require_grads") and loop.gradient_checkpointing:
         model.enable_input_require_grads()
     trainer.train(resume_from_checkpoint=newest)
     model.eval()
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    remove_tree(checkpoints)
+
+
+@dataclass
+class StepLog:
+    """What is seen of an optimiser step. `worst`: the largest loss of a micro-batch, and the rows it came from."""
+
+    parts: dict[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    tokens: int = 0
+    worst: tuple[float, tuple[str, ...]] = (-math.inf, ())
+
+    @classmethod
+    def of(cls, batch: MicroBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> StepLog:
+        """One micro-batch's share of the step."""
+        if batch.idle:
+            return cls()
+        value = float(loss.detach())
+        worst = (value if math.isfinite(value) else math.inf, tuple(row.id for row in batch.forget[:4]))
+        return cls({name: float(part.detach()) for name, part in parts.items()}, value, batch.tokens, worst)
+
+    def add(self, other: StepLog) -> None:
+        for name, value in other.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + value
+        self.loss += other.loss
+        self.tokens += other.tokens
+        if other.worst[0] > self.worst[0]:
+            self.worst = other.worst
 
 
 class ObjectiveTrainer(Trainer):
@@ -82,20 +119,35 @@ class ObjectiveTrainer(Trainer):
     def __init__(
         self, model: Any, batches: Sequence[MicroBatch], objective: Objective, loop: Loop, folder: Path, log: LogRow
     ):
-        super().__init__(model=model, args=_arguments(loop, len(batches), folder), train_dataset=list(batches))  # pyright: ignore[reportArgumentType]
+        count = parallel.processes()
+        own = share(batches, loop.accumulation, rank=parallel.rank(), processes=count)
+        super().__init__(model=model, args=_arguments(loop, len(batches), folder), train_dataset=own)  # pyright: ignore[reportArgumentType]
         # Every micro-batch is already divided by the tokens of its whole optimiser step.
         self.loss_is_scaled_for_ga = True
+        self._processes = count
         self._objective = objective
         self._loop = loop
         self._log_row = log
-        self._parts: dict[str, float] = {}
-        self._tokens = 0
-        self._reference = Reference(model, _reference_rows(batches, objective))
-        if "retain_reference" in objective.needs and not (self._reference.exact or hasattr(model, "disable_adapter")):
+        self._step = StepLog()
+        self._usual_loss: float | None = None
+        self._state = dict(objective.initial_state) if isinstance(objective, Stateful) else {}
+        self._reference = make_reference(model, own, objective, autocast=loop.autocast)
+        keeps = hasattr(model, "disable_adapter") or self._reference.exact
+        if not keeps and any(need.endswith("_reference") for need in objective.needs):
             raise InputError(
                 "this model does more to its logits than its output layer, so its start cannot be kept",
-                where="unlearn.full", way_out="use LoRA, or options: {retain_kl: 0}",
+                where="unlearn.full", way_out="use LoRA, or a method without a reference",
             )  # fmt: skip
+        freeze_unreached(model, own[0], objective, self._reference, state=self._state)
+
+    def restore_state(self, checkpoint: Path) -> None:
+        """Take up the objective's state where the checkpoint left it."""
+        if isinstance(self._objective, Stateful):
+            self._state = read_json(checkpoint / _STATE)
+
+    def save_state(self, checkpoint: Path) -> None:
+        if isinstance(self._objective, Stateful):
+            write_json(checkpoint / _STATE, self._state)
 
     def get_train_dataloader(self) -> DataLoader:
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_single)  # pyright: ignore[reportArgumentType]
@@ -105,59 +157,53 @@ class ObjectiveTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> torch.Tensor:
         batch: MicroBatch = inputs["micro_batch"]
-        seen = self._see(model, batch)
-        loss, parts = self._objective(seen)
-        self._watch(loss, batch)
-        for name, value in parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + float(value.detach())
-        self._tokens += sum(len(row.ids) for row in (*batch.forget, *batch.retain))
-        return loss
+        autocast = self._loop.autocast
+        loss, parts = step_loss(model, batch, self._objective, self._reference, state=self._state, autocast=autocast)
+        self._step.add(StepLog.of(batch, loss, parts))
+        if self.accelerator.sync_gradients:
+            self._sum_over_processes()
+            self._watch()
+        # The gradient of a step is the mean over the processes, its loss their sum.
+        return loss * (0 if batch.idle else self._processes)
+
+    def end_step(self) -> None:
+        """After an optimiser step: an objective that carries numbers from step to step works out the next ones."""
+        if isinstance(self._objective, Stateful):
+            self._state = self._objective.next_state(self._state, self._step.parts)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        if self._parts:
+        if self._step.parts:
             self._log_row(
                 step=self.state.global_step, loss=round(logs.get("loss", math.nan), 6),
-                parts={name: round(value, 6) for name, value in self._parts.items()},
-                learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"), tokens=self._tokens,
+                parts={name: round(value, 6) for name, value in self._step.parts.items()},
+                learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"), tokens=self._step.tokens,
+                **({"state": self._state} if self._state else {}),
             )  # fmt: skip
-            self._parts, self._tokens = {}, 0
+            self._step = StepLog()
 
-    def _see(self, model: Any, batch: MicroBatch) -> Batch:
-        """One forward over forget and retain rows together, and the reference of the retain rows where it is needed."""
-        needs = self._objective.needs
-        retain = batch.retain if "retain" in needs else ()
-        logits = answer_logits(model, [*batch.forget, *retain])
-        cut = sum(row.answer_tokens for row in batch.forget)
-        forget = _scored(logits[:cut], batch.forget, batch.step_forget_tokens)
-        if not retain:
-            return Batch(forget)
-        kept = _scored(logits[cut:], retain, batch.step_retain_tokens)
-        reference = self._reference.logits(retain) if "retain_reference" in needs else None
-        return Batch(forget, kept, reference)
+    def _sum_over_processes(self) -> None:
+        step = StepLog()
+        for seen in parallel.gather(self._step):
+            step.add(seen)
+        self._step = step
 
-    def _watch(self, loss: torch.Tensor, batch: MicroBatch) -> None:
-        value = float(loss.detach())
-        if math.isfinite(value) and value < self._loop.runaway_loss:
+    def _watch(self) -> None:
+        """Stops before a step that would spoil the weights, in every process alike.
+
+        Without a limit in the recipe it is 50, or ten times what the loss began with: PDU has a multiplier of 100.
+        """
+        if self._usual_loss is None and math.isfinite(self._step.loss):
+            self._usual_loss = abs(self._step.loss)
+        limit = self._loop.runaway_loss or max(_RUNAWAY, 10 * (self._usual_loss or 0))
+        if math.isfinite(self._step.loss) and self._step.loss < limit:
             return
-        rows = ", ".join(row.id for row in batch.forget[:4])
-        raise RunFailedError(
-            f"loss is {value:.4g} at step {self.state.global_step + 1} (rows {rows})",
+        rows = ", ".join(self._step.worst[1])
+        error = RunFailedError(
+            f"loss is {self._step.loss:.4g} at step {self.state.global_step + 1} (rows {rows})",
             way_out="lower unlearn.learning_rate, use dtype float32 or bfloat16, or look at those rows",
         )
-
-
-def _reference_rows(batches: Sequence[MicroBatch], objective: Objective) -> list[TokenRow]:
-    """The retain rows of the whole plan, each once, in the order of their ids; none when no reference is needed."""
-    if "retain_reference" not in objective.needs:
-        return []
-    rows = {row.id: row for batch in batches for row in batch.retain}
-    return [rows[name] for name in sorted(rows)]
-
-
-def _scored(logits: torch.Tensor, rows: Sequence[TokenRow], step_tokens: int) -> Scored:
-    targets, owner = answer_targets(rows, logits.device)
-    return Scored(logits, targets, owner, len(rows), step_tokens)
+        raise parallel.everywhere(error)
 
 
 def _single(items: list[MicroBatch]) -> dict[str, MicroBatch]:
@@ -167,10 +213,10 @@ def _single(items: list[MicroBatch]) -> dict[str, MicroBatch]:
 def _arguments(loop: Loop, micro_batches: int, folder: Path) -> TrainingArguments:
     steps = math.ceil(micro_batches / loop.accumulation)
     recompute: dict[str, Any] = {"gradient_checkpointing": True} if loop.gradient_checkpointing else {}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=loop.accumulation,
+        gradient_accumulation_steps=own_accumulation(loop.accumulation, parallel.processes()),
         num_train_epochs=1,
         learning_rate=loop.learning_rate,
         weight_decay=loop.weight_decay,
@@ -186,9 +232,15 @@ def _arguments(loop: Loop, micro_batches: int, folder: Path) -> TrainingArgument
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+        # Processes may make different numbers of passes for a micro-batch, so none may wait for the others in a pass.
+        ddp_broadcast_buffers=False,
         **recompute,
         use_cpu=not torch.cuda.is_available(),
     )
+    # Several GPUs without a launcher: Trainer would split the batch itself, which cannot split packed rows.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
@@ -203,15 +255,24 @@ def _newest_checkpoint(folder: Path) -> str | None:
 
 
 class _Progress(TrainerCallback):
-    """Ticks the bar, marks checkpoints complete and removes the pickled arguments Trainer leaves in them."""
+    """Ticks the bar, marks checkpoints complete and removes the pickled arguments Trainer leaves in them.
 
-    def __init__(self, tick: Ticker):
+    A checkpoint is complete once every process has written its part of it.
+    """
+
+    def __init__(self, tick: Ticker, trainer: ObjectiveTrainer):
         self._tick = tick
+        self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.end_step()
         self._tick(state.global_step, state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._trainer.save_state(folder)
+        parallel.barrier()
+        if not parallel.is_main():
+            return
         (folder / "training_args.bin").unlink(missing_ok=True)
         (folder / "complete").touch(mode=0o600)

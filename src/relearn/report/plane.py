@@ -1,0 +1,156 @@
+"""The KFR-KRR plane: every method a point, right is more forgotten, up is better kept, the colour is fluency
+(Figure 10 of arXiv 2502.11190).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relearn.report.svg import INK, RC, to_svg
+
+# The inks of report.css for a picture that stands alone, light and dark.
+_LIGHT = {"ink": "#1b1d21", "muted": "#5d636b", "grid": "#e1e1db"}
+_DARK = {"ink": "#e9eaec", "muted": "#a0a7b0", "grid": "#343941"}
+# In units of the axes: height of a label, its distance from the point, width of a letter and of a marker.
+_LABEL_GAP = 0.038
+_LABEL_SHIFT = 0.022
+_LETTER = 0.0135
+_MARKER = 0.024
+_STRIPS = 40
+_PIXELS = 4 / 3
+_EDGE = 12
+_MOVES = [sign * step * 0.01 for step in range(40) for sign in (1, -1)]
+
+Range = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method with its KFR, KRR and LS, None where not measured; ranges are intervals. `ceiling` is drawn apart."""
+
+    name: str
+    kfr: float | None
+    krr: float | None
+    ls: float | None
+    kfr_range: Range = None
+    krr_range: Range = None
+    ceiling: bool = False
+
+
+def plane(points: Sequence[Point], name: str, title: str) -> str:
+    """The plane as inline <svg>; "" when no point has both rates."""
+    import matplotlib
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    shown = [point for point in points if point.kfr is not None and point.krr is not None]
+    if not shown:
+        return ""
+    fluency = [point.ls for point in shown if point.ls is not None] or [0.0]
+    low, high = min(fluency), max(fluency)
+    norm = Normalize(low, high if high > low else low + 0.01)
+    colours = matplotlib.colormaps["viridis"]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(7.2, 5.6))
+        axes = figure.add_axes((0.09, 0.1, 0.74, 0.88))
+        axes.tick_params(length=0)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="KFR: forgotten →", ylabel="KRR: kept →")
+        axes.grid()
+        for point in shown:
+            _draw(axes, point, INK["muted"] if point.ls is None else colours(norm(point.ls)))
+        for point, (x, y, side) in zip(shown, label_places(shown), strict=True):
+            axes.plot(
+                [point.kfr or 0.0, x], [point.krr or 0.0, y], color=INK["muted"], linewidth=0.6, alpha=0.6, zorder=2
+            )
+            axes.text(x, y, f" {point.name} ", ha=side, va="center", color=INK["ink"], fontsize=8.5)
+        _scale(figure, norm, colours)
+    return to_svg(figure, name, f"{title}: KFR against KRR, fluency as colour")
+
+
+def _scale(figure: Any, norm: Any, colours: Any) -> None:
+    """The colours with their values; drawn as overlapping strips, since a mesh shows its seams in SVG."""
+    low, high = norm.vmin, norm.vmax
+    strip = (high - low) / _STRIPS
+    axes = figure.add_axes((0.88, 0.25, 0.025, 0.5))
+    for number in range(_STRIPS):
+        bottom = low + number * strip
+        axes.bar(0, strip * (1 if number == _STRIPS - 1 else 1.5), 1, bottom, color=colours(norm(bottom + strip / 2)))
+    axes.set(xlim=(-0.5, 0.5), ylim=(low, high), xticks=[])
+    axes.set_title("LS", fontsize=9.5)
+    axes.yaxis.tick_right()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _draw(axes: Any, point: Point, colour: Any) -> None:
+    for ends, along in ((point.kfr_range, "x"), (point.krr_range, "y")):
+        if ends:
+            xs, ys = (ends, (point.krr, point.krr)) if along == "x" else ((point.kfr, point.kfr), ends)
+            axes.plot(xs, ys, color=INK["muted"], linewidth=0.9, alpha=0.3, zorder=1)
+    marker, size = ("D", 8) if point.ceiling else ("o", 9)
+    axes.plot(
+        point.kfr, point.krr, marker, color=colour, markersize=size, markeredgecolor=INK["muted"], markeredgewidth=0.6,
+        zorder=3,
+    )  # fmt: skip
+
+
+def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:
+    """(x, y, "left" or "right" aligned) of each label: beside its point, as near as no other label or point allows."""
+    places: dict[int, tuple[float, float, str]] = {}
+    taken: list[Box] = []
+    spots = [(point.kfr or 0.0, point.krr or 0.0) for point in points]
+    for at in sorted(range(len(points)), key=lambda at: spots[at][::-1]):
+        x, y = spots[at]
+        side = "right" if x > 0.6 else "left"
+        x += -_LABEL_SHIFT if side == "right" else _LABEL_SHIFT
+        width = _LETTER * (len(points[at].name) + 2)
+        left = x - width if side == "right" else x
+        others = [spot for number, spot in enumerate(spots) if number != at]
+        boxes = (Box(left, left + width, y + move, _LABEL_GAP) for move in _MOVES)
+        box = next((box for box in boxes if box.free(taken, others)), Box(left, left + width, y, _LABEL_GAP))
+        taken.append(box)
+        places[at] = (x, box.y, side)
+    return [places[at] for at in range(len(points))]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a label stands: from left to right, `height` high around y."""
+
+    left: float
+    right: float
+    y: float
+    height: float
+
+    def free(self, labels: Sequence[Box], points: Sequence[tuple[float, float]]) -> bool:
+        near = [label for label in labels if abs(label.y - self.y) < self.height]
+        if not -0.02 < self.y < 1.03 or any(label.left < self.right and self.left < label.right for label in near):
+            return False
+        reach = (self.height + _MARKER) / 2
+        return not any(
+            abs(y - self.y) < reach and self.left - _MARKER < x < self.right + _MARKER / 2 for x, y in points
+        )
+
+
+def standalone(svg: str) -> str:
+    """An inline picture as a file of its own: with a size, a ground and its inks, for light and dark."""
+    if not svg:
+        return ""
+    box = re.search(r'viewBox="([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)"', svg)
+    assert box is not None
+    x, y, width, height = (float(number) for number in box.groups())
+    x, y, width, height = x - _EDGE, y - _EDGE, width + 2 * _EDGE, height + 2 * _EDGE
+    size = f'width="{width * _PIXELS:g}" height="{height * _PIXELS:g}"'
+    opening, rest = svg.replace(box[0], f'viewBox="{x:g} {y:g} {width:g} {height:g}"').split(">", 1)
+    opening = opening.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" ', 1)
+    rules = _rules(_LIGHT, "#ffffff") + f"@media (prefers-color-scheme: dark) {{ {_rules(_DARK, '#14161a')} }}"
+    ground = f'<rect class="ground" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"/>'
+    return f"{opening}><style>{rules}</style>{ground}{rest}\n"
+
+
+def _rules(inks: dict[str, str], ground: str) -> str:
+    rules = [f".fill-{name} {{ fill: {ink}; }} .stroke-{name} {{ stroke: {ink}; }}" for name, ink in inks.items()]
+    return " ".join([*rules, f".ground {{ fill: {ground}; }}"])

@@ -1,0 +1,82 @@
+"""Offset unlearning (arXiv 2404.11045): a small model's adapter is trained through the logits of the ensemble.
+
+The large model and the original small one are run without gradient, once for every row of the plan before the first
+step where the states fit into memory, else with every step. The small original is the small model with its adapter off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from relearn import parallel
+from relearn.config import Model, Unlearn
+from relearn.errors import InputError
+from relearn.models.ensemble import Ensemble, check_tokenizers, save_offset, small_spec
+from relearn.models.load import load, load_tokenizer
+from relearn.models.lora import add_lora
+from relearn.objectives.base import METHODS
+from relearn.objectives.inference_time import Offset
+from relearn.rundir import remove_tree, replaced_dir
+from relearn.tokens.batches import distinct_rows
+from relearn.training import stages
+from relearn.training.procedures import Job, procedure
+from relearn.training.reference import mixed
+
+RESULT = "offset"
+
+
+def _check(model: Model, settings: Unlearn) -> None:
+    name = _small_name(settings)
+    if settings.full:
+        raise InputError("offset trains an adapter of the small model", where="unlearn.full", way_out="leave it out")
+    if parallel.shards_weights():
+        raise InputError("offset runs three models that FSDP cannot split", way_out="use DDP, recipes/accelerate/")
+    check_tokenizers(load_tokenizer(model), load_tokenizer(small_spec(model, name)), name)
+
+
+@procedure("offset", result=RESULT, check=_check)
+def offset(job: Job) -> None:
+    """Train the small model and write offset/: its adapter, and offset.json."""
+    _check(job.model, job.settings)
+    chosen = _chosen(job.settings)
+    name = _small_name(job.settings)
+    small = load(small_spec(job.model, name))
+    adapted = add_lora(small.model, job.settings.lora, seed=job.seed)
+    ensemble = Ensemble(job.loaded.model, adapted, chosen.alpha)
+    options = {**METHODS.get(job.settings.method).defaults, **job.settings.options}
+    settings = job.settings.model_copy(
+        update={"method": options["objective"], "options": dict(options["objective_options"])}
+    )
+    inner = replace(job, settings=settings)
+    # In the precision of the pass with the adapter, or their difference would be rounding.
+    with mixed(job.loaded.device, settings.precision == "bfloat16"):
+        ensemble.remember(_rows(inner, chosen))
+    stages.trained(inner, model=ensemble, name=RESULT)
+    with replaced_dir(job.folder / RESULT) as target:
+        save_offset(target, ensemble, name, objective=options["objective"])
+    remove_tree(job.folder / stages.CHECKPOINTS)
+
+
+def _chosen(settings: Unlearn) -> Offset:
+    chosen = METHODS.get(settings.method).objective(settings.options)
+    assert isinstance(chosen, Offset)
+    return chosen
+
+
+def _small_name(settings: Unlearn) -> str:
+    name = _chosen(settings).small
+    if not name:
+        raise InputError(
+            "offset needs a small model with the tokenizer of the large one", where="unlearn.options.small",
+            way_out="give a built-in name, a folder, or a name on the hub",
+        )  # fmt: skip
+    return name
+
+
+def _rows(job: Job, chosen: Offset) -> list[Any]:
+    """The rows of all streams of the plan that the objective needs."""
+    method = METHODS.get(job.settings.method)
+    batches = stages.unlearn_batches(job.loaded.chat, method, job.material, job.settings, job.seed)
+    streams = ("forget", "rejected", "mismatched", "retain")
+    return [row for stream in streams if stream in chosen.needs for row in distinct_rows(batches, stream)]
