@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 from workload import Computed, Losses, Rows, Step, answer_tokens, common_beginning
 
 from relearn.models.forward import TokenRow
-from relearn.models.lora import leave_input_as_it_is
+from relearn.models.lora import ready_for_autocast
 
 ATTENTION = "benchmark_floor"
 NO_LIMIT = 1 << 30
@@ -151,12 +151,12 @@ class MixedFloor(Floor):
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        leave_input_as_it_is(self.model)
+        ready_for_autocast(self.model)
         try:
             with super().around():
                 yield
         finally:
-            leave_input_as_it_is(self.model, as_it_is=False)
+            ready_for_autocast(self.model, False)
 
 
 def candidates(model: Any, rows: Rows) -> list[Floor]:

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from workload import Computed, Losses, Rows, Step, answer_tokens
 
 from relearn.models.forward import TokenRow
-from relearn.models.lora import leave_input_as_it_is
+from relearn.models.lora import ready_for_autocast
 from relearn.objectives.base import METHODS
 from relearn.tokens.batches import MicroBatch, with_step_sizes
 from relearn.training.passes import make_reference, step_loss
@@ -167,12 +167,12 @@ class Mixed(Planned):
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """The adapter takes its input as it is only here; the other steps share the model."""
-        leave_input_as_it_is(self.model)
+        """The other steps share the model, so it is made ready for mixed precision here alone."""
+        ready_for_autocast(self.model)
         try:
             yield
         finally:
-            leave_input_as_it_is(self.model, as_it_is=False)
+            ready_for_autocast(self.model, False)
 
 
 NAMES = ("padded", "dynamic", "relearn", "planned", "mixed", "floor", "mixed_floor")

@@ -8,32 +8,27 @@ Every stage reads what earlier ones wrote to the run folder, so a run killed any
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from relearn import console, parallel
-from relearn.config import Data, Learn, Recipe, Synthesis
+from relearn.config import Data, Recipe, Synthesis
 from relearn.errors import InputError
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.evaluate import Judges, SplitScores, make_judges, score, scores, summary
-from relearn.models.chat import chat_format
 from relearn.models.generate import generate
-from relearn.models.load import Loaded, load_tokenizer
-from relearn.models.machine import check_machine
+from relearn.models.load import Loaded
 from relearn.objectives.base import METHODS, Method
-from relearn.provenance import input_hashes, versions
+from relearn.preparation import begin, check_folder, locked, prepare, records_to_learn, with_subject
 from relearn.records import Record
-from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
+from relearn.records.checks import DataSet, load_all
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, existing_run, make_private_dir, read_jsonl, write_json, write_jsonl, write_text
+from relearn.rundir import RunDir, existing_run, make_private_dir, read_jsonl, write_json, write_jsonl
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.generic_data import load_generic
 from relearn.synthesis.given import write_given
@@ -42,10 +37,8 @@ from relearn.synthesis.plan import check_remote
 from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.synthesis.verification import Verifier
-from relearn.text.subject import find_subject
-from relearn.tokens.streams import Material, is_written
+from relearn.tokens.streams import Material
 from relearn.training import stages
-from relearn.training.masks import check_mask
 from relearn.training.procedures import PROCEDURES, Job
 from relearn.watch import watcher
 
@@ -86,9 +79,9 @@ def _open(folder: RunDir, recipe: Recipe, resume: bool, held: ExitStack) -> Data
     stages.check_sharing(recipe, parallel.launched())
     data = prepare(recipe)
     make_private_dir(folder.path)
-    held.enter_context(_locked(folder))
+    held.enter_context(locked(folder))
     folder.clear_leftovers()
-    _begin(folder, recipe, data)
+    begin(folder, recipe, data)
     return data
 
 
@@ -114,71 +107,9 @@ def synthesize(
     """
     data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
     check_remote(settings, len(data.forget))
-    records = [_with_subject(record) for record in data.forget]
+    records = [with_subject(record) for record in data.forget]
     with console.stage("write new answers", len(records)) as tick:
         return dict(synthesize_to_folder(records, data.generic or load_generic(), settings, out, seed, tick=tick))
-
-
-def prepare(recipe: Recipe) -> DataSet:
-    """Read and check all that a run depends on, before anything is spent or written; find the records' subjects."""
-    method = METHODS.get(recipe.unlearn.method)
-    method.objective(recipe.unlearn.options)
-    check_machine(recipe.model, full=recipe.unlearn.full, learns=recipe.learn is not None)
-    PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
-    if recipe.unlearn.mask:
-        check_mask(recipe.unlearn.mask)
-    data = load_all(recipe.data)
-    if is_written(method.data):
-        check_remote(recipe.synthesis, len(data.forget))
-    sets = [(records, data.places.get(name)) for name, records in data.sets()]
-    if recipe.learn:
-        sets.append(load_set(recipe.learn.data, "retain", "learn.data"))
-    _check_texts(recipe, sets)
-    named = {name: tuple(_with_subject(record) for record in records) for name, records in data.sets()}
-    return replace(data, **named)
-
-
-def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -> None:
-    """Texts a model can take: none of its special tokens inside, none longer than the limit with its template."""
-    tokenizer = load_tokenizer(recipe.model)
-    chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
-    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
-    for records, places in sets:
-        check_special_tokens(records, tokenizer.all_special_tokens, places)
-        check_lengths(
-            records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places
-        )  # fmt: skip
-
-
-def records_to_learn(settings: Learn) -> tuple[Record, ...]:
-    """The rows of `learn.data` less those whose question stands in `learn.without`."""
-    records, _ = load_set(settings.data, "retain", "learn.data")
-    left_out = {normalised(record.question) for record in load_set(settings.without, "forget", "learn.without")[0]}
-    return tuple(record for record in records if normalised(record.question) not in left_out)
-
-
-def _with_subject(record: Record) -> Record:
-    return record if record.subject else replace(record, subject=find_subject(record.question))
-
-
-def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
-    kept = folder / "recipe.yaml"
-    if not kept.exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
-            raise InputError(
-                "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
-            )
-        return
-    if not _same_recipe(kept, recipe):
-        raise InputError(
-            "run folder was made by another recipe",
-            where=str(folder.path),
-            way_out="choose another --out, or remove it",
-        )
-    if not resume:
-        raise InputError(
-            "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
-        )
 
 
 def add_perplexity(base: Loaded, path: Path) -> None:
@@ -186,48 +117,6 @@ def add_perplexity(base: Loaded, path: Path) -> None:
     answers = Answers.read(path)
     if any(row["response_logprobs"] is None for row in answers.rows):
         with_response_logprobs(base, answers).write(path)
-
-
-def _same_recipe(kept: Path, recipe: Recipe) -> bool:
-    """Whether a folder's recipe says the same; one written before a key was added has that key's default."""
-    if kept.read_text(encoding="utf-8") == recipe.to_yaml():
-        return True
-    try:
-        return Recipe.from_yaml(kept) == recipe
-    except InputError:
-        return False
-
-
-def _begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
-    inputs = input_hashes(recipe)
-    for path, digest in folder.manifest.get("inputs", inputs).items():
-        if inputs.get(path) != digest:
-            raise InputError(
-                "has changed since this run began", where=path, way_out="restore it, or start anew with another --out"
-            )
-    write_text(folder / "recipe.yaml", recipe.to_yaml())
-    earlier = folder.manifest.get("notes", [])
-    folder.update_manifest(
-        versions=versions(), seed=recipe.seed, inputs=inputs, model=recipe.model.model_dump(mode="json"),
-        counts={name: len(records) for name, records in data.sets()},
-        notes=list(dict.fromkeys([*data.notes, *earlier])),
-    )  # fmt: skip
-
-
-@contextmanager
-def _locked(folder: RunDir) -> Iterator[None]:
-    """Two processes never work in one folder."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError("another process is at work here", where=str(folder.path)) from None
-    try:
-        yield
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
-        os.close(handle)
 
 
 class Run:

@@ -14,7 +14,7 @@ from relearn.compare import runs
 from relearn.compare.results import read_results
 from relearn.config import Recipe
 from relearn.errors import RunFailedError
-from relearn.pipeline import records_to_learn
+from relearn.preparation import records_to_learn
 from relearn.rundir import read_json, read_jsonl
 from test_kill_and_resume import people
 

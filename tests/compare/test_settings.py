@@ -11,7 +11,7 @@ from relearn.compare.recipes import planned, retain_only, shared
 from relearn.compare.select import value_of
 from relearn.compare.settings import Comparison, read_grid
 from relearn.errors import InputError
-from relearn.pipeline import records_to_learn
+from relearn.preparation import records_to_learn
 from relearn.records.checks import load_all
 
 BASE = {"model": "m", "data": {"forget": "f.jsonl", "retain": "r.jsonl"}, "unlearn": {"batch_size": 2, "epochs": 4}}

@@ -74,7 +74,7 @@ VALUES = {
     "forward": lambda seen, reference: seen.token_kl(reference),
     "reverse": lambda seen, reference: seen.token_kl(reference, direction="reverse"),
     "any": lambda seen, reference: seen.per_token(squared_margin),
-    "both": lambda seen, reference: sum(seen.per_token_values([scored.nll, scored.kl_forward], reference)),
+    "weighed": lambda seen, reference: seen.weighed([scored.nll, scored.kl_forward], [0.5, 2.0], reference)[0],
 }
 
 
@@ -111,6 +111,25 @@ def test_no_gradient_is_kept_where_none_is_asked_for():
         assert not other.token_nll().requires_grad
     assert other.chunk(0, 3).shape == (3, 7)
     assert not other.chunk(0, 3).requires_grad
+
+
+def test_weighed_values_are_those_of_each_and_carry_no_gradient_alone():
+    one, other, kept, head = twins()
+    reference = Scored(None, one.targets, one.row, 3, 11, 3, kept, head)
+    for seen in (one, other):
+        total, (losses, divergence) = seen.weighed([scored.nll, scored.kl_forward], [0.5, 2.0], reference)
+        assert torch.allclose(losses, one.token_nll(), atol=1e-10)
+        assert torch.allclose(divergence, one.token_kl(reference), atol=1e-10)
+        assert torch.allclose(total, 0.5 * losses + 2 * divergence, atol=1e-10)
+        assert total.requires_grad and not losses.requires_grad and not divergence.requires_grad
+
+
+def test_chunks_are_of_like_size(monkeypatch):
+    monkeypatch.setattr(scored, "CHUNK_TOKENS", 4)
+    # 9 tokens in chunks of at most 4 are three of 3, not two of 4 and a single one
+    assert scored._cuts(9) == [(0, 3), (3, 6), (6, 9)]
+    assert scored._cuts(4) == [(0, 4)]
+    assert scored._cuts(0) == []
 
 
 def test_row_sums_and_means():

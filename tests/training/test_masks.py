@@ -26,7 +26,7 @@ from relearn.errors import InputError, RunFailedError
 from relearn.models.forward import TokenRow, answer_logits
 from relearn.models.lora import add_lora
 from relearn.objectives.base import METHODS
-from relearn.pipeline import prepare
+from relearn.preparation import prepare
 from relearn.tokens.batches import MicroBatch, plan_batches
 from relearn.training.masks import MASKS, check_mask, make_mask
 from relearn.training.masks.memflex import MemFlex

@@ -19,7 +19,8 @@ from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.inference.models import RunModels
 from relearn.objectives.base import METHODS
-from relearn.pipeline import PARTS, STAGES, Run, add_perplexity, prepare, run
+from relearn.pipeline import PARTS, STAGES, Run, add_perplexity, run
+from relearn.preparation import prepare
 from relearn.rundir import RunDir, read_json, read_jsonl, replaced_dir, write_json, write_text
 from relearn.training.procedures import result_name
 

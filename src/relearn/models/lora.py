@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,33 @@ def save_adapter(model: Any, folder: Path) -> None:
     write_json(config, {**values, "target_modules": sorted(values["target_modules"])})
 
 
-def leave_input_as_it_is(model: Any, *, as_it_is: bool = True) -> None:
-    """For mixed precision: PEFT would turn every input to the adapter's float32, and autocast turn it back."""
+def ready_for_autocast(model: Any, ready: bool = True) -> None:
+    """Spare mixed precision what it would do over and over: turn frozen weights to bfloat16 in every pass, and inputs
+    of the adapter's layers to the adapter's float32 and back. The numbers are those of plain autocast.
+
+    `ready` False undoes it.
+    """
     for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = not as_it_is
+        if not hasattr(module, "cast_input_dtype_enabled"):
+            continue
+        module.cast_input_dtype_enabled = not ready
+        base = getattr(module, "base_layer", None)
+        if type(base) is not torch.nn.Linear or base.weight.requires_grad or base.weight.dtype != torch.float32:
+            continue
+        if ready:
+            vars(base)["forward"] = _half_linear(base)
+        else:
+            vars(base).pop("forward", None)
+
+
+def _half_linear(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The layer's forward with its weights kept in bfloat16 as well; outside autocast it is the layer's own."""
+    weight = layer.weight.detach().to(torch.bfloat16)
+    bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled(states.device.type):
+            return torch.nn.functional.linear(states, weight, bias)
+        return torch.nn.functional.linear(states, layer.weight, layer.bias)
+
+    return forward

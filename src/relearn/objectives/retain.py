@@ -18,7 +18,7 @@ import torch
 
 from relearn.objectives.base import Batch, Need, Parts
 from relearn.objectives.limits import not_negative
-from relearn.objectives.scored import KL, Direction, nll
+from relearn.objectives.scored import KL, Direction, Scored, TokenValue, nll
 
 LEGACY_LENGTH = 512
 
@@ -65,18 +65,17 @@ def retain_terms(settings: Retain, batch: Batch) -> tuple[torch.Tensor | float, 
     if not settings.retain_kl or reference is None:
         parts = {"gdr": retain.mean_nll()}
         return settings.retain_nll * parts["gdr"], parts
-    kl = KL[settings.direction]
+    # A mean over answer tokens is what `mean` takes; the legacy one is the same sum over another number.
+    scale = 1.0 if settings.normaliser == "tokens" else retain.step_tokens / _legacy_places(retain)
+    values: list[TokenValue] = [nll, KL[settings.direction]]
+    weights = [settings.retain_nll, settings.retain_kl * scale]
     if not settings.retain_nll:
-        (divergence,) = retain.per_token_values([kl], reference)
-        parts = {"klr": _normalised(settings, batch, divergence)}
-        return settings.retain_kl * parts["klr"], parts
-    losses, divergence = retain.per_token_values([nll, kl], reference)
-    parts = {"gdr": retain.mean(losses), "klr": _normalised(settings, batch, divergence)}
-    return settings.retain_nll * parts["gdr"] + settings.retain_kl * parts["klr"], parts
+        total, (divergence,) = retain.weighed(values[1:], weights[1:], reference)
+        return retain.mean(total), {"klr": retain.mean(divergence) * scale}
+    total, (losses, divergence) = retain.weighed(values, weights, reference)
+    return retain.mean(total), {"gdr": retain.mean(losses), "klr": retain.mean(divergence) * scale}
 
 
-def _normalised(settings: Retain, batch: Batch, divergence: torch.Tensor) -> torch.Tensor:
-    assert batch.retain is not None
-    if settings.normaliser == "tokens":
-        return batch.retain.mean(divergence)
-    return divergence.sum() / ((batch.retain.step_rows or batch.retain.rows) * LEGACY_LENGTH)
+def _legacy_places(retain: Scored) -> int:
+    """What public code divides by: all positions of the step's rows, padded."""
+    return (retain.step_rows or retain.rows) * LEGACY_LENGTH

@@ -8,13 +8,14 @@ value in the states is worked out on the way forward and is all that is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-CHUNK_TOKENS = 64
+CHUNK_TOKENS = 192
 Direction = Literal["forward", "reverse"]
 Head = Callable[[torch.Tensor], torch.Tensor]
 # (logits of a chunk (c, V), targets of it (c,), then the same chunk of every `beside`) -> one value per token (c,)
@@ -47,15 +48,23 @@ class Scored:
         every tensor or `Scored` in `beside` (no gradient flows there) the same c tokens, a `Scored` as its logits. It
         must treat every token on its own.
         """
-        return self.per_token_values([value], *beside)[0]
+        return self.weighed([value], [1.0], *beside)[0]
 
-    def per_token_values(self, values: Sequence[TokenValue], *beside: torch.Tensor | Scored) -> list[torch.Tensor]:
-        """Like `per_token` for several values at once, over the same logits: one (A,) each."""
+    def weighed(
+        self, values: Sequence[TokenValue], weights: Sequence[float], *beside: torch.Tensor | Scored
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Several values over the same logits: their weighted sum (A,) with its gradient, and each alone without one.
+
+        One way back through the output layer, however many values there are.
+        """
         source = self.logits if self.logits is not None else self.states
         assert source is not None
         if self.logits is not None or not (source.requires_grad and torch.is_grad_enabled()):
-            return _chunked(source, self.head, self.targets, values, beside)
-        return list(_HeadValues.apply(source, self.head, self.targets, tuple(values), beside))  # pyright: ignore[reportReturnType]
+            found = _chunked(source, self.head, self.targets, values, beside)
+            total = torch.stack([weight * value for weight, value in zip(weights, found, strict=True)]).sum(0)
+            return total, [value.detach() for value in found]
+        total, *found = _HeadValues.apply(source, self.head, self.targets, tuple(values), tuple(weights), beside)  # pyright: ignore[reportGeneralTypeIssues]
+        return total, found
 
     def chunk(self, start: int, stop: int) -> torch.Tensor:
         """Logits of some tokens without gradient: (stop - start, V) float32."""
@@ -178,8 +187,7 @@ def _chunked(
     source: torch.Tensor, head: Head | None, targets: torch.Tensor, values: Sequence[TokenValue], beside: Sequence[Any]
 ) -> list[torch.Tensor]:
     pieces: list[list[torch.Tensor]] = [[] for _ in values]
-    for start in range(0, len(targets), CHUNK_TOKENS):
-        stop = min(start + CHUNK_TOKENS, len(targets))
+    for start, stop in _cuts(len(targets)):
         logits, others = _logits(source, head, start, stop), _beside(beside, start, stop)
         for found, value in zip(pieces, values, strict=True):
             found.append(value(logits, targets[start:stop], *others))
@@ -193,39 +201,46 @@ def _with_slope(
     if isinstance(value, Sloped):
         with torch.no_grad():
             return value.slope(logits, targets, *others)
-    leaf = logits.detach().requires_grad_()
-    found = value(leaf, targets, *others)
-    return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        found = value(leaf, targets, *others)
+        return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+
+
+def _cuts(tokens: int) -> list[tuple[int, int]]:
+    """Chunks of like size: products with a single row are both slow and inexact."""
+    size = math.ceil(tokens / max(1, math.ceil(tokens / CHUNK_TOKENS)))
+    return [(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]
 
 
 class _HeadValues(torch.autograd.Function):
-    """Per-token values through a frozen output layer; keeps d value / d states (A, H) instead of logits (A, V)."""
+    """Per-token values through a frozen output layer; keeps d sum / d states (A, H) instead of logits (A, V)."""
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, head: Head, targets: torch.Tensor, values: tuple[TokenValue, ...], beside: Any
+        ctx: Any, states: torch.Tensor, head: Head, targets: torch.Tensor, values: tuple[TokenValue, ...],
+        weights: tuple[float, ...], beside: Any,
     ):  # fmt: skip
         found: list[list[torch.Tensor]] = [[] for _ in values]
-        slopes = [torch.empty_like(states) for _ in values]
-        for start in range(0, len(targets), CHUNK_TOKENS):
-            stop = min(start + CHUNK_TOKENS, len(targets))
+        slopes = torch.empty_like(states)
+        for start, stop in _cuts(len(targets)):
             others = _beside(beside, start, stop)
             with torch.enable_grad():
                 piece = states[start:stop].detach().requires_grad_()
                 logits = _logits(piece, head, 0, stop - start)
-                for number, value in enumerate(values):
-                    per_token, slope = _with_slope(value, logits, targets[start:stop], others)
-                    last = number == len(values) - 1
-                    slopes[number][start:stop] = torch.autograd.grad(logits, piece, slope, retain_graph=not last)[0]
-                    found[number].append(per_token)
-        ctx.save_for_backward(*slopes)
-        return tuple(torch.cat(pieces) for pieces in found)
+            total: torch.Tensor | None = None
+            for pieces, value, weight in zip(found, values, weights, strict=True):
+                per_token, slope = _with_slope(value, logits, targets[start:stop], others)
+                pieces.append(per_token)
+                slope = slope if weight == 1 else slope * weight
+                total = slope if total is None else total.add_(slope)
+            slopes[start:stop] = torch.autograd.grad(logits, piece, total)[0]
+        ctx.save_for_backward(slopes)
+        each = [torch.cat(pieces) for pieces in found]
+        ctx.mark_non_differentiable(*each)
+        return torch.stack([weight * value for weight, value in zip(weights, each, strict=True)]).sum(0), *each
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor | None):
-        total = None
-        for slope, given in zip(ctx.saved_tensors, upstream, strict=True):
-            if given is not None:
-                share = slope * given[:, None].to(slope.dtype)
-                total = share if total is None else total + share
-        return total, None, None, None, None
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slopes,) = ctx.saved_tensors
+        return slopes * upstream[:, None].to(slopes.dtype), None, None, None, None, None

@@ -15,7 +15,7 @@ from relearn.console import Ticker, quiet
 from relearn.errors import InputError
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
-from relearn.models.lora import add_lora, leave_input_as_it_is, save_adapter
+from relearn.models.lora import add_lora, ready_for_autocast, save_adapter
 from relearn.models.shards import whole_state
 from relearn.objectives.base import METHODS, Method
 from relearn.records import Record, content_id
@@ -44,7 +44,7 @@ def learn(
     objective = METHODS.get("relearn_gdf").objective({})
     autocast = settings.precision == "bfloat16"
     if autocast:
-        leave_input_as_it_is(model)
+        ready_for_autocast(model)
     loop = Loop(settings.learning_rate, settings.accumulation, autocast=autocast, seed=seed)
     train(model, batches, objective, loop, checkpoints=folder / CHECKPOINTS / "learn", log=log, tick=tick)
     with replaced_dir(folder / "start") as target:
@@ -94,7 +94,7 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
         else:
             model = add_lora(model, settings.lora, seed=job.seed)
     if settings.precision == "bfloat16":
-        leave_input_as_it_is(model)
+        ready_for_autocast(model)
     callbacks: list[TrainerCallback] = []
     if settings.mask:
         callbacks.append(make_mask(settings.mask, model, batches))
