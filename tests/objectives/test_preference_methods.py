@@ -8,32 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import about, run, scored
 from drawn import LENGTHS, Step, draw, gradients
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, logsigmoid, nll_loss, one_hot, pad, softmax
 
 from relearn.errors import InputError
-from relearn.objectives.base import METHODS, Batch
+from relearn.objectives.base import METHODS
 from relearn.objectives.jensun import jsd, one_hot_jsd
-from relearn.objectives.scored import Scored
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 DPO = ["relearn_dpo", "relearn_dpo_gdr", "relearn_dpo_klr", "idk_dpo", "altpo"]
 NAMES = [*DPO, "idk_nll", "jensun", "llmu"]
 PAIRS = {"forget", "rejected", "forget_reference_nll", "rejected_reference_nll"}
-
-
-def scored(logits: list[list[float]], targets: list[int], row: list[int]) -> Scored:
-    rows = max(row) + 1
-    return Scored(torch.tensor(logits), torch.tensor(targets), torch.tensor(row), rows, len(targets), rows)
-
-
-def run(name: str, options: dict[str, Any] | None = None, **batch: Any) -> tuple[float, dict[str, float]]:
-    loss, parts = METHODS.get(name).objective(options or {})(Batch(**batch))
-    return float(loss), {part: float(value) for part, value in parts.items()}
-
-
-def about(value: float) -> Any:
-    return pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import about, run, scored
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from relearn.errors import InputError
@@ -18,20 +19,6 @@ from relearn.objectives.scored import Scored
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 NAMES = ["ga", "grad_diff", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "wga", "satimp", "ceu", "pdu", "undial"]
-
-
-def scored(logits: list[list[float]], targets: list[int], row: list[int]) -> Scored:
-    rows = max(row) + 1
-    return Scored(torch.tensor(logits), torch.tensor(targets), torch.tensor(row), rows, len(targets), rows)
-
-
-def run(name: str, options: dict[str, Any] | None = None, **batch: Any) -> tuple[float, dict[str, float]]:
-    loss, parts = METHODS.get(name).objective(options or {})(Batch(**batch))
-    return float(loss), {part: float(value) for part, value in parts.items()}
-
-
-def about(value: float) -> Any:
-    return pytest.approx(value, rel=1e-5, abs=1e-6)
 
 
 # One row of two tokens with probabilities 3/4 and 1/4 for the true token; a retain token with probability 1/2.

@@ -14,6 +14,7 @@ from typing import Any
 from relearn.compare.runs import training_log
 from relearn.compare.settings import RETAIN_ONLY
 from relearn.compare.tables import table
+from relearn.records.sample import evenly
 from relearn.report.plane import Point, plane, standalone
 from relearn.report.wording import PARTS
 from relearn.rundir import RunDir, read_json, read_jsonl, write_text
@@ -106,7 +107,7 @@ def _samples(folder: Path, methods: Sequence[str], runs: Mapping[str, RunDir]) -
     rows: dict[str, dict[str, Any]] = {}
     for method, run in runs.items():
         for part in _parts(run):
-            for row in _spread(read_jsonl(run / f"after/{part}.jsonl")):
+            for row in evenly(read_jsonl(run / f"after/{part}.jsonl"), ANSWERS):
                 shown = rows.setdefault(row["id"], _question(run, part, row))
                 shown["after"][method] = row["response"]
     for key, row in rows.items():
@@ -121,12 +122,6 @@ def _parts(run: RunDir) -> list[str]:
     pairs = (("forget_heldout", "forget"), ("retain_heldout", "retain"))
     choices = [[files[part] for part in pair if (run / f"after/{files[part]}.jsonl").exists()] for pair in pairs]
     return [choice[0] for choice in choices if choice]
-
-
-def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    if len(rows) <= ANSWERS:
-        return list(rows)
-    return [rows[at * len(rows) // ANSWERS] for at in range(ANSWERS)]
 
 
 def _question(run: RunDir, part: str, row: Mapping[str, Any]) -> dict[str, Any]:

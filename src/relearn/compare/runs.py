@@ -21,7 +21,7 @@ from relearn.inference.models import RunModels
 from relearn.objectives.base import METHODS
 from relearn.pipeline import PARTS, STAGES, Run, add_perplexity, run
 from relearn.preparation import prepare
-from relearn.rundir import RunDir, read_json, read_jsonl, replaced_dir, write_json, write_text
+from relearn.rundir import RunDir, read_jsonl, replaced_dir, write_json, write_text
 from relearn.training.procedures import result_name
 
 _KEPT = ("synthesis", "notes", "versions", "before_perplexity")
@@ -112,10 +112,6 @@ def training_log(folder: RunDir, stage: str = "unlearn") -> dict[str, Any]:
     steps = {row["step"]: row.get("tokens", 0) for row in rows if row.get("stage") == stage and "loss" in row}
     seconds = folder.manifest["stages"].get(stage, {}).get("seconds")
     return {"steps": len(steps), "tokens": sum(steps.values()), "seconds": seconds}
-
-
-def summary_of(folder: RunDir) -> dict[str, Any]:
-    return read_json(folder / "summary.json")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from relearn.config import Part, Recipe, apply_change, read_mapping, readable
@@ -135,7 +134,3 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         below = found.get(key)
         found[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return found
-
-
-def dumped(values: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)

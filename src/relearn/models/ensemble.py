@@ -19,7 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 
 from relearn.config import Model
 from relearn.errors import InputError
-from relearn.models.forward import Predicted, TokenRow, predict
+from relearn.models.forward import Predicted, TokenRow, evaluating, predict
 from relearn.models.load import Loaded, check_adapter, load
 from relearn.models.lora import save_adapter
 from relearn.models.wrapped import Wrapped
@@ -118,19 +118,14 @@ class Ensemble(Wrapped):
             pairs = [pair for pair in kept if pair is not None]
             large, start = (torch.cat(states) for states in zip(*pairs, strict=True))
             return Predicted(None, large, self._fixed_heads[0]), Predicted(None, start, self._fixed_heads[1])
-        was_training = self.small.training
-        self.small.eval()
-        try:
-            with self.small.disable_adapter():
-                start = predict(self.small, rows)
-        finally:
-            self.small.train(was_training)
+        with evaluating(self.small), self.small.disable_adapter():
+            start = predict(self.small, rows)
         return predict(self.inner, rows), start
 
     def _joined(self, large: Predicted, start: Predicted, own: Predicted) -> Predicted:
         if large.states is None or start.states is None or own.states is None:
-            offset = self.alpha * (_logits(own) - _logits(start))
-            big = _logits(large)
+            offset = self.alpha * (own.logits_at() - start.logits_at())
+            big = large.logits_at()
             return Predicted(big + _fitted(offset, big.shape[-1]))
         assert large.head is not None and start.head is not None
         states = torch.cat([large.states, start.states, own.states], dim=-1)
@@ -139,13 +134,6 @@ class Ensemble(Wrapped):
 
 def _key(row: TokenRow) -> tuple[tuple[int, ...], int]:
     return row.ids, row.answer_start
-
-
-def _logits(seen: Predicted) -> torch.Tensor:
-    if seen.logits is not None:
-        return seen.logits.float()
-    assert seen.head is not None and seen.states is not None
-    return seen.head(seen.states).float()
 
 
 def _joint_head(

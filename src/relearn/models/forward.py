@@ -42,6 +42,13 @@ class Predicted:
     head: Head | None = None
     layer: torch.Tensor | None = None
 
+    def logits_at(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Logits of some answer tokens, or of all: (stop - start, V) float32."""
+        if self.logits is not None:
+            return self.logits[start:stop].float()
+        assert self.head is not None and self.states is not None
+        return self.head(self.states[start:stop]).float()
+
 
 def predict(
     model: Any, rows: Sequence[TokenRow], *, layer: int | None = None, head: torch.nn.Linear | None = None
@@ -75,11 +82,7 @@ def predict(
 
 def answer_logits(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
     """Logits that predict every answer token, row after row, already shifted: (tokens, vocab), float32."""
-    seen = predict(model, rows)
-    if seen.logits is not None:
-        return seen.logits.float()
-    assert seen.head is not None and seen.states is not None
-    return seen.head(seen.states).float()
+    return predict(model, rows).logits_at()
 
 
 def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,11 +126,7 @@ def answer_logprobs(
 
 def _picked(seen: Predicted, targets: torch.Tensor, at: int) -> torch.Tensor:
     stop = at + CHUNK_TOKENS
-    if seen.logits is not None:
-        logits = seen.logits[at:stop].float()
-    else:
-        assert seen.head is not None and seen.states is not None
-        logits = seen.head(seen.states[at:stop]).float()
+    logits = seen.logits_at(at, stop)
     return logits.gather(1, targets[at:stop, None])[:, 0] - logits.logsumexp(-1)
 
 
@@ -136,6 +135,17 @@ def bare(model: Any) -> Any:
     while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
         model = model.module
     return getattr(model, "get_base_model", lambda: model)()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Without dropout; afterwards in the mode the model was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 _PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -189,16 +199,14 @@ def _takes_packs(inner: Any) -> bool:
 @torch.no_grad()
 def _keeps_apart(model: Any, inner: Any) -> bool:
     device = next(inner.parameters()).device
-    was_training, before = model.training, inner.config._attn_implementation
-    model.eval()
+    before = inner.config._attn_implementation
     try:
-        singles = torch.cat([_padded_logits(model, [row], device) for row in _PROBE])
-        inner.set_attn_implementation(ATTENTION)
-        apart = _alike(_packed_output(model, pack(_PROBE, device)), singles)
+        with evaluating(model):
+            singles = torch.cat([_padded_logits(model, [row], device) for row in _PROBE])
+            inner.set_attn_implementation(ATTENTION)
+            apart = _alike(_packed_output(model, pack(_PROBE, device)), singles)
     except (TypeError, ValueError, IndexError):
         apart = False
-    finally:
-        model.train(was_training)
     if not apart:
         inner.set_attn_implementation(before)
     return apart
@@ -206,16 +214,12 @@ def _keeps_apart(model: Any, inner: Any) -> bool:
 
 @torch.no_grad()
 def _head_is_all(inner: Any, head: torch.nn.Linear) -> bool:
-    was_training = inner.training
-    inner.eval()
-    try:
-        device = next(inner.parameters()).device
+    device = next(inner.parameters()).device
+    with evaluating(inner):
         logits = _padded_logits(inner, _PROBE[:1], device)
         with _bypassed(head):
             states = _padded_logits(inner, _PROBE[:1], device)
         return states.shape[-1] == head.in_features and _alike(head(states.to(head.weight.dtype)), logits)
-    finally:
-        inner.train(was_training)
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ import yaml
 
 from relearn import rundir
 from relearn.errors import InputError
+from relearn.records.sample import evenly
 from relearn.report.answers import known, pair_items, verdict_counts
 from relearn.report.headline import headline
 from relearn.report.redact import redacted
@@ -203,14 +204,8 @@ def _sample(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows spread evenly over the file, each kind in turn, so that every kind is seen."""
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)}
     share = -(-SAMPLE_ROWS // max(1, len(kinds)))
-    chosen = [row for of_kind in kinds.values() for row in _spread(of_kind, share)]
+    chosen = [row for of_kind in kinds.values() for row in evenly(of_kind, share)]
     return [{key: row.get(key) for key in ("kind", "variant", "prompt", "target")} for row in chosen[:SAMPLE_ROWS]]
-
-
-def _spread(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def _rejections(rejected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

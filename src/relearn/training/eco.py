@@ -28,16 +28,19 @@ from relearn.models.corrupted import (
     save_eco,
     sentence_encoder,
 )
-from relearn.models.forward import answer_targets, predict
+from relearn.models.forward import predict
 from relearn.models.packing import TokenRow
 from relearn.objectives.base import METHODS, Batch
 from relearn.objectives.inference_time import Eco
 from relearn.objectives.scored import Scored
+from relearn.records.sample import evenly
 from relearn.rundir import replaced_dir
 from relearn.synthesis.generic_data import load_generic
+from relearn.tokens.batches import Size
 from relearn.tokens.encode import encode
 from relearn.tokens.streams import Material, streams
 from relearn.training.procedures import Job, procedure
+from relearn.training.reference import scored
 
 RESULT = "eco"
 FOLDS = 5
@@ -206,7 +209,7 @@ class Search:
         self._criterion = criterion
         # On these records every prompt is corrupted, whatever the classifier says.
         self._always = replace(classifier, threshold=-1.0)
-        records = _spread(streams("original", job.material, job.seed).forget, SEARCH_RECORDS)
+        records = evenly(streams("original", job.material, job.seed).forget, SEARCH_RECORDS)
         self._rows = encode(job.loaded.chat, records, max_length=job.settings.max_length)
         blank = self._model(Corruption("zero_out", 1.0, "question"))
         self._unasked = [own.sequence_nll() for own in _scored(blank, self._rows)]
@@ -269,18 +272,6 @@ def climb(tell: Callable[[float], Tried], grid: Sequence[float], enough: float) 
 
 def _scored(model: Any, rows: Sequence[TokenRow]) -> list[Scored]:
     """The predictions for `rows` in batches that add up to one step."""
-    tokens = sum(row.answer_tokens for row in rows)
-    found = []
-    for at in range(0, len(rows), SEARCH_BATCH):
-        part = rows[at : at + SEARCH_BATCH]
-        seen = predict(model, part)
-        targets, owner = answer_targets(part, next(model.parameters()).device)
-        found.append(Scored(seen.logits, targets, owner, len(part), tokens, len(rows), seen.states, seen.head))
-    return found
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, evenly over the whole."""
-    if len(items) <= count:
-        return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
+    step = Size(sum(row.answer_tokens for row in rows), len(rows))
+    parts = [rows[at : at + SEARCH_BATCH] for at in range(0, len(rows), SEARCH_BATCH)]
+    return [scored(predict(model, part), part, step) for part in parts]

@@ -18,8 +18,8 @@ from relearn.models.lora import add_lora
 from relearn.objectives.base import METHODS
 from relearn.objectives.inference_time import Offset
 from relearn.rundir import remove_tree, replaced_dir
-from relearn.tokens.batches import distinct_rows
 from relearn.training import stages
+from relearn.training.passes import needed_rows
 from relearn.training.procedures import Job, procedure
 from relearn.training.reference import mixed
 
@@ -78,5 +78,4 @@ def _rows(job: Job, chosen: Offset) -> list[Any]:
     """The rows of all streams of the plan that the objective needs."""
     method = METHODS.get(job.settings.method)
     batches = stages.unlearn_batches(job.loaded.chat, method, job.material, job.settings, job.seed)
-    streams = ("forget", "rejected", "mismatched", "retain")
-    return [row for stream in streams if stream in chosen.needs for row in distinct_rows(batches, stream)]
+    return needed_rows(batches, chosen)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from relearn.models.forward import Predicted, TokenRow, predict
+from relearn.models.forward import Predicted, TokenRow, evaluating, predict
 from relearn.objectives.base import Batch, Need, Objective, Parts
 from relearn.tokens.batches import MicroBatch, Size, distinct_rows
 from relearn.training.reference import Reference, mixed, mixed_losses, scored
@@ -20,14 +20,18 @@ def make_reference(
 ) -> Reference:
     """The start model run once over every row of the plan whose reference the objective needs."""
 
-    def rows(suffix: str) -> list[TokenRow]:
-        wanted = [stream for stream in _STREAMS if f"{stream}{suffix}" in objective.needs]
-        return [row for stream in wanted for row in distinct_rows(batches, stream)]
-
     return Reference(
-        model, rows("_reference"), nll_rows=rows("_reference_nll"), layer_rows=rows("_states_reference"),
+        model, needed_rows(batches, objective, "_reference"),
+        nll_rows=needed_rows(batches, objective, "_reference_nll"),
+        layer_rows=needed_rows(batches, objective, "_states_reference"),
         layer=state_layer(objective), autocast=autocast,
     )  # fmt: skip
+
+
+def needed_rows(batches: Sequence[MicroBatch], objective: Objective, suffix: str = "") -> list[TokenRow]:
+    """Rows of the plan, each once, of every stream whose name with `suffix` the objective needs."""
+    wanted = [stream for stream in _STREAMS if f"{stream}{suffix}" in objective.needs]
+    return [row for stream in wanted for row in distinct_rows(batches, stream)]
 
 
 def state_layer(objective: Objective) -> int | None:
@@ -46,14 +50,12 @@ def freeze_unreached(
     """
     if state_layer(objective) is None:
         return
-    was_training = model.training
-    model.eval()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    loss, _ = objective(observe(model, micro, objective, reference, state=state))
-    reached = torch.autograd.grad(loss, weights, allow_unused=True)
+    with evaluating(model):
+        loss, _ = objective(observe(model, micro, objective, reference, state=state))
+        reached = torch.autograd.grad(loss, weights, allow_unused=True)
     for weight, gradient in zip(weights, reached, strict=True):
         weight.requires_grad_(gradient is not None)
-    model.train(was_training)
 
 
 def observe(

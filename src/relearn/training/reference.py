@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from relearn import parallel
-from relearn.models.forward import Predicted, TokenRow, answer_targets, plain_head, predict
+from relearn.models.forward import Predicted, TokenRow, answer_targets, evaluating, plain_head, predict
 from relearn.objectives.scored import Scored
 from relearn.tokens.batches import Size
 
@@ -76,14 +76,9 @@ class Reference:
 
     @torch.no_grad()
     def _run(self, rows: Sequence[TokenRow]) -> Predicted:
-        was_training = self._model.training
-        self._model.eval()
         device = next(self._model.parameters()).device
-        try:
-            with adapter_off(self._model), mixed(device, self._autocast):
-                return predict(self._model, rows, layer=self._layer, head=self._trained_head)
-        finally:
-            self._model.train(was_training)
+        with evaluating(self._model), adapter_off(self._model), mixed(device, self._autocast):
+            return predict(self._model, rows, layer=self._layer, head=self._trained_head)
 
     def _as_kept(self, seen: Predicted) -> Predicted:
         """With the output layer as it was at the start; a model that brings its own head has no other."""

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from relearn import parallel
-from relearn.models.forward import TokenRow, bare, predict
+from relearn.models.forward import TokenRow, bare, evaluating, predict
+from relearn.records.sample import evenly
 from relearn.tokens.batches import MicroBatch, Size, distinct_rows
 from relearn.training.reference import scored
 
@@ -45,7 +46,7 @@ def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
     rows = [row for group in groups for row in group]
     size = Size(sum(row.answer_tokens for row in rows), len(rows))
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for group in groups[parallel.rank() :: parallel.processes()]:
             loss = scored(predict(model, group), group, size).mean_nll()
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
@@ -116,15 +117,5 @@ def _groups(rows: Sequence[TokenRow], batches: Sequence[MicroBatch], most: int) 
     """Rows evenly spread over `rows`, which come in the order of their ids, in groups of similar length."""
     size = max(len(batch.forget) for batch in batches)
     wanted = min(len(rows), size * max(1, min(most, len(batches) // SHARE)))
-    picked = sorted((rows[number * len(rows) // wanted] for number in range(wanted)), key=lambda row: len(row.ids))
+    picked = sorted(evenly(rows, wanted), key=lambda row: len(row.ids))
     return [picked[at : at + size] for at in range(0, len(picked), size)]
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
