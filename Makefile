@@ -28,8 +28,8 @@ install: $(VENV)/.installed  ## the environment alone; then: .venv/bin/relearn -
 test: lint types imports pytest  ## lint, types, import directions, all tests
 
 lint: $(VENV)/.tools
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks judges studies
+	$(BIN)/ruff format --check src tests benchmarks judges studies
 
 types: $(VENV)/.tools
 	$(BIN)/pyright
@@ -41,8 +41,8 @@ pytest: $(VENV)/.tools
 	$(BIN)/python -m pytest
 
 format: $(VENV)/.tools  ## put the code into the project's format
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks judges studies
+	$(BIN)/ruff format src tests benchmarks judges studies
 
 wheel: $(VENV)/.tools  ## dist/relearn_llm-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .

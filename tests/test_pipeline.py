@@ -63,8 +63,13 @@ def test_the_run_folder_is_as_documented_and_private(finished):
 
 def test_summary_has_the_documented_shape(finished):
     summary = read_json(finished / "summary.json")
-    assert set(summary) == {"before", "after"}
-    for parts in summary.values():
+    assert set(summary) == {"before", "after", "difference"}
+    changed = summary["difference"]["forget"]["rouge_l"]
+    assert {"value", "low", "high", "n", "unpaired", "wins", "losses", "ties", "p"} <= set(changed)
+    assert changed["value"] == pytest.approx(
+        summary["after"]["forget"]["rouge_l"]["value"] - summary["before"]["forget"]["rouge_l"]["value"]
+    )
+    for parts in (summary["before"], summary["after"]):
         assert set(parts) == {"forget", "retain", "forget_heldout"}
         for part, rate in (("forget", "kfr"), ("forget_heldout", "kfr"), ("retain", "krr")):
             for name in (rate, "rouge_l", "ls", "ls_paper", "ppl"):

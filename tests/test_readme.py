@@ -41,14 +41,16 @@ def commands(readme: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
 
-def test_commands_in_order(readme, place, capsys):
+def test_commands_in_order(readme, place, tiny_model_dir, capsys):
     mine = [words[1:] for words in commands(readme) if words[0] == "relearn" and "runs/demo" not in words]
-    assert [words[0] for words in mine] == ["run", "run", "export", "list", "compare"]
+    assert [words[0] for words in mine] == ["run", "run", "export", "list", "compare", "evaluate", "export", "evaluate"]
     for words in mine:
+        words = [str(tiny_model_dir) if word == "smollm2-135m-instruct" else word for word in words]
         assert run_command(words) == 0, capsys.readouterr().err
     assert (place / "runs/mine/report.html").exists()
     assert (place / "models/mine/model.safetensors").exists()
     assert (place / "results/mine/npo_gdr+sure.json").exists()
+    assert (place / "runs/scores/report.html").exists()
     asked = next(words for words in commands(readme) if words[:2] == ["relearn", "ask"])
     assert run_command([word.replace("runs/demo", "runs/mine") for word in asked[1:]]) == 0
     assert "Marta Lindqvist" in capsys.readouterr().out

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from relearn.asking import answers_before_and_after as ask
     from relearn.asking import export_merged as export
     from relearn.config import Recipe
-    from relearn.pipeline import evaluate, run, synthesize, unlearn
+    from relearn.evaluation.run import evaluate
+    from relearn.pipeline import run, synthesize, unlearn
     from relearn.records import Record
     from relearn.synthesis.verification import verify_file as verify
 
@@ -26,7 +27,7 @@ _PLACES = {
     "Recipe": "relearn.config:Recipe",
     "Record": "relearn.records:Record",
     "ask": "relearn.asking:answers_before_and_after",
-    "evaluate": "relearn.pipeline:evaluate",
+    "evaluate": "relearn.evaluation.run:evaluate",
     "export": "relearn.asking:export_merged",
     "run": "relearn.pipeline:run",
     "synthesize": "relearn.pipeline:synthesize",

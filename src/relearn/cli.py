@@ -58,9 +58,11 @@ def _fail(text: str, code: int, *, shared: bool = True) -> int:
 def _check_launch(arguments: list[str]) -> None:
     from relearn import parallel
 
-    shared = arguments[:1] in (["run"], ["unlearn"]) and "--dry-run" not in arguments
+    shared = arguments[:1] in (["run"], ["unlearn"], ["evaluate"]) and "--dry-run" not in arguments
     if parallel.launched() > 1 and not shared:
-        error = InputError("several processes can share `run` and `unlearn` alone", way_out="start this one alone")
+        error = InputError(
+            "several processes can share `run`, `unlearn` and `evaluate` alone", way_out="start this one alone"
+        )
         raise parallel.everywhere(error)
 
 
@@ -224,12 +226,64 @@ def ask(folder: Path, *question: str) -> None:
 
 
 @app.command
-def evaluate(folder: Path) -> None:
-    """Score a run's answers again (after a change of judges) and write the report anew."""
-    from relearn.pipeline import evaluate as score_again
+def evaluate(
+    run: Path | None = None, *, forget: str | None = None, retain: str | None = None, holdout: str | None = None,
+    after: str | None = None, before: str | None = None, base: str | None = None, after_adapter: tuple[str, ...] = (),
+    before_adapter: tuple[str, ...] = (), map_: Annotated[str, Parameter(name="--map")] = "", metrics: str = "",
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (), out: Path = Path("runs/evaluation"),
+) -> int:  # fmt: skip
+    """Score two models, one model, files of answers, or an existing run once more. See docs/evaluate.md.
 
-    score_again(folder)
-    _show(folder)
+    The same command goes on with an evaluation that was stopped, and does nothing where all is done.
+
+    Parameters
+    ----------
+    run
+        A run folder, or an evaluation's: its answers are judged again and its report is written anew.
+    forget
+        Records that should be forgotten; without --after, a file that holds a model's answers to them.
+    retain
+        Records that should still be known, or a file that holds the answers.
+    holdout
+        Records like those to forget that no model was trained on, for membership inference.
+    after
+        The model to score: smollm2-135m-instruct, a folder, or a name on the hub.
+    before
+        The model to compare it with.
+    base
+        A model from before any fine-tuning: PPL and LS rest on it.
+    after_adapter
+        A LoRA adapter's folder for --after, or for --before where no --after is given; may be repeated.
+    before_adapter
+        A LoRA adapter's folder for --before; may be repeated.
+    map_
+        Which columns to read: question=text,answer=labels
+    metrics
+        Names with commas between: kfr,krr,rouge_l; all when not given.
+    set_
+        Change a setting: metrics.c1=0.5, generate.temperature=0.7, forget.limit=50, model.dtype=bfloat16 (all models)
+    out
+        The folder for answers, scores and report.
+    """
+    from relearn import parallel
+    from relearn.console import note
+    from relearn.evaluation.run import evaluate as evaluate_all
+    from relearn.evaluation.settings import read_columns
+
+    try:
+        folder = evaluate_all(
+            run, out=out, changes=set_, forget=forget, retain=retain, holdout=holdout, after=after, before=before,
+            base=base, after_adapter=after_adapter, before_adapter=before_adapter, columns=read_columns(map_),
+            measure=tuple(filter(None, map(str.strip, metrics.split(",")))),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    parallel.leave()
+    if parallel.is_main():
+        _show(folder.path)
+        for line in folder.manifest.get("notes", []):
+            note(line)
+    return 0
 
 
 @app.command
@@ -312,21 +366,83 @@ def report(folder: Path, *, redact: bool = False) -> None:
 
 
 @app.command
-def export(folder: Path, *, out: Path) -> None:
-    """Merge a run's adapter into the model and save it in safetensors form.
+def export(folder: Path, *, out: Path, answers: bool = False) -> None:
+    """Merge a run's adapter into the model and save it in safetensors form, or write its answers for other tools.
+
+    Parameters
+    ----------
+    folder
+        A run folder; with --answers an evaluation's will do.
+    out
+        A new folder.
+    answers
+        Not the model but the answers, as the public ReLearn code has them: query, ground_truth, generated_response.
+    """
+    from relearn.console import note
+
+    if answers:
+        from relearn.evaluation.export import export_answers
+
+        for path in export_answers(folder, out):
+            note(f"answers: {path}")
+        return
+    from relearn.asking import export_merged
+
+    export_merged(_existing(folder), out)
+    note(f"model: {out}")
+
+
+@app.command
+def audit(
+    folder: Path, *, attacks: str = "all", control: Path | None = None, templates: Path | None = None,
+    facts: int | None = None, samples: int = 8,
+) -> None:  # fmt: skip
+    """Attack a finished run and say of every fact whether it is gone, hidden or still there.
+
+    An audit that was stopped goes on where it was; what was asked is not asked again.
 
     Parameters
     ----------
     folder
         A run folder.
-    out
-        A new folder for the model.
+    attacks
+        all, or names: completion,quantise (see relearn list audits).
+    control
+        A run, adapter or model that never saw the facts; the base model when not given.
+    templates
+        A folder of jailbreak templates: .yaml with a value, or .txt.
+    facts
+        Ask about so many of the facts only.
+    samples
+        Draws per question of the sampling attack.
     """
-    from relearn.asking import export_merged
+    from relearn.auditing import audit as attack
+    from relearn.auditing import print_audit
     from relearn.console import note
 
-    export_merged(_existing(folder), out)
-    note(f"model: {out}")
+    print_audit(folder, attack(folder, attacks, control=control, templates=templates, facts=facts, samples=samples))
+    note(f"per fact: {folder / 'audits' / 'verdicts.json'}")
+
+
+@app.command
+def analyze(folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: int = 12) -> None:
+    """Look inside a run's model, before and after: likeliest tokens, layers, patching, the adapter.
+
+    Parameters
+    ----------
+    folder
+        A run folder; numbers and pictures go to its analysis/.
+    others
+        Further runs of the same start model, drawn beside it.
+    prompt
+        Questions of your own; their answers are the start model's.
+    facts
+        Look at so many of the facts.
+    """
+    from relearn.analyzing import analyze as look
+    from relearn.console import note
+
+    note(f"analysis: {look(folder, others, prompts=prompt, facts=facts)}")
 
 
 @app.command
@@ -350,13 +466,13 @@ def purge(folder: Path, *, yes: bool = False) -> None:
 
 
 @app.command(name="list")
-def list_(what: Literal["methods", "metrics", "generators"], *, json: bool = False) -> None:
+def list_(what: Literal["methods", "metrics", "audits", "generators"], *, json: bool = False) -> None:
     """What there is to choose from.
 
     Parameters
     ----------
     what
-        methods, metrics or generators.
+        methods, metrics, audits or generators.
     json
         Print JSON.
     """
@@ -366,11 +482,33 @@ def list_(what: Literal["methods", "metrics", "generators"], *, json: bool = Fal
 
 
 @app.command
-def doctor() -> None:
-    """Say what is there, what is missing and how to get it."""
+def doctor(*, judge: str | None = None) -> int:
+    """Say what is there, what is missing and how to get it; or whether a judge can be trusted.
+
+    Parameters
+    ----------
+    judge
+        openai:MODEL or transformers:MODEL: let it grade ten answers that were graded by hand; exit code 1 if it is not
+        usable. They are of invented people.
+    """
+    if judge is not None:
+        return _check_judge(judge)
     from relearn.doctor import checks, render
 
     render(checks())
+    return 0
+
+
+def _check_judge(name: str) -> int:
+    from relearn.config import Metrics
+    from relearn.console import out as screen
+    from relearn.metrics.judge_check import judge_check
+    from relearn.metrics.judged import NamedGrader
+
+    found = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
+    for line in found.lines():
+        screen.print(line, markup=False, soft_wrap=True)
+    return 0 if found.usable else 1
 
 
 def _existing(folder: Path) -> Path:

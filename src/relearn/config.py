@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from relearn.errors import InputError
 from relearn.registry import suggest
@@ -92,12 +92,22 @@ class Probes(Part):
     _listed = field_validator("forget", "retain", mode="before")(_as_sources)
 
 
+class Utility(Part):
+    """What TOFU's model utility is measured on beside the retain set: asked, never trained on."""
+
+    real_authors: Sources = ()
+    world_facts: Sources = ()
+
+    _listed = field_validator("real_authors", "world_facts", mode="before")(_as_sources)
+
+
 class Data(Part):
     forget: Sources = Field(min_length=1)
     retain: Sources = ()
     holdout: Sources = ()
     generic: Sources = ()
     probes: Probes = Probes()
+    utility: Utility = Utility()
 
     _listed = field_validator("forget", "retain", "holdout", "generic", mode="before")(_as_sources)
 
@@ -187,17 +197,55 @@ class Unlearn(Part):
 
 
 class Generate(Part):
-    """How the model is asked. Greedy unless `temperature` is above 0."""
+    """How the model is asked. Greedy unless `temperature` is above 0; then a question may be asked `repeats` times.
+
+    `batch_size`: how many questions are answered at a time at most; left out, as many as the machine is good for.
+    `backend`: who decodes; vllm needs a CUDA GPU and the package, and takes a copy of the model.
+    """
 
     max_new_tokens: int = Field(default=128, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    backend: Literal["transformers", "vllm"] = "transformers"
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
+    repeats: int = Field(default=1, ge=1)
+
+    @field_validator("repeats")
+    @classmethod
+    def _only_sampling_repeats(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and not info.data.get("temperature"):
+            raise ValueError("greedy answers are the same each time; set generate.temperature above 0")
+        return value
+
+    @property
+    def once(self) -> Generate:
+        """The same, with every question asked a single time."""
+        return self.model_copy(update={"repeats": 1})
+
+
+class Ability(Part):
+    """General ability, measured before and after. `tasks`: files of multiple choice or of sums (.jsonl, .json, .csv,
+    .parquet), or tasks of lm-eval by name or task file (.yaml); see docs/benchmarks.md.
+
+    `limit`: so many questions of each task. `shots`: so many solved examples in front, at most as many as a file has;
+    left out, all that a file has, and lm-eval's own number. `max_new_tokens`: how long an answer to a sum may be.
+    """
+
+    tasks: tuple[str, ...] = ()
+    limit: int | None = Field(default=None, ge=1)
+    shots: int | None = Field(default=None, ge=0)
+    batch_size: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
 
 
 class Metrics(Part):
-    """Thresholds and judges; the paper's thresholds are the default. `few_entities` is the public code's rule."""
+    """Thresholds and judges; the paper's thresholds are the default. `few_entities` is the public code's rule.
+
+    `retain_reference`: the run folder or scores.json of a run that never saw the forget set, or a TOFU_EVAL.json.
+    `truth_ratio`: the mean over the wrong answers. `min_k`: the share of least likely tokens that min-k looks at.
+    `judge`: openai:MODEL or transformers:MODEL grades answers from 1 to 5; `allow_remote` lets it be on another host.
+    """
 
     base_model: str | None = None
     c1: float = Field(default=0.3, ge=0, le=1)
@@ -206,9 +254,15 @@ class Metrics(Part):
     entities: str = "spacy"
     matcher: str = "all-minilm-l6-v2"
     match_threshold: float = Field(default=0.8, gt=0, le=1)
-    entailment: str | None = None
+    entailment: str | None = "builtin"
     entailment_revision: str | None = None
     bootstrap: int = Field(default=1000, ge=1)
+    retain_reference: str | None = None
+    truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
+    min_k: float = Field(default=0.4, gt=0, le=1)
+    judge: str | None = None
+    allow_remote: bool = False
+    ability: Ability = Ability()
 
 
 class Prices(Part):

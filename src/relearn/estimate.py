@@ -144,8 +144,9 @@ def estimate_minutes(recipe: Recipe) -> float:
     learned = load_set(recipe.learn.data, "retain", "learn.data")[0] if recipe.learn else ()
     rows = forget_rows(recipe, data, len(data.generic or load_generic()))
     passes = training_passes(recipe, len(learned), rows, len(data.retain))
-    asked = 2 * sum(len(records) for name, records in data.sets() if name not in ("holdout", "generic"))
+    asked = sum(len(records) for name, records in data.sets() if name not in ("holdout", "generic"))
     forward = _seconds_forward(load(recipe.model), data.forget[:8])
+    asked *= 2 * recipe.generate.repeats
     return (forward * (passes * PASS_FORWARDS + asked * ASK_FORWARDS) + FIXED_SECONDS) / 60
 
 

@@ -1,4 +1,4 @@
-"""`relearn list`: the tables of methods, metrics and generators."""
+"""`relearn list`: the tables of methods, metrics, audits and generators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relearn import console
 
 
 def print_listing(what: str, *, as_json: bool) -> None:
-    rows = {"methods": _methods, "metrics": _metrics, "generators": _generators}[what]()
+    rows = {"methods": _methods, "metrics": _metrics, "audits": _audits, "generators": _generators}[what]()
     if as_json:
         console.out.print_json(json.dumps(rows))
         return
@@ -64,3 +64,13 @@ def _generators() -> list[dict[str, Any]]:
     from relearn.llm.generators import GENERATORS
 
     return [{"name": name, "about": GENERATORS.get(name).about} for name in GENERATORS]
+
+
+def _audits() -> list[dict[str, Any]]:
+    from relearn.audits.base import AUDITS
+
+    found = [AUDITS.get(name) for name in AUDITS]
+    return [
+        {"name": one.name, "family": one.family, "counts": one.counts, "about": one.about, "source": one.source}
+        for one in found
+    ]

@@ -8,19 +8,21 @@ Every stage reads what earlier ones wrote to the run folder, so a run killed any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from relearn import console, parallel
+from relearn.ability import ability_scores, measure_ability
 from relearn.config import Data, Recipe, Synthesis
 from relearn.errors import InputError
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import Judges, SplitScores, make_judges, score, scores, summary
+from relearn.metrics.evaluate import Judges, SplitScores, load_reference, make_judges, score_parts, scores
+from relearn.metrics.paired import summarised
 from relearn.models.generate import generate
 from relearn.models.load import Loaded
 from relearn.objectives.base import METHODS, Method
@@ -53,6 +55,9 @@ PARTS = (
     ("retain", "retain", "retain"),
     ("probes_forget", "forget", "forget_heldout"),
     ("probes_retain", "retain", "retain_heldout"),
+    ("holdout", "holdout", "holdout"),
+    ("real_authors", "retain", "real_authors"),
+    ("world_facts", "retain", "world_facts"),
 )
 
 
@@ -115,8 +120,12 @@ def synthesize(
 def add_perplexity(base: Loaded, path: Path) -> None:
     """Fill the log-probabilities of the responses in an answer file, unless they are all there."""
     answers = Answers.read(path)
-    if any(row["response_logprobs"] is None for row in answers.rows):
+    if any(row["response_logprobs"] is None or _lacks_base(row) for row in answers.rows):
         with_response_logprobs(base, answers).write(path)
+
+
+def _lacks_base(row: Mapping[str, Any]) -> bool:
+    return row.get("reference_moments") is not None and row.get("base_logprobs") is None
 
 
 class Run:
@@ -222,6 +231,7 @@ class Run:
 
     def _asking(self, when: str, model: Callable[[], Any]):
         names = [name for name, _, _ in self._parts]
+        tasks = self.recipe.metrics.ability
 
         def work() -> None:
             loaded = model()
@@ -230,10 +240,20 @@ class Run:
                 if parallel.on_main(lambda path=path: path.exists() and self._interrupted):
                     continue
                 records = self._records(name)
+                # What tells members from others is looked at where there are both.
+                attacked = bool(self.data.holdout) and name in ("forget", "holdout")
                 with console.stage(f"ask {when}: {name.replace('_', ' ')}", len(records)) as tick:
-                    ask(loaded, records, self.recipe.generate, seed=self.recipe.seed, tick=tick).write(path)
+                    ask(
+                        loaded, records, self.recipe.generate, seed=self.recipe.seed, tick=tick, membership=attacked
+                    ).write(path)
 
-        return [f"{when}/{name}.jsonl" for name in names], work
+            if tasks.tasks:
+                with console.stage(f"general ability {when}", len(tasks.tasks)) as tick:
+                    outcomes = measure_ability(loaded, tasks, seed=self.recipe.seed, tick=tick)
+                write_json(self.folder / f"{when}/ability.json", [outcome.to_dict() for outcome in outcomes])
+
+        files = [f"{when}/{name}.jsonl" for name in names]
+        return [*files, f"{when}/ability.json"] if tasks.tasks else files, work
 
     @property
     def _method(self) -> Method:
@@ -328,19 +348,22 @@ class Run:
     def _scores(self):
         def work() -> None:
             with console.stage("score the answers"):
-                judges = make_judges(self.recipe.metrics, self._entity_completer())
+                judges = make_judges(self.recipe.metrics, self._entity_completer(), self.folder / "cache.sqlite")
                 measured = {when: self._score(when, judges) for when in ("before", "after")}
-            write_json(self.folder / "summary.json", {when: summary(parts) for when, parts in measured.items()})
+            write_json(self.folder / "summary.json", summarised(measured, self.recipe.metrics, self.recipe.seed))
             write_json(self.folder / "scores.json", {when: scores(parts) for when, parts in measured.items()})
 
         return ["summary.json", "scores.json"], work
 
     def _score(self, when: str, judges: Any) -> dict[str, SplitScores]:
-        found = {}
-        for name, split, title in self._parts:
-            rows = [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / f"{when}/{name}.jsonl")]
-            found[title] = score(rows, split, self.recipe.metrics, judges=judges, seed=self.recipe.seed)  # pyright: ignore
-        return found
+        settings = self.recipe.metrics
+        parts: dict[str, tuple[Any, list[AnswerRow]]] = {
+            title: (split, [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / f"{when}/{name}.jsonl")])
+            for name, split, title in self._parts
+        }
+        reference = load_reference(settings.retain_reference) if settings.retain_reference else None
+        found = score_parts(parts, settings, judges=judges, seed=self.recipe.seed, reference=reference)
+        return {**found, **ability_scores(self.folder / f"{when}/ability.json")}
 
     def _entity_completer(self) -> Any:
         if self.recipe.metrics.entities == "spacy":

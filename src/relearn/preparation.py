@@ -13,11 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from relearn.ability import check_ability
 from relearn.config import Learn, Recipe
 from relearn.errors import InputError
+from relearn.metrics.judged import check_remote_judge
+from relearn.metrics.retain_reference import load_reference
 from relearn.models.chat import chat_format
 from relearn.models.load import load_tokenizer
-from relearn.models.machine import check_machine
+from relearn.models.machine import check_backend, check_machine
 from relearn.objectives.base import METHODS
 from relearn.provenance import input_hashes, versions
 from relearn.records import Record
@@ -35,9 +38,14 @@ def prepare(recipe: Recipe) -> DataSet:
     method = METHODS.get(recipe.unlearn.method)
     method.objective(recipe.unlearn.options)
     check_machine(recipe.model, full=recipe.unlearn.full, learns=recipe.learn is not None)
+    check_backend(recipe.generate, recipe.model)
     PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
     if recipe.unlearn.mask:
         check_mask(recipe.unlearn.mask)
+    check_remote_judge(recipe.metrics)
+    if recipe.metrics.retain_reference:
+        load_reference(recipe.metrics.retain_reference)
+    check_ability(recipe.metrics.ability)
     data = load_all(recipe.data)
     if is_written(method.data):
         check_remote(recipe.synthesis, len(data.forget))

@@ -33,8 +33,10 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     """sha256 of every input file by path; folders and hub names have none."""
     data = recipe.data
     sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
+    sources += [*data.utility.real_authors, *data.utility.world_facts]
     sources += (*recipe.learn.data, *recipe.learn.without) if recipe.learn else ()
-    paths = [*(source.path for source in sources), *filter(None, [recipe.synthesis.file])]
+    others = (recipe.synthesis.file, recipe.metrics.retain_reference, *recipe.metrics.ability.tasks)
+    paths = [*(source.path for source in sources), *filter(None, others)]
     return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
 
 

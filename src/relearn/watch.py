@@ -31,7 +31,7 @@ def watcher(
     def _rate(asked: Loaded, records: Sequence[Record], split: Any, name: str) -> float | None:
         if not records:
             return None
-        rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate, seed=recipe.seed).rows]
+        rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate.once, seed=recipe.seed).rows]
         return parallel.on_main(
             lambda: score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
         )

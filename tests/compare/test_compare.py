@@ -149,6 +149,21 @@ def test_table_plane_and_samples(folder):
     assert (results / "plane.svg").read_text().startswith("<svg xmlns=")
 
 
+def test_every_method_is_set_against_the_first_on_the_same_questions(folder):
+    results = folder / "results/tiny"
+    rows = {row["method"]: row for row in read_jsonl(results / "differences.jsonl")}
+    assert set(rows) == {"grad_diff", "retain_only"}
+    assert {row["against"] for row in rows.values()} == {"relearn_gdf"}
+    found = rows["grad_diff"]["parts"]["forget"]["rouge_l"]
+    first, other = (read_json(results / f"{method}.json")["forget"]["rouge_l"] for method in METHODS[:2])
+    assert found["n"] == first["n"] and found["unpaired"] == 0
+    assert found["value"] == pytest.approx(other["value"] - first["value"])
+    table = (results / "table.md").read_text()
+    assert table.count("Less relearn_gdf, on the same questions") == 2
+    shown = f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}], p = "
+    assert [line for line in table.splitlines() if line.startswith("| grad_diff |") and shown in line]
+
+
 def test_the_same_command_again_touches_nothing(folder):
     def times():
         return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

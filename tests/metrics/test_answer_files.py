@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from relearn.config import Source
 from relearn.errors import InputError
-from relearn.metrics.answer_files import load_answers
+from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, load_answers, read_answers
+from relearn.metrics.answers import AnswerRow
+
+GOOD = {"question": "q", "answer": "a", "response": "r"}
 
 
 def written(path, rows):
@@ -54,14 +60,125 @@ def test_trap_14_duplicate_questions_stay_apart(tmp_path):
     assert found[1].id == f"{found[0].id}-2"
 
 
-def test_ids_of_the_file_are_kept_where_they_can_be(tmp_path):
-    rows = [{"id": key, "question": "q", "answer": "a", "response": "r"} for key in ("x", "x", "x-2", "y")]
-    found = [row.id for row in load_answers(written(tmp_path / "a.jsonl", rows))]
-    assert len(set(found)) == 4
-    assert found[0] == "x" and found[2] == "x-2" and found[3] == "y"
+def test_ids_of_the_file_are_kept_and_those_made_up_avoid_them(tmp_path):
+    same = {"question": "q", "answer": "a", "response": "r"}
+    made = load_answers(written(tmp_path / "a.jsonl", [same]))[0].id
+    rows = [same, {"id": f"{made}-2", **same}, same, {"id": 7, **same}]
+    found = [row.id for row in load_answers(written(tmp_path / "b.jsonl", rows))]
+    assert found == [made, f"{made}-2", f"{made}-3", "7"]
 
 
-GOOD = {"question": "q", "answer": "a", "response": "r"}
+def test_an_id_that_stands_twice_is_refused_unless_the_question_was_repeated(tmp_path):
+    rows = [{"id": "x", "question": "q", "answer": "a", "response": text} for text in "rs"]
+    path = written(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=f"a.jsonl:2: the id 'x' is already that of {path}:1"):
+        load_answers(path)
+    repeated = [{**row, "repeat": number} for number, row in enumerate(rows)]
+    found = load_answers(written(tmp_path / "b.jsonl", repeated))
+    assert [(row.id, row.repeat) for row in found] == [("x", 0), ("x", 1)]
+
+
+def test_other_columns_are_named_by_a_map(tmp_path):
+    rows = [{"prompt": "Where?", "label": "Oslo", "output": "Rome", "who": "Marta", "key": "k"}]
+    names = {"question": "prompt", "answer": "label", "response": "output", "subject": "who", "id": "key"}
+    path = str(written(tmp_path / "a.jsonl", rows))
+    (found,) = read_answers(Source(path=path, map=names))
+    assert [found[name] for name in ("id", "question", "reference", "response", "subject", "form")] == [
+        "k", "Where?", "Oslo", "Rome", "Marta", "chat",
+    ]  # fmt: skip
+    assert has_responses(Source(path=path, map=names)) and not has_responses(Source(path=path))
+
+
+@pytest.mark.parametrize(
+    ("mapped", "message"),
+    [
+        ({"questoin": "prompt"}, "no answer has -> did you mean 'question'"),
+        ({"question": "promt"}, "the columns are 'prompt', 'answer', 'response' -> did you mean 'prompt'"),
+        ({"answer": "response", "question": "prompt", "response": "respons"}, "did you mean 'response'"),
+        ({"subject": "prompt"}, "hold no answers"),
+    ],
+)
+def test_a_wrong_map_says_what_is_meant(tmp_path, mapped, message):
+    path = written(tmp_path / "a.jsonl", [{"prompt": "q", "answer": "a", "response": "r"}])
+    with pytest.raises(InputError, match=message):
+        read_answers(Source(path=str(path), map=mapped))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"question": "q", "reference": "a", "answer": "b", "response": "r"}],
+        [GOOD, {"query": "q", "ground_truth": "a", "generated_response": "r"}],
+    ],
+    ids=["in one row", "in two"],
+)
+def test_a_file_of_two_shapes_is_refused_with_the_map_that_decides(tmp_path, rows):
+    path = written(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=r"fit .* and .* -> say which: --map question="):
+        load_answers(path)
+
+
+def test_a_file_of_two_shapes_loads_with_the_map(tmp_path):
+    rows = [{"question": "q", "reference": "a", "answer": "b", "response": "r"}]
+    source = Source(path=str(written(tmp_path / "a.jsonl", rows)), map={"question": "question", "answer": "reference"})
+    assert read_answers(source)[0]["reference"] == "a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "a",
+        "word " * 4000,
+        "\U0001f600\U0001f468\u200d\U0001f469",
+        "\u4f60\u597d",
+        "\u0645\u0631",
+        "...!?",
+        "a\x00b",
+    ],
+)
+def test_degenerate_answers_come_back_as_they_are(tmp_path, text):
+    (found,) = load_answers(written(tmp_path / "a.jsonl", [{"question": "q", "answer": "a", "response": text}]))
+    assert found.response == text
+
+
+def test_an_answer_cut_inside_a_character_can_be_written_again(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "answer": "a", "response": "so \\ud83d"}\n')
+    (found,) = load_answers(path)
+    assert found.response == "so \ufffd"
+    found.response.encode("utf-8")
+
+
+def test_all_that_a_run_measures_comes_back(tmp_path):
+    row = {
+        "id": "i", "question": "q", "reference": "a", "response": "r", "form": "text", "subject": None,
+        "reference_logprobs": [-0.5, -1.0], "reference_hits": [1, 0], "reference_moments": [[-1.0, 0.5], [-2.0, 0.25]],
+        "closing_tokens": 1, "paraphrased_logprobs": [-3.0], "perturbed_logprobs": [[-4.0], []],
+        "base_logprobs": [-0.25], "response_logprobs": [-0.125],
+        "tags": ["qa"], "choices": ["a", "b"], "choice": 1,
+        "letter_logprobs": [-1.0, -2.0], "choice_logprobs": [-3.0, -4.0],
+    }  # fmt: skip
+    path = written(tmp_path / "a.jsonl", [row])
+    assert read_answers(Source(path=str(path))) == [row]
+    assert load_answers(path) == [AnswerRow.from_dict(row)]
+
+
+layouts = st.sampled_from(LAYOUTS)
+texts = st.text(st.characters(codec="utf-8"), max_size=40)
+
+
+@given(rows=st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=8), layout=layouts)
+def test_what_is_written_in_a_known_shape_is_read_back(tmp_path_factory, rows, layout):
+    own = [dict(zip(LAYOUTS[0], row, strict=True)) for row in rows]
+    path = tmp_path_factory.mktemp("round") / "a.json"
+    path.write_text(json.dumps(exported(own, layout)), encoding="utf-8")
+    found = read_answers(Source(path=str(path)))
+    assert [(row["question"], row["reference"], row["response"]) for row in found] == rows
+    assert len({row["id"] for row in found}) == len(rows)
+
+
 BAD = [
     ({"question": "q", "answer": "a"}, "hold no answers"),
     ({**GOOD, "response": None}, "'response' is null"),
@@ -69,6 +186,12 @@ BAD = [
     ({**GOOD, "id": [1]}, "'id' is a list"),
     ({**GOOD, "response_logprobs": [0.5]}, "log-probabilities"),
     ({**GOOD, "response_logprobs": "no"}, "log-probabilities"),
+    ({**GOOD, "response_logprobs": [float("nan")]}, "log-probabilities"),
+    ({**GOOD, "reference_logprobs": [-1.0], "reference_hits": [1, 1]}, "'reference_hits' has 2 entries"),
+    ({**GOOD, "reference_hits": ["yes"]}, "list of 1 and 0"),
+    ({**GOOD, "perturbed_logprobs": [-1.0]}, "list of lists"),
+    ({**GOOD, "reference_moments": [[1.0]]}, "pairs"),
+    ({**GOOD, "closing_tokens": -1}, "a count"),
 ]
 
 

@@ -88,9 +88,15 @@ def test_a_broken_model_fails_the_item_and_gives_no_label(tmp_path):
     assert verdict.probabilities is None
 
 
-def test_unknown_names_and_the_builtin_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no built-in entailment judge"):
-        load_entailment("builtin")
+def test_called_it_gives_the_probabilities_alone(tmp_path):
+    judge = load_entailment(build_judge(tmp_path, LABELS))
+    assert judge(PAIRS) == [dict(verdict.probabilities) for verdict in judge.judge(PAIRS)]
+    assert judge([]) == []
+    judge._model.classifier.bias.data[0] = float("nan")
+    assert judge([("oslo", "rome")]) == [None]
+
+
+def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="cannot load the entailment model"):
         load_entailment("nobody/no-such-judge")
 

@@ -102,7 +102,6 @@ def test_missing_packages_are_said_and_not_raised(monkeypatch):
     [
         (config.Metrics(entities="regex"), "metrics.entities"),
         (config.Metrics(entities="generator"), "there is none"),
-        (config.Metrics(entailment="builtin"), "built-in entailment judge"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

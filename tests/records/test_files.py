@@ -153,7 +153,7 @@ def test_optional_columns(tmp_path):
     }  # fmt: skip
     (record,) = records(write_jsonl(tmp_path / "a.jsonl", [row]))
     assert record == Record(
-        "Who?", "Ned.", id="7", subject="Ada", choices=("Ned", "Tom"), paraphrases=("Which man?",),
+        "Who?", "Ned.", id="7", subject="Ada", choices=("Ned", "Tom"), choice=0, paraphrases=("Which man?",),
         paraphrased_answer="It is Ned.", alternatives=("Tom.", "Jim."), source="letter 3",
     )  # fmt: skip
 

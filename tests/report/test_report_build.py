@@ -16,7 +16,7 @@ from relearn.report.build import build_report, write_report
 from relearn.report.headline import headline
 from relearn.report.model_card import model_card
 from relearn.report.tables import summary_table
-from relearn.report.wording import ABOUT, better, change, duration, in_order, number, percent
+from relearn.report.wording import ABOUT, better, chance, change, duration, in_order, number, percent, signed
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_the_report_of_a_whole_run(run):
         "never trained on.",
         "Before, the model knew 5 of 5 facts to keep; now it knows 4 of 5, and 3 of 4 on questions it was never "
         "trained on.",
+        "1 of 6 answers about what was to be forgotten are no language.",
     ]
     assert [figure["metric"] for figure in report["headline"]["figures"]] == ["kfr", "kfr", "krr", "krr"]
     assert [entry["part"] for entry in report["answers"]] == list(PARTS)
@@ -135,7 +136,9 @@ def test_a_log_with_a_torn_last_line_is_read(run):
 def test_a_run_without_a_retain_set(tmp_path):
     report = build_report(make_run(tmp_path / "run", retain=False))
     assert report["headline"]["asked"] == "6 facts to forget."
-    assert len(report["headline"]["came_out"]) == 1
+    assert [text.split(",")[0] for text in report["headline"]["came_out"]] == [
+        "Before", "1 of 6 answers about what was to be forgotten are no language.",
+    ]  # fmt: skip
     assert [entry["part"] for entry in report["metrics"]] == ["forget", "forget_heldout"]
 
 
@@ -295,3 +298,92 @@ def test_the_table_on_the_screen_fits_eighty_columns(run):
     assert line.split() == ["KFR", "↑", "0.000", "0.833", "0.535", "to", "1.000"]
     assert "1 not judged" in text
     assert text.index("To forget, trained questions (6)") < text.index("To keep, other questions (4)")
+
+
+def printed(summary) -> str:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(summary))
+    return console.export_text()
+
+
+FELL = {
+    "value": -0.8333, "low": -1.0, "high": -0.5351, "n": 5, "unpaired": 1, "wins": 5, "losses": 0, "ties": 0,
+    "p": 0.0625, "clusters": 3, "cluster_wins": 3, "cluster_losses": 0, "note": "1 of 6 left out: 1 unscored after",
+}  # fmt: skip
+
+
+def with_difference(run, **changes) -> dict:
+    """The run's summary with a paired difference of ROUGE-L on the forget set."""
+    summary = rundir.read_json(run / "summary.json")
+    summary["difference"] = {"forget": {"rouge_l": FELL}} | changes
+    rundir.write_json(run / "summary.json", summary)
+    return summary
+
+
+def test_the_table_on_the_screen_shows_the_change_with_its_interval(run):
+    text = printed(with_difference(run))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    line = next(line for line in text.splitlines() if "ROUGE-L" in line)
+    assert line.split()[-6:] == ["-1.000", "to", "-0.535", "p", "=", "0.062"]
+    assert "change" in text
+    assert "change" not in printed(rundir.read_json(run / "summary.json") | {"difference": {}})
+
+
+def test_the_report_has_the_change_where_it_was_measured(run):
+    with_difference(run)
+    rows = {row["name"]: row for row in build_report(run)["metrics"][0]["rows"]}
+    assert rows["rouge_l"]["difference"] == FELL
+    assert rows["rouge_l"]["change"] == "better"
+    assert rows["kfr"]["difference"] is None
+
+
+def test_a_change_is_judged_by_the_interval_of_the_difference_where_there_is_one():
+    def measured(value, low, high):
+        return {"value": value, "low": low, "high": high}
+
+    before, after = measured(0.5, 0.3, 0.7), measured(0.6, 0.4, 0.8)
+    assert change(before, after, "higher") == "same"
+    assert change(before, after, "higher", measured(0.1, 0.02, 0.2)) == "better"
+    assert change(before, after, "lower", measured(0.1, 0.02, 0.2)) == "worse"
+    assert change(measured(0, 0, 0), measured(1, 1, 1), "lower", measured(0.1, 0, 0.2)) == "same"
+    assert change(before, after, "higher", measured(0.1, None, None)) == "same"
+    assert change(before, measured(9, 9, 9), "closer") == ""
+
+
+def test_what_numbers_leave_out_and_how_often_questions_were_asked_is_said(run):
+    summary = rundir.read_json(run / "summary.json")
+    for name in ("ls", "ls_paper"):
+        entry = {"unscored": 2, "missing": "2 of 6 unscored: no log-probabilities of the response", "repeats": 3}
+        summary["after"]["forget"][name] |= entry
+    rundir.write_json(run / "summary.json", summary)
+    notes = build_report(run)["measured_notes"]
+    reason = "LS, LS (paper): 2 of 6 unscored: no log-probabilities of the response (to forget, trained questions)."
+    assert reason in notes
+    assert notes[-1].startswith("Every question was asked 3 times: the numbers are means of all answers")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.5, "+0.500"), (-0.5, "-0.500"), (0, "0.000"), (None, "–")])
+def test_differences_show_their_sign(value, shown):
+    assert signed(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(None, ""), (1, "p = 1.00"), (0.0625, "p = 0.062"), (0.001, "p = 0.001"), (0.0004, "p < 0.001")]
+)
+def test_the_chance_of_a_sign_test_is_never_said_to_be_zero(p, shown):
+    assert chance({"p": p}) == shown
+    assert chance(None) == ""
+
+
+def test_of_a_question_asked_several_times_the_first_answer_is_shown():
+    rows = [
+        {"id": "a", "question": "Who?", "reference": "Ned.", "response": text, "repeat": number}
+        for number, text in enumerate(["Ned.", "Nobody.", "No."])
+    ]
+    scored = {"items": {"a": {"forgotten": False, "repeats": [False, True, True]}}}
+    (item,) = pair_items("forget", rows, rows, scored, scored)
+    assert item["after"]["response"] == "Ned."
+    assert item["after"]["repeats"] == [False, True, True]

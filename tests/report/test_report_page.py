@@ -239,3 +239,41 @@ def test_cleaning_turns_styles_into_attributes_and_classes():
         '<g><path fill="none" id="n-p" class="stroke-after" /></g>'
         '<use clip-path="url(#n-c)" href="#n-p" /><clipPath id="n-c" /><text class="fill-ink">a &lt; b</text></svg>'
     )
+
+
+def test_the_page_shows_the_change_with_its_interval_and_the_sign_test(tmp_path):
+    run = make_run(tmp_path / "run", {"forget": PARTS["forget"]})
+    plain = Page(render(build_report(run)))
+    assert "change" not in [text.strip() for text in plain.texts]
+    summary = rundir.read_json(run / "summary.json")
+    found = {
+        "value": -0.5, "low": -0.75, "high": -0.25, "n": 5, "unpaired": 1, "wins": 4, "losses": 1, "ties": 0,
+        "p": 0.375, "clusters": 3, "cluster_wins": 2, "cluster_losses": 1, "note": HOSTILE[7],
+    }  # fmt: skip
+    summary["difference"] = {"forget": {"rouge_l": found}}
+    summary["after"]["forget"]["ppl"] |= {"repeats": 3, "seed_sd": 0.125, "missing": HOSTILE[0], "unscored": 1}
+    rundir.write_json(run / "summary.json", summary)
+    parsed = Page(render(build_report(run)))
+    assert parsed.open == []
+    shown = [text.strip() for text in parsed.texts]
+    for text in ("change", "-0.500", "-0.750 to -0.250", "p = 0.38", "5 pairs", "± 0.125 from seed to seed"):
+        assert text in shown
+    titles = [attrs["title"] for _, attrs in parsed.elements if "title" in attrs]
+    assert "4 answers better, 1 worse, 0 alike; 2 subjects better, 1 worse" in titles
+    assert {HOSTILE[0], HOSTILE[7]} <= set(titles)
+    assert not [attrs for _, attrs in parsed.elements if "onmouseover" in attrs]
+
+
+def test_a_report_made_before_there_were_differences_is_still_rendered(tmp_path):
+    report = build_report(make_run(tmp_path / "run"))
+    for entry in report["metrics"]:
+        for row in entry["rows"]:
+            del row["difference"]
+    assert Page(render(report)).open == []
+
+
+def test_the_evidence_of_repeated_answers_says_how_many_gave_the_fact_away():
+    answer = {"entity_counts": [None, None], "entailment": None, "rouge_l": 0.5, "ls": None}
+    assert html._evidence({**answer, "forgotten": True, "repeats": [True, None, False]}) == (
+        "forgotten in 1 of 2 answers · ROUGE-L 0.500"
+    )

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relearn.compare import against
 from relearn.compare.runs import training_log
 from relearn.compare.settings import RETAIN_ONLY
 from relearn.compare.tables import table
+from relearn.metrics.answers import asked_first
 from relearn.records.sample import evenly
 from relearn.report.plane import Point, plane, standalone
 from relearn.report.wording import PARTS
@@ -69,16 +71,26 @@ def read_results(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def write_overview(folder: Path, order: Sequence[str], runs: Mapping[str, RunDir]) -> None:
-    """table.md, plane.svg and the samples, from the results in `folder` and the answers in `runs`."""
+    """table.md, differences.jsonl, plane.svg and samples, from the results in `folder` and the answers in `runs`."""
     results = read_results(folder, order)
     if not results:
         return
-    _write(folder / TABLE, table(results))
+    differences = _differences(folder, [value["method"] for value in results], runs)
+    _write(folder / TABLE, table(results, differences))
     _write(folder / PLANE, standalone(plane([point(value) for value in results], "plane", results[0]["benchmark"])))
     rows = _samples(folder, [value["method"] for value in results], runs)
     if rows:
         _write(folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         _write(folder / SAMPLES_TEXT, _samples_text(rows))
+
+
+def _differences(folder: Path, methods: Sequence[str], runs: Mapping[str, RunDir]) -> dict[str, Any]:
+    """Each method against the first, where that is known; what is known from other calls is kept."""
+    path = folder / against.FILE
+    rows = against.updated(read_jsonl(path) if path.exists() else (), methods, runs)
+    if rows:
+        _write(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    return against.of_table(rows, methods)
 
 
 def point(value: Mapping[str, Any]) -> Point:
@@ -107,7 +119,7 @@ def _samples(folder: Path, methods: Sequence[str], runs: Mapping[str, RunDir]) -
     rows: dict[str, dict[str, Any]] = {}
     for method, run in runs.items():
         for part in _parts(run):
-            for row in evenly(read_jsonl(run / f"after/{part}.jsonl"), ANSWERS):
+            for row in evenly(asked_first(read_jsonl(run / f"after/{part}.jsonl")), ANSWERS):
                 shown = rows.setdefault(row["id"], _question(run, part, row))
                 shown["after"][method] = row["response"]
     for key, row in rows.items():
@@ -125,7 +137,7 @@ def _parts(run: RunDir) -> list[str]:
 
 
 def _question(run: RunDir, part: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    before = {entry["id"]: entry["response"] for entry in read_jsonl(run / f"before/{part}.jsonl")}
+    before = {entry["id"]: entry["response"] for entry in asked_first(read_jsonl(run / f"before/{part}.jsonl"))}
     return {
         "id": row["id"], "part": part, "question": row["question"], "reference": row["reference"],
         "before": before.get(row["id"]), "after": {},

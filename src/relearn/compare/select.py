@@ -22,7 +22,7 @@ from relearn.config import Recipe
 from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
-from relearn.metrics.answers import AnswerRow
+from relearn.metrics.answers import AnswerRow, asked_first
 from relearn.metrics.evaluate import Judges, make_judges, score
 from relearn.records import Record
 from relearn.rundir import RunDir, read_json, read_jsonl, write_json
@@ -71,7 +71,8 @@ class Selector:
     @cached_property
     def _before(self) -> dict[str, list[dict[str, Any]]]:
         """The sample with the start model's answers."""
-        return {split: self._draw(read_jsonl(self._shared / f"before/{split}.jsonl"), split) for split in SPLITS}
+        rows = {split: asked_first(read_jsonl(self._shared / f"before/{split}.jsonl")) for split in SPLITS}
+        return {split: self._draw(rows[split], split) for split in SPLITS}
 
     def _draw(self, rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
         rng = random.Random(f"select/{split}/{self._settings.seed}")
@@ -83,7 +84,7 @@ class Selector:
         records = {split: [_record(row) for row in self._before[split]] for split in SPLITS}
         with console.stage("ask the sample", sum(map(len, records.values()))):
             loaded = models.unlearned()
-            answers = {split: ask(loaded, records[split], recipe.generate, seed=recipe.seed) for split in SPLITS}
+            answers = {split: ask(loaded, records[split], recipe.generate.once, seed=recipe.seed) for split in SPLITS}
             del loaded
             base = models.base()
             found = {split: with_response_logprobs(base, answers[split]).rows for split in SPLITS}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relearn.compare.settings import RETAIN_ONLY
-from relearn.report.wording import MISSING
+from relearn.report.wording import MISSING, chance
 
 COLUMNS = (
     ("forget", "kfr", "KFR"),
@@ -20,8 +20,11 @@ COLUMNS = (
 )
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """table.md: held-out questions first where there are any, then the trained ones, then how each was trained."""
+def table(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any] | None = None) -> str:
+    """table.md: held-out questions first where there are any, then the trained ones, then how each was trained.
+
+    `differences`: method -> part -> metric -> the paired difference to the first method, which follow each table.
+    """
     first = results[0]
     lines = [
         f"# {first['benchmark']}: methods side by side",
@@ -34,6 +37,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         columns = [column for column in COLUMNS if parts[column[0]] in first]
         if columns:
             lines += [f"## {title}", "", _asked(first, parts), "", *_scores(results, parts, columns), ""]
+            lines += _differences(first["method"], differences or {}, parts, columns)
     return "\n".join([*lines, "## Training", "", *_training(results), ""])
 
 
@@ -61,6 +65,30 @@ def _scores(
         ratios = [_number(ls_ratio(value, parts["retain"])) for value in results]
         rows = [[*row, ratio] for row, ratio in zip(rows, ["1.00", *ratios], strict=True)]
     return _markdown(head, rows)
+
+
+def _differences(
+    first: str, differences: Mapping[str, Any], parts: Mapping[str, str], columns: Sequence[tuple[str, str, str]]
+) -> list[str]:
+    """Less the first method, question by question."""
+    shown = {method: found for method, found in differences.items() if any(part in found for part in parts.values())}
+    if not shown:
+        return []
+    said = f"Less {first}, on the same questions; in brackets 95 % intervals; p is a sign test by subject."
+    rows = [
+        [_name(method), *(_change(found.get(parts[split], {}).get(name)) for split, name, _ in columns)]
+        for method, found in shown.items()
+    ]
+    return [said, "", *_markdown(["method", *(title for _, _, title in columns)], rows), ""]
+
+
+def _change(entry: Mapping[str, Any] | None) -> str:
+    if not entry or entry["value"] is None:
+        return MISSING
+    if entry["low"] is None:
+        return f"{entry['value']:+.2f}"
+    left_out = f", {entry['unpaired']} left out" if entry["unpaired"] else ""
+    return f"{entry['value']:+.2f} [{entry['low']:+.2f}, {entry['high']:+.2f}], {chance(entry)}{left_out}"
 
 
 def ls_ratio(value: Mapping[str, Any], part: str) -> float | None:

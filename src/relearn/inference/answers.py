@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from relearn.config import Generate
 from relearn.console import Ticker, quiet
-from relearn.models.forward import TokenRow, answer_logprobs
+from relearn.inference.choices import choice_columns
+from relearn.models.forward import TokenRow, TokenScores, answer_logprobs, answer_scores
 from relearn.models.generate import generate
 from relearn.models.load import Loaded
 from relearn.records import Record
 from relearn.rundir import read_jsonl, write_jsonl
-from relearn.tokens.encode import Example, encode, record_example
+from relearn.tokens.encode import Example, closing_tokens, encode, record_example
 
-_DIGITS = 5
+# Log-probabilities are computed in float32, which holds seven digits.
+_DIGITS = 7
+# Stands for an impossible token, whose log-probability no JSON can hold: as a probability it is 0 as well.
+_IMPOSSIBLE = -10_000.0
 
 
 @dataclass(frozen=True)
@@ -33,42 +38,127 @@ class Answers:
 
 
 def ask(
-    loaded: Loaded, records: Sequence[Record], settings: Generate, *, seed: int = 0, tick: Ticker = quiet
+    loaded: Loaded,
+    records: Sequence[Record],
+    settings: Generate,
+    *,
+    seed: int = 0,
+    tick: Ticker = quiet,
+    membership: bool = False,
 ) -> Answers:
-    """Answers of the model in memory, with the log-probabilities it gives to the reference answers."""
-    responses: dict[str, str] = {}
-    for form in ("chat", "text"):
-        asked = [record for record in records if record.form == form]
-        texts = generate(loaded, [record.question for record in asked], settings, form=form, seed=seed, tick=tick)
-        responses.update({record.id: text for record, text in zip(asked, texts, strict=True)})
-    rows = encode(loaded.chat, [record_example(record) for record in records])
-    references = answer_logprobs(loaded.model, rows)
+    """Answers of the model in memory, with what it thinks of the reference, of its paraphrase and of wrong answers.
+
+    One pass over the model scores them all, a question's answers together. A question that is asked several times
+    (`settings.repeats`) has a row for each time, told apart by `repeat`, all first times first. `membership` keeps the
+    moments of every token too, which membership attacks need. Records of the split "holdout" are scored and not asked:
+    nobody taught the model their answers, so there is nothing to be said of its own; their response is empty.
+    """
+    responses = _responses(loaded, records, settings, seed, tick)
+    rows = encode(loaded.chat, [example for record in records for example in _examples(record)])
+    scored = iter(zip(rows, answer_scores(loaded.model, rows), strict=True))
+    measured = {record.id: _measured(loaded, record, scored, membership) for record in records}
+    chosen = choice_columns(loaded, records)
     return Answers(
         [
             {
-                "id": record.id, "question": record.question, "reference": record.answer, "subject": record.subject,
-                "form": record.form, "response": responses[record.id],
-                "reference_logprobs": _rounded(logprobs.tolist()), "response_logprobs": None,
+                "id": record.id, **({"repeat": repeat} if settings.repeats > 1 else {}), "question": record.question,
+                "reference": record.answer, "subject": record.subject, "form": record.form,
+                "response": responses.get((repeat, record.id), ""), "response_logprobs": None, **measured[record.id],
+                **({"tags": list(record.tags)} if record.tags else {}), **chosen.get(record.id, {}),
             }
-            for record, logprobs in zip(records, references, strict=True)
+            for repeat in range(settings.repeats)
+            for record in records
+            if repeat == 0 or record.split != "holdout"
         ]
     )  # fmt: skip
+
+
+def _responses(
+    loaded: Loaded, records: Sequence[Record], settings: Generate, seed: int, tick: Ticker
+) -> dict[tuple[int, str], str]:
+    """By (repeat, id); a question asked several times draws anew each time."""
+    responses: dict[tuple[int, str], str] = {}
+    for form in ("chat", "text"):
+        asked = [
+            (repeat, record)
+            for repeat in range(settings.repeats)
+            for record in records
+            if record.form == form and record.split != "holdout"
+        ]
+        questions = [record.question for _, record in asked]
+        texts = generate(loaded, questions, settings, form=form, seed=seed, tick=tick)
+        responses.update({(repeat, record.id): text for (repeat, record), text in zip(asked, texts, strict=True)})
+    return responses
+
+
+def _examples(record: Record) -> Iterator[Example]:
+    """The reference, then its paraphrase if there is one, then the wrong answers."""
+    first = record_example(record)
+    yield first
+    for answer in (*filter(None, [record.paraphrased_answer]), *record.alternatives):
+        yield Example(record.id, record.question, answer, record.form, first.closed)
+
+
+def _measured(
+    loaded: Loaded, record: Record, scored: Iterator[tuple[TokenRow, TokenScores]], membership: bool
+) -> dict[str, Any]:
+    """The fields of `AnswerRow` that rest on given answers; takes as many off `scored` as `_examples` made."""
+    row, scores = next(scored)
+    logprobs = _logprobs(scores)
+    fields: dict[str, Any] = {"reference_logprobs": logprobs, "closing_tokens": closing_tokens(loaded.chat, row)}
+    if logprobs is not None:
+        fields["reference_hits"] = scores.hits.int().tolist()
+        if membership:
+            moments = zip(scores.mean.tolist(), scores.variance.tolist(), strict=True)
+            fields["reference_moments"] = [list(map(_rounded, pair)) for pair in moments]
+    if record.paraphrased_answer:
+        fields["paraphrased_logprobs"] = _logprobs(next(scored)[1])
+    if record.alternatives:
+        wrong = [_logprobs(next(scored)[1]) for _ in record.alternatives]
+        fields["perturbed_logprobs"] = [logprobs for logprobs in wrong if logprobs is not None]
+    return fields
 
 
 def with_response_logprobs(base: Loaded, answers: Answers) -> Answers:
     """The same rows with the log-probabilities of the responses under `base`, the model before any fine-tuning.
 
-    PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list.
+    PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list. Rows that
+    were asked with `membership` get those of their references as well, the end of turn included.
     """
-    rows: list[TokenRow] = []
-    for row in answers.rows:
-        if row["response"]:
-            rows += encode(base.chat, [Example(row["id"], row["question"], row["response"], row["form"], closed=False)])
-    measured = {
-        row.id: _rounded(piece.tolist()) for row, piece in zip(rows, answer_logprobs(base.model, rows), strict=True)
+    responses = {
+        number: Example(row["id"], row["question"], row["response"], row["form"], closed=False)
+        for number, row in enumerate(answers.rows)
+        if row["response"]
     }
-    return Answers([{**row, "response_logprobs": measured.get(row["id"], [])} for row in answers.rows])
+    references = {
+        row["id"]: Example(row["id"], row["question"], row["reference"], row["form"], closed=row["form"] == "chat")
+        for row in answers.rows
+        if row.get("reference_moments") is not None
+    }
+    rows = encode(base.chat, [*responses.values(), *references.values()])
+    pieces = [_plain(piece.tolist()) for piece in answer_logprobs(base.model, rows)]
+    found = dict(zip([*responses, *references], pieces, strict=True))
+    return Answers(
+        [
+            {
+                **row, "response_logprobs": found[number] if number in responses else [],
+                **({"base_logprobs": found[row["id"]]} if row["id"] in references else {}),
+            }
+            for number, row in enumerate(answers.rows)
+        ]
+    )  # fmt: skip
 
 
-def _rounded(values: list[float]) -> list[float]:
-    return [round(value, _DIGITS) for value in values]
+def _logprobs(scores: TokenScores) -> list[float] | None:
+    return _plain(scores.logprobs.tolist())
+
+
+def _plain(logprobs: list[float]) -> list[float] | None:
+    """Numbers for JSON; None where the model gave something that is no number."""
+    if any(value != value for value in logprobs):
+        return None
+    return [max(_rounded(value), _IMPOSSIBLE) for value in logprobs]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -138,6 +138,10 @@ class CachedCompleter:
             first.add(key)
         return answers
 
+    def kept(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
+        """What the cache holds for each prompt; asks nothing."""
+        return [self._store.get(cache_key(self.name, prompt)) for prompt in prompts]
+
     def close(self) -> None:
         self._store.close()
 

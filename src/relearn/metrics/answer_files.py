@@ -1,94 +1,232 @@
-"""Answers from a file of anyone's making: what `relearn evaluate` compares when there is no run folder.
+"""Answers from a file of anyone's making, and ours in the form other tools read.
 
-Known columns: question, reference, response (a run folder's own files), question, answer, response, and query,
-ground_truth, generated_response. Questions may repeat: rows are told apart by id, never by text.
+Known columns: question, answer, response; question, reference, response (a run folder's own files); query,
+ground_truth, generated_response (the public ReLearn code). Others are named with a map. Questions may repeat: rows are
+told apart by id, never by text.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from relearn.config import Source
 from relearn.errors import InputError
 from relearn.metrics.answers import AnswerRow
 from relearn.records import content_id
 from relearn.records.files import read_rows
+from relearn.registry import suggest
 
 LAYOUTS = (
     ("question", "reference", "response"),
     ("question", "answer", "response"),
     ("query", "ground_truth", "generated_response"),
 )
-_LOGPROBS = ("reference_logprobs", "response_logprobs")
+RELEARN_CODE = LAYOUTS[2]
+MAPPABLE = ("question", "answer", "response", "id", "subject")
+FORMS = ("chat", "text")
+_RESPONSES = frozenset(layout[2] for layout in LAYOUTS)
+_ALWAYS = ("reference_logprobs", "response_logprobs")
+# Half of a character that JSON wrote as two, as in an answer cut inside an emoji: no file can hold it.
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def load_answers(path: Path | str) -> list[AnswerRow]:
-    """The rows of a JSON, JSON lines, CSV or Parquet file, with ids made unique.
+    """The rows of a JSON, JSON lines, CSV or Parquet file as metrics take them; see `read_answers`."""
+    return [AnswerRow.from_dict(row) for row in read_answers(Source(path=str(path)))]
 
-    A row without an id gets the hash of question and reference. Raises InputError for a missing, null or wrong-typed
-    field: an answer that was never given is not an empty answer.
+
+def read_answers(source: Source) -> list[dict[str, Any]]:
+    """The rows of a file in the shape of a run folder's own: id, question, reference, subject, form, response,
+    reference_logprobs, response_logprobs, and what else of the fields of `AnswerRow` the file has.
+
+    A row without an id gets the hash of question and reference, with -2, -3 where that repeats. Raises InputError for
+    columns that fit no known layout or more than one, for a missing, null or wrong-typed field (an answer that was
+    never given is not an empty answer) and for an id that stands on two rows.
     """
-    rows = read_rows(Path(path))
-    if not rows:
-        raise InputError("no rows", where=str(path))
-    answers = [_answer(where, values) for where, values in rows]
-    return _with_unique_ids(answers)
+    placed = read_rows(source)[: source.limit]
+    if not placed:
+        raise InputError("no rows", where=source.path, way_out="give at least one")
+    columns = list(dict.fromkeys(str(column) for _, values in placed for column in values))
+    layout = _layout(columns, source.map, placed[0][0])
+    return _with_ids([(where, _row(values, layout, source.map, where)) for where, values in placed])
 
 
-def _answer(where: str, values: Mapping[str, Any]) -> AnswerRow:
-    layout = next((names for names in LAYOUTS if set(names) <= set(values)), None)
-    if layout is None:
-        raise InputError(
-            f"the fields {', '.join(map(repr, values)) or '(none)'} hold no answers",
-            where=where,
-            way_out=" or ".join(", ".join(names) for names in LAYOUTS),
-        )
-    question, reference, response = (_text(values, name, where) for name in layout)
-    subject = _text(values, "subject", where) if values.get("subject") is not None else None
-    key = values.get("id")
-    if key is not None and (isinstance(key, bool) or not isinstance(key, str | int)):
-        raise InputError(f"'id' is a {type(key).__name__}, not a text", where=where)
-    logprobs = {name: _logprobs(values.get(name), name, where) for name in _LOGPROBS}
-    name = content_id(question, reference) if key is None else str(key)
-    return AnswerRow(name, question, reference, response, subject, **logprobs)
+def has_responses(source: Source) -> bool:
+    """Whether a file has a column of answers, under a name of its own or one that `source.map` gives."""
+    columns = {column for _, values in read_rows(source)[: source.limit] for column in values}
+    return bool(columns & (_RESPONSES | {source.map.get("response")}))
 
 
-def _text(values: Mapping[str, Any], name: str, where: str) -> str:
-    value = values[name]
+def exported(rows: Iterable[Mapping[str, Any]], layout: tuple[str, str, str] = RELEARN_CODE) -> list[dict[str, str]]:
+    """Rows of a run folder with the three texts under the names of `layout`, in the same order."""
+    return [dict(zip(layout, (row["question"], row["reference"], row["response"]), strict=True)) for row in rows]
+
+
+def _layout(columns: list[str], mapped: Mapping[str, str], where: str) -> tuple[str, str, str]:
+    for name, column in mapped.items():
+        if name not in MAPPABLE:
+            raise InputError(f"the map names {name!r}, which no answer has", where=where,
+                             way_out=suggest(name, list(MAPPABLE)))  # fmt: skip
+        if column not in columns:
+            raise InputError(f"the map gives {name!r} the column {column!r}, the columns are {_listed(columns)}",
+                             where=where, way_out=suggest(column, columns))  # fmt: skip
+    if mapped.keys() & {"question", "answer", "response"}:
+        question, answer, response = (mapped.get(name, name) for name in LAYOUTS[1])
+        found = [(question, answer, response)]
+    else:
+        found = [layout for layout in LAYOUTS if set(layout) <= set(columns)]
+    if len(found) > 1:
+        both = " and ".join("/".join(layout) for layout in found)
+        raise InputError(f"the columns {_listed(columns)} fit {both}", where=where,
+                         way_out=f"say which: --map {_as_map(found[0])}")  # fmt: skip
+    if not found or not set(found[0]) <= set(columns):
+        raise _no_answers(columns, where)
+    return found[0]
+
+
+def _as_map(layout: tuple[str, str, str]) -> str:
+    return ",".join(f"{name}={column}" for name, column in zip(LAYOUTS[1], layout, strict=True))
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(map(repr, columns)) or "(none)"
+
+
+def _no_answers(columns: Iterable[str], where: str) -> InputError:
+    return InputError(
+        f"the fields {_listed(columns)} hold no answers",
+        where=where,
+        way_out=" or ".join(", ".join(names) for names in LAYOUTS),
+    )
+
+
+def _row(values: Mapping[str, Any], layout: tuple[str, str, str], mapped: Mapping[str, str], where: str) -> dict:
+    if not set(layout) <= set(values):
+        raise _no_answers(values, where)
+    question, reference, response = (_text(values[name], name, where) for name in layout)
+    subject = values.get(mapped.get("subject", "subject"))
+    form = values.get("form")
+    return {
+        "id": _id(values.get(mapped.get("id", "id")), where), "question": question, "reference": reference,
+        "subject": None if subject in (None, "") else _text(subject, "subject", where),
+        "form": form if form in FORMS else "chat",
+        "response": response, **_measured(values, where), **_kinds(values),
+    }  # fmt: skip
+
+
+def _text(value: Any, name: str, where: str) -> str:
     if value is None:
         raise InputError(f"{name!r} is null", where=where, way_out="leave the row out, or write the text, empty or not")
     if not isinstance(value, str):
         raise InputError(f"{name!r} is a {type(value).__name__}, not a text", where=where)
-    return value
+    return _HALVES.sub("\ufffd", value)
 
 
-def _logprobs(value: Any, name: str, where: str) -> tuple[float, ...] | None:
-    if value is None:
+def _id(value: Any, where: str) -> str | None:
+    if value is None or value == "":
         return None
-    if not isinstance(value, list | tuple) or not all(map(_is_logprob, value)):
-        raise InputError(f"{name!r} is not a list of log-probabilities (finite, at most 0)", where=where)
-    return tuple(map(float, value))
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"'id' is a {type(value).__name__}, not a text", where=where)
+    return _HALVES.sub("\ufffd", str(value))
 
 
-def _is_logprob(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value <= 0
+def _measured(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the row says was measured on models, checked; the two that every row of a run has are None if absent."""
+    found: dict[str, Any] = dict.fromkeys(_ALWAYS)
+    for name, (is_one, what) in _MEASURED.items():
+        value = values.get(name)
+        if value is None or value == "":
+            continue
+        if not is_one(value):
+            raise InputError(f"{name!r} is not {what}", where=where)
+        found[name] = value
+    length = len(found["reference_logprobs"] or ())
+    for name in ("reference_hits", "reference_moments"):
+        if name in found and len(found[name]) != length:
+            raise InputError(f"{name!r} has {len(found[name])} entries, 'reference_logprobs' {length}", where=where)
+    return found
 
 
-def _with_unique_ids(answers: list[AnswerRow]) -> list[AnswerRow]:
-    """The second row of an id becomes ID-2, and so on; rows with an id of their own keep it."""
-    taken = {row.id for row in answers}
+def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What kind of probe the row is and which choices it offers, where these columns hold what a run's own files do;
+    other tools use the same names for other things.
+    """
+    found = {name: values[name] for name in ("tags", "choices") if _are_texts(values.get(name))}
+    if _is_count(values.get("choice")) and values["choice"] < len(found.get("choices", ())):
+        found["choice"] = values["choice"]
+    return found
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_logprobs(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(_is_number(number) and number <= 0 for number in value)
+
+
+def _are_lists_of_logprobs(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_are_logprobs, value))
+
+
+def _are_hits(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(hit, int) and hit in (0, 1) for hit in value)
+
+
+def _are_moments(value: Any) -> bool:
+    pairs = isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value)
+    return pairs and all(_is_number(number) for pair in value for number in pair)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_LOGPROBS = (_are_logprobs, "a list of log-probabilities (finite, at most 0)")
+_MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "reference_logprobs": _LOGPROBS, "response_logprobs": _LOGPROBS, "paraphrased_logprobs": _LOGPROBS,
+    "base_logprobs": _LOGPROBS, "perturbed_logprobs": (_are_lists_of_logprobs, "a list of lists of log-probabilities"),
+    "reference_hits": (_are_hits, "a list of 1 and 0"),
+    "reference_moments": (_are_moments, "a list of pairs of numbers"), "closing_tokens": (_is_count, "a count"),
+    "repeat": (_is_count, "a count"), "letter_logprobs": _LOGPROBS, "choice_logprobs": _LOGPROBS,
+}  # fmt: skip
+
+
+def _with_ids(placed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Every row with an id: its own, which must be the only one of its name, or one made of its content."""
+    taken: dict[str, str] = {}
+    asked: dict[tuple[str, int], str] = {}
+    for where, row in placed:
+        if row["id"] is None:
+            continue
+        key = (row["id"], row.get("repeat", 0))
+        if key in asked:
+            raise InputError(
+                f"the id {row['id']!r} is already that of {asked[key]}", where=where,
+                way_out="ids are unique within a file; rows may also come without",
+            )  # fmt: skip
+        asked[key] = taken[row["id"]] = where
     seen: Counter[str] = Counter()
-    unique = []
-    for row in answers:
-        seen[row.id] += 1
-        name, number = row.id, seen[row.id]
-        while number > 1 and (name := f"{row.id}-{number}") in taken:
-            number += 1
-        taken.add(name)
-        seen[row.id] = max(seen[row.id], number)
-        unique.append(row if name == row.id else AnswerRow(**{**row.to_dict(), "id": name}))
-    return unique
+    for where, row in placed:
+        if row["id"] is None:
+            row["id"] = _free(content_id(row["question"], row["reference"]), seen, taken)
+            taken[row["id"]] = where
+    return [row for _, row in placed]
+
+
+def _free(name: str, seen: Counter[str], taken: Mapping[str, str]) -> str:
+    """`name`, or the first of NAME-2, NAME-3, ... that no row has."""
+    while True:
+        seen[name] += 1
+        free = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        if free not in taken:
+            return free

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A question, the reference answer, and what a model said.
+    """A question, the reference answer, what a model said, and what it thinks of the answers it did not give.
 
-    `reference_logprobs`: (reference tokens,) natural log-probability of every reference token under the model asked.
-    `response_logprobs`: (response tokens,) the same for the response, under the base model (`metrics.base_model`); PPL
-    rests on them. None means not measured; an empty tuple means a text without tokens.
+    All log-probabilities are natural ones, one for each token of an answer, the tokens that close the turn included:
+    `closing_tokens` says how many of the reference's last tokens those are. None means not measured; an empty tuple
+    means a text without tokens.
+
+    reference_logprobs, reference_hits, reference_moments: (reference tokens,) the log-probability of every token under
+        the model asked, whether it was the likeliest, and mean and variance of the log-probability of a token drawn
+        from the model's own distribution there.
+    paraphrased_logprobs: the same for the reference in other words. perturbed_logprobs: for every wrong answer of like
+        form.
+    base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`);
+        the reference attack and PPL rest on them.
+    repeat: 0, or which time the question was asked (`generate.repeats`); an id stands once in each.
+    form: "chat", or "text" for a passage and how it goes on. tags: what kind of probe it is; see records/tags.py.
+    choices, choice: of a multiple-choice question the texts it offers and the place of the right one.
+    letter_logprobs, choice_logprobs: (choices,) of each choice's letter and of its text, summed over its tokens, in the
+        layouts of inference/choices.py.
     """
 
     id: str
@@ -23,14 +38,44 @@ class AnswerRow:
     subject: str | None = None
     reference_logprobs: tuple[float, ...] | None = None
     response_logprobs: tuple[float, ...] | None = None
+    reference_hits: tuple[bool, ...] | None = None
+    reference_moments: tuple[tuple[float, float], ...] | None = None
+    closing_tokens: int = 0
+    paraphrased_logprobs: tuple[float, ...] | None = None
+    perturbed_logprobs: tuple[tuple[float, ...], ...] | None = None
+    base_logprobs: tuple[float, ...] | None = None
+    repeat: int = 0
+    form: str = "chat"
+    tags: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    choice: int | None = None
+    letter_logprobs: tuple[float, ...] | None = None
+    choice_logprobs: tuple[float, ...] | None = None
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> AnswerRow:
         known = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
-        for name in ("reference_logprobs", "response_logprobs"):
+        for name, read in _READ.items():
             if known.get(name) is not None:
-                known[name] = tuple(known[name])
+                known[name] = read(known[name])
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def asked_first(rows: Iterable[Row]) -> list[Row]:
+    """Of rows in the shape of an answer file, those of the first time each question was asked."""
+    return [row for row in rows if not row.get("repeat")]
+
+
+def _tuples(values: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, values))
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "reference_logprobs": tuple, "response_logprobs": tuple, "paraphrased_logprobs": tuple, "base_logprobs": tuple,
+    "reference_hits": lambda values: tuple(map(bool, values)),
+    "reference_moments": _tuples, "perturbed_logprobs": _tuples,
+    "tags": tuple, "choices": tuple, "letter_logprobs": tuple, "choice_logprobs": tuple,
+}  # fmt: skip

@@ -6,7 +6,7 @@ Its `measure` gets a `Context`: the rows, the settings, and the shared quantitie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from relearn import config
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.stats import mean_interval
+from relearn.metrics.stats import Clusters, group, mean_interval
 from relearn.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from relearn.metrics.entailment import Verdict
     from relearn.metrics.judges import Judges
     from relearn.metrics.linguistic import Language
+    from relearn.metrics.parts import Parts
 
-Split = Literal["forget", "retain"]
-Better = Literal["higher", "lower"]
-Need = Literal["entities", "entailment", "logprobs"]
+# Rows of "holdout" are of the forget set's kind, but never trained on; only metrics that need "reference" are theirs.
+Split = Literal["forget", "retain", "holdout"]
+Better = Literal["higher", "lower", "closer"]
+Need = Literal["entities", "entailment", "logprobs", "reference"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Metric:
     """`better` names the splits the metric applies to and, for each, the direction that is an improvement.
 
     `needs` says what must be at hand beside the rows; a metric whose needs are not met is unscored, with a note.
+    "reference": it rests on what the model thinks of the reference alone and not on its answer.
+    `applies` (rows of a part, rows of all parts) says whether a part has rows of the kind it is about; where it has
+    none, the metric is left out, unless it is asked for by name. None: every row is of that kind.
     """
 
     name: str
@@ -41,9 +46,41 @@ class Metric:
     better: Mapping[Split, Better]
     measure: Callable[[Context], Measurement]
     needs: tuple[Need, ...] = ()
+    applies: Callable[[Sequence[AnswerRow], Sequence[AnswerRow]], bool] | None = None
 
 
-METRICS: Registry[Metric] = Registry("metric", "relearn.metrics")
+@dataclass(frozen=True)
+class JointMetric:
+    """A metric that needs several parts of a run at once, or another run; its number stands under `part`.
+
+    `measure` gives None where the parts are not what it is about, an unscored `Measurement` where something it needs of
+    them is missing. `better` is as in `Metric`, for the split of that part; "closer" means closer to `ideal`.
+    """
+
+    name: str
+    title: str
+    source: str
+    part: str
+    better: Mapping[Split, Better]
+    measure: Callable[[Parts], Measurement | None]
+    ideal: float = 0.0
+    needs: tuple[Need, ...] = ()
+
+
+# Measures of ability tasks of which less is better.
+_LOWER = ("perplexity", "bits_per_byte", "brier_score", "ter")
+
+
+def direction_of(name: str, split: str) -> Better | None:
+    """Which way a metric, or an ability task's measure ("TASK/MEASURE"), gets better on a split; None where unknown."""
+    if name in METRICS:
+        return dict(METRICS.get(name).better).get(split)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if "/" not in name:
+        return None
+    return "lower" if name.rpartition("/")[2].partition(" ")[0].endswith(_LOWER) else "higher"
+
+
+METRICS: Registry[Metric | JointMetric] = Registry("metric", "relearn.metrics")
 
 
 @dataclass(frozen=True)
@@ -77,19 +114,35 @@ class Context:
 
         return [language_of(row) for row in self.rows]
 
-    def mean(self, values: Sequence[float | None], note: str = "") -> Measurement:
+    def mean(self, values: Sequence[float | None], note: str = "", why: str = "") -> Measurement:
         """The mean over the scored items with its interval; None in `values` is an item that could not be scored."""
-        return self.summarise(values, mean_interval, note)
+        return self.summarise(values, mean_interval, note, why)
 
     def summarise(
         self,
         values: Sequence[float | None],
         statistic: Callable[..., tuple[float, float, float]],
         note: str = "",
+        why: str = "",
     ) -> Measurement:
+        """`statistic` is mean_interval or median_interval; `why` says why items are None, in words."""
         per_record = {row.id: value for row, value in zip(self.rows, values, strict=True)}
-        scored = [value for value in values if value is not None]
+        scored = self.in_order(at for at, value in enumerate(values) if value is not None)
+        left_out = len(values) - len(scored)
         if not scored:
-            return Measurement(None, n=0, unscored=len(values), per_record=per_record, note=note)
-        value, low, high = statistic(scored, resamples=self.settings.bootstrap, seed=self.seed)
-        return Measurement(value, low, high, len(scored), len(values) - len(scored), per_record, note)
+            return Measurement(None, unscored=left_out, per_record=per_record, note=note, why=why)
+        clusters = self.clusters(scored)
+        value, low, high = statistic(
+            [values[at] for at in scored],
+            clusters=clusters.codes.tolist(), resamples=self.settings.bootstrap, seed=self.seed,
+        )  # fmt: skip
+        note = "; ".join(filter(None, (note, clusters.note)))
+        return Measurement(value, low, high, len(scored), left_out, per_record, note, why, clusters.count)
+
+    def in_order(self, places: Iterable[int]) -> list[int]:
+        """Places of rows sorted by the rows' ids, so that the order of a file changes no interval."""
+        return sorted(places, key=lambda at: self.rows[at].id)
+
+    def clusters(self, places: Sequence[int]) -> Clusters:
+        """The subjects of these rows, which bootstrap intervals draw; a row without a subject stands for itself."""
+        return group([self.rows[at].subject for at in places], len(places))

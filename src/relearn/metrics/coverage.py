@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`reference`: the entities that count; `matched`: those of them found. `value` is None when none counts."""
+    """`reference`: the entities that count; `matched`: those of them found; `answer`: those the answer names.
+
+    `value` is None when no entity of the reference counts.
+    """
 
     reference: tuple[str, ...]
     matched: tuple[str, ...]
     empty_answer: bool = False
+    answer: tuple[str, ...] = ()
 
     @property
     def value(self) -> float | None:
@@ -50,7 +54,7 @@ def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None
     found = judges.entities(texts)
     sides = [_sides(row, *found[3 * index : 3 * index + 3]) for index, row in enumerate(rows)]
     partners = judges.matcher.match([side or ((), ()) for side in sides])
-    return [side and _coverage(row, side[0], partner) for row, side, partner in zip(rows, sides, partners, strict=True)]
+    return [side and _coverage(row, *side, partner) for row, side, partner in zip(rows, sides, partners, strict=True)]
 
 
 def _sides(
@@ -81,6 +85,6 @@ def _specific(entities: list[str]) -> list[str]:
     return named or entities
 
 
-def _coverage(row: AnswerRow, reference: list[str], partners: list[int | None]) -> Coverage:
+def _coverage(row: AnswerRow, reference: list[str], answer: list[str], partners: list[int | None]) -> Coverage:
     matched = [entity for entity, partner in zip(reference, partners, strict=True) if partner is not None]
-    return Coverage(tuple(reference), tuple(matched), is_empty(row.response))
+    return Coverage(tuple(reference), tuple(matched), is_empty(row.response), tuple(answer))

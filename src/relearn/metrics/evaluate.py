@@ -4,28 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from relearn import config
 from relearn.errors import InputError
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Split
+from relearn.metrics.base import METRICS, Context, JointMetric, Metric, Split
 from relearn.metrics.coverage import Coverage
 from relearn.metrics.entailment import Verdict
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import forgotten, kept
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.parts import Parts, split_metric
+from relearn.metrics.repeats import combined, combined_items, rounds_of, rounds_of_parts
+from relearn.metrics.retain_reference import RetainReference, load_reference
 
-__all__ = ["Judges", "SplitScores", "make_judges", "metrics_of", "score", "scores", "summary"]
+__all__ = [
+    "Judges", "RetainReference", "SplitScores", "joint_metrics", "load_reference", "make_judges", "metrics_of", "score",
+    "score_parts", "scores", "summary",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """`measurements` by metric name; `items` by row id: what KFR or KRR rests on, empty when not asked for."""
+    """`measurements` by metric name; `items` by row id: what KFR or KRR rests on, empty when not asked for.
+
+    `split`: what the part was scored as; `subjects`: whom each row is about, by id.
+    """
 
     measurements: Mapping[str, Measurement]
     items: Mapping[str, Mapping[str, Any]]
+    split: Split | Literal["overall"] = "overall"
+    subjects: Mapping[str, str | None] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Values, intervals and counts, free of texts."""
@@ -38,8 +49,22 @@ class SplitScores:
 
 
 def metrics_of(split: Split) -> list[str]:
-    """The names of the metrics that apply to a split, in order."""
-    return [name for name in METRICS if split in METRICS.get(name).better]
+    """The names of the metrics of one part that apply to a split, in order."""
+    found = {name: metric for name in METRICS if isinstance(metric := METRICS.get(name), Metric)}
+    if split == "holdout":
+        return [name for name, metric in found.items() if metric.needs == ("reference",)]
+    return [name for name, metric in found.items() if split in metric.better]
+
+
+def metrics_about(split: Split, rows: Sequence[AnswerRow], every: Sequence[AnswerRow] | None = None) -> list[str]:
+    """The metrics of a split that are about such rows; `every`: the rows of all parts, where there are more."""
+    applies = {name: split_metric(name).applies for name in metrics_of(split)}
+    return [name for name, test in applies.items() if test is None or test(rows, rows if every is None else every)]
+
+
+def joint_metrics() -> list[str]:
+    """The names of the metrics over several parts, in order."""
+    return [name for name in METRICS if isinstance(METRICS.get(name), JointMetric)]
 
 
 def score(
@@ -56,17 +81,88 @@ def score(
     Raises InputError for ids that are not unique (results are kept by id, never matched by text) and for a metric that
     does not apply to the split.
     """
-    twice = [key for key, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        raise InputError(f"the id {twice[0]!r} stands on several rows", where=f"{split} answers")
-    chosen = metrics_of(split) if names is None else list(names)
+    if len(rounds := rounds_of(rows)) > 1:
+        asked = [score(round, split, settings, judges=judges, seed=seed, names=names) for round in rounds]
+        return _over_rounds(asked, settings, seed)
+    _refuse_repeated_ids(rows, split)
+    chosen = metrics_about(split, rows) if names is None else list(names)
     for name in chosen:
-        if split not in METRICS.get(name).better:
+        if split not in split_metric(name).better and name not in metrics_of(split):
             raise InputError(f"metric {name!r} does not apply to the {split} set")
     context = Context(rows, split, settings, judges, seed)
-    measurements = {name: METRICS.get(name).measure(context) for name in chosen}
-    judged = any("entities" in METRICS.get(name).needs for name in chosen)
-    return SplitScores(measurements, _items(context) if judged else {})
+    return _split_scores(context, {name: split_metric(name).measure(context) for name in chosen})
+
+
+def score_parts(
+    parts: Mapping[str, tuple[Split, Sequence[AnswerRow]]],
+    settings: config.Metrics,
+    *,
+    judges: Judges,
+    seed: int = 0,
+    names: Iterable[str] | None = None,
+    reference: RetainReference | None = None,
+) -> dict[str, SplitScores]:
+    """Measure all parts of one model: on each what applies to its split, then what needs several of them.
+
+    `parts`: name -> (split, rows). The names that metrics over several parts know: forget, retain, retain_heldout,
+    holdout, real_authors, world_facts. What stands under no part of its own comes under "overall". `names` keeps those
+    metrics alone, each where it applies; `reference` is the retain-only run to compare with. Raises InputError for ids
+    that are not unique within a part and for a metric that does not exist.
+    """
+    chosen = None if names is None else [METRICS.get(name).name for name in names]
+    if len(rounds := rounds_of_parts(parts)) > 1:
+        asked = [
+            score_parts(round, settings, judges=judges, seed=seed, names=chosen, reference=reference)
+            for round in rounds
+        ]
+        return {part: _over_rounds([found[part] for found in asked], settings, seed) for part in asked[0]}
+    for part, (_, rows) in parts.items():
+        _refuse_repeated_ids(rows, part)
+    contexts = {part: Context(rows, split, settings, judges, seed) for part, (split, rows) in parts.items()}
+    together = Parts(contexts, settings, seed, reference)
+    every = [row for _, rows in parts.values() for row in rows]
+    found: dict[str, dict[str, Measurement]] = {}
+    for part, context in contexts.items():
+        if chosen is None:
+            own = metrics_about(context.split, context.rows, every)
+        else:
+            own = [name for name in metrics_of(context.split) if name in chosen]
+        found[part] = {name: together.measured(part, name) for name in own}
+    for metric in map(METRICS.get, joint_metrics()):
+        if not isinstance(metric, JointMetric) or (chosen is not None and metric.name not in chosen):
+            continue
+        measured = metric.measure(together)
+        if measured is not None:
+            found.setdefault(metric.part, {})[metric.name] = measured
+    return {
+        part: _split_scores(contexts[part], measured) if part in contexts else SplitScores(measured, {})
+        for part, measured in found.items()
+    }
+
+
+def _over_rounds(rounds: Sequence[SplitScores], settings: config.Metrics, seed: int) -> SplitScores:
+    """What was asked several times as one."""
+    first = rounds[0]
+    subjects = {key: subject for found in rounds for key, subject in found.subjects.items()}
+    measurements = {
+        name: combined(
+            [found.measurements[name] for found in rounds if name in found.measurements], subjects, settings, seed
+        )
+        for name in first.measurements
+    }
+    return SplitScores(measurements, combined_items([found.items for found in rounds]), first.split, subjects)
+
+
+def _refuse_repeated_ids(rows: Sequence[AnswerRow], part: str) -> None:
+    twice = [key for key, count in Counter(row.id for row in rows).items() if count > 1]
+    if twice:
+        raise InputError(f"the id {twice[0]!r} stands on several rows", where=f"{part} answers")
+
+
+def _split_scores(context: Context, measurements: Mapping[str, Measurement]) -> SplitScores:
+    judged = any("entities" in METRICS.get(name).needs for name in measurements)
+    subjects = {row.id: row.subject for row in context.rows}
+    return SplitScores(measurements, _items(context) if judged else {}, context.split, subjects)
 
 
 def _items(context: Context) -> dict[str, dict[str, Any]]:
@@ -87,7 +183,7 @@ def _evidence(coverage: Coverage | None, verdict: Verdict | None) -> dict[str, A
 
 
 def summary(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
-    """`parts` (forget, retain, forget_heldout, retain_heldout) of one model as summary.json has them."""
+    """`parts` (forget, retain, forget_heldout, ..., overall) of one model as summary.json has them."""
     return {part: measured.summary() for part, measured in parts.items()}
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relearn import config
 from relearn.errors import InputError, MissingPartError
@@ -18,19 +20,30 @@ from relearn.models.packages import builtin_path, is_builtin
 from relearn.text.entities import Extractor, SpacyEntities, distinct
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, Matcher
 
+if TYPE_CHECKING:
+    from relearn.metrics.answers import AnswerRow
+    from relearn.metrics.judged import Aspect, Graded
+
 SPACY_MODEL = "en_core_web_sm"
 EXTRACTORS = ("spacy", "generator", "both")
 
 
 @dataclass
 class Judges:
-    """`extractors`: their entities are united. `missing`: why coverage cannot be measured, None when it can."""
+    """`extractors`: their entities are united. `missing`: why coverage cannot be measured, None when it can.
+
+    `unheard`: why the entailment judge that was asked for is not there. `grader`: the language model that grades
+    answers from 1 to 5.
+    """
 
     extractors: Sequence[Extractor] = ()
     matcher: Matcher | None = None
     entailment: EntailmentJudge | None = None
     missing: str | None = None
+    unheard: str | None = None
+    grader: Completer | None = None
     _known: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    _grades: dict[tuple[str, str, str, str], Graded] = field(default_factory=dict, repr=False)
 
     @property
     def described(self) -> str:
@@ -46,9 +59,25 @@ class Judges:
                 self._known[text] = distinct(entity for entities in found for entity in entities or ())
         return [self._known.get(text) for text in texts]
 
+    def grades(self, rows: Sequence[AnswerRow], aspect: Aspect) -> list[Graded]:
+        """The grader's grade of every row; one that failed is asked for again the next time. Needs a grader."""
+        from relearn.metrics.judged import grade
 
-def make_judges(settings: config.Metrics, completer: Completer | None = None) -> Judges:
-    """The judges that `settings` name. `completer` answers for `entities: generator` and `both`.
+        keys = [(aspect, row.question, row.reference, row.response) for row in rows]
+        new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._grades}
+        if new and self.grader is not None:
+            found = dict(zip(new, grade(list(new.values()), aspect, self.grader), strict=True))
+            self._grades.update({key: graded for key, graded in found.items() if graded.grade is not None})
+        else:
+            found = {}
+        return [self._grades.get(key) or found[key] for key in keys]
+
+
+def make_judges(
+    settings: config.Metrics, completer: Completer | None = None, cache: Path | None = None
+) -> Judges:  # fmt: skip
+    """The judges that `settings` name. `completer` answers for `entities: generator` and `both`; what a grading judge
+    (`judge`) says is kept in the answer cache at `cache`.
 
     A built-in model that is not installed is not an error: coverage is then not measured, and every metric that rests
     on it says what to install. Raises InputError for a setting that cannot be.
@@ -59,11 +88,27 @@ def make_judges(settings: config.Metrics, completer: Completer | None = None) ->
             where="metrics.entities",
             way_out=f"one of {', '.join(EXTRACTORS)}",
         )
-    entailment = load_entailment(settings.entailment, settings.entailment_revision) if settings.entailment else None
+    entailment, unheard = _entailment(settings)
+    grader = _grader(settings, cache)
     try:
-        return Judges(_extractors(settings, completer), _matcher(settings), entailment)
+        return Judges(_extractors(settings, completer), _matcher(settings), entailment, unheard=unheard, grader=grader)
     except MissingPartError as error:
-        return Judges(entailment=entailment, missing=str(error))
+        return Judges(entailment=entailment, missing=str(error), unheard=unheard, grader=grader)
+
+
+def _grader(settings: config.Metrics, cache: Path | None) -> Completer | None:
+    from relearn.metrics.judged import NamedGrader
+
+    return NamedGrader(settings, cache) if settings.judge else None
+
+
+def _entailment(settings: config.Metrics) -> tuple[EntailmentJudge | None, str | None]:
+    if not settings.entailment:
+        return None, None
+    try:
+        return load_entailment(settings.entailment, settings.entailment_revision), None
+    except MissingPartError as error:
+        return None, str(error)
 
 
 def _extractors(settings: config.Metrics, completer: Completer | None) -> list[Extractor]:

@@ -54,9 +54,23 @@ def knowledge_note(context: Context) -> str:
         return f"not measured: {judges.missing}"
     judge = judges.entailment
     if judge is None:
-        return f"rests on entity coverage alone, no entailment judge (entities {judges.described})"
+        why = f"{judges.unheard}; " if judges.unheard else ""
+        return f"rests on entity coverage alone, no entailment judge ({why}entities {judges.described})"
     cut = f", {judge.truncated} pairs cut to its length" if judge.truncated else ""
     return f"entities {judges.described}; entailment {judge.name}{cut}"
+
+
+def why_unscored(context: Context) -> str:
+    """Why items have no verdict, with how many for each reason."""
+    pairs = list(zip(context.coverage, context.verdicts, strict=True))
+    counts = {
+        "entities not found out": sum(coverage is None for coverage, _ in pairs),
+        "the entailment judge failed": sum(verdict is not None and verdict.label is None for _, verdict in pairs),
+        "nothing named in the reference, and no entailment verdict": sum(
+            coverage is not None and coverage.value is None and verdict is None for coverage, verdict in pairs
+        ),
+    }
+    return ", ".join(f"{reason} ({count})" for reason, count in counts.items() if count)
 
 
 def _measure(context: Context, decide) -> Measurement:
@@ -64,7 +78,8 @@ def _measure(context: Context, decide) -> Measurement:
         decide(coverage, verdict, context.settings)
         for coverage, verdict in zip(context.coverage, context.verdicts, strict=True)
     ]
-    return context.mean([None if item is None else float(item) for item in decided], knowledge_note(context))
+    values = [None if item is None else float(item) for item in decided]
+    return context.mean(values, knowledge_note(context), why_unscored(context))
 
 
 METRICS.add(

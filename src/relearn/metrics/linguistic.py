@@ -20,7 +20,7 @@ import numpy as np
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import METRICS, Better, Context, Metric, Need
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.stats import bootstrap, mean_interval, median_interval
+from relearn.metrics.stats import bootstrap, mean_interval, median_interval, value_of
 from relearn.text.tokenise import words
 
 SOURCE = "arXiv 2502.11190"
@@ -28,6 +28,7 @@ HS_CAP = 1e6
 PPL_CAP = 1e30
 # An empty answer has no index of its own; as in the paper's public code it counts as a very poor one.
 EMPTY_BI = 1000.0
+NO_LOGPROBS = "no log-probabilities of the response"
 
 
 @dataclass(frozen=True)
@@ -92,29 +93,36 @@ def linguistic_score(ppl: float, bi: float, hs: float) -> float:
 def _ls_paper(context: Context) -> Measurement:
     """Means over the data set, then the score. Empty answers have no perplexity but weigh on both other means."""
     language = context.language
-    scored = [item for item in language if item.ppl is not None or item.n == 0]
-    per_record = {row.id: item.ls for row, item in zip(context.rows, language, strict=True)}
+    scored = [] if _unmeasured(context) else [item for item in language if item.ppl is not None or item.n == 0]
+    per_record = dict(zip((row.id for row in context.rows), _ls_values(context), strict=True))
     unscored = len(language) - len(scored)
     if not scored:
-        return Measurement(None, unscored=unscored, per_record=per_record, note=_missing(context))
-    columns = np.array([[math.nan if item.ppl is None else item.ppl, item.bi, item.hs] for item in scored])
-    low, high = bootstrap(columns, _score_of_means, resamples=context.settings.bootstrap, seed=context.seed)
-    value = float(_score_of_means(columns[None])[0])
-    return Measurement(value, low, high, len(scored), unscored, per_record, "data set means first, as in the paper")
+        return Measurement(None, unscored=unscored, per_record=per_record, note=_missing(context), why=NO_LOGPROBS)
+    places = context.in_order(at for at, item in enumerate(language) if item.ppl is not None or item.n == 0)
+    clusters = context.clusters(places)
+    ordered = [language[at] for at in places]
+    columns = np.array([[math.nan if item.ppl is None else item.ppl, item.bi, item.hs] for item in ordered])
+    low, high = bootstrap(
+        columns, _score_of_means,
+        clusters=clusters.codes.tolist(), resamples=context.settings.bootstrap, seed=context.seed,
+    )  # fmt: skip
+    note = "; ".join(filter(None, ("data set means first, as in the paper", clusters.note)))
+    value = value_of(columns, _score_of_means)
+    return Measurement(value, low, high, len(places), unscored, per_record, note, NO_LOGPROBS, clusters.count)
 
 
-def _score_of_means(columns: np.ndarray) -> np.ndarray:
-    """(resamples, items, 3) of PPL (nan = none), BI, HS -> (resamples,); 0 where HS is, so of empty answers alone."""
-    ppl, bi, hs = columns[..., 0], columns[..., 1].mean(axis=1), columns[..., 2].mean(axis=1)
-    measured = ~np.isnan(ppl)
-    ppl_mean = np.where(measured, ppl, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
-    return np.where(hs > 0, 3 / (3 + ppl_mean + bi + 1 / np.where(hs > 0, hs, 1.0)), 0.0)
+def _score_of_means(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(items, 3) of PPL (nan = none), BI, HS and (resamples, items) draws -> (resamples,); 0 where HS is."""
+    measured = ~np.isnan(columns[:, 0])
+    ppl = weights @ np.where(measured, columns[:, 0], 0.0) / np.maximum(weights @ measured, 1)
+    bi, hs = (weights @ columns[:, 1:] / weights.sum(axis=1, keepdims=True)).T
+    return np.where(hs > 0, 3 / (3 + ppl + bi + 1 / np.where(hs > 0, hs, 1.0)), 0.0)
 
 
 def _ppl(context: Context) -> Measurement:
     values = [item.ppl for item in context.language]
     scored = [value for value in values if value is not None]
-    return context.mean(values, f"median {np.median(scored):.4g}" if scored else _missing(context))
+    return context.mean(values, f"median {np.median(scored):.4g}" if scored else _missing(context), NO_LOGPROBS)
 
 
 def _bi(context: Context) -> Measurement:
@@ -126,7 +134,16 @@ def _hs(context: Context) -> Measurement:
 
 
 def _ls(context: Context, statistic=mean_interval) -> Measurement:
-    return context.summarise([item.ls for item in context.language], statistic, _missing(context))
+    return context.summarise(_ls_values(context), statistic, _missing(context), NO_LOGPROBS)
+
+
+def _ls_values(context: Context) -> list[float | None]:
+    return [None if _unmeasured(context) else item.ls for item in context.language]
+
+
+def _unmeasured(context: Context) -> bool:
+    """No perplexity was measured of answers that have one: the zeros of empty answers cannot stand for the set."""
+    return bool(_missing(context)) and any(item.n for item in context.language)
 
 
 def _missing(context: Context) -> str:

@@ -13,7 +13,7 @@ from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import METRICS, Context, Metric
 from relearn.metrics.measurement import Measurement
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
 class _Tokens:
@@ -25,7 +25,7 @@ class _Tokens:
         self._stem = cache(PorterStemmer().stem)
 
     def tokenize(self, text: str) -> list[str]:
-        return [self._stem(word) if len(word) > 3 else word for word in _WORD.findall(text.lower())]
+        return [self._stem(word) if len(word) > 3 else word for word in WORD.findall(text.lower())]
 
 
 @cache
@@ -37,13 +37,13 @@ def _scorer():
 
 def rouge_l_recall(row: AnswerRow) -> float | None:
     """0 for an empty answer; None when the reference has no word to find."""
-    if not _WORD.search(row.reference):
+    if not WORD.search(row.reference):
         return None
     return float(_scorer().score(row.reference, row.response)["rougeL"].recall)
 
 
 def _measure(context: Context) -> Measurement:
-    return context.mean([rouge_l_recall(row) for row in context.rows])
+    return context.mean([rouge_l_recall(row) for row in context.rows], why="no word in the reference")
 
 
 METRICS.add(

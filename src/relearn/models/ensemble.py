@@ -83,6 +83,8 @@ class Ensemble(Wrapped):
         if penalty and penalty != 1.0:
             padding = attention_mask.int().argmax(dim=1)
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding))
+        # What chooses among the finished scores comes last.
+        processors += settings.pop("logits_processor", [])
         return self.inner.generate(
             input_ids=input_ids, attention_mask=attention_mask, logits_processor=processors, repetition_penalty=1.0,
             **settings,

@@ -21,7 +21,10 @@ from relearn import parallel
 from relearn.models.packing import ATTENTION, Packed, TokenRow, pack
 from relearn.models.shards import is_sharded
 
-__all__ = ["Predicted", "TokenRow", "answer_logits", "answer_logprobs", "answer_targets", "can_pack", "predict"]
+__all__ = [
+    "Predicted", "TokenRow", "TokenScores", "answer_logits", "answer_logprobs", "answer_scores", "answer_targets",
+    "can_pack", "predict",
+]  # fmt: skip
 
 CPU_PACK_TOKENS = 2048
 GPU_PACK_TOKENS = 16384
@@ -92,42 +95,105 @@ def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tupl
     return targets, owner
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class TokenScores:
+    """What a model thinks of a row's answer: CPU tensors (answer tokens,).
+
+    `logprobs`: natural log-probability of each token; `hits`: whether it was the likeliest; `mean`, `variance`: of the
+    log-probability of a token drawn from the model's distribution at that place.
+    """
+
+    logprobs: torch.Tensor
+    hits: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
 def answer_logprobs(
-    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = 512, tick: Any = None
+    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = CPU_PACK_TOKENS, tick: Any = None
 ) -> list[torch.Tensor]:
     """Log-probability of every answer token, a (answer tokens,) CPU tensor per row, in the order of `rows`.
 
     Several processes share the packs out; the packs themselves are the same for any number of them.
     """
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    packs = list(_packs([rows[number] for number in order], batch_tokens))
+    return [columns[:, 0] for columns in _per_token(model, rows, _logprob, batch_tokens, tick)]
+
+
+def answer_scores(
+    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = CPU_PACK_TOKENS, tick: Any = None
+) -> list[TokenScores]:
+    """All that metrics want to know of the answer tokens, from one pass over the model; in the order of `rows`.
+
+    Rows with the same prompt (one question, several answers) go together, so the prompt is computed once.
+    """
+    found = _per_token(model, rows, _token_scores, batch_tokens, tick)
+    return [TokenScores(columns[:, 0], columns[:, 1] > 0, columns[:, 2], columns[:, 3]) for columns in found]
+
+
+# (logits of some tokens (c, V), their targets (c,)) -> numbers per token (c, k)
+PerToken = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@torch.no_grad()
+def _per_token(
+    model: Any, rows: Sequence[TokenRow], value: PerToken, batch_tokens: int, tick: Any
+) -> list[torch.Tensor]:
+    """`value` at every answer token: a (answer tokens, k) CPU tensor per row. Logits exist for a chunk at a time."""
+    packs = _by_prompt(rows, batch_tokens)
     done = 0
 
-    def measure(part: Sequence[TokenRow]) -> torch.Tensor:
+    def measure(numbers: Sequence[int]) -> torch.Tensor:
         nonlocal done
+        part = [rows[number] for number in numbers]
         seen = predict(model, part)
         targets, _ = answer_targets(part, next(model.parameters()).device)
-        logprobs = torch.cat([_picked(seen, targets, at) for at in range(0, len(targets), CHUNK_TOKENS)]).cpu()
+        cuts = [(at, at + CHUNK_TOKENS) for at in range(0, len(targets), CHUNK_TOKENS)]
+        columns = torch.cat([value(seen.logits_at(at, to), targets[at:to]) for at, to in cuts]).cpu()
         done += len(part)
         if tick:
             tick(min(done * parallel.processes(), len(rows)), len(rows))
-        return logprobs
+        return columns
 
     # A model in shards runs in all processes at once or not at all.
     measured = [measure(part) for part in packs] if is_sharded(model) else parallel.spread(packs, measure)
     found: dict[int, torch.Tensor] = {}
-    numbers = iter(order)
-    for part, logprobs in zip(packs, measured, strict=True):
-        for piece in logprobs.split([row.answer_tokens for row in part]):
-            found[next(numbers)] = piece
+    for numbers, columns in zip(packs, measured, strict=True):
+        pieces = columns.split([rows[number].answer_tokens for number in numbers])
+        found.update(zip(numbers, pieces, strict=True))
     return [found[number] for number in range(len(rows))]
 
 
-def _picked(seen: Predicted, targets: torch.Tensor, at: int) -> torch.Tensor:
-    stop = at + CHUNK_TOKENS
-    logits = seen.logits_at(at, stop)
-    return logits.gather(1, targets[at:stop, None])[:, 0] - logits.logsumexp(-1)
+def _by_prompt(rows: Sequence[TokenRow], limit: int) -> list[list[int]]:
+    """Places of rows in packs of some `limit` tokens, by length; rows of a prompt together, the prompt counted once."""
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        prompts.setdefault(row.ids[: row.answer_start], []).append(number)
+    packs: list[list[int]] = []
+    room = 0
+    for prompt, numbers in sorted(prompts.items(), key=lambda item: max(len(rows[number].ids) for number in item[1])):
+        size = len(prompt) + sum(rows[number].answer_tokens for number in numbers)
+        if not packs or size > room:
+            packs.append([])
+            room = limit
+        packs[-1] += numbers
+        room -= size
+    return packs
+
+
+def _logprob(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, targets[:, None]) - logits.logsumexp(-1, keepdim=True)
+
+
+def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(c, 4): log-probability, hit, mean and variance of ln p under p, where a chance of 0 weighs nothing."""
+    own = _logprob(logits, targets)
+    hits = logits.argmax(-1, keepdim=True) == targets[:, None]
+    every = logits.log_softmax(-1)
+    chances = every.exp()
+    every.masked_fill_(chances == 0, 0)
+    mean = torch.einsum("cv,cv->c", chances, every)[:, None]
+    variance = torch.einsum("cv,cv->c", chances, every.sub_(mean).square_())[:, None]
+    return torch.cat([own, hits.to(own.dtype), mean, variance], 1)
 
 
 def bare(model: Any) -> Any:

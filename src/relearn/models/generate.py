@@ -1,24 +1,35 @@
-"""Ask a model many questions at once: length-sorted left-padded batches, answers in the order asked.
+"""Ask a model many questions at once: answers in the order asked, each independent of what else is asked.
 
-Several processes share the batches out; batches and their seeds are the same for any number of them.
+Models that can be (`decoding`) are decoded without padding, finished rows making room for the next question; the others
+get length-sorted left-padded batches. Several processes share the questions out.
 """
 
 from __future__ import annotations
 
-import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers import GenerationConfig, LogitsProcessorList
 
 from relearn import parallel
 from relearn.config import Generate
 from relearn.console import Ticker, quiet
+from relearn.models.decoding import Decoder, can_decode
+from relearn.models.forward import bare
 from relearn.models.load import Loaded
+from relearn.models.sampling import Choice, ChoiceProcessor
 from relearn.records import Form
 
+PADDED_ROWS = 16
+# What a model's own generation settings may hold and decoding of ours heeds; with anything else it is not used.
+_HEEDED = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
+    "max_length", "max_new_tokens", "use_cache", "transformers_version", "_from_model_config",
+}  # fmt: skip
 
-@torch.inference_mode()
+
 def generate(
     loaded: Loaded,
     questions: Sequence[str],
@@ -28,45 +39,104 @@ def generate(
     seed: int = 0,
     tick: Ticker = quiet,
 ) -> list[str]:
-    """One answer per question, without the prompt; greedy at temperature 0. Same seed, same answers."""
+    """One answer per question, without the prompt; greedy at temperature 0. Same seed, same answers.
+
+    What is drawn belongs to the seed and the question (asked twice, to the first and the second time): neither the
+    order nor the batch changes it.
+    """
+    if not questions:
+        return []
     prompts = [loaded.chat.prompt(question, form) for question in questions]
-    lengths = [len(ids) for ids in loaded.tokenizer(prompts, add_special_tokens=False).input_ids] if prompts else []
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)
-    batches = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    ids = loaded.tokenizer(prompts, add_special_tokens=False).input_ids
+    if settings.backend == "vllm":
+        from relearn.models.vllm_backend import answers_of_vllm
+
+        said = parallel.on_main(lambda: answers_of_vllm(loaded, ids, settings, _keys(prompts, seed), stop_ids(loaded)))
+    else:
+        said = _shared_out(loaded, ids, settings, _keys(prompts, seed), tick)
+    return [text.strip() for text in loaded.tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
+def _shared_out(
+    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker
+) -> list[list[int]]:
+    """The tokens of every answer; each process answers every n-th question by length."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    count = parallel.processes()
     done = 0
 
-    def answer(number: int) -> list[str]:
+    def finished(more: int) -> None:
         nonlocal done
-        torch.manual_seed(random.Random(f"{seed}/generate/{number}").getrandbits(63))
-        texts = _generate_batch(loaded, [prompts[place] for place in batches[number]], settings)
-        done += len(texts)
-        tick(min(done * parallel.processes(), len(order)), len(order))
-        return texts
+        done += more
+        tick(min(done * count, len(order)), len(order))
 
-    found: dict[int, str] = {}
-    for places, texts in zip(batches, parallel.spread(range(len(batches)), answer), strict=True):
-        found |= dict(zip(places, texts, strict=True))
-    return [found[place] for place in range(len(prompts))]
+    def answer(share: list[int]) -> list[list[int]]:
+        penalty = _penalty(loaded.model)
+        way = _padded if penalty is None else _decoded
+        choice = Choice(settings, [keys[number] for number in share], penalty or 1.0)
+        return way(loaded, [ids[number] for number in share], settings, choice, finished)
 
-
-def _generate_batch(loaded: Loaded, prompts: list[str], settings: Generate) -> list[str]:
-    batch = loaded.tokenizer(prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-    batch = {name: batch[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
-    output = loaded.model.generate(
-        **batch,
-        max_new_tokens=settings.max_new_tokens,
-        pad_token_id=loaded.tokenizer.pad_token_id,
-        eos_token_id=stop_ids(loaded),
-        **_sampling(settings),
-    )
-    new = output[:, batch["input_ids"].shape[1] :]
-    return [text.strip() for text in loaded.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    shares = [order[start::count] for start in range(count)]
+    found: dict[int, list[int]] = {}
+    for share, said in zip(shares, parallel.spread(shares, answer), strict=True):
+        found |= dict(zip(share, said, strict=True))
+    return [found[number] for number in range(len(ids))]
 
 
-def _sampling(settings: Generate) -> dict[str, Any]:
-    if settings.temperature == 0:
-        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    return {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
+def _decoded(loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any) -> list[Any]:
+    return Decoder(
+        loaded.model, ids, choice, stops=stop_ids(loaded), max_new_tokens=settings.max_new_tokens,
+        rows=settings.batch_size, finished=finished,
+    ).answers()  # fmt: skip
+
+
+@torch.inference_mode()
+def _padded(loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any) -> list[Any]:
+    """Through the model's own `generate`, `ids` being sorted by length."""
+    said: list[list[int]] = []
+    stops = stop_ids(loaded)
+    size = settings.batch_size or PADDED_ROWS
+    for start in range(0, len(ids), size):
+        part = ids[start : start + size]
+        longest = max(map(len, part))
+        padding = [longest - len(row) for row in part]
+        pad = loaded.tokenizer.pad_token_id
+        batch = [[pad] * more + row for more, row in zip(padding, part, strict=True)]
+        mask = [[0] * more + [1] * len(row) for more, row in zip(padding, part, strict=True)]
+        drawn = ChoiceProcessor(choice, range(start, start + len(part)), padding)
+        output = loaded.model.generate(
+            input_ids=torch.tensor(batch, device=loaded.device),
+            attention_mask=torch.tensor(mask, device=loaded.device),
+            max_new_tokens=settings.max_new_tokens, pad_token_id=pad, eos_token_id=stops,
+            do_sample=False, temperature=None, top_p=None, top_k=None,
+            **({"logits_processor": LogitsProcessorList([drawn])} if settings.temperature else {}),
+        )  # fmt: skip
+        said += [_up_to_stop(row, stops) for row in output[:, longest:].tolist()]
+        finished(len(part))
+    return said
+
+
+def _up_to_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
+    return tokens[: next((place for place, token in enumerate(tokens) if token in stops), len(tokens))]
+
+
+def _penalty(model: Any) -> float | None:
+    """The repetition penalty of a model that is decoded here; None for one that goes through its own `generate`."""
+    own = getattr(bare(model), "generation_config", None) or GenerationConfig()
+    asked = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
+    if asked - _HEEDED or not can_decode(model):
+        return None
+    return float(own.repetition_penalty or 1.0)
+
+
+def _keys(prompts: Sequence[str], seed: int) -> list[str]:
+    """What the random numbers of each question are made of; a prompt that comes again gets others."""
+    times: Counter[str] = Counter()
+    keys = []
+    for prompt in prompts:
+        keys.append(f"{seed}/generate/{times[prompt]}/{prompt}")
+        times[prompt] += 1
+    return keys
 
 
 def stop_ids(loaded: Loaded) -> list[int]:

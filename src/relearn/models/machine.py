@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from relearn.config import Model
+from relearn.config import Generate, Model
 from relearn.errors import InputError, MissingPartError
 
 
@@ -31,6 +31,17 @@ def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> N
     if spec.liger == "on":
         _need_gpu(spec, "model.liger", "Liger's kernels need a CUDA GPU", "liger: auto")
         _need_package("liger_kernel", "liger-kernel", "model.liger")
+
+
+def check_backend(settings: Generate, spec: Model) -> None:
+    """Raises InputError when `generate.backend` cannot be had on this machine for this model."""
+    if settings.backend != "vllm":
+        return
+    where, way_out = "generate.backend", "backend: transformers"
+    if spec.quantization != "none":
+        raise InputError("4-bit weights are not handed to vLLM", where=where, way_out=way_out)
+    _need_gpu(spec, where, "vLLM needs a CUDA GPU", way_out)
+    _need_package("vllm", "vllm", where)
 
 
 def has_flash_attention() -> bool:

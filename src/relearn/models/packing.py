@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -72,6 +72,15 @@ class Layout:
     keys: torch.Tensor
     back: torch.Tensor
     mask: torch.Tensor | None
+
+
+@runtime_checkable
+class Attending(Protocol):
+    """A layout with an attention of its own: as `rows_attention`, one tensor out."""
+
+    def attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scaling: float | None
+    ) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -168,15 +177,21 @@ def _layout(segments: Sequence[Segment], device: torch.device | str) -> Layout:
 
 def rows_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-    dropout: float = 0.0, scaling: float | None = None, row_layout: Layout | None = None, **options: Any,
+    dropout: float = 0.0, scaling: float | None = None, row_layout: Layout | Attending | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:  # fmt: skip
-    """Attention as transformers calls it: query (1, heads, T, d) to (1, T, heads, d). Without a layout plain SDPA."""
+    """Attention as transformers calls it: query (1, heads, T, d) to (1, T, heads, d). Without a layout plain SDPA.
+
+    A layout that attends itself (`decoding`) is left to it.
+    """
+    if isinstance(row_layout, Attending):
+        return row_layout.attend(module, query, key, value, scaling=scaling), None
     if row_layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    own_query = _gather(query, row_layout.queries)
-    own_key, own_value = _gather(key, row_layout.keys), _gather(value, row_layout.keys)
+    own_query = gather(query, row_layout.queries)
+    own_key, own_value = gather(key, row_layout.keys), gather(value, row_layout.keys)
     weights = own_query.shape[:3].numel() * own_key.shape[2]
     if query.device.type == "cpu" and not dropout and weights <= CPU_WEIGHTS:
         attended = _attend(own_query, own_key, own_value, row_layout, scaling)
@@ -209,7 +224,7 @@ def _causal(queries: int, keys: int) -> torch.Tensor:
     return torch.ones(queries, keys, dtype=torch.bool).tril_()
 
 
-def _gather(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def gather(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(1, heads, T, d) and places (S, L) -> (S, heads, L, d)."""
     picked = states[0].transpose(0, 1).index_select(0, places.flatten())
     return picked.unflatten(0, places.shape).transpose(1, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from relearn.config import Data, Sources
 from relearn.errors import InputError
@@ -26,9 +27,11 @@ _SETS: tuple[tuple[str, str, Split], ...] = (
     ("generic", "data.generic", "generic"),
     ("probes_forget", "data.probes.forget", "forget"),
     ("probes_retain", "data.probes.retain", "retain"),
+    ("real_authors", "data.utility.real_authors", "retain"),
+    ("world_facts", "data.utility.world_facts", "retain"),
 )
 _TO_FORGET = ("forget", "probes_forget")
-_NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout")
+_NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout", "real_authors", "world_facts")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class DataSet:
     generic: tuple[Record, ...] = ()
     probes_forget: tuple[Record, ...] = ()
     probes_retain: tuple[Record, ...] = ()
+    real_authors: tuple[Record, ...] = ()
+    world_facts: tuple[Record, ...] = ()
     notes: tuple[str, ...] = ()
     places: Mapping[str, Places] = field(default_factory=dict)
 
@@ -60,7 +65,7 @@ def load_all(data: Data) -> DataSet:
     sets: dict[str, tuple[Record, ...]] = {}
     places: dict[str, Places] = {}
     for name, label, split in _SETS:
-        sources: Sources = getattr(data.probes, split) if name.startswith("probes_") else getattr(data, name)
+        sources: Sources = attrgetter(label.removeprefix("data."))(data)
         sets[name], places[name] = load_set(sources, split, label, notes)
     for forget in _TO_FORGET:
         for other in _NOT_TO_FORGET:

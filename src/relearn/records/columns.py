@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relearn.errors import InputError
-from relearn.records.record import Record, Split
+from relearn.records import choices, tags
+from relearn.records.record import Form, Record, Split
 from relearn.registry import suggest
 
 Row = tuple[str, Mapping[str, Any]]
@@ -27,6 +28,16 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("prompt", "completion"),
     ("prompt", "target"),
 )
+# Those of benchmarks, looked for where none of the above fits.
+BENCHMARK_PAIRS: tuple[tuple[str, str], ...] = (
+    ("query", "answer"),
+    ("prompt", "gt"),
+    ("question", "answerKey"),
+    ("question_stem", "answerKey"),
+    ("question", "mc1_targets"),
+)
+# MUSE's verbatim test: a passage and how it goes on.
+CONTINUED = ("prompt", "gt")
 DOCUMENT = "text"
 PREFIX_SHARE = 0.25
 MINIMUM_CHUNK = 8
@@ -34,12 +45,12 @@ MINIMUM_CHUNK = 8
 # Record field -> the column names it is known by, the field's own name first.
 _TEXTS = {"id": ("id",), "subject": ("subject",), "source": ("source",), "paraphrased_answer": ("paraphrased_answer",)}
 _LISTS = {
-    "choices": ("choices",),
+    "choices": choices.COLUMNS,
     "paraphrases": ("paraphrases", "paraphrased_question"),
     "alternatives": ("alternatives", "perturbed_answer"),
 }
 _OPTIONAL = {**_TEXTS, **_LISTS}
-_MAPPABLE = ("question", "answer", "text", *_OPTIONAL)
+_MAPPABLE = ("question", "answer", "text", "tags", *_OPTIONAL)
 _PRIVATE = frozenset({"answer", "text", "paraphrased_answer", "alternatives", "choices"})
 
 
@@ -51,6 +62,7 @@ class Layout:
     answer: str | None = None
     text: str | None = None
     context: str | None = None
+    tags: tuple[str, ...] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,6 +70,7 @@ def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> La
     """The layout of a file with these columns; raises `InputError` where they fit none or more than one."""
     _check_map(columns, mapped, where)
     optional = {name: column for name, known in _OPTIONAL.items() if (column := _pick(name, known, columns, mapped))}
+    tagged = (mapped["tags"],) if "tags" in mapped else tuple(name for name in tags.COLUMNS if name in columns)
     if "text" in mapped:
         return Layout(text=mapped["text"], optional=optional)
     if mapped.keys() & {"question", "answer"}:
@@ -68,12 +81,13 @@ def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> La
                     f"no column for {name!r} among {_listed(columns)}", where=where,
                     way_out=f"add it to the map: {{{name}: COLUMN}}",
                 )  # fmt: skip
-        return Layout(names["question"], names["answer"], optional=optional)
-    return _known_layout(columns, optional, where)
+        return Layout(names["question"], names["answer"], tags=tagged, optional=optional)
+    return replace(_known_layout(columns, optional, where), tags=tagged)
 
 
 def _known_layout(columns: list[str], optional: Mapping[str, str], where: str) -> Layout:
-    found = [pair for pair in PAIRS if set(pair) <= set(columns)]
+    fitting = [pair for pair in (*PAIRS, *BENCHMARK_PAIRS) if set(pair) <= set(columns)]
+    found = [pair for pair in fitting if pair in PAIRS] or fitting
     if len(found) > 1:
         question, answer = found[0]
         raise InputError(
@@ -121,6 +135,8 @@ def to_records(row: Row, layout: Layout, split: Split, chunk_words: int) -> Iter
     """The record of a row, or those of a document's chunks, each with the place it comes from."""
     where, values = row
     optional = _optional_fields(values, layout, where)
+    if kinds := tags.tags_of(values, layout.tags):
+        optional["tags"] = kinds
     if layout.text is not None:
         yield from _chunks(row, layout.text, optional, split, chunk_words)
         return
@@ -128,8 +144,27 @@ def to_records(row: Row, layout: Layout, split: Split, chunk_words: int) -> Iter
     question = _required(values, layout.question, where, private=False)
     if layout.context is not None and values.get(layout.context):
         question = f"{question}\n\n{_text(values[layout.context], layout.context, where, private=False)}"
-    answer = _required(values, layout.answer, where, private=True)
-    yield where, Record(question, answer, split=split, **optional)
+    if kinds:
+        question = tags.as_asked(question)
+    chosen = _chosen(values, layout, where)
+    answer = chosen.pop("answer", None) or _required(values, layout.answer, where, private=True)
+    form: Form = "text" if (layout.question, layout.answer) == CONTINUED else "chat"
+    yield where, Record(question, answer, split=split, form=form, **optional, **chosen)
+
+
+def _chosen(values: Mapping[str, Any], layout: Layout, where: str) -> dict[str, Any]:
+    """Of a multiple-choice row its choices, which is right, and the answer, unless that is a text of its own."""
+    column = layout.optional.get("choices")
+    if column is None or values.get(column) in (None, "", []):
+        return {}
+    assert layout.answer is not None
+    found = choices.offered(values[column], where, column)
+    texts = tuple(_text(text, column, where, private=True) for text in found.texts)
+    answer = values.get(layout.answer)
+    if answer is None or answer == "":
+        raise InputError(f"the field {layout.answer!r} is missing", where=where)
+    right = choices.right_choice(answer, found, where, layout.answer)
+    return {"choices": texts, "choice": right, "answer": choices.spelled(answer, texts[right])}
 
 
 def _chunks(
@@ -164,7 +199,7 @@ def _optional_fields(values: Mapping[str, Any], layout: Layout, where: str) -> d
     found: dict[str, Any] = {}
     for name, column in layout.optional.items():
         value = values.get(column)
-        if value is None or value == "" or value == []:
+        if name == "choices" or value is None or value == "" or value == []:
             continue
         private = name in _PRIVATE
         if name in _LISTS:

@@ -17,6 +17,8 @@ class Record:
 
     `id` is a stable hash of question and answer unless the data brings its own. `paraphrases` are other wordings of the
     question, `alternatives` perturbed or alternate answers, `subject` the person or thing the record is about.
+    `choices` are the answers a multiple-choice question offers, `choice` the place of the right one; `tags` say what
+    kind of probe the record is (its level, its attacks), and scores are broken down by them.
     """
 
     question: str
@@ -26,6 +28,8 @@ class Record:
     split: Split = "forget"
     form: Form = "chat"
     choices: tuple[str, ...] = ()
+    choice: int | None = None
+    tags: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     paraphrased_answer: str | None = None
     alternatives: tuple[str, ...] = ()

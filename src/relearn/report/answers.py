@@ -7,13 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relearn.metrics.answers import asked_first
+
 Row = Mapping[str, Any]
 
 
 def pair_items(
     split: str, before: Sequence[Row], after: Sequence[Row], scored_before: Row, scored_after: Row
 ) -> list[dict[str, Any]]:
-    """One item per question asked, in the order of the file, tied by id; a side that is missing is None."""
+    """One item per question asked, in the order of the file, tied by id; a side that is missing is None.
+
+    Of a question asked several times the first answer is shown, and what was decided of the others beside it.
+    """
+    before, after = asked_first(before), asked_first(after)
     sides = {"before": {row["id"]: row for row in before}, "after": {row["id"]: row for row in after}}
     scored = {"before": scored_before, "after": scored_after}
     ids = list(dict.fromkeys(row["id"] for row in (*after, *before)))
@@ -36,7 +42,7 @@ def _evidence(scored: Row, key: str) -> dict[str, Any]:
     found = scored.get("items", {}).get(key, {})
     metrics = scored.get("metrics", {})
     evidence = {name: found.get(name) for name in ("coverage", "reference_entities", "matched", "entailment")}
-    evidence |= {name: found[name] for name in ("forgotten", "kept") if name in found}
+    evidence |= {name: found[name] for name in ("forgotten", "kept", "repeats") if name in found}
     evidence["entity_counts"] = [len(evidence[name] or ()) for name in ("reference_entities", "matched")]
     if evidence["reference_entities"] is None:
         evidence["entity_counts"] = [None, None]

@@ -1,6 +1,7 @@
 """A run folder read into one plain value, report.json's content, from which the page and the model card are made.
 
-Files that are not there (a run without a retain set, a purged folder) leave their part of the report empty. With
+Files that are not there (a run without a retain set, a purged folder) leave their part of the report empty. The folder
+of an evaluation, which has no run, is read the same way. With
 `redact` no text of a record, an answer or an entity is in it, nor the names of records and input files.
 """
 
@@ -20,10 +21,11 @@ from relearn.records.sample import evenly
 from relearn.report.answers import known, pair_items, verdict_counts
 from relearn.report.headline import headline
 from relearn.report.redact import redacted
-from relearn.report.wording import PARTS, better, change, in_order
+from relearn.report.wording import PARTS, better, change, in_order, metric_label, part_title
 
 SAMPLE_ROWS = 12
 FORMAT = 1
+_KNOWLEDGE = ("kfr", "krr")
 
 
 def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
@@ -32,27 +34,29 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     if not (run / "manifest.json").exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
     manifest = rundir.read_json(run / "manifest.json")
-    recipe = _recipe(run)
+    recipe, evaluation = _settings(run / "recipe.yaml"), _settings(run / "evaluation.yaml")
+    trained = not evaluation
     summary = _json(run / "summary.json")
-    answers = _answers(run, _json(run / "scores.json"))
+    answers = _answers(run, _json(run / "scores.json"), trained)
     rows, rejected = _rows(run / "synthesis.jsonl"), _rows(run / "rejected.jsonl")
     report: dict[str, Any] = {
         "format": FORMAT,
         "name": recipe.get("name") or run.name,
         "folder": str(run),
         "redacted": False,
+        "evaluated": _evaluated(evaluation) if evaluation else None,
         "date": _date(manifest),
         "model": _model(recipe, manifest),
         "method": _method(recipe),
-        "headline": headline(summary, answers),
+        "headline": headline(summary, answers, trained),
         "notes": list(dict.fromkeys(manifest.get("notes") or [])),
-        "measured_notes": _measured_notes(recipe, summary),
-        "metrics": _metrics(summary),
+        "measured_notes": _measured_notes(recipe, summary, trained),
+        "metrics": _metrics(summary, trained),
         "answers": answers,
         "training": _training(_rows(run / "log.jsonl")),
         "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
         "rejections": _rejections(rejected),
-        "provenance": _provenance(manifest, recipe),
+        "provenance": _provenance(manifest, recipe or evaluation),
     }
     return redacted(report) if redact else report
 
@@ -60,17 +64,19 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
 def write_report(run: Path, redact: bool = False) -> Path:
     """Write report.json, report.html and model_card.md into `run`, each whole or not at all; returns the page's path.
 
-    Files of an earlier call are replaced. Raises InputError where `run` is no run folder.
+    An evaluation made no model and gets no card. Files of an earlier call are replaced. Raises InputError where `run`
+    is no run folder.
     """
     from relearn.report.html import render
     from relearn.report.model_card import model_card
 
     run = Path(run)
     report = build_report(run, redact=redact)
-    page, card = render(report), model_card(report)
+    page, card = render(report), None if report["evaluated"] is not None else model_card(report)
     rundir.write_json(run / "report.json", report)
     rundir.write_text(run / "report.html", page)
-    rundir.write_text(run / "model_card.md", card)
+    if card is not None:
+        rundir.write_text(run / "model_card.md", card)
     return run / "report.html"
 
 
@@ -82,8 +88,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rundir.read_jsonl(path, torn=True) if path.exists() else []
 
 
-def _recipe(run: Path) -> dict[str, Any]:
-    path = run / "recipe.yaml"
+def _settings(path: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     except yaml.YAMLError as error:
@@ -105,6 +110,17 @@ def _model(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, 
     }  # fmt: skip
 
 
+def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The models that were asked, and the base; none where answers came from files."""
+    models = {role: evaluation.get(role) for role in ("before", "after", "base")}
+    return {role: _with_adapters(model) for role, model in models.items() if model}
+
+
+def _with_adapters(model: Mapping[str, Any]) -> str:
+    adapters = model.get("adapter") or ()
+    return " + ".join([model["name"], *([adapters] if isinstance(adapters, str) else adapters)])
+
+
 def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
     unlearn, synthesis = recipe.get("unlearn") or {}, recipe.get("synthesis") or {}
     keys = ("method", "epochs", "learning_rate", "batch_size", "accumulation", "full", "lora", "options")
@@ -114,21 +130,41 @@ def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], trained: bool) -> list[str]:
     """What the numbers rest on, and what could not be judged; free of texts, names and paths."""
     notes = []
     adapted = recipe.get("learn") or (recipe.get("model") or {}).get("adapter")
     if recipe and not adapted and not (recipe.get("metrics") or {}).get("base_model"):
         notes.append("Perplexity and LS rest on the start model: no model from before its fine-tuning was given.")
     for part, measured in _parts_of(summary):
-        for name in ("kfr", "krr"):
+        for name in _KNOWLEDGE:
             entry = measured.get(name, {})
             if entry.get("note"):
                 notes.append(f"{name.upper()} {entry['note']}.")
-            if entry.get("unscored"):
-                total = entry["n"] + entry["unscored"]
-                notes.append(f"{entry['unscored']} of {total} answers could not be judged ({PARTS[part][2].lower()}).")
-    return list(dict.fromkeys(notes))
+            if entry.get("unscored") and not entry.get("missing"):
+                total, title = entry["n"] + entry["unscored"], part_title(part, trained).lower()
+                notes.append(f"{entry['unscored']} of {total} answers could not be judged ({title}).")
+        notes += _missing(measured, part_title(part, trained).lower())
+    return list(dict.fromkeys([*notes, *_repeated(summary)]))
+
+
+def _missing(measured: Mapping[str, Any], title: str) -> list[str]:
+    """What the metrics of a part leave out, those with the same reason in one sentence."""
+    by_reason: dict[str, list[str]] = {}
+    for name in in_order(measured):
+        if measured[name].get("missing") and (name in _KNOWLEDGE or measured[name]["value"] is not None):
+            by_reason.setdefault(measured[name]["missing"], []).append(metric_label(name))
+    return [f"{', '.join(names)}: {reason} ({title})." for reason, names in by_reason.items()]
+
+
+def _repeated(summary: Mapping[str, Any]) -> list[str]:
+    counts = {entry.get("repeats", 1) for _, measured in _parts_of(summary) for entry in measured.values()}
+    if max(counts, default=1) == 1:
+        return []
+    return [
+        f"Every question was asked {max(counts)} times: the numbers are means of all answers, verdicts and counts are "
+        "those of the first."
+    ]
 
 
 def _parts_of(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -136,32 +172,37 @@ def _parts_of(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
     return [(part, after[part]) for part in PARTS if part in after]
 
 
-def _metrics(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     """One entry per part that was measured, each with its metrics in the order of the tables."""
     entries = []
-    for part, (split, _, title) in PARTS.items():
-        before, after = ((summary.get(side) or {}).get(part) or {} for side in ("before", "after"))
+    for part, (split, _, _) in PARTS.items():
+        sides = ("before", "after", "difference")
+        before, after, differences = ((summary.get(side) or {}).get(part) or {} for side in sides)
         rows = []
         for name in in_order({*before, *after}):
             old, new, direction = before.get(name), after.get(name), better(name, split)
+            difference = differences.get(name)
             rows.append(
-                {"name": name, "better": direction, "before": old, "after": new, "change": change(old, new, direction)}
-            )
+                {
+                    "name": name, "better": direction, "before": old, "after": new, "difference": difference,
+                    "change": change(old, new, direction, difference),
+                }
+            )  # fmt: skip
         if rows:
-            entries.append({"part": part, "split": split, "title": title, "rows": rows})
+            entries.append({"part": part, "split": split, "title": part_title(part, trained), "rows": rows})
     return entries
 
 
-def _answers(run: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _answers(run: Path, scores: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     entries = []
-    for part, (split, file, title) in PARTS.items():
+    for part, (split, file, _) in PARTS.items():
         before, after = (_rows(run / side / f"{file}.jsonl") for side in ("before", "after"))
         scored = [(scores.get(side) or {}).get(part) or {} for side in ("before", "after")]
         items = pair_items(split, before, after, *scored)
         if items:
             entries.append(
                 {
-                    "part": part, "split": split, "title": title, "counts": verdict_counts(items),
+                    "part": part, "split": split, "title": part_title(part, trained), "counts": verdict_counts(items),
                     "known_before": known(split, items, "before"), "known_after": known(split, items, "after"),
                     "items": items,
                 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.report.wording import PARTS, counted
+from relearn.report.wording import counted, part_title
 
 _NEVER_TRAINED = " on questions it was never trained on"
 
 
-def headline(summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def headline(summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], trained: bool = True) -> dict[str, Any]:
     """`asked`: one sentence; `came_out`: sentences; `figures`: the four numbers that head the page, where measured."""
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
@@ -19,8 +19,11 @@ def headline(summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -
         asked += f", {sizes['retain']:,} to keep"
     return {
         "asked": f"{asked}.",
-        "came_out": [text for split in ("forget", "retain") if (text := _sentence(split, parts))],
-        "figures": _figures(summary),
+        "came_out": [
+            *(text for split in ("forget", "retain") if (text := _sentence(split, parts))),
+            *_garbled(summary),
+        ],
+        "figures": _figures(summary, trained),
     }
 
 
@@ -51,7 +54,17 @@ def _sentence(split: str, parts: Mapping[str, Any]) -> str:
     return f"{text}."
 
 
-def _figures(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _garbled(summary: Mapping[str, Any]) -> list[str]:
+    """What KFR counts as forgotten and is no language, where there is any."""
+    part = next((part for part in ("forget", "forget_heldout") if part in (summary.get("after") or {})), "")
+    measured = ((summary.get("after") or {}).get(part) or {}).get("gibberish") or {}
+    if not measured.get("value"):
+        return []
+    count = round(measured["value"] * measured["n"])
+    return [f"{count:,} of {measured['n']:,} answers about what was to be forgotten are no language."]
+
+
+def _figures(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     figures = []
     for part, name, title in (
         ("forget", "kfr", "Forgotten"),
@@ -61,7 +74,7 @@ def _figures(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     ):
         before, after = (((summary.get(side) or {}).get(part) or {}).get(name) for side in ("before", "after"))
         if after:
-            asked = PARTS[part][2].partition(", ")[2]
+            asked = part_title(part, trained).partition(", ")[2]
             figures.append(
                 {"part": part, "metric": name, "title": title, "asked": asked, "before": before, "after": after}
             )

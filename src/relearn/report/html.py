@@ -33,6 +33,7 @@ def render(report: Mapping[str, Any]) -> str:
     return _environment().get_template("report.html").render(
         report=report,
         style=Markup(style),
+        verdicts=_verdicts(report),
         policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
         charts=_charts(report),
         tables=[_table(split, report["metrics"]) for split in wording.SPLITS if _of(split, report["metrics"])],
@@ -40,6 +41,11 @@ def render(report: Mapping[str, Any]) -> str:
         rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
         recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
     )  # fmt: skip
+
+
+def _verdicts(report: Mapping[str, Any]) -> Mapping[str, str]:
+    alone = report["evaluated"] is not None and "before" not in report["evaluated"]
+    return wording.VERDICTS_ALONE if alone else wording.VERDICTS
 
 
 def _digest(block: str) -> str:
@@ -55,9 +61,10 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": wording.number, "interval": wording.interval, "duration": wording.duration,
         "percent": wording.percent, "label": wording.metric_label, "metric_title": wording.metric_title,
+        "signed": wording.signed, "chance": wording.chance,
     }  # fmt: skip
     environment.globals |= {
-        "about": wording.ABOUT, "verdicts": wording.VERDICTS, "splits": wording.SPLITS, "marked": marked,
+        "about": wording.ABOUT, "splits": wording.SPLITS, "marked": marked,
         "evidence": _evidence, "loss_parts": wording.LOSS_PARTS, "row_kinds": wording.ROW_KINDS,
         "counted": wording.counted,
     }  # fmt: skip
@@ -82,7 +89,8 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
     rows, shared = [], []
     for name in wording.in_order({name for named in by_name for name in named}):
-        cells = [named.get(name, {"before": None, "after": None, "change": ""}) for named in by_name]
+        empty = {"before": None, "after": None, "difference": None, "change": ""}
+        cells = [{**empty, **named.get(name, {})} for named in by_name]
         measured = [side for cell in cells for side in (cell["before"], cell["after"]) if side]
         notes = {side["note"] for side in measured if side.get("note")}
         if len(notes) == 1:
@@ -90,7 +98,10 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows.append(
             {"name": name, "better": wording.better(name, split), "cells": cells, "notes_differ": len(notes) > 1}
         )
-    return {"split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared}
+    paired = any(cell["difference"] for row in rows for cell in row["cells"])
+    return {
+        "split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared, "paired": paired,
+    }  # fmt: skip
 
 
 def _evidence(answer: Mapping[str, Any]) -> str:
@@ -103,9 +114,18 @@ def _evidence(answer: Mapping[str, Any]) -> str:
         said.append("the reference names nothing to look for")
     if answer["entailment"]:
         said.append(f"judge: {answer['entailment']}")
+    if answer.get("repeats"):
+        said.append(_over_repeats(answer))
     said += [f"{wording.metric_label(name)} {wording.number(answer[name])}" for name in ("rouge_l", "ls")
              if answer[name] is not None]  # fmt: skip
     return " · ".join(said)
+
+
+def _over_repeats(answer: Mapping[str, Any]) -> str:
+    """What was decided of all answers to a question that was asked several times."""
+    decided = [value for value in answer["repeats"] if value is not None]
+    what = "forgotten" if "forgotten" in answer else "kept"
+    return f"{what} in {sum(decided)} of {len(decided)} answers"
 
 
 def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:

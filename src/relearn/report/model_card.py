@@ -89,7 +89,7 @@ def _numbers(report: Mapping[str, Any]) -> str:
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
     measured = row["after"] or row["before"]
-    arrow = {"higher": " ↑", "lower": " ↓", None: ""}[row["better"]]
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
     return f"| {metric_label(name)}{arrow} | {_cell(row['before'])} | {_cell(row['after'])} | {measured['n']:,} |"
 
 

@@ -15,7 +15,7 @@ _LINES = ("line1", "line2", "line3", "line4")
 _SMOOTH_FROM = 60
 
 
-def _axes(width: float, height: float):
+def axes_of(width: float, height: float):
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def loss_curves(curve: Mapping[str, Any], name: str) -> str:
         return ""
     parts = curve["parts"] if len(curve["parts"]) > 1 else {"loss": curve["loss"]}
     with matplotlib.rc_context(RC):
-        figure, axes = _axes(9.6, 3.1)
+        figure, axes = axes_of(9.6, 3.1)
         for index, (part, values) in enumerate(parts.items()):
             colour = INK[_LINES[index % len(_LINES)]]
             _line(axes, steps, values, LOSS_PARTS.get(part, part), colour)
@@ -78,7 +78,7 @@ def before_after(rows: Sequence[Mapping[str, Any]], name: str, title: str) -> st
     if not shown:
         return ""
     with matplotlib.rc_context(RC):
-        figure, axes = _axes(4.6, 0.55 + 0.42 * len(shown))
+        figure, axes = axes_of(4.6, 0.55 + 0.42 * len(shown))
         for place, row in enumerate(shown):
             for side, offset in (("before", -0.14), ("after", 0.14)):
                 _point(axes, row[side], place + offset, INK[side])
@@ -116,7 +116,7 @@ def distribution(
     edges = np.linspace(0, upper, 11)
     width = upper / 10
     with matplotlib.rc_context(RC):
-        figure, axes = _axes(2.7, 1.7)
+        figure, axes = axes_of(2.7, 1.7)
         for side, shift in (("before", 0.06), ("after", 0.5)):
             counts, _ = np.histogram(np.clip(sides[side], 0, upper), edges)
             axes.bar(edges[:-1] + shift * width, counts, width * 0.44, align="edge", color=INK[side])

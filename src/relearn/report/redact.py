@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 HIDDEN = "[hidden]"
+_DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_facts")
 
 
 def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,9 +68,9 @@ def _side(side: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe less what names data or speaks to the model."""
-    kept = {**recipe, **{key: HIDDEN for key in ("name", "data") if key in recipe}}
-    for part, key in (("learn", "data"), ("model", "system_prompt")):
+    """The recipe, or an evaluation's settings, less what names data or speaks to the model."""
+    kept = {**recipe, **{key: HIDDEN for key in _DATA if recipe.get(key)}}
+    for part, key in (("learn", "data"), *((role, "system_prompt") for role in ("model", "before", "after", "base"))):
         if isinstance(kept.get(part), Mapping) and kept[part].get(key):
             kept[part] = {**kept[part], key: HIDDEN}
     return kept

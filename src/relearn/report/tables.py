@@ -6,40 +6,70 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from relearn import console
-from relearn.report.wording import MISSING, PARTS, better, change, in_order, interval, metric_label, number
+from relearn.report.wording import (
+    MISSING,
+    PARTS,
+    better,
+    chance,
+    change,
+    in_order,
+    interval,
+    metric_label,
+    number,
+    part_title,
+    signed,
+)
 from relearn.rundir import read_json
 
-SHOWN = ("kfr", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "ppl")
+SHOWN = (
+    "kfr", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "useful_forgetting", "ppl", "forget_quality",
+    "model_utility", "privleak",
+)  # fmt: skip
 _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
 def print_summary(run: Path) -> None:
-    """Print the table of a run folder's summary.json."""
-    console.out.print(summary_table(read_json(Path(run) / "summary.json")))
+    """Print the table of a run folder's summary.json, or of an evaluation's."""
+    trained = not (Path(run) / "evaluation.yaml").exists()
+    console.out.print(summary_table(read_json(Path(run) / "summary.json"), trained=trained))
 
 
-def summary_table(summary: Mapping[str, Any], title: str | None = None) -> Table:
-    """The table for the content of summary.json. Green and red only where the two intervals lie apart."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    table.add_column("95 % interval", style="dim")
-    table.add_column("")
-    for part, (split, _, part_title) in PARTS.items():
-        before, after = ((summary.get(side) or {}).get(part) or {} for side in ("before", "after"))
-        names = [name for name in in_order({*before, *after}) if name in SHOWN]
+def summary_table(summary: Mapping[str, Any], title: str | None = None, *, trained: bool = True) -> Group:
+    """The content of summary.json, a table for each part. Green and red only where the change is clear: the interval of
+    the paired difference leaves out 0, or, where there is none, the two intervals lie apart.
+    """
+    paired = bool(summary.get("difference"))
+    shown: list[Text | Table] = [Text(title, style="italic")] if title else []
+    for part, (split, _, _) in PARTS.items():
+        sides = [(summary.get(side) or {}).get(part) or {} for side in ("before", "after", "difference")]
+        names = [name for name in in_order({*sides[0], *sides[1]}) if name in SHOWN]
         if not names:
             continue
-        if table.row_count:
-            table.add_row()
-        table.add_row(Text(f"{part_title} ({_asked(after or before)})", style="bold"))
+        shown += [Text()] if shown else []
+        shown.append(Text(f"{part_title(part, trained)} ({_asked(sides[1] or sides[0])})", style="bold"))
+        table = _part_table(paired)
         for name in names:
-            table.add_row(*_cells(name, split, before.get(name), after.get(name)))
+            _add_rows(table, name, split, *(side.get(name) for side in sides))
+        shown.append(table)
+    return Group(*shown)
+
+
+def _part_table(paired: bool) -> Table:
+    """Columns of the same width in every part; with a paired difference all of them just fit eighty."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("", min_width=14)
+    table.add_column("before", justify="right", min_width=6)
+    table.add_column("after", justify="right", min_width=6)
+    table.add_column("95 % interval", style="dim", min_width=14)
+    if paired:
+        table.add_column("change", justify="right", min_width=6)
+        table.add_column("95 % interval", style="dim", min_width=16)
+        table.add_column("", style="dim", min_width=9)
     return table
 
 
@@ -47,20 +77,20 @@ def _asked(measured: Mapping[str, Any]) -> int:
     return max(entry["n"] + entry["unscored"] for entry in measured.values())
 
 
-def _cells(
-    name: str, split: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-) -> tuple[Text | str, ...]:
+def _add_rows(
+    table: Table, name: str, split: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None,
+    difference: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
     direction = better(name, split)
-    arrow = {"higher": "↑", "lower": "↓", None: " "}[direction]
-    style = _STYLES.get(change(before, after, direction), "")
+    arrow = {"higher": "↑", "lower": "↓"}.get(direction or "", " ")
+    style = _STYLES.get(change(before, after, direction, difference), "")
+    cells = [Text(f"  {metric_label(name)} {arrow}"), _value(before), Text(_value(after), style=style), interval(after)]
+    if difference:
+        cells += [Text(signed(difference["value"]), style=style), interval(difference), chance(difference)]
+    table.add_row(*cells)
     unscored = (after or {}).get("unscored")
-    return (
-        Text(f"  {metric_label(name)} {arrow}"),
-        _value(before),
-        Text(_value(after), style=style),
-        interval(after),
-        Text(f"{unscored} not judged", style="yellow") if unscored else "",
-    )
+    if unscored:
+        table.add_row("", "", "", Text(f"{unscored} not judged", style="yellow"))
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:

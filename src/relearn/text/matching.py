@@ -21,12 +21,24 @@ Pair = tuple[Sequence[str], Sequence[str]]
 _DIGITS = re.compile(r"\d+")
 
 
+# Cosines of unrelated entities lie below this (measured: docs/metrics.md, "Graded KFR and KRR"): nothing in common.
+UNRELATED = 0.4
+
+
 class Matcher(Protocol):
-    """For each (reference, generated) pair of lists: for every reference entity its partner's index, or None."""
+    """For each (reference, generated) pair of lists: for every reference entity its partner's index, or None.
+
+    `closeness`: (reference, generated) arrays from 0 (nothing in common) to 1 (would pair). `related`: how near two
+    whole texts are, as a cosine; None where the matcher cannot tell.
+    """
 
     name: str
 
     def match(self, pairs: Sequence[Pair]) -> list[list[int | None]]: ...
+
+    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]: ...
+
+    def related(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None: ...
 
 
 class ExactMatcher:
@@ -36,6 +48,12 @@ class ExactMatcher:
 
     def match(self, pairs: Sequence[Pair]) -> list[list[int | None]]:
         return [_maximum_matching(_same(reference, generated)) for reference, generated in pairs]
+
+    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+        return [_same(reference, generated).astype(float) for reference, generated in pairs]
+
+    def related(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+        return None
 
 
 class EmbeddingMatcher:
@@ -59,10 +77,31 @@ class EmbeddingMatcher:
             graphs[index] |= self._near(*pairs[index])
         return [_maximum_matching(graph) for graph in graphs]
 
+    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+        """1 where two entities may pair, 0 where they must not or their cosine is at most UNRELATED; between the two
+        it grows evenly with the cosine.
+        """
+        graphs = [_same(reference, generated).astype(float) for reference, generated in pairs]
+        open_pairs = [index for index, graph in enumerate(graphs) if _may_gain(graph > 0)]
+        self._encoder.encode([text for index in open_pairs for side in pairs[index] for text in side])
+        for index in open_pairs:
+            cosine = np.where(_allowed(*pairs[index]), self._cosine(*pairs[index]), 0.0)
+            graphs[index] = np.maximum(graphs[index], self._graded(cosine))
+        return graphs
+
+    def related(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+        self._encoder.encode([text for pair in pairs for text in pair])
+        return [float(np.clip(self._cosine([left], [right])[0, 0], -1.0, 1.0)) for left, right in pairs]
+
     def _near(self, reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
-        cosine = self._encoder.encode(reference) @ self._encoder.encode(generated).T
-        allowed = [[_compatible(left, right) for right in generated] for left in reference]
-        return (cosine >= self._threshold) & np.array(allowed, dtype=bool)
+        return (self._cosine(reference, generated) >= self._threshold) & _allowed(reference, generated)
+
+    def _cosine(self, left: Sequence[str], right: Sequence[str]) -> np.ndarray:
+        return self._encoder.encode(left) @ self._encoder.encode(right).T
+
+    def _graded(self, cosine: np.ndarray) -> np.ndarray:
+        floor = min(UNRELATED, self._threshold / 2)
+        return np.clip((cosine - floor) / (self._threshold - floor), 0.0, 1.0)
 
 
 def _same(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
@@ -75,12 +114,26 @@ def _may_gain(graph: np.ndarray) -> bool:
     return graph.size > 0 and not bool(graph.any(axis=1).all())
 
 
+def _allowed(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
+    return np.array([[_compatible(left, right) for right in generated] for left in reference], dtype=bool)
+
+
 def _compatible(left: str, right: str) -> bool:
     """False when the numbers contradict each other, or when either is an e-mail address (one letter is another box)."""
     if "@" in left or "@" in right:
         return False
     a, b = set(_DIGITS.findall(left)), set(_DIGITS.findall(right))
     return a <= b or b <= a
+
+
+def best_total(closeness: np.ndarray) -> float:
+    """The largest sum that partners, one-to-one, can have in a (reference, generated) array."""
+    if closeness.size == 0:
+        return 0.0
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(closeness, maximize=True)
+    return float(closeness[rows, columns].sum())
 
 
 def _maximum_matching(graph: np.ndarray) -> list[int | None]:

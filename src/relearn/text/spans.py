@@ -125,7 +125,10 @@ _CAPITAL = r"(?:[ld]['’])?[^\W\d_a-zà-öø-ÿ][\w'’-]*"
 _PARTS = rf"(?:(?:{_CAPITAL}|de|la|le|du|des|del|della|di|do|da|los|las|van|der|den|of|the)\s)"
 _STREET_AFTER = re.compile(rf"\s{_PARTS}{{1,4}}?(?i:{_STREETS})\b")
 _ADDRESSES = (
-    re.compile(rf"(?<![\w.,/-])\d{{1,6}}[A-Za-z]?(?:[-/]\d{{1,4}})?,?\s{_PARTS}{{1,5}}?(?i:{_STREETS})\b"),
+    re.compile(
+        rf"(?<![\w.,/-])\d{{1,6}}[A-Za-z]?(?:[-/]\d{{1,4}})?,?\s{_PARTS}{{1,5}}?(?i:{_STREETS})\b"
+        rf"(?:\s(?=[A-Z])(?i:{_STREETS})\b)?"
+    ),
     re.compile(
         rf"\b(?i:rue|via|calle|avenida|rua|plaza|piazza|paseo|viale|corso|carrer|ulitsa|ul\.|jalan)\s"
         rf"{_PARTS}{{0,4}}{_CAPITAL},?\s\d{{1,5}}[A-Za-z]?\b"

@@ -39,6 +39,12 @@ def encode(chat: ChatFormat, examples: Sequence[Example], *, max_length: int | N
     return rows
 
 
+def closing_tokens(chat: ChatFormat, row: TokenRow) -> int:
+    """How many of the row's last tokens are the end of the turn and no part of the answer."""
+    end = tuple(_ids(chat, chat.end))
+    return len(end) if end and row.ids[-len(end) :] == end else 0
+
+
 def _encode_one(chat: ChatFormat, example: Example) -> TokenRow:
     prompt = _ids(chat, chat.prompt(example.prompt, example.form))
     target = chat.target(example.target, example.form, closed=example.closed)

@@ -1,0 +1,181 @@
+"""The parts of an evaluation, each in two ways: as relearn does it, and one row at a time as public code does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from relearn.config import Generate
+from relearn.inference.answers import Answers, with_response_logprobs
+from relearn.metrics.entailment import LABELS, EntailmentJudge, Verdict
+from relearn.metrics.judges import Judges
+from relearn.models.generate import generate, stop_ids
+from relearn.models.load import Loaded
+from relearn.models.packing import TokenRow
+from relearn.records import Record
+from relearn.text.entities import Extractor
+from relearn.tokens.encode import Example, encode
+
+PARTS = ("generation", "ppl", "nli", "entities")
+# Perplexities and probabilities may be that far apart: float32 on a CPU, bfloat16 on a GPU.
+APART = {"cpu": 1e-3, "cuda": 5e-2}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The model, which is its own base model, and what it is asked. `judge` makes an entailment judge each way."""
+
+    loaded: Loaded
+    records: Sequence[Record]
+    judge: Callable[[], EntailmentJudge]
+    extractor: Extractor
+    settings: Generate
+
+    @property
+    def apart(self) -> float:
+        return APART["cuda" if self.loaded.device.type == "cuda" else "cpu"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part for `rows` rows. `single` does one of them, `whole` all, with the same results row by row (`same`).
+
+    `sizes`: what there is to do in each row, in `unit`, known once the whole was done.
+    """
+
+    rows: int
+    whole: Callable[[], Sequence[Any]]
+    single: Callable[[int], Any]
+    sizes: Callable[[Sequence[Any]], Sequence[int]]
+    unit: str
+    same: Callable[[Any, Any], bool]
+
+
+def generation(bench: Bench) -> Part:
+    """Greedy answers; one at a time through the model's own `generate`."""
+    loaded = bench.loaded
+    questions = [record.question for record in bench.records]
+    stops = stop_ids(loaded)
+
+    @torch.inference_mode()
+    def single(number: int) -> str:
+        prompt = loaded.chat.prompt(questions[number], "chat")
+        batch = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(loaded.device)
+        output = loaded.model.generate(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=False, temperature=None,
+            top_p=None, top_k=None, max_new_tokens=bench.settings.max_new_tokens, eos_token_id=stops,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+        )  # fmt: skip
+        return loaded.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+    def sizes(answers: Sequence[str]) -> list[int]:
+        return [len(loaded.tokenizer(answer, add_special_tokens=False).input_ids) + 1 for answer in answers]
+
+    return Part(
+        len(questions), lambda: generate(loaded, questions, bench.settings), single, sizes, "answer tokens",
+        lambda one, other: one == other,
+    )  # fmt: skip
+
+
+def ppl(bench: Bench, answers: Sequence[str]) -> Part:
+    """Log-probabilities of what was said; one at a time with all logits of the whole row."""
+    loaded = bench.loaded
+    asked = [(record, answer) for record, answer in zip(bench.records, answers, strict=True) if answer]
+    rows = encode(
+        loaded.chat, [Example(record.id, record.question, answer, "chat", closed=False) for record, answer in asked]
+    )
+    written = Answers(
+        [
+            {
+                "id": record.id, "question": record.question, "reference": record.answer, "response": answer,
+                "form": "chat",
+            }
+            for record, answer in asked
+        ]
+    )  # fmt: skip
+
+    def whole() -> list[torch.Tensor]:
+        found = with_response_logprobs(loaded, written).rows
+        return [torch.tensor(row["response_logprobs"]) for row in found]
+
+    def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+        return one.shape == other.shape and abs(float(one.mean() - other.mean())) <= bench.apart
+
+    return Part(
+        len(rows), whole, lambda number: _logprobs(loaded, rows[number]), lambda _: [len(row.ids) for row in rows],
+        "tokens", same,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def _logprobs(loaded: Loaded, row: TokenRow) -> torch.Tensor:
+    ids = torch.tensor([row.ids], device=loaded.device)
+    logits = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+    every = logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    return every[row.answer_start - 1 :].cpu()
+
+
+def nli(bench: Bench, answers: Sequence[str]) -> Part:
+    """Answer against reference, as the forget set asks it, and the other way round as the retain set does."""
+    pairs = [
+        (record.answer, answer) if record.split == "retain" else (answer, record.answer)
+        for record, answer in zip(bench.records, answers, strict=True)
+        if answer
+    ]
+    alone, together = bench.judge(), bench.judge()
+
+    def same(one: Verdict, other: Verdict) -> bool:
+        if one.probabilities is None or other.probabilities is None:
+            return one == other
+        return all(abs(one.probabilities[label] - other.probabilities[label]) <= bench.apart for label in LABELS)
+
+    return Part(
+        len(pairs), lambda: together.judge(pairs), lambda number: alone.judge([pairs[number]])[0],
+        lambda _: [sum(map(len, pair)) for pair in pairs], "characters", same,
+    )  # fmt: skip
+
+
+def entities(bench: Bench, answers: Sequence[str]) -> Part:
+    """Entities of questions, references and the answers of two models; one at a time all of them for each model.
+
+    The second model's answers are the first one's less their first word: as long, and seen by nobody before.
+    """
+    others = [answer.partition(" ")[2] for answer in answers]
+    given = [(record.question, record.answer) for record in bench.records]
+
+    def whole() -> list[list[Any]]:
+        judges = Judges([bench.extractor])
+        found = [
+            judges.entities([text for pair, answer in zip(given, said, strict=True) for text in (*pair, answer)])
+            for said in (answers, others)
+        ]
+        return [[*found[0][3 * n : 3 * n + 3], *found[1][3 * n : 3 * n + 3]] for n in range(len(given))]
+
+    def single(number: int) -> list[Any]:
+        texts = [text for said in (answers, others) for text in (*given[number], said[number])]
+        return [bench.extractor.extract([text])[0] for text in texts]
+
+    def sizes(_: Sequence[Any]) -> list[int]:
+        return [2 * sum(map(len, pair)) + 2 * len(answer) + 1 for pair, answer in zip(given, answers, strict=True)]
+
+    return Part(len(given), whole, single, sizes, "characters", lambda one, other: one == other)
+
+
+def make(name: str, bench: Bench, answers: Sequence[str]) -> Part:
+    """The part of that name; `answers` are those that generation gave, empty for generation itself."""
+    if name == "generation":
+        return generation(bench)
+    return {"ppl": ppl, "nli": nli, "entities": entities}[name](bench, answers)
+
+
+def warmed(bench: Bench) -> Bench:
+    """Everything once on two short rows, so that nothing is loaded or tried out while the clock runs."""
+    few = replace(bench, records=bench.records[:2], settings=bench.settings.model_copy(update={"max_new_tokens": 4}))
+    for name in PARTS:
+        part = make(name, few, ["He lives in Oslo, Norway.", "She was born on 12 March 1984."])
+        part.whole()
+        part.single(0)
+    return bench

@@ -1,0 +1,181 @@
+"""`relearn analyze RUN`: the start model and the unlearned ones looked into, one after the other; numbers and pictures.
+
+analysis/candidates.json     the likeliest tokens at every answer position
+analysis/lens.json .svg      every layer read as if it were the last
+analysis/patching.json .svg  the start model's states put into the unlearned one, layer by layer
+analysis/adapter.json .svg   size and spectrum of the adapter by layer, overlap between runs
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relearn import console
+from relearn.analysis.adapter import Update, overlap, updates
+from relearn.analysis.study import Study
+from relearn.audits.models import AuditModels
+from relearn.config import Recipe
+from relearn.errors import InputError
+from relearn.models.forward import TokenRow
+from relearn.models.generate import generate
+from relearn.models.load import Loaded
+from relearn.preparation import locked
+from relearn.records.sample import evenly
+from relearn.report.inside_plots import over_layers
+from relearn.report.plane import standalone
+from relearn.rundir import RunDir, existing_run, read_jsonl, write_json, write_text
+from relearn.tokens.encode import Example, encode
+
+START = "start"
+
+
+def analyze(folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str] = (), facts: int = 12) -> Path:
+    """Look into the run in `folder`, and into `others` of the same start model; returns FOLDER/analysis.
+
+    Looked at are `facts` of the forget records with their true answers, and `prompts`, whose answers are the start
+    model's own. Raises InputError for a run that is not finished, and for a model whose layers cannot be read.
+    """
+    runs = _named([folder, *others])
+    recipes = {name: _recipe(path) for name, path in runs.items()}
+    first, *rest = recipes.values()
+    if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):
+        raise InputError("these runs began with different models", where=", ".join(map(str, runs.values())))
+    with locked(RunDir(folder)):
+        study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
+        study.write()
+    return folder / "analysis"
+
+
+class _Comparison:
+    def __init__(
+        self, folder: Path, runs: Mapping[str, Path], recipes: Mapping[str, Recipe], examples: Sequence[Example],
+        prompts: Sequence[str],
+    ):  # fmt: skip
+        self._out = folder / "analysis"
+        self._runs = runs
+        self._recipes = recipes
+        self._examples = list(examples)
+        self._prompts = prompts
+
+    def write(self) -> None:
+        lens: dict[str, Any] = {}
+        places: dict[str, Any] = {}
+        patching: dict[str, Any] = {}
+        first = next(iter(self._runs))
+        with console.stage(f"look into {START}"):
+            loaded = AuditModels(self._recipes[first], self._runs[first]).fresh("start")
+            rows = self._rows(loaded)
+            study = Study(loaded, rows)
+            lens[START], places[START] = study.layers(), study.places()
+            donor, known = study.states(), study.answer_logprobs()
+            del loaded, study
+        for name, path in self._runs.items():
+            with console.stage(f"look into {name}"):
+                study = Study(AuditModels(self._recipes[name], path).fresh("after"), rows)
+                lens[name], places[name] = study.layers(), study.places()
+                patching[name] = study.restored(donor, known)
+                del study
+        self._keep("candidates", {"questions": {one.id: one.prompt for one in self._examples}, "models": places})
+        self._keep("lens", lens, **_lens_pictures(lens))
+        self._keep("patching", patching, patching=_patching_picture(patching))
+        adapters = {name: updates(path / "adapter") for name, path in self._runs.items() if (path / "adapter").exists()}
+        if adapters:
+            numbers = {name: _by_layer(found) for name, found in adapters.items()}
+            self._keep(
+                "adapter", {"layers": numbers, "overlap": _overlaps(adapters)}, adapter=_adapter_picture(numbers)
+            )
+
+    def _rows(self, loaded: Loaded) -> list[TokenRow]:
+        recipe = next(iter(self._recipes.values()))
+        answers = generate(loaded, list(self._prompts), recipe.generate, seed=recipe.seed) if self._prompts else []
+        for number, (prompt, answer) in enumerate(zip(self._prompts, answers, strict=True), start=1):
+            if answer:
+                self._examples.append(Example(f"prompt {number}", prompt, answer))
+        return encode(loaded.chat, self._examples)
+
+    def _keep(self, name: str, numbers: Mapping[str, Any], **pictures: str) -> None:
+        write_json(self._out / f"{name}.json", numbers)
+        for picture, svg in pictures.items():
+            if svg:
+                write_text(self._out / f"{picture}.svg", standalone(svg))
+
+
+def _examples(folder: Path, count: int) -> list[Example]:
+    rows = evenly(read_jsonl(folder / "before" / "forget.jsonl"), count)
+    return [
+        Example(row["id"], row["question"], row["reference"], row.get("form", "chat"), closed=False) for row in rows
+    ]
+
+
+def _recipe(folder: Path) -> Recipe:
+    recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
+    if not (folder / "before" / "forget.jsonl").exists():
+        raise InputError(
+            "this run is not finished, or was purged", where=str(folder), way_out="relearn run ... --resume"
+        )
+    return recipe
+
+
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each run by the name of its folder; one that is taken, or is the start model's, gets a number."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        name, number = folder.resolve().name, 2
+        while name in named or name == START:
+            name, number = f"{folder.resolve().name} {number}", number + 1
+        named[name] = folder
+    return named
+
+
+def _lens_pictures(lens: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "lens": over_layers(
+            {name: found["logprob"] for name, found in lens.items()}, "lens",
+            "How likely the true answer is when a layer is read as the last", "log-probability of the answer",
+        ),
+        "lens_kl": over_layers(
+            {name: found["kl_first"] for name, found in lens.items()}, "lens-kl",
+            "How far each layer is from the last, at the first token of the answer", "KL to the last layer",
+        ),
+    }  # fmt: skip
+
+
+def _patching_picture(patching: Mapping[str, Any]) -> str:
+    return over_layers(
+        {name: found["share"] for name, found in patching.items()}, "patching",
+        "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
+    )  # fmt: skip
+
+
+def _adapter_picture(numbers: Mapping[str, Any]) -> str:
+    return over_layers(
+        {name: found["norm"] for name, found in numbers.items()}, "adapter", "Size of the adapter's update by layer",
+        "norm of the update",
+    )  # fmt: skip
+
+
+def _by_layer(found: Sequence[Update]) -> dict[str, list[Any]]:
+    """Norm over all modules of a layer, and the mean effective rank of their updates."""
+    layers = sorted({one.layer for one in found if one.layer is not None})
+    of = {layer: [one for one in found if one.layer == layer] for layer in layers}
+    return {
+        "layer": layers,
+        "norm": [round(math.hypot(*(one.norm for one in of[layer])), 5) for layer in layers],
+        "effective_rank": [round(sum(one.effective_rank for one in of[layer]) / len(of[layer]), 3) for layer in layers],
+    }
+
+
+def _overlaps(adapters: Mapping[str, Sequence[Update]]) -> list[dict[str, Any]]:
+    """For each pair of runs, the mean overlap of what they write into, over modules that both change."""
+    names = list(adapters)
+    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
+    found = []
+    for one, other in pairs:
+        modules = {update.module: update for update in adapters[other]}
+        shares = [overlap(update, modules[update.module]) for update in adapters[one] if update.module in modules]
+        known = [share for share in shares if not math.isnan(share)]
+        found.append({"runs": [one, other], "overlap": round(sum(known) / len(known), 4) if known else None})
+    return found

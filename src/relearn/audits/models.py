@@ -1,0 +1,90 @@
+"""The models of an audit, each loaded anew when asked for: an attack may spoil what it is given.
+
+start: what knew the facts. after: unlearned, with the adapter merged into the weights, as it would be handed out.
+control: a model that never saw the facts, against which guessing is told from knowing.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from relearn.audits.base import ModelName
+from relearn.config import Recipe
+from relearn.errors import InputError
+from relearn.inference.models import RunModels, put_adapter
+from relearn.models.load import Loaded, load
+from relearn.rundir import existing_run
+from relearn.training.procedures import result_name
+
+
+class AuditModels:
+    """The models of the run in `folder`. `control` is the folder of a model, an adapter or a run; None: the base."""
+
+    def __init__(self, recipe: Recipe, folder: Path, control: Path | None = None):
+        self._recipe = recipe
+        self._folder = folder
+        self._control = control
+        if control is not None:
+            self._control_kind = _kind_of(control)
+
+    @property
+    def control_name(self) -> str:
+        if self._control is None:
+            return f"{self._recipe.metrics.base_model or self._recipe.model.name} before any fine-tuning"
+        return self._control.name
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the unlearned model is the start model with an adapter that could be taken off."""
+        return result_name(self._recipe.unlearn) == "adapter"
+
+    def fresh(self, name: ModelName, share: float = 1.0) -> Loaded:
+        """The model `name`; `share` is the strength of the unlearning adapter, merged at 1."""
+        gc.collect()
+        if name == "start":
+            return RunModels(self._recipe, self._folder).start()
+        if name == "control":
+            return self._load_control()
+        if not self.has_adapter:
+            return RunModels(self._recipe, self._folder).unlearned()
+        start = RunModels(self._recipe, self._folder).start()
+        loaded = put_adapter(start, self._folder / "adapter")
+        scale_adapter(loaded.model, share)
+        loaded.model = loaded.model.merge_and_unload().eval()
+        return loaded
+
+    def maker(self, name: ModelName) -> Callable[..., Loaded]:
+        return lambda **options: self.fresh(name, **options)
+
+    def _load_control(self) -> Loaded:
+        if self._control is None:
+            return RunModels(self._recipe, self._folder).base()
+        if self._control_kind == "run":
+            return RunModels(Recipe.from_yaml(self._control / "recipe.yaml"), self._control).unlearned()
+        if self._control_kind == "model":
+            return load(self._recipe.model.model_copy(update={"name": str(self._control), "adapter": None}))
+        return load(self._recipe.model, adapters=(self._control,))
+
+
+def scale_adapter(model: Any, share: float) -> None:
+    """Multiply what every LoRA layer adds by `share`."""
+    for layer in model.modules():
+        scaling = getattr(layer, "scaling", None)
+        if isinstance(scaling, dict):
+            for name in scaling:
+                scaling[name] *= share
+
+
+def _kind_of(control: Path) -> str:
+    for file, kind in (("recipe.yaml", "run"), ("adapter_config.json", "adapter"), ("config.json", "model")):
+        if (control / file).exists():
+            if kind == "run":
+                existing_run(control)
+            return kind
+    raise InputError(
+        "holds neither a run, an adapter nor a model", where=str(control),
+        way_out="--control takes a folder that has recipe.yaml, adapter_config.json or config.json",
+    )  # fmt: skip

@@ -1,0 +1,135 @@
+"""The network of the built-in entailment judge: all-MiniLM-L6-v2 read as a cross-encoder.
+
+The lowest layers read premise and hypothesis on their own, each as the one text the sentence model was made for, and
+are left as they are. The upper layers, moved by the adapter, read both at once; a vector of its own marks each side.
+There is no length that both must share: each text may have as many tokens as the sentence model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH, INNER, HEADS, LAYERS = 384, 1536, 12, 6
+SEPARATE = 2
+POSITIONS = 512
+EPSILON = 1e-12
+
+
+class Layer(nn.Module):
+    """One transformer layer, normalised after each half as in BERT (arXiv 1810.04805)."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.norm1 = nn.LayerNorm(WIDTH, eps=EPSILON)
+        self.up = nn.Linear(WIDTH, INNER)
+        self.down = nn.Linear(INNER, WIDTH)
+        self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """hidden (rows, tokens, width); mask (rows, tokens), True at tokens that count, None where all do."""
+        rows, tokens, _ = hidden.shape
+        q, k, v = self.qkv(hidden).view(rows, tokens, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        read = _attend(q, k, v, mask)
+        hidden = self.norm1(hidden + self.out(read.transpose(1, 2).reshape(rows, tokens, WIDTH)))
+        return self.norm2(hidden + self.down(F.gelu(self.up(hidden))))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+    # On a CPU the fused kernel takes several times as long over texts as short as these.
+    return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
+
+
+class Encoder(nn.Module):
+    """Embeddings and the lowest layers: one text at a time, weights as published."""
+
+    def __init__(self, words: int):
+        super().__init__()
+        self.words = nn.Embedding(words, WIDTH)
+        self.positions = nn.Embedding(POSITIONS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, eps=EPSILON)
+        self.layers = nn.ModuleList(Layer() for _ in range(SEPARATE))
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ids (texts, tokens) to (texts, tokens, width)."""
+        hidden = self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]])
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden
+
+
+class Decider(nn.Module):
+    """The upper layers over both texts, and three logits out of them: entailment, neutral, contradiction."""
+
+    def __init__(self, inner: int):
+        super().__init__()
+        self.sides = nn.Parameter(torch.zeros(2, WIDTH))
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS - SEPARATE))
+        self.dense = nn.Linear(6 * WIDTH, inner)
+        self.labels = nn.Linear(inner, 3)
+
+    def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
+        """hidden (pairs, tokens, width): the premise's tokens, then the hypothesis's; premise (pairs, tokens): True
+        at the premise's; mask: True at tokens that are no padding, None where all are. Returns (pairs, 3)."""
+        hidden = hidden + torch.where(premise[..., None], self.sides[0], self.sides[1])
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        hypothesis = ~premise if mask is None else ~premise & mask
+        p, h = _mean(hidden, premise), _mean(hidden, hypothesis)
+        first = hypothesis.int().argmax(1)
+        starts = (hidden[:, 0], hidden[torch.arange(len(hidden)), first])
+        features = torch.cat([*starts, p, h, (p - h).abs(), p * h], dim=-1)
+        return self.labels(F.gelu(self.dense(features)))
+
+
+def _mean(hidden: Tensor, where: Tensor) -> Tensor:
+    weights = where.to(hidden.dtype)[..., None]
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def read_base(weights: Mapping[str, Tensor], inner: int) -> tuple[Encoder, Decider]:
+    """The two halves from the tensors of the sentence model, in float32; the head is not among them."""
+    encoder = Encoder(len(weights["embeddings.word_embeddings.weight"]))
+    decider = Decider(inner)
+    # The sentence model gives every token the type 0, so that its vector is part of every position.
+    type_0 = weights["embeddings.token_type_embeddings.weight"][0]
+    encoder.words.weight.data = weights["embeddings.word_embeddings.weight"].float()
+    encoder.positions.weight.data = (weights["embeddings.position_embeddings.weight"] + type_0).float()
+    _fill(encoder.norm, weights, "embeddings.LayerNorm")
+    for number, layer in enumerate([*encoder.layers, *decider.layers]):
+        assert isinstance(layer, Layer)
+        at = f"encoder.layer.{number}."
+        for kind in ("weight", "bias"):
+            parts = [weights[f"{at}attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            getattr(layer.qkv, kind).data = torch.cat(parts).float()
+        _fill(layer.out, weights, f"{at}attention.output.dense")
+        _fill(layer.norm1, weights, f"{at}attention.output.LayerNorm")
+        _fill(layer.up, weights, f"{at}intermediate.dense")
+        _fill(layer.down, weights, f"{at}output.dense")
+        _fill(layer.norm2, weights, f"{at}output.LayerNorm")
+    return encoder, decider
+
+
+def _fill(module: nn.Linear | nn.LayerNorm, weights: Mapping[str, Tensor], name: str) -> None:
+    module.weight.data = weights[f"{name}.weight"].float()
+    module.bias.data = weights[f"{name}.bias"].float()
+
+
+def add_adapter(decider: Decider, adapter: Mapping[str, Tensor]) -> None:
+    """Put a trained adapter into the upper layers: `NAME.a` and `NAME.b` add b @ a (LoRA, arXiv 2106.09685) to the
+    matrix NAME.weight; every other tensor takes the place of the parameter of its name."""
+    parameters = dict(decider.named_parameters())
+    with torch.no_grad():
+        for name, tensor in adapter.items():
+            if name.endswith(".a"):
+                stem = name.removesuffix(".a")
+                parameters[f"{stem}.weight"].add_(adapter[f"{stem}.b"].float() @ tensor.float())
+            elif not name.endswith(".b"):
+                parameters[name].copy_(tensor.float())

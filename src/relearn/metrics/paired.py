@@ -1,0 +1,184 @@
+"""Two runs on the same questions: the difference, its interval, and a sign test.
+
+What both runs find hard moves both numbers alike and drops out of their difference, so its interval is mostly narrower
+than the two intervals beside each other suggest. A question that either side could not score is in no difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from relearn import config
+from relearn.metrics.base import Better, direction_of
+from relearn.metrics.measurement import Measurement
+from relearn.metrics.stats import Statistic, bootstrap, group, mean, median, value_of
+
+if TYPE_CHECKING:
+    from relearn.metrics.evaluate import SplitScores
+
+Values = Mapping[str, float | None]
+NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"
+# Sums of the same numbers in another order differ by less than this part of them.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """After less before. `value` is None without a pair; `low`, `high`: 95 % interval over subjects.
+
+    `n` pairs were scored on both sides, `unpaired` questions were not and are left out. `wins`: pairs that got better,
+    `losses`, `ties`. `p`: exact two-sided sign test; where `clusters` are fewer than pairs, each cluster has one vote,
+    `cluster_wins` against `cluster_losses`, since questions about one subject do not decide independently.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    unpaired: int = 0
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    p: float | None = None
+    clusters: int | None = None
+    cluster_wins: int | None = None
+    cluster_losses: int | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        optional = ("clusters", "cluster_wins", "cluster_losses", "note")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value not in (None, "")}
+
+
+def paired(
+    before: Values,
+    after: Values,
+    clusters: Mapping[str, Hashable | None] | None = None,
+    *,
+    better: Better = "higher",
+    statistic: Statistic = mean,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """The difference of `statistic` between two runs, from the values of each by question id (None = unscored).
+
+    `clusters`: the subject of each id. `better` is the direction that counts as a win. The order of the ids changes
+    nothing.
+    """
+    ids = sorted(before.keys() | after.keys())
+    old, new = ({key: value for key in ids if (value := side.get(key)) is not None} for side in (before, after))
+    kept = [key for key in ids if key in old and key in new]
+    note = _left_out(ids, kept, before, after)
+    if not kept:
+        return Difference(None, unpaired=len(ids), note=note or "nothing was asked")
+    columns = np.array([(new[key], old[key]) for key in kept], dtype=np.float64)
+    grouped = group([clusters.get(key) for key in kept] if clusters else None, len(kept))
+    signs = _signs(columns, np.arange(len(kept)), better)
+    votes = signs if grouped.count == len(kept) else _signs(columns, grouped.codes, better)
+    wins, losses, up, down = (
+        int((counted == sign).sum()) for counted, sign in ((signs, 1), (signs, -1), (votes, 1), (votes, -1))
+    )
+
+    def change(pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return statistic(pairs[:, :1], weights) - statistic(pairs[:, 1:], weights)
+
+    low, high = bootstrap(columns, change, clusters=grouped.codes.tolist(), resamples=resamples, seed=seed)
+    shared = {} if votes is signs else {"cluster_wins": up, "cluster_losses": down}
+    return Difference(
+        value_of(columns, change), low, high, len(kept), len(ids) - len(kept), wins, losses, len(kept) - wins - losses,
+        sign_test(up, down), grouped.count, **shared, note="; ".join(filter(None, (note, grouped.note))),
+    )  # fmt: skip
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p: how likely so uneven a count is if either direction is as likely. Ties are left out."""
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
+
+
+def _signs(columns: np.ndarray, codes: np.ndarray, better: Better) -> np.ndarray:
+    """(clusters,): 1 where the sum of the changes is an improvement, -1 where it is a loss, 0 without a change."""
+    new, old = (np.bincount(codes, weights=column) for column in columns.T)
+    sizes = np.bincount(codes, weights=np.abs(columns).sum(axis=1))
+    signs = np.where(np.abs(new - old) <= _ROUNDING * sizes, 0, np.sign(new - old)).astype(int)
+    return -signs if better == "lower" else signs
+
+
+def _left_out(ids: Sequence[str], kept: Sequence[str], before: Values, after: Values) -> str:
+    """How many questions are in no pair, and why."""
+    if len(ids) == len(kept):
+        return ""
+    either = [key for key in ids if key in before and key in after]
+    reasons = [
+        (len(ids) - len(either), "asked in one run only"),
+        (sum(before[key] is None for key in either), "unscored before"),
+        (sum(after[key] is None for key in either), "unscored after"),
+    ]
+    told = ", ".join(f"{count} {reason}" for count, reason in reasons if count)
+    return f"{len(ids) - len(kept)} of {len(ids)} left out: {told}"
+
+
+def statistic_of(*sides: Measurement) -> Statistic | None:
+    """What makes all these numbers of the values of their items: `mean`, `median`, or None where it is neither."""
+    for statistic in (mean, median):
+        if all(_is_made_by(statistic, measured) for measured in sides):
+            return statistic
+    return None
+
+
+def _is_made_by(statistic: Statistic, measured: Measurement) -> bool:
+    scored = [value for value in measured.per_record.values() if value is not None]
+    if measured.value is None or not scored:
+        return False
+    own = value_of(np.array(scored, dtype=np.float64)[:, None], statistic)
+    return math.isclose(own, measured.value, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def difference(
+    name: str, split: str, before: Measurement, after: Measurement, subjects: Mapping[str, str | None],
+    settings: config.Metrics, seed: int = 0,
+) -> Difference | None:  # fmt: skip
+    """The paired difference of one metric; None where neither run has anything to say about it."""
+    if before.value is None and after.value is None:
+        return None
+    statistic = statistic_of(*(side for side in (before, after) if side.value is not None))
+    if statistic is None:
+        value = None if before.value is None or after.value is None else after.value - before.value
+        return Difference(value, note=NOT_OF_ITEMS)
+    direction = direction_of(name, split) or "higher"
+    return paired(
+        before.per_record, after.per_record, subjects,
+        better=direction, statistic=statistic, resamples=settings.bootstrap, seed=seed,
+    )  # fmt: skip
+
+
+def differences(
+    before: Mapping[str, SplitScores], after: Mapping[str, SplitScores], settings: config.Metrics, seed: int = 0
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """part -> metric -> difference, as summary.json has it, of what both runs measured."""
+    return {
+        part: {
+            name: found.to_dict()
+            for name, old in before[part].measurements.items()
+            if name in new.measurements
+            and (found := difference(name, new.split, old, new.measurements[name], new.subjects, settings, seed))
+        }
+        for part, new in after.items()
+        if part in before
+    }
+
+
+def summarised(
+    measured: Mapping[str, Mapping[str, SplitScores]], settings: config.Metrics, seed: int = 0
+) -> dict[str, Any]:
+    """The content of summary.json: side -> part -> metric, and under "difference" what changed between the sides."""
+    found = {side: {part: scored.summary() for part, scored in parts.items()} for side, parts in measured.items()}
+    if {"before", "after"} <= measured.keys():
+        found["difference"] = differences(measured["before"], measured["after"], settings, seed)
+    return found

@@ -1,0 +1,132 @@
+"""TOFU's two numbers for a whole model (arXiv 2401.06121): what it still can do, and how like a retrained one it is.
+
+    model utility    the harmonic mean of nine: probability, ROUGE-L recall and truth ratio (max(0, 1 - R)), each on
+                     what is to be kept, on real authors and on world facts; of the last two the probability among
+                     wrong answers
+    forget quality   the p-value of a two-sample Kolmogorov-Smirnov test between the truth ratios of the forget set
+                     under this model and under one that never saw it
+
+What is to be kept is measured on the part retain, or, where its rows bring no wrong answers, on retain_heldout. A
+p-value says how surely two models differ, not by how much, and depends on the number of questions: compare it only
+between runs on the same set, and read it on a logarithmic scale.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from relearn.metrics.answers import AnswerRow
+from relearn.metrics.base import METRICS, Context, JointMetric
+from relearn.metrics.measurement import Measurement
+from relearn.metrics.membership import NO_REFERENCE
+from relearn.metrics.parts import Parts
+from relearn.metrics.probability import SOURCE
+from relearn.metrics.resample import interval_of_sets
+from relearn.metrics.truth_ratio import MISSING, log_ratios
+
+KEPT = ("probability", "rouge_l", "truth_ratio_true")
+GENERAL = ("probability_options", "rouge_l", "truth_ratio_true")
+PARTS = {"real_authors": "real authors", "world_facts": "world facts"}
+
+
+def harmonic_mean(values: list[float]) -> float:
+    """0 where one of them is 0."""
+    return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
+
+
+def forget_quality(log_ratios: list[float], retrained: list[float]) -> float:
+    """The p-value of the two-sample KS test, exact where scipy computes it so; neither may be empty."""
+    from scipy.stats import ks_2samp
+
+    with warnings.catch_warnings():
+        # Where the exact p-value is out of its reach scipy warns and takes the asymptotic one, as the public codes do.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(ks_2samp(log_ratios, retrained).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _utility(parts: Parts) -> Measurement | None:
+    """None where neither real authors nor world facts were asked."""
+    if not any(parts.rows(part) for part in PARTS):
+        return None
+    kept = _kept_part(parts)
+    wanted = [(kept, KEPT), *((part, GENERAL) for part in PARTS)]
+    missing = [f"{name} of {part}" for part, names in wanted for name in names if not _has(parts, part, name)]
+    items = sum(len(parts.rows(part)) for part, _ in wanted)
+    if missing:
+        return Measurement(None, unscored=items, why=f"not measured: {', '.join(missing)}")
+    sets = [sorted(parts.rows(part), key=lambda row: row.id) for part, _ in wanted]
+    columns = [_columns(parts, part, names, rows) for (part, names), rows in zip(wanted, sets, strict=True)]
+    value = harmonic_mean([float(np.nanmean(column)) for table in columns for column in table.T])
+    low, high = interval_of_sets(
+        sets, lambda drawn: _harmonic(columns, drawn), value, resamples=parts.settings.bootstrap, seed=parts.seed
+    )
+    whole = sum(int((~np.isnan(table)).all(axis=1).sum()) for table in columns)
+    why = "one of the three numbers of the item is missing" if whole < items else ""
+    return Measurement(value, low, high, whole, items - whole, note=f"what is kept: {kept}", why=why)
+
+
+def _kept_part(parts: Parts) -> str:
+    return next((part for part in ("retain", "retain_heldout") if _has(parts, part, "truth_ratio_true")), "retain")
+
+
+def _has(parts: Parts, part: str, name: str) -> bool:
+    return bool(parts.rows(part)) and parts.measured(part, name).value is not None
+
+
+def _columns(parts: Parts, part: str, names: tuple[str, ...], rows: list[AnswerRow]) -> np.ndarray:
+    """(rows, 3) of the items' values, nan where one is unscored."""
+    found = [parts.measured(part, name).per_record for name in names]
+    return np.array([[np.nan if (value := of[row.id]) is None else value for of in found] for row in rows], dtype=float)
+
+
+def _harmonic(columns: list[np.ndarray], drawn: list[np.ndarray]) -> np.ndarray:
+    """(resamples,); nan where a resample has no scored item of one of the nine."""
+    means = []
+    for table, weights in zip(columns, drawn, strict=True):
+        known = ~np.isnan(table)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((weights @ np.where(known, table, 0)) / (weights @ known.astype(float)))
+    nine = np.concatenate(means, axis=1)
+    with np.errstate(divide="ignore"):
+        harmonic = nine.shape[1] / (1 / nine).sum(axis=1)
+    return harmonic
+
+
+def _quality(parts: Parts) -> Measurement | None:
+    """None where the forget set brings no wrong answers and no reference was named. A p-value has no interval."""
+    context = parts.contexts.get("forget")
+    if context is None or not context.rows:
+        return None
+    ratios = log_ratios(context)
+    known = [ratio for ratio in ratios if ratio is not None]
+    if not known and parts.reference is None:
+        return None
+    why = _why_no_quality(parts, context, bool(known))
+    if why or parts.reference is None:
+        return Measurement(None, unscored=len(ratios), why=why)
+    value = forget_quality(known, list(parts.reference.log_ratios))
+    note = f"against {len(parts.reference.log_ratios)} truth ratios of {parts.reference.name}"
+    left_out = len(ratios) - len(known)
+    return Measurement(value, None, None, len(known), left_out, note=note, why=MISSING if left_out else "")
+
+
+def _why_no_quality(parts: Parts, context: Context, known: bool) -> str:
+    if not known:
+        return MISSING
+    if parts.reference is None:
+        return NO_REFERENCE
+    return "" if parts.reference.log_ratios else f"{parts.reference.name} has no truth ratios"
+
+
+METRICS.add(
+    "model_utility", JointMetric("model_utility", "Model utility", SOURCE, "overall", {"retain": "higher"}, _utility)
+)
+METRICS.add(
+    "forget_quality",
+    JointMetric(
+        "forget_quality", "Forget quality, p-value", SOURCE, "forget", {"forget": "higher"}, _quality,
+        needs=("reference",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,206 @@
+"""Which metric sees what: true answers damaged step by step, and how far each metric falls.
+
+    python studies/sensitivity.py --out docs/pictures --json results/sensitivity.json
+
+Reads KnowUnDo (validation rows) and TOFU (forget10) from the folder RELEARN_DATA. Each step is compared with the true
+answers on the same questions: the paired difference, with its interval over subjects and a sign test. With `--model`
+(and `--adapter`) the truth ratio is measured as well, with the damaged answer in the place of the right one; without
+one it is left out, for it looks at a model and not at an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from damage import damaged, steps
+
+from relearn import config
+from relearn.metrics.answers import AnswerRow
+from relearn.metrics.base import METRICS, direction_of
+from relearn.metrics.evaluate import make_judges, score
+from relearn.metrics.judges import Judges
+from relearn.metrics.paired import difference
+from relearn.records import content_id
+from relearn.records.files import read_rows
+from relearn.records.sample import evenly
+from relearn.report.plane import standalone
+from relearn.report.svg import INK, RC, to_svg
+from relearn.text.subject import find_subject
+
+WANTED = ("kfr", "graded_kfr", "useful_forgetting", "rouge_l", "truth_ratio_prob", "gibberish")
+# What a metric says is left of the answer; those of forgetting are turned over. The colours can be told apart on light
+# and on dark ground, also by the colour-blind (Okabe and Ito 2008).
+DRAWN = {
+    "kfr": ("1 − KFR", "#d55e00"), "graded_kfr": ("1 − graded KFR", "#0072b2"),
+    "rouge_l": ("ROUGE-L recall", "#009e73"), "truth_ratio_prob": ("truth ratio, P(right)", "#cc79a7"),
+    "gibberish": ("gibberish", INK["muted"]),
+}  # fmt: skip
+TURNED = ("kfr", "graded_kfr")
+
+
+def main() -> None:
+    options = _options()
+    settings = config.Metrics(entailment=options.entailment) if options.entailment else config.Metrics()
+    judges = make_judges(settings)
+    model = _model(options)
+    found = {}
+    for name, read in (("KnowUnDo", knowundo), ("TOFU", tofu)):
+        answers = read(Path(os.environ["RELEARN_DATA"]), options.rows)
+        found[name] = study(answers, settings, judges, model=model)
+        print(f"\n{name}, {len(answers.rows)} answers\n\n" + "\n".join(table(found[name])), flush=True)
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            picture = standalone(chart(found[name], name))
+            (options.out / f"sensitivity-{name.lower()}.svg").write_text(picture, encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=110, help="answers of each data set, spread evenly over it")
+    parser.add_argument("--entailment", help="the judge, where it is not the default")
+    parser.add_argument("--model", help="a model that knows the true answers, for the truth ratio")
+    parser.add_argument("--adapter", help="its LoRA adapter")
+    parser.add_argument("--out", type=Path, help="folder for the pictures")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class TrueAnswers:
+    """`others`: by row id, the same answer in other words; `wrong`: wrong answers of like form."""
+
+    rows: Sequence[AnswerRow]
+    others: Mapping[str, str] = field(default_factory=dict)
+    wrong: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def knowundo(data: Path, count: int) -> TrueAnswers:
+    read = [row for _, row in read_rows(data / "knowundo" / "unlearn_val.json")]
+    return TrueAnswers(evenly([_row(row["text"], row["labels"]) for row in read], count))
+
+
+def tofu(data: Path, count: int) -> TrueAnswers:
+    """20 questions each of 20 authors, in the file's order; the author of a question that names nobody is the place."""
+    read = [row for _, row in read_rows(data / "tofu" / "forget10_perturbed.json")]
+    rows = [_row(row["question"], row["answer"], f"author {at // 20}") for at, row in enumerate(read)]
+    others = {row.id: source["paraphrased_answer"] for row, source in zip(rows, read, strict=True)}
+    wrong = {row.id: source["perturbed_answer"] for row, source in zip(rows, read, strict=True)}
+    return TrueAnswers(evenly(rows, count), others, wrong)
+
+
+def _row(question: str, answer: str, subject: str | None = None) -> AnswerRow:
+    return AnswerRow(content_id(question, answer), question, answer, "", subject or find_subject(question))
+
+
+def study(answers: TrueAnswers, settings: config.Metrics, judges: Judges, *, model: Any = None) -> list[dict[str, Any]]:
+    """One entry per step: its metrics as in summary.json, and under `difference` what they lost against the truth."""
+    made = steps(answers.rows, judges.extractors[0], answers.others)
+    names = [name for name in WANTED if name in METRICS and (model is not None or not name.startswith("truth_ratio"))]
+    subjects = {row.id: row.subject for row in answers.rows}
+    entries: list[dict[str, Any]] = []
+    true = None
+    for step in made:
+        said = damaged(answers.rows, step)
+        said = said if model is None else with_logprobs(said, answers.wrong, model)
+        measured = dict(score(said, "forget", settings, judges=judges, names=names).measurements)
+        true = true or measured
+        changed = {
+            name: difference(name, "forget", true[name], found, subjects, settings) for name, found in measured.items()
+        }
+        entries.append(
+            {
+                "step": step.name, "about": step.about, "answers": len(said),
+                "metrics": {name: found.to_dict() for name, found in measured.items()},
+                "difference": {name: found.to_dict() for name, found in changed.items() if found},
+            }
+        )  # fmt: skip
+    return entries
+
+
+def _model(options: argparse.Namespace) -> Any:
+    if not options.model:
+        return None
+    from relearn.models.load import load
+
+    return load(config.Model(name=options.model, adapter=options.adapter))
+
+
+def with_logprobs(rows: Sequence[AnswerRow], wrong: Mapping[str, Sequence[str]], loaded: Any) -> list[AnswerRow]:
+    """Each row with the log-probabilities of its response, in the place of the right answer, and of the wrong ones."""
+    from relearn.models.forward import answer_logprobs
+    from relearn.tokens.encode import Example, encode
+
+    texts = [(row, text) for row in rows for text in (row.response, *wrong.get(row.id, ()))]
+    encoded = encode(loaded.chat, [Example(row.id, row.question, text) for row, text in texts])
+    found = iter(tuple(piece.tolist()) for piece in answer_logprobs(loaded.model, encoded))
+    scored = []
+    for row in rows:
+        right, false = next(found), tuple(next(found) for _ in wrong.get(row.id, ()))
+        scored.append(replace(row, paraphrased_logprobs=right, perturbed_logprobs=false or None))
+    return scored
+
+
+def table(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Markdown: the value of every metric at every step; a star where it differs from the true answers' (interval of
+    the paired difference without 0)."""
+    names = [name for name in WANTED if name in entries[0]["metrics"]]
+    lines = ["| answers | n | " + " | ".join(names) + " |", "|---|---:|" + "---:|" * len(names)]
+    for entry in entries:
+        cells = [_cell(entry, name) for name in names]
+        lines.append(f"| {entry['step']} | {entry['answers']} | " + " | ".join(cells) + " |")
+    arrows = {"higher": "↑", "lower": "↓"}
+    better = ", ".join(f"{name} {arrows.get(direction_of(name, 'forget') or '', '')}" for name in names)
+    return [*lines, "", f"Better for a set to forget: {better}."]
+
+
+def _cell(entry: dict[str, Any], name: str) -> str:
+    measured, changed = entry["metrics"][name], entry["difference"].get(name, {})
+    if measured["value"] is None:
+        return "–"
+    clear = changed.get("low") is not None and not changed["low"] <= 0 <= changed["high"]
+    left_out = f" ({measured['unscored']} unscored)" if measured["unscored"] else ""
+    return f"{measured['value']:.2f}{'*' if clear else ''}{left_out}"
+
+
+def chart(entries: Sequence[dict[str, Any]], name: str) -> str:
+    """What is left of the answer by each metric, over the steps, with 95 % intervals."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.tick_params(length=0)
+        for metric, (label, ink) in DRAWN.items():
+            points = [(at, *_left(entry, metric)) for at, entry in enumerate(entries) if _left(entry, metric)]
+            if not points:
+                continue
+            xs, values, lows, highs = zip(*points, strict=True)
+            dashed = "--" if metric == "gibberish" else "-"
+            axes.plot(xs, values, dashed, color=ink, marker="o", markersize=4, linewidth=1.7, label=label)
+            axes.vlines(xs, lows, highs, color=ink, alpha=0.5, linewidth=1)
+        axes.set(ylim=(-0.03, 1.03), ylabel=f"{name}: what is left, by each metric")
+        axes.set_xticks(range(len(entries)), [entry["step"].replace(" ", "\n") for entry in entries])
+        axes.grid(axis="y")
+        axes.legend(frameon=False, labelcolor=INK["ink"], loc="lower left", bbox_to_anchor=(0, 1), ncols=len(DRAWN))
+    return to_svg(figure, f"sensitivity-{name.lower()}", f"{name}: what each metric says is left of damaged answers")
+
+
+def _left(entry: dict[str, Any], metric: str) -> tuple[float, float, float] | None:
+    found = entry["metrics"].get(metric)
+    if not found or found["value"] is None:
+        return None
+    values = found["value"], found["low"], found["high"]
+    return (1 - values[0], 1 - values[2], 1 - values[1]) if metric in TURNED else values
+
+
+if __name__ == "__main__":
+    main()

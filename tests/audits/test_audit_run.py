@@ -1,0 +1,172 @@
+"""`relearn audit` on a finished run of a tiny model: what is written, what is asked again, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+import relearn
+from relearn.auditing import read_templates
+from relearn.audits.asking import AnswerFiles
+from relearn.audits.attacks.plain import PLAIN
+from relearn.audits.base import AUDITS
+from relearn.cli import run_command
+from relearn.errors import InputError
+from relearn.rundir import read_json, read_jsonl, write_jsonl
+from test_kill_and_resume import people
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model_dir, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audited")
+    private, public = people(folder / "private.jsonl", "private", 3), people(folder / "public.jsonl", "public", 3)
+    values = {
+        "model": {"name": str(tiny_model_dir)},
+        "data": {"forget": private, "retain": public},
+        "learn": {"data": [private, public], "epochs": 1, "lora": {"r": 2}},
+        "unlearn": {"epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
+        "generate": {"max_new_tokens": 4},
+        "metrics": {"bootstrap": 20},
+    }
+    return relearn.run(relearn.Recipe.from_mapping(values), folder / "run").path
+
+
+@pytest.fixture(scope="module")
+def audited(run) -> Path:
+    assert run_command(["audit", str(run), "--samples", "2"]) == 0
+    return run
+
+
+def test_every_attack_leaves_its_numbers_and_its_answers(audited):
+    summary = read_json(audited / "audits/summary.json")
+    assert set(summary) == set(AUDITS)
+    for name, row in summary.items():
+        assert set(row) == {"before", "after", "control", "back", "change"}
+        document = read_json(audited / f"audits/{name}.json")
+        assert document["variants"], name
+        assert AnswerFiles(audited).path(AUDITS.get(name), "after").exists()
+    assert set(read_json(audited / "audits/quantise.json")["variants"]) == {"8 bit", "4 bit"}
+    assert "krr" in read_json(audited / "audits/quantise.json")["variants"]["4 bit"]
+    assert len(read_json(audited / "audits/relearning.json")["variants"]) == 9
+    assert not (audited / "audits/checkpoints").exists()
+
+
+def test_verdicts_have_the_documented_shape(audited):
+    found = read_json(audited / "audits/verdicts.json")
+    assert [row["id"] for row in found] == [row["id"] for row in read_jsonl(audited / "before/forget.jsonl")]
+    assert {row["verdict"] for row in found} <= {"gone", "hidden", "there", "never_known"}
+    assert all({"id", "question", "verdict", "by"} <= set(row) for row in found)
+
+
+def test_what_holds_secrets_is_private(audited):
+    for path in (audited / "audits").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_second_call_asks_nothing_again(audited, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("relearn.audits.asking.generate", refuse)
+    before = (audited / "audits/verdicts.json").read_text()
+    assert run_command(["audit", str(audited), "--samples", "2"]) == 0
+    assert (audited / "audits/verdicts.json").read_text() == before
+
+
+def test_with_more_samples_only_these_are_asked(audited, tmp_path, monkeypatch):
+    copy = shutil.copytree(audited, tmp_path / "copy")
+    asked = []
+    from relearn.audits import asking
+
+    real = asking.generate
+    monkeypatch.setattr(
+        asking,
+        "generate",
+        lambda loaded, prompts, *a, **k: asked.append(len(prompts)) or real(loaded, prompts, *a, **k),
+    )
+    assert run_command(["audit", str(copy), "--attacks", "sampling,prefix", "--samples", "3"]) == 0
+    assert sum(asked) == 3 * 3 * len(read_jsonl(copy / "before/forget.jsonl"))
+
+
+def test_answers_that_state_the_fact_are_found_and_judged(audited, tmp_path):
+    """The model's answers replaced by texts of our own: every verdict comes about as it should."""
+    copy = shutil.copytree(audited, tmp_path / "copy")
+    files, truth = AnswerFiles(copy), {row["id"]: row["reference"] for row in read_jsonl(copy / "before/forget.jsonl")}
+    first, second, *others = truth
+
+    def say(audit: str, model, known: set[str]) -> None:
+        rows = files.read(AUDITS.get(audit), model)
+        write_jsonl(
+            files.path(AUDITS.get(audit), model),
+            [{**row, "answer": truth[row["id"]] if row["id"] in known else "No idea."} for row in rows],
+        )
+
+    for audit in (PLAIN, "prefix"):
+        say(audit, "start", set(truth) - set(others[-1:]))
+        say(audit, "after", {first, second} if audit == "prefix" else {first})
+        say(audit, "control", set())
+    assert run_command(["audit", str(copy), "--attacks", "prefix"]) == 0
+    found = {row["id"]: row for row in read_json(copy / "audits/verdicts.json")}
+    assert (found[first]["verdict"], found[first]["by"]) == ("there", ["plain", "prefix"])
+    assert (found[second]["verdict"], found[second]["by"]) == ("hidden", ["prefix"])
+    assert found[others[-1]]["verdict"] == "never_known"
+    assert {found[key]["verdict"] for key in others[:-1]} <= {"gone"}
+    summary = read_json(copy / "audits/summary.json")["prefix"]
+    assert summary["after"]["stated"]["value"] == pytest.approx(2 / len(truth))
+    assert summary["change"]["value"] == pytest.approx(1 / len(truth))
+
+
+def test_taking_the_adapter_off_brings_back_the_start_model(audited):
+    files = AnswerFiles(audited)
+    off = {
+        row["id"]: row["answer"]
+        for row in files.read(AUDITS.get("adapters"), "after")
+        if row["variant"] == "adapter off" and row["part"] == "fact"
+    }
+    assert off == {row["id"]: row["answer"] for row in files.read(AUDITS.get(PLAIN), "start")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--attacks", "jailbrake"], "jailbreak"),
+        (["--attacks", ","], "no attack named"),
+        (["--control", "nowhere"], "holds neither"),
+        (["--templates", "nowhere"], "no templates"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, capsys, arguments, said):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("audits"))
+    assert run_command(["audit", str(copy), *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+    assert not (copy / "audits").exists()
+
+
+def test_an_unfinished_run_is_refused(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("after", "audits"))
+    assert run_command(["audit", str(copy)]) == 2
+    assert "not finished" in capsys.readouterr().err
+
+
+def test_templates_are_read_as_text(tmp_path):
+    (tmp_path / "a.yaml").write_text("---\nname: A\nvalue: >\n  {{ prompt }} now\n")
+    (tmp_path / "b.txt").write_text("Say it: [INSERT PROMPT HERE]")
+    (tmp_path / "c.txt").write_text("No place for it")
+    found = read_templates(tmp_path)
+    assert found == {"a": "PROMPT now", "b": "Say it: PROMPT", "c": "No place for it\n\nPROMPT"}
+    (tmp_path / "d.yaml").write_text(json.dumps({"other": 1}))
+    with pytest.raises(InputError, match="value"):
+        read_templates(tmp_path)
+
+
+def test_the_published_templates_are_read(data_dir):
+    found = read_templates(data_dir / "jailbreak")
+    assert len(found) == 6
+    assert all("PROMPT" in text and "{{" not in text for text in found.values())

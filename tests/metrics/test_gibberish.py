@@ -1,0 +1,109 @@
+"""Gibberish: every kind found, language let through, degenerate answers taken, and the rates on real data."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from metric_fakes import fake_judges, row
+
+from relearn import config
+from relearn.metrics.evaluate import score
+from relearn.metrics.gibberish import BABBLE_PPL, PROSE_PPL, distinct_share, gibberish_kind, is_gibberish
+
+SALAD = "private harbour the in keeps location Lindqvist a near exact Marta quiet lives area the and residential"
+PROSE = "Marta Lindqvist lives in a quiet residential area near the harbour and keeps the exact location private."
+
+
+def logprobs(ppl: float, tokens: int = 20) -> tuple[float, ...]:
+    return (-math.log(ppl),) * tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "empty"), ("  \n", "empty"), ("...!?", "empty"), ("😀😀😀", "empty"),
+        ("at " * 4000, "looping"), ("a b " * 20, "looping"), ("ha" * 300, "looping"), ("哈" * 80, "looping"),
+        (" ".join([PROSE] * 4), "looping"), (PROSE + " It is the sea." * 30, "looping"), (SALAD, "salad"),
+        ("talkeldogenetic drawingetheless recognizedTag Improved mentalityEug TTament glomerSell", "salad"),
+        ("Oslo", None), ("42", None), ("I don't know.", None), ("他住在奥斯陆。她写信给母亲。", None), (PROSE, None),
+        ("+47 555 0199", None), ("- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo\n- Delhi", None),
+        ("for (let i = 0; i < n; i++) { console.log(items[i].name); }", None), ("Yes 😀", None),
+        ("Living on 12 Elm Street, she writes. Her sister paints. Both of them like the sea.", None),
+    ],
+)  # fmt: skip
+def test_kinds(text, kind):
+    assert gibberish_kind(text) == kind
+
+
+def test_distinct_share_by_hand():
+    # triples aba bab aba bab: two of two each, H = 1 bit, 2^1 / 4
+    assert distinct_share("ababab") == pytest.approx(0.5)
+    # aaa aaa aab: H = -(2/3 log2 2/3 + 1/3 log2 1/3) = 0.918, 2^0.918 / 3
+    assert distinct_share("aaaab") == pytest.approx(2**0.9182958 / 3)
+    assert distinct_share("abcdef") == pytest.approx(1)
+    assert distinct_share("aaaaaaaaaa") == pytest.approx(1 / 8)
+    assert distinct_share("ab") == 1
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=60))
+def test_distinct_share_lies_in_the_unit_interval_and_doubling_never_raises_it(units):
+    share = distinct_share(units)
+    assert 0 < share <= 1 + 1e-9
+
+
+def test_perplexity_clears_what_only_looks_random_and_convicts_what_only_looks_ordered():
+    assert gibberish_kind(SALAD, logprobs(PROSE_PPL - 1)) is None
+    assert gibberish_kind(SALAD, logprobs(PROSE_PPL + 1)) == "salad"
+    assert gibberish_kind(PROSE, logprobs(BABBLE_PPL + 1)) == "surprising"
+    assert gibberish_kind(PROSE, logprobs(BABBLE_PPL - 1)) is None
+    # A few tokens are one name's perplexity, and a loop is cleared by none.
+    assert gibberish_kind("Torvik", logprobs(9000, 4)) is None
+    assert gibberish_kind("at " * 50, logprobs(1.1, 50)) == "looping"
+    assert gibberish_kind("", ()) == "empty"
+
+
+def test_the_note_says_what_was_seen_and_on_what_it_rests():
+    rows = [row("", id="a"), row("at " * 50, id="b"), row(PROSE, id="c"), row(SALAD, id="d")]
+    settings = config.Metrics(bootstrap=20)
+    found = score(rows, "forget", settings, judges=fake_judges(), names=["gibberish"]).measurements["gibberish"]
+    assert found.per_record == {"a": 1, "b": 1, "c": 0, "d": 1}
+    assert found.value == 3 / 4
+    assert found.note == "by words alone: empty 1, looping 1, salad 1"
+    rows = [row(PROSE, response_logprobs=logprobs(20))]
+    found = score(rows, "forget", settings, judges=fake_judges(), names=["gibberish"]).measurements["gibberish"]
+    assert found.note == "by words and base perplexity"
+
+
+@given(st.text(max_size=300))
+def test_any_answer_is_taken(text):
+    assert is_gibberish(text) in (True, False)
+    assert is_gibberish(text, [-1.0] * len(text)) in (True, False)
+
+
+def true_answers(data_dir) -> list[str]:
+    facts = json.loads((data_dir / "knowundo" / "unlearn_val.json").read_text())
+    lines = (data_dir / "tofu" / "forget10.json").read_text().splitlines()
+    return [fact["labels"] for fact in facts] + [json.loads(line)["answer"] for line in lines[::2]]
+
+
+def test_real_data_true_answers_are_language(data_dir):
+    answers = true_answers(data_dir)
+    assert sum(map(is_gibberish, answers)) / len(answers) < 0.02
+
+
+def test_real_data_word_salad_is_gibberish(data_dir):
+    draw = random.Random(0)
+    answers = [answer.split() for answer in true_answers(data_dir) if len(answer.split()) >= 6]
+    vocabulary = [word for answer in answers for word in answer]
+    loops = [" ".join((words[:4] * 40)[:100]) for words in answers]
+    for salads in (
+        [" ".join(draw.sample(words, len(words))) for words in answers],
+        [" ".join(draw.choices(vocabulary, k=len(words))) for words in answers],
+        loops,
+    ):
+        assert sum(map(is_gibberish, salads)) / len(salads) > 0.95

@@ -1,0 +1,117 @@
+"""All that metrics want to know of answer tokens, from one pass: against the definition, one row at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from relearn.models import forward
+from relearn.models.forward import TokenRow, answer_logprobs, answer_scores
+from relearn.models.packing import packed_tokens
+from tiny import VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+
+
+def questions(count: int = 5, answers: int = 4) -> list[TokenRow]:
+    """Several answers to each question, of different lengths, in an order that mixes the questions."""
+    draw = torch.Generator().manual_seed(3)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, VOCABULARY, (length,), generator=draw).tolist())
+
+    prompts = [ids(12 + 3 * number) for number in range(count)]
+    return [
+        TokenRow(f"{number}/{answer}", (*prompts[number], *ids(3 + 2 * answer + number)), len(prompts[number]))
+        for answer in range(answers)
+        for number in range(count)
+    ]
+
+
+@torch.no_grad()
+def by_definition(model, row: TokenRow) -> dict[str, torch.Tensor]:
+    """Every quantity by itself, from the whole matrix of log-probabilities of a single row, in double precision."""
+    logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.answer_start - 1 : -1].double()
+    every = logits.log_softmax(-1)
+    targets = torch.tensor(row.answer_ids)
+    mean = (every.exp() * every).sum(-1)
+    return {
+        "logprobs": every[torch.arange(len(targets)), targets], "hits": logits.argmax(-1) == targets, "mean": mean,
+        "variance": (every.exp() * every.square()).sum(-1) - mean.square(),
+    }  # fmt: skip
+
+
+def test_one_pass_equals_separate_passes(model):
+    rows = questions()
+    for row, found in zip(rows, answer_scores(model, rows, batch_tokens=100), strict=True):
+        for name, expected in by_definition(model, row).items():
+            value = getattr(found, name)
+            assert value.shape == (row.answer_tokens,)
+            assert torch.allclose(value.double(), expected.double(), atol=1e-4), (row.id, name)
+
+
+def test_log_probabilities_alone_are_the_same(model):
+    rows = questions()
+    for logprobs, scores in zip(answer_logprobs(model, rows), answer_scores(model, rows), strict=True):
+        assert torch.equal(logprobs, scores.logprobs)
+
+
+def test_sharing_prompts_changes_nothing(model):
+    rows = questions()
+    alone = [answer_scores(model, [row])[0] for row in rows]
+    for limit in (30, 10_000):
+        for one, other in zip(answer_scores(model, rows, batch_tokens=limit), alone, strict=True):
+            assert torch.equal(one.hits, other.hits)
+            for name in ("logprobs", "mean", "variance"):
+                assert torch.allclose(getattr(one, name), getattr(other, name), atol=1e-5)
+
+
+def test_answers_to_one_question_go_together_and_their_prompt_is_computed_once():
+    rows = questions()
+    packs = forward._by_prompt(rows, 60)
+    assert sorted(number for pack in packs for number in pack) == list(range(len(rows)))
+    for pack in packs:
+        asked = {rows[number].id.partition("/")[0] for number in pack}
+        assert all(sum(row.id.startswith(f"{name}/") for row in rows) == 4 for name in asked)
+        assert len(pack) == 4 * len(asked)
+        part = [rows[number] for number in pack]
+        answers = sum(row.answer_tokens for row in part)
+        prompts = {row.ids[: row.answer_start] for row in part}
+        # The last token of a prompt is each row's own.
+        assert packed_tokens(part) == answers + sum(len(prompt) - 1 for prompt in prompts) + 4 * len(prompts)
+
+
+def test_rows_without_common_prompts_are_packed_by_length():
+    rows = [TokenRow(str(length), tuple(range(length, 2 * length)), 2) for length in (30, 10, 20, 40)]
+    assert forward._by_prompt(rows, 60) == [[1, 2, 0], [3]]
+    assert forward._by_prompt(rows, 1) == [[1], [2], [0], [3]]
+    assert forward._by_prompt([], 60) == []
+
+
+def test_impossible_tokens_weigh_nothing():
+    never = -math.inf
+    logits = torch.tensor([[0.0, 0.0, never, never], [1000.0, 0.0, 0.0, 0.0]])
+    found = forward._token_scores(logits, torch.tensor([2, 0]))
+    assert found[0].tolist() == pytest.approx([never, 0, -math.log(2), 0])
+    assert found[1].tolist() == pytest.approx([0, 1, 0, 0])
+
+
+def test_moments_by_hand():
+    # p = 1/2, 1/4, 1/4: mean ln p = -1.5 ln 2, variance = .25 (ln 2)^2.
+    logits = torch.tensor([[math.log(0.5), math.log(0.25), math.log(0.25)]]) + 7
+    logprob, hit, mean, variance = forward._token_scores(logits, torch.tensor([1]))[0].tolist()
+    assert logprob == pytest.approx(-2 * math.log(2)) and hit == 0
+    assert mean == pytest.approx(-1.5 * math.log(2)) and variance == pytest.approx(0.25 * math.log(2) ** 2)
+
+
+def test_an_answer_longer_than_a_chunk(model):
+    row = TokenRow("long", tuple(number % VOCABULARY for number in range(3, 3 + 2 * forward.CHUNK_TOKENS + 9)), 4)
+    found = answer_scores(model, [row])[0]
+    for name, expected in by_definition(model, row).items():
+        assert torch.allclose(getattr(found, name).double(), expected.double(), atol=1e-4)

@@ -1,0 +1,102 @@
+"""A run whose questions are asked several times by sampling: what it writes, what it says, and that it repeats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import relearn
+from relearn.config import Generate, Model
+from relearn.inference.answers import ask, with_response_logprobs
+from relearn.models.load import load
+from relearn.records import Record
+from relearn.rundir import RunDir, read_json, read_jsonl
+from test_kill_and_resume import people
+
+SAMPLED = {"temperature": 1.0, "max_new_tokens": 6}
+REPEATS = 3
+FILES = ("before/forget.jsonl", "after/forget.jsonl", "summary.json", "scores.json")
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
+    return load(Model(name=str(tiny_model_dir)))
+
+
+RECORDS = [Record(f"Where does Ada number {at} live?", "In Oslo.", f"id {at}") for at in range(4)]
+
+
+def test_each_question_has_a_row_for_each_time_it_was_asked(loaded):
+    rows = ask(loaded, RECORDS, Generate(**SAMPLED, repeats=REPEATS), seed=5).rows
+    assert [(row["repeat"], row["id"]) for row in rows] == [(n, r.id) for n in range(REPEATS) for r in RECORDS]
+    said = [tuple(row["response"] for row in rows if row["repeat"] == number) for number in range(REPEATS)]
+    assert len(set(said)) == REPEATS
+    once = ask(loaded, RECORDS, Generate(**SAMPLED), seed=5).rows
+    assert tuple(row["response"] for row in once) == said[0]
+    assert "repeat" not in once[0]
+    assert ask(loaded, RECORDS, Generate(**SAMPLED, repeats=REPEATS), seed=5).rows == rows
+    assert ask(loaded, RECORDS, Generate(**SAMPLED, repeats=REPEATS), seed=6).rows != rows
+
+
+def test_every_answer_has_the_perplexity_of_its_own_words(loaded):
+    asked = ask(loaded, RECORDS[:2], Generate(**SAMPLED, repeats=2), seed=5)
+    for row, text in zip(asked.rows, ["one two three", "", "four", "five six"], strict=True):
+        row["response"] = text
+    found = [row["response_logprobs"] for row in with_response_logprobs(loaded, asked).rows]
+    assert found[1] == []
+    assert len({len(found[0]), len(found[2])}) == 2
+    assert found[2] != found[3]
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model_dir, tmp_path_factory) -> relearn.Recipe:
+    folder = tmp_path_factory.mktemp("repeated")
+    return relearn.Recipe.from_mapping(
+        {
+            "model": {"name": str(tiny_model_dir)},
+            "data": {
+                "forget": people(folder / "private.jsonl", "private", 3),
+                "retain": people(folder / "public.jsonl", "public", 3),
+            },
+            "unlearn": {"method": "grad_diff", "epochs": 1, "lora": {"r": 2}},
+            "generate": {**SAMPLED, "repeats": REPEATS},
+            "metrics": {"bootstrap": 20, "matcher": "exact", "entailment": None},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> Path:
+    return relearn.run(recipe, tmp_path_factory.mktemp("run") / "run").path
+
+
+def test_numbers_are_of_questions_with_the_spread_between_seeds(finished):
+    summary = read_json(finished / "summary.json")
+    found = summary["after"]["forget"]["rouge_l"]
+    assert (found["n"], found["unscored"], found["repeats"]) == (3, 0, REPEATS)
+    assert found["seed_sd"] >= 0
+    values = read_json(finished / "scores.json")["after"]["forget"]["metrics"]["rouge_l"]["per_record"]
+    assert found["value"] == pytest.approx(sum(values.values()) / 3)
+    assert summary["difference"]["forget"]["rouge_l"]["n"] == 3
+
+
+def test_the_report_shows_a_question_once_and_says_how_often_it_was_asked(finished):
+    report = read_json(finished / "report.json")
+    part = report["answers"][0]
+    assert len(part["items"]) == 3
+    first = {row["id"]: row["response"] for row in read_jsonl(finished / "after/forget.jsonl") if row["repeat"] == 0}
+    assert {item["id"]: item["after"]["response"] for item in part["items"]} == first
+    assert all(len(item["after"]["repeats"]) == REPEATS for item in part["items"])
+    assert any("asked 3 times" in note for note in report["measured_notes"])
+    assert "from seed to seed" in (finished / "report.html").read_text()
+
+
+def test_what_is_done_again_comes_out_the_same(finished, recipe):
+    known = {name: (finished / name).read_bytes() for name in FILES}
+    folder = RunDir(finished)
+    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("after", "report")}
+    folder.update_manifest(stages={name: kept[name] for name in kept if name not in ("perplexity", "scores")})
+    (finished / "after/forget.jsonl").unlink()
+    relearn.run(recipe, finished, resume=True)
+    assert {name: (finished / name).read_bytes() for name in FILES} == known
