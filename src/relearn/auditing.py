@@ -22,11 +22,13 @@ from relearn.llm.make import make_completer
 from relearn.preparation import locked
 from relearn.records import Record
 from relearn.records.sample import evenly
+from relearn.report.build import write_report
 from relearn.rundir import RunDir, existing_run, read_json, read_jsonl
 from relearn.synthesis.generic_data import load_generic
-from relearn.synthesis.questions import write_questions
 from relearn.synthesis.verification import Verifier
+from relearn.synthesis.wordings import write_wordings
 
+WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
 
 
@@ -57,7 +59,9 @@ def audit(
     models = AuditModels(recipe, folder, control)
     material = _material(recipe, folder, read_templates(templates) if templates else {}, facts, samples)
     with locked(RunDir(folder)):
-        return AuditRun(material, models, audits).do()
+        found = AuditRun(material, models, audits).do()
+        write_report(folder)
+    return found
 
 
 def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: int | None, samples: int) -> Material:
@@ -83,16 +87,12 @@ def _wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str
     held_out: dict[tuple[str | None, str], list[str]] = {}
     for probe in _records(folder, "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
-    settings = Synthesis(generator="templates", variants=("simple", "contextual", "noise"))
-    written, _ = write_questions(
-        facts, settings, make_completer("templates", settings, None), Verifier(facts).leaks, recipe.seed
+    settings = Synthesis()
+    written = write_wordings(
+        facts, WORDINGS, settings, make_completer("templates", settings, None), Verifier(facts).leaks, recipe.seed
     )
     return {
-        record.id: list(
-            dict.fromkeys(
-                [*held_out.get((record.subject, record.answer), ()), *(q.text for q in written[record.id][1:])]
-            )
-        )
+        record.id: list(dict.fromkeys([*held_out.get((record.subject, record.answer), ()), *written[record.id]]))
         for record in facts
     }
 

@@ -244,6 +244,7 @@ class Metrics(Part):
 
     `retain_reference`: the run folder or scores.json of a run that never saw the forget set, or a TOFU_EVAL.json.
     `truth_ratio`: the mean over the wrong answers. `min_k`: the share of least likely tokens that min-k looks at.
+    `worst_case`: so many other wordings of every question to forget are asked as well.
     `judge`: openai:MODEL or transformers:MODEL grades answers from 1 to 5; `allow_remote` lets it be on another host.
     """
 
@@ -260,6 +261,7 @@ class Metrics(Part):
     retain_reference: str | None = None
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     min_k: float = Field(default=0.4, gt=0, le=1)
+    worst_case: int = Field(default=0, ge=0, le=20)
     judge: str | None = None
     allow_remote: bool = False
     ability: Ability = Ability()

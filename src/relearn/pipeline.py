@@ -1,7 +1,7 @@
 """A recipe becomes stages, in order, each skipped when its outputs are complete.
 
-    records -> learn -> neighbours -> before -> synthesis | alternates -> unlearn -> after -> perplexity -> scores
-        -> report
+    records -> learn -> neighbours -> wordings -> before -> synthesis | alternates -> unlearn -> after -> perplexity
+        -> scores -> report
 
 Every stage reads what earlier ones wrote to the run folder, so a run killed anywhere goes on there and ends the same.
 """
@@ -39,13 +39,15 @@ from relearn.synthesis.plan import check_remote
 from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.synthesis.verification import Verifier
+from relearn.synthesis.wordings import worded, write_wordings
 from relearn.tokens.streams import Material
 from relearn.training import stages
 from relearn.training.procedures import PROCEDURES, Job
 from relearn.watch import watcher
 
 STAGES = (
-    "learn", "neighbours", "before", "synthesis", "alternates", "unlearn", "after", "perplexity", "scores", "report",
+    "learn", "neighbours", "wordings", "before", "synthesis", "alternates", "unlearn", "after", "perplexity", "scores",
+    "report",
 )  # fmt: skip
 # Stages in which all processes work; the others are the main one's alone.
 SHARED = ("learn", "before", "unlearn", "after", "perplexity")
@@ -53,6 +55,7 @@ SHARED = ("learn", "before", "unlearn", "after", "perplexity")
 PARTS = (
     ("forget", "forget", "forget"),
     ("retain", "retain", "retain"),
+    ("wordings", "forget", "forget_wordings"),
     ("probes_forget", "forget", "forget_heldout"),
     ("probes_retain", "retain", "retain_heldout"),
     ("holdout", "holdout", "holdout"),
@@ -167,7 +170,16 @@ class Run:
     def _records(self, name: str) -> Sequence[Record]:
         if name == "retain" and not self.data.retain:
             return self.neighbours
+        if name == "wordings":
+            return self.wordings
         return getattr(self.data, name)
+
+    @property
+    def wordings(self) -> list[Record]:
+        """The questions to forget in other words."""
+        path = self.folder / "wordings.jsonl"
+        written = {row["record_id"]: row["questions"] for row in read_jsonl(path)} if path.exists() else {}
+        return worded(self.data.forget, written)
 
     @property
     def neighbours(self) -> tuple[Record, ...]:
@@ -222,6 +234,23 @@ class Run:
             self.folder.update_manifest(notes=notes)
 
         return ["neighbours.jsonl"], work
+
+    def _wordings(self):
+        count = self.recipe.metrics.worst_case
+        if not count:
+            return None
+
+        def work() -> None:
+            settings = self.recipe.synthesis
+            with console.stage("word the questions anew", len(self.data.forget)):
+                completer = make_completer(settings.generator, settings, self.folder / "cache.sqlite")
+                found = write_wordings(
+                    self.data.forget, count, settings, completer, Verifier(self.data.forget).leaks, self.recipe.seed
+                )
+            rows = ({"record_id": key, "questions": questions} for key, questions in found.items())
+            write_jsonl(self.folder / "wordings.jsonl", rows)
+
+        return ["wordings.jsonl"], work
 
     def _before(self):
         return self._asking("before", lambda: self.models.start())
@@ -361,9 +390,18 @@ class Run:
             title: (split, [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / f"{when}/{name}.jsonl")])
             for name, split, title in self._parts
         }
+        self._leave_out_trained(parts)
         reference = load_reference(settings.retain_reference) if settings.retain_reference else None
         found = score_parts(parts, settings, judges=judges, seed=self.recipe.seed, reference=reference)
         return {**found, **ability_scores(self.folder / f"{when}/ability.json")}
+
+    def _leave_out_trained(self, parts: dict[str, tuple[Any, list[AnswerRow]]]) -> None:
+        """A wording that training happened to show as well is no other wording."""
+        written = self.folder / "synthesis.jsonl"
+        if "forget_wordings" in parts and written.exists():
+            trained = {row["prompt"] for row in read_jsonl(written)}
+            split, rows = parts["forget_wordings"]
+            parts["forget_wordings"] = (split, [row for row in rows if row.question not in trained])
 
     def _entity_completer(self) -> Any:
         if self.recipe.metrics.entities == "spacy":

@@ -170,3 +170,27 @@ def test_the_published_templates_are_read(data_dir):
     found = read_templates(data_dir / "jailbreak")
     assert len(found) == 6
     assert all("PROMPT" in text and "{{" not in text for text in found.values())
+
+
+def test_the_report_has_the_table_and_the_verdicts_and_hides_them_when_asked(audited, tmp_path):
+    copy = shutil.copytree(audited, tmp_path / "copy")
+    page = (copy / "report.html").read_text()
+    assert "Does it hold?" in page and "Quantised weights" in page
+    report = read_json(copy / "report.json")
+    assert len(report["audits"]["attacks"]) == len(list(AUDITS))
+    assert sum(report["audits"]["counts"].values()) == len(report["audits"]["facts"])
+    assert run_command(["report", str(copy), "--redact"]) == 0
+    hidden = (copy / "report.json").read_text()
+    assert all(fact["question"] not in hidden for fact in report["audits"]["facts"])
+    assert "Does it hold?" in (copy / "report.html").read_text()
+
+
+def test_markup_in_a_question_stays_text(audited, tmp_path):
+    copy = shutil.copytree(audited, tmp_path / "copy")
+    path = copy / "audits/verdicts.json"
+    rows = read_json(path)
+    rows[0]["question"] = "<script>alert(1)</script>"
+    path.write_text(json.dumps(rows))
+    assert run_command(["report", str(copy)]) == 0
+    page = (copy / "report.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page

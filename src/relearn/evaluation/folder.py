@@ -76,6 +76,9 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
     metrics = settings.metrics
     check_remote_judge(metrics)
     check_ability(metrics.ability)
+    if metrics.worst_case:
+        raise InputError("writes questions anew, which only a run does", where="metrics.worst_case",
+                         way_out="give the wordings as --forget rows of their own")  # fmt: skip
     if metrics.ability.tasks and not settings.models:
         raise InputError("asks a model, and there are files of answers alone", where="metrics.ability",
                          way_out="give --after MODEL")  # fmt: skip

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from relearn.report import plots, wording
 from relearn.report.answers import marked
+from relearn.report.audits import TITLES as AUDIT_TITLES
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page with thousands of items helps nobody: the failures come first and whole, report.json has the rest.
@@ -66,7 +67,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "about": wording.ABOUT, "splits": wording.SPLITS, "marked": marked,
         "evidence": _evidence, "loss_parts": wording.LOSS_PARTS, "row_kinds": wording.ROW_KINDS,
-        "counted": wording.counted,
+        "counted": wording.counted, "audit_titles": AUDIT_TITLES,
     }  # fmt: skip
     return environment
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from relearn.report.audits import redacted_audits
+
 HIDDEN = "[hidden]"
 _DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_facts")
 
@@ -24,6 +26,7 @@ def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
             {**entry, "items": [_item(item, f"{entry['part']} {i}") for i, item in enumerate(entry["items"], 1)]}
             for entry in report["answers"]
         ],
+        "audits": redacted_audits(report["audits"], HIDDEN),
         "synthesis": {
             **report["synthesis"],
             "sample": [{**row, "prompt": HIDDEN, "target": HIDDEN} for row in report["synthesis"]["sample"]],

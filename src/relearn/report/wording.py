@@ -10,6 +10,7 @@ from relearn.metrics.base import METRICS, direction_of
 # part of summary.json -> (split, answer file, title)
 PARTS: dict[str, tuple[str, str, str]] = {
     "forget": ("forget", "forget", "To forget, trained questions"),
+    "forget_wordings": ("forget", "wordings", "To forget, in other words"),
     "forget_heldout": ("forget", "probes_forget", "To forget, other questions"),
     "retain": ("retain", "retain", "To keep, trained questions"),
     "retain_heldout": ("retain", "probes_retain", "To keep, other questions"),
@@ -31,6 +32,7 @@ ABOUT: dict[str, str] = {
     "ls_paper": "fluency from means over the set, as the paper computes it",
     "gibberish": "share of empty, looping or garbled answers, which KFR would count as forgotten",
     "useful_forgetting": "share of answers that give nothing away, are language and are about the question",
+    "worst_case": "share of facts that no wording of their question brings back",
     "graded_kfr": "how much of each reference is not given, between 0 and 1",
     "graded_krr": "how much of each reference is given, between 0 and 1",
     "fluency": "how well answers are written, 1 to 5, as the judge has it",

@@ -1,0 +1,63 @@
+"""What audits/ of a run folder says, as the report has it: a table of attacks, and a verdict per fact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from relearn import rundir
+from relearn.audits.verdicts import VERDICTS
+
+TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_known": "never known"}
+
+
+def read_audits(run: Path) -> dict[str, Any] | None:
+    """None where the run was not audited.
+
+    `attacks`: one row each, in the order of the summary; `left_out`: variants that broke the model and decide nothing.
+    `facts`: every fact with its verdict, those that came back first.
+    """
+    folder = run / "audits"
+    if not (folder / "summary.json").exists():
+        return None
+    summary, about = rundir.read_json(folder / "summary.json"), rundir.read_json(folder / "about.json")
+    facts = rundir.read_json(folder / "verdicts.json")
+    counts = Counter(fact["verdict"] for fact in facts)
+    return {
+        "control": about["control"],
+        "attacks": [_attack(rundir.read_json(folder / f"{name}.json"), row) for name, row in summary.items()],
+        "counts": {name: counts[name] for name in VERDICTS},
+        "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
+        "finding": finding(counts),
+    }
+
+
+def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    variants = document["variants"]
+    broken = [name for name, found in variants.items() if document["counts"] and not found["counts"]]
+    return {
+        "name": document["name"], "title": document["title"], "about": document["about"], "counts": document["counts"],
+        "variants": len(variants), "left_out": broken, "back": row["back"], "change": row["change"],
+        **{model: row[model]["stated"] for model in ("before", "after", "control")},
+    }  # fmt: skip
+
+
+def finding(counts: Mapping[str, int]) -> str:
+    """The outcome in a sentence."""
+    known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
+    if not known:
+        return "The model knew none of these facts to begin with."
+    there, hidden = counts.get("there", 0), counts.get("hidden", 0)
+    came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
+    return f"Of {known} facts that the model knew, {there} are still told when plainly asked, and {came_back}."
+
+
+def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, Any] | None:
+    """The same without questions and record ids, and without the control's name."""
+    if audits is None:
+        return None
+    facts: Sequence[Mapping[str, Any]] = audits["facts"]
+    kept = [{**fact, "id": f"fact {number}", "question": hidden} for number, fact in enumerate(facts, 1)]
+    return {**audits, "control": hidden, "facts": kept}
