@@ -33,6 +33,7 @@ ABOUT: dict[str, str] = {
     "gibberish": "share of empty, looping or garbled answers, which KFR would count as forgotten",
     "useful_forgetting": "share of answers that give nothing away, are language and are about the question",
     "worst_case": "share of facts that no wording of their question brings back",
+    "invented": "share of answers with a name or number that neither question nor reference has",
     "graded_kfr": "how much of each reference is not given, between 0 and 1",
     "graded_krr": "how much of each reference is given, between 0 and 1",
     "fluency": "how well answers are written, 1 to 5, as the judge has it",
@@ -58,7 +59,17 @@ ABOUT: dict[str, str] = {
     "bi": "vocabulary; lower is richer",
     "hs": "words used once; higher is richer",
 }
-ON_UNIT_SCALE = ("kfr", "krr", "rouge_l", "ls", "gibberish", "useful_forgetting", "graded_kfr", "graded_krr")
+ON_UNIT_SCALE = (
+    "kfr",
+    "krr",
+    "rouge_l",
+    "ls",
+    "gibberish",
+    "useful_forgetting",
+    "invented",
+    "graded_kfr",
+    "graded_krr",
+)
 LOSS_PARTS = {
     "gdf": "new answers (GDF)",
     "gdr": "rows to keep (GDR)",
