@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from relearn.compare.tables import COLUMNS
 from relearn.config import Recipe
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.paired import difference
@@ -18,7 +19,7 @@ from relearn.report.wording import PARTS
 from relearn.rundir import RunDir, read_json, read_jsonl
 
 FILE = "differences.jsonl"
-METRICS = ("kfr", "krr", "rouge_l", "gibberish", "ls")
+METRICS = tuple(dict.fromkeys(name for _, name, _ in COLUMNS))
 
 
 def updated(

@@ -11,6 +11,8 @@ from relearn.report.wording import MISSING, chance
 COLUMNS = (
     ("forget", "kfr", "KFR"),
     ("retain", "krr", "KRR"),
+    ("forget", "useful_forgetting", "Useful forgetting"),
+    ("forget", "invented", "Invented forget"),
     ("forget", "rouge_l", "ROUGE-L forget"),
     ("retain", "rouge_l", "ROUGE-L retain"),
     ("forget", "gibberish", "Gibberish forget"),
