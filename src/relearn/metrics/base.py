@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Rows of "holdout" are of the forget set's kind, but never trained on; only metrics that need "reference" are theirs.
 Split = Literal["forget", "retain", "holdout"]
 Better = Literal["higher", "lower", "closer"]
-Need = Literal["entities", "entailment", "logprobs", "reference"]
+Need = Literal["entities", "entailment", "logprobs", "reference", "judge"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Metric:
     """`better` names the splits the metric applies to and, for each, the direction that is an improvement.
 
     `needs` says what must be at hand beside the rows; a metric whose needs are not met is unscored, with a note.
+    Those that need a "judge" are left out where none is named, unless asked for by name.
     "reference": it rests on what the model thinks of the reference alone and not on its answer.
     `applies` (rows of a part, rows of all parts) says whether a part has rows of the kind it is about; where it has
     none, the metric is left out, unless it is asked for by name. None: every row is of that kind.

@@ -56,10 +56,17 @@ def metrics_of(split: Split) -> list[str]:
     return [name for name, metric in found.items() if split in metric.better]
 
 
-def metrics_about(split: Split, rows: Sequence[AnswerRow], every: Sequence[AnswerRow] | None = None) -> list[str]:
+def metrics_about(
+    split: Split, rows: Sequence[AnswerRow], judges: Judges, every: Sequence[AnswerRow] | None = None
+) -> list[str]:
     """The metrics of a split that are about such rows; `every`: the rows of all parts, where there are more."""
-    applies = {name: split_metric(name).applies for name in metrics_of(split)}
-    return [name for name, test in applies.items() if test is None or test(rows, rows if every is None else every)]
+    found = {name: split_metric(name) for name in metrics_of(split)}
+    return [
+        name
+        for name, metric in found.items()
+        if (metric.applies is None or metric.applies(rows, rows if every is None else every))
+        and (judges.grader is not None or "judge" not in metric.needs)
+    ]
 
 
 def joint_metrics() -> list[str]:
@@ -85,7 +92,7 @@ def score(
         asked = [score(round, split, settings, judges=judges, seed=seed, names=names) for round in rounds]
         return _over_rounds(asked, settings, seed)
     _refuse_repeated_ids(rows, split)
-    chosen = metrics_about(split, rows) if names is None else list(names)
+    chosen = metrics_about(split, rows, judges) if names is None else list(names)
     for name in chosen:
         if split not in split_metric(name).better and name not in metrics_of(split):
             raise InputError(f"metric {name!r} does not apply to the {split} set")
@@ -124,7 +131,7 @@ def score_parts(
     found: dict[str, dict[str, Measurement]] = {}
     for part, context in contexts.items():
         if chosen is None:
-            own = metrics_about(context.split, context.rows, every)
+            own = metrics_about(context.split, context.rows, judges, every)
         else:
             own = [name for name in metrics_of(context.split) if name in chosen]
         found[part] = {name: together.measured(part, name) for name in own}

@@ -149,7 +149,7 @@ def _measure(context: Context, aspect: Aspect) -> Measurement:
 def _add(aspect: Aspect, title: str, better: dict) -> None:
     METRICS.add(
         aspect,
-        Metric(aspect, title, "arXiv 2502.11190", better, lambda context: _measure(context, aspect)),
+        Metric(aspect, title, "arXiv 2502.11190", better, lambda context: _measure(context, aspect), ("judge",)),
     )
 
 
