@@ -1,0 +1,5 @@
+"""python -m relearn.cli"""
+
+from relearn.cli import main
+
+main()
