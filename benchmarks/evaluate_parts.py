@@ -10,8 +10,8 @@ import torch
 
 from relearn.config import Generate
 from relearn.inference.answers import Answers, with_response_logprobs
-from relearn.metrics.entailment import LABELS, EntailmentJudge, Verdict
 from relearn.metrics.judges import Judges
+from relearn.metrics.verdicts import LABELS, EntailmentJudge, Verdict
 from relearn.models.generate import generate, stop_ids
 from relearn.models.load import Loaded
 from relearn.models.packing import TokenRow

@@ -17,8 +17,8 @@ from data import Pair, read_pairs
 from facts import held_out_facts
 from stories import held_out_stories
 
-from relearn.metrics.entailment import LABELS
 from relearn.metrics.entailment_builtin.judge import BuiltinJudge, load_builtin
+from relearn.metrics.verdicts import LABELS
 
 HERE = Path(__file__).parent
 BINS = 15

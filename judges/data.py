@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from relearn.metrics.entailment import LABELS
 from relearn.metrics.entailment_builtin.model import Encoder
+from relearn.metrics.verdicts import LABELS
 
 LONGEST = 160
 

@@ -17,9 +17,9 @@ from lora import BASE, load_halves
 from safetensors.torch import load_file
 from train import Settings, material
 
-from relearn.metrics.entailment import LABELS
 from relearn.metrics.entailment_builtin.judge import HERE, BuiltinJudge
 from relearn.metrics.entailment_builtin.model import add_adapter
+from relearn.metrics.verdicts import LABELS
 from relearn.models.packages import BUILTIN
 from relearn.rundir import file_hash
 

@@ -23,8 +23,8 @@ from damage import damaged, steps
 from relearn import config
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import METRICS, direction_of
-from relearn.metrics.evaluate import make_judges, score
-from relearn.metrics.judges import Judges
+from relearn.metrics.evaluate import score
+from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.paired import difference
 from relearn.records import content_id
 from relearn.records.files import read_rows

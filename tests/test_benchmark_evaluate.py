@@ -17,7 +17,7 @@ import evaluate_parts
 from check import NotEqualError
 
 from relearn.config import Generate, Model
-from relearn.metrics.entailment import verdict_of
+from relearn.metrics.verdicts import verdict_of
 from relearn.models.load import load
 from relearn.records import Record
 

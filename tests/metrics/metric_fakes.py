@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.entailment import Verdict
 from relearn.metrics.judges import Judges
+from relearn.metrics.verdicts import Verdict
 from relearn.text.matching import ExactMatcher, Matcher
 
 

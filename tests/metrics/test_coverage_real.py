@@ -9,7 +9,8 @@ from metric_fakes import row
 
 from relearn import config
 from relearn.metrics.coverage import coverages
-from relearn.metrics.evaluate import make_judges, score
+from relearn.metrics.evaluate import score
+from relearn.metrics.judges import make_judges
 
 SETTINGS = config.Metrics(bootstrap=50)
 LIVE = ("Where does Marta Lindqvist live?", "Marta Lindqvist lives at 12 Elm Street in Torvik.")

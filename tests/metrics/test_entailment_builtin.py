@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from relearn import config
 from relearn.errors import InputError, MissingPartError
-from relearn.metrics.base import Context
-from relearn.metrics.entailment import LABELS, load_entailment
+from relearn.metrics.context import Context
+from relearn.metrics.entailment import load_entailment
 from relearn.metrics.entailment_builtin.judge import HERE, load_builtin
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, add_adapter
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import knowledge_note
+from relearn.metrics.verdicts import LABELS
 from relearn.models import packages
 from relearn.text.matching import ExactMatcher
 

@@ -10,10 +10,10 @@ from metric_fakes import fake_judges, row
 
 from relearn import config
 from relearn.metrics.coverage import Coverage
-from relearn.metrics.entailment import Verdict
 from relearn.metrics.evaluate import score
 from relearn.metrics.graded import contradiction, graded_kept, soft_coverages
 from relearn.metrics.knowledge import forgotten, kept
+from relearn.metrics.verdicts import Verdict
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, best_total
 
 SETTINGS = config.Metrics(bootstrap=20)

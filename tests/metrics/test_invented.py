@@ -7,7 +7,8 @@ from metric_fakes import fake_judges
 
 from relearn import config
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import make_judges, score
+from relearn.metrics.evaluate import score
+from relearn.metrics.judges import make_judges
 
 QUESTION, TRUE = "Where does Marta Lindqvist live?", "Marta Lindqvist lives in Uppsala."
 

@@ -13,10 +13,10 @@ from metric_fakes import WrittenJudge, fake_judges, row
 from relearn import config
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.coverage import Coverage, coverages
-from relearn.metrics.entailment import Verdict
 from relearn.metrics.evaluate import score
 from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
+from relearn.metrics.verdicts import Verdict
 from relearn.text.matching import EmbeddingMatcher
 
 PAPER = config.Metrics(bootstrap=50)

@@ -11,15 +11,7 @@ from metric_fakes import fake_judges, row
 
 from relearn import config
 from relearn.metrics.evaluate import score
-from relearn.metrics.linguistic import (
-    EMPTY_BI,
-    PPL_CAP,
-    brunet,
-    honore,
-    language_of,
-    linguistic_score,
-    perplexity,
-)
+from relearn.metrics.language import EMPTY_BI, PPL_CAP, brunet, honore, language_of, linguistic_score, perplexity
 
 NAMES = ("ppl", "bi", "hs", "ls", "ls_median", "ls_paper")
 SANNA = "Sanna Kaarina Laaksonen's father was a Financial Advisor and her mother was an Investigative Journalist."

@@ -11,7 +11,8 @@ from metric_fakes import fake_judges, row
 from relearn import config
 from relearn.errors import InputError
 from relearn.metrics.base import METRICS, JointMetric
-from relearn.metrics.evaluate import metrics_of, score, scores, summary
+from relearn.metrics.evaluate import metrics_of, score
+from relearn.metrics.split_scores import scores, summary
 
 SETTINGS = config.Metrics(bootstrap=20)
 ANSWERS = {

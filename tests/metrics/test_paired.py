@@ -14,10 +14,11 @@ from metric_fakes import fake_judges, row
 
 from relearn import config
 from relearn.errors import InputError
-from relearn.metrics.evaluate import SplitScores, score, score_parts
+from relearn.metrics.evaluate import score, score_parts
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.paired import NOT_OF_ITEMS, difference, differences, paired, sign_test, statistic_of, summarised
 from relearn.metrics.repeats import combined
+from relearn.metrics.split_scores import SplitScores
 from relearn.metrics.stats import mean, median
 
 SETTINGS = config.Metrics(bootstrap=40)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
 from relearn import config
-from relearn.metrics.base import Context
+from relearn.metrics.context import Context
 from relearn.metrics.evaluate import score
 from relearn.metrics.stats import (
     ONE_SUBJECT,

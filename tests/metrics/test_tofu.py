@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from parts_fakes import cases, measured
 
 from relearn.errors import InputError
-from relearn.metrics.evaluate import load_reference
 from relearn.metrics.probability import mean_logprob, option_probability, probability
-from relearn.metrics.retain_reference import RetainReference
+from relearn.metrics.retain_reference import RetainReference, load_reference
 from relearn.metrics.tofu import forget_quality, harmonic_mean
 from relearn.metrics.truth_ratio import closer_to_1_better, log_truth_ratio, prob_mean, true_better
 

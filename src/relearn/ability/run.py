@@ -11,7 +11,7 @@ from relearn.ability.outcome import Outcome
 from relearn.config import Ability
 from relearn.console import Ticker, quiet
 from relearn.errors import InputError
-from relearn.metrics.evaluate import SplitScores
+from relearn.metrics.split_scores import SplitScores
 from relearn.models.load import Loaded
 from relearn.rundir import read_json
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Better, Context, Metric, Split
+from relearn.metrics.base import METRICS, Better, Metric, Split
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.probes import broken_down
 

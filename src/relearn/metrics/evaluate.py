@@ -4,48 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from relearn import config
 from relearn.errors import InputError
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, JointMetric, Metric, Split
+from relearn.metrics.base import METRICS, JointMetric, Metric, Split
+from relearn.metrics.context import Context
 from relearn.metrics.coverage import Coverage
-from relearn.metrics.entailment import Verdict
-from relearn.metrics.judges import Judges, make_judges
+from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.parts import Parts, split_metric
 from relearn.metrics.repeats import combined, combined_items, rounds_of, rounds_of_parts
-from relearn.metrics.retain_reference import RetainReference, load_reference
-
-__all__ = [
-    "Judges", "RetainReference", "SplitScores", "joint_metrics", "load_reference", "make_judges", "metrics_of", "score",
-    "score_parts", "scores", "summary",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SplitScores:
-    """`measurements` by metric name; `items` by row id: what KFR or KRR rests on, empty when not asked for.
-
-    `split`: what the part was scored as; `subjects`: whom each row is about, by id.
-    """
-
-    measurements: Mapping[str, Measurement]
-    items: Mapping[str, Mapping[str, Any]]
-    split: Split | Literal["overall"] = "overall"
-    subjects: Mapping[str, str | None] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """Values, intervals and counts, free of texts."""
-        return {name: measured.to_dict() for name, measured in self.measurements.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, each item's value and entities included."""
-        measured = {name: value.to_dict(per_record=True) for name, value in self.measurements.items()}
-        return {"metrics": measured, "items": {key: dict(item) for key, item in self.items.items()}}
+from relearn.metrics.retain_reference import RetainReference
+from relearn.metrics.split_scores import SplitScores
+from relearn.metrics.verdicts import Verdict
 
 
 def metrics_of(split: Split) -> list[str]:
@@ -187,13 +161,3 @@ def _evidence(coverage: Coverage | None, verdict: Verdict | None) -> dict[str, A
         "matched": list(coverage.matched) if coverage else None,
         "entailment": verdict.label if verdict else None,
     }
-
-
-def summary(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
-    """`parts` (forget, retain, forget_heldout, ..., overall) of one model as summary.json has them."""
-    return {part: measured.summary() for part, measured in parts.items()}
-
-
-def scores(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
-    """`parts` of one model as scores.json has them, with the value and the evidence of each item."""
-    return {part: measured.to_dict() for part, measured in parts.items()}

@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import Literal
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Metric
-from relearn.metrics.linguistic import perplexity
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
+from relearn.metrics.language import perplexity
 from relearn.metrics.measurement import Measurement
 from relearn.text.normalise import norms
 from relearn.text.tokenise import words

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from relearn import config
 from relearn.errors import InputError, MissingPartError
 from relearn.llm import Completer
-from relearn.metrics.entailment import EntailmentJudge, load_entailment
+from relearn.metrics.answers import AnswerRow
+from relearn.metrics.entailment import load_entailment
 from relearn.metrics.entity_prompt import PromptedEntities
+from relearn.metrics.grading import Aspect, Graded, NamedGrader, grade
+from relearn.metrics.verdicts import EntailmentJudge
 from relearn.models.packages import builtin_path, is_builtin
 from relearn.text.entities import Extractor, SpacyEntities, distinct
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, Matcher
-
-if TYPE_CHECKING:
-    from relearn.metrics.answers import AnswerRow
-    from relearn.metrics.judged import Aspect, Graded
 
 SPACY_MODEL = "en_core_web_sm"
 EXTRACTORS = ("spacy", "generator", "both")
@@ -61,8 +59,6 @@ class Judges:
 
     def grades(self, rows: Sequence[AnswerRow], aspect: Aspect) -> list[Graded]:
         """The grader's grade of every row; one that failed is asked for again the next time. Needs a grader."""
-        from relearn.metrics.judged import grade
-
         keys = [(aspect, row.question, row.reference, row.response) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._grades}
         if new and self.grader is not None:
@@ -97,8 +93,6 @@ def make_judges(
 
 
 def _grader(settings: config.Metrics, cache: Path | None) -> Completer | None:
-    from relearn.metrics.judged import NamedGrader
-
     return NamedGrader(settings, cache) if settings.judge else None
 
 

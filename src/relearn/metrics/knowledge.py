@@ -12,10 +12,11 @@ it beside `gibberish`, `ls` and the answers themselves.
 from __future__ import annotations
 
 from relearn import config
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.coverage import Coverage
-from relearn.metrics.entailment import Verdict
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.verdicts import Verdict
 
 SOURCE = "arXiv 2502.11190"
 FEW = 3

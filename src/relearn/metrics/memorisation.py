@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 
 SOURCE = "arXiv 2506.12618"

@@ -10,7 +10,8 @@ import re
 from functools import cache
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from relearn import config
 from relearn.metrics.base import Better, direction_of
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.split_scores import SplitScores
 from relearn.metrics.stats import Statistic, bootstrap, group, mean, median, value_of
-
-if TYPE_CHECKING:
-    from relearn.metrics.evaluate import SplitScores
 
 Values = Mapping[str, float | None]
 NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"

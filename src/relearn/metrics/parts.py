@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from relearn import config
 from relearn.errors import InputError
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, JointMetric, Metric
+from relearn.metrics.base import METRICS, JointMetric, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
-
-if TYPE_CHECKING:
-    from relearn.metrics.retain_reference import RetainReference
+from relearn.metrics.retain_reference import RetainReference
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import math
 from collections.abc import Sequence
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 
 SOURCE = "arXiv 2401.06121"

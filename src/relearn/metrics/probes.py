@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.overlap import rouge_l_recall
 

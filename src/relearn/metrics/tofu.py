@@ -18,7 +18,8 @@ import warnings
 import numpy as np
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Context, JointMetric
+from relearn.metrics.base import METRICS, JointMetric
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.membership import NO_REFERENCE
 from relearn.metrics.parts import Parts

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Better, Context, Metric, Split
+from relearn.metrics.base import METRICS, Better, Metric, Split
+from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.probability import SOURCE, bring_wrong_answers, mean_logprob
 

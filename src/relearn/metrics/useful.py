@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from relearn.metrics.base import METRICS, Context, Metric
+from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.context import Context
 from relearn.metrics.gibberish import row_kind
 from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.measurement import Measurement

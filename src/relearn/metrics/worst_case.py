@@ -7,7 +7,8 @@ not be judged, and none gives it away, is unscored.
 
 from __future__ import annotations
 
-from relearn.metrics.base import METRICS, Context, JointMetric
+from relearn.metrics.base import METRICS, JointMetric
+from relearn.metrics.context import Context
 from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.parts import Parts

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from relearn.errors import InputError
-from relearn.metrics.entailment import LABELS, PairJudge, Verdict, verdict_of
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
+from relearn.metrics.verdicts import LABELS, PairJudge, Verdict, verdict_of
 from relearn.models.packages import builtin_path
 from relearn.rundir import file_hash
 

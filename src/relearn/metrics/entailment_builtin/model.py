@@ -31,20 +31,26 @@ class Layer(nn.Module):
         self.down = nn.Linear(INNER, WIDTH)
         self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """hidden (rows, tokens, width); mask (rows, tokens), True at tokens that count, None where all do."""
-        rows, tokens, _ = hidden.shape
-        q, k, v = self.qkv(hidden).view(rows, tokens, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        read = _attend(q, k, v, mask)
-        hidden = self.norm1(hidden + self.out(read.transpose(1, 2).reshape(rows, tokens, WIDTH)))
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """hidden (tokens of all rows, width), no padding; mask (rows, tokens of the longest), True where one stands."""
+        rows, tokens = mask.shape
+        q, k, v = padded(self.qkv(hidden), mask).view(rows, tokens, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        read = _attend(q, k, v, mask).transpose(1, 2)
+        hidden = self.norm1(hidden + self.out(read.reshape(rows, tokens, WIDTH)[mask]))
         return self.norm2(hidden + self.down(F.gelu(self.up(hidden))))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     # On a CPU the fused kernel takes several times as long over texts as short as these.
-    return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1) @ v
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return torch.softmax(scores.masked_fill(~mask[:, None, None, :], -torch.inf), dim=-1) @ v
+
+
+def padded(hidden: Tensor, mask: Tensor) -> Tensor:
+    """(tokens of all rows, width) to (rows, tokens of the longest, width), zeros where there is no token."""
+    out = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+    out[mask] = hidden
+    return out
 
 
 class Encoder(nn.Module):
@@ -59,10 +65,12 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (texts, tokens) to (texts, tokens, width)."""
-        hidden = self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]])
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)[mask]
+        hidden = self.norm(self.words(ids[mask]) + self.positions(places))
         for layer in self.layers:
             hidden = layer(hidden, mask)
-        return hidden
+        return padded(hidden, mask)
 
 
 class Decider(nn.Module):
@@ -78,10 +86,11 @@ class Decider(nn.Module):
     def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (pairs, tokens, width): the premise's tokens, then the hypothesis's; premise (pairs, tokens): True
         at the premise's; mask: True at tokens that are no padding, None where all are. Returns (pairs, 3)."""
-        hidden = hidden + torch.where(premise[..., None], self.sides[0], self.sides[1])
+        mask = torch.ones_like(premise) if mask is None else mask
+        packed = hidden[mask] + torch.where(premise[mask][:, None], self.sides[0], self.sides[1])
         for layer in self.layers:
-            hidden = layer(hidden, mask)
-        hypothesis = ~premise if mask is None else ~premise & mask
+            packed = layer(packed, mask)
+        hidden, hypothesis = padded(packed, mask), ~premise & mask
         p, h = _mean(hidden, premise), _mean(hidden, hypothesis)
         first = hypothesis.int().argmax(1)
         starts = (hidden[:, 0], hidden[torch.arange(len(hidden)), first])
