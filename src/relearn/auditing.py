@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: in
     forget = _records(folder, "forget")
     chosen_facts = evenly(forget, facts) if facts else forget
     return Material(
-        chosen_facts, _records(folder, "retain"), load_generic(), _wordings(chosen_facts, folder, recipe), recipe,
+        chosen_facts, _records(folder, "retain"), load_generic(), wordings(chosen_facts, folder, recipe), recipe,
         folder, templates, samples, recipe.seed,
     )  # fmt: skip
 
@@ -82,8 +82,8 @@ def _records(folder: Path, part: str) -> list[Record]:
     ]
 
 
-def _wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str, list[str]]:
-    """Held-out questions with the same answer, then wordings written offline."""
+def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str, list[str]]:
+    """Other questions for each fact: held-out ones with the same answer, then wordings written offline."""
     held_out: dict[tuple[str | None, str], list[str]] = {}
     for probe in _records(folder, "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
@@ -126,11 +126,35 @@ def print_audit(folder: Path, found: Sequence[Verdict]) -> None:
     for name in ("attack", "before", "after", "control", "brought back", "change against the plain question"):
         table.add_column(name, justify="left" if name == "attack" else "right")
     for name, row in summary.items():
+        if "shown" in row:
+            continue
         cells = (row["before"]["stated"], row["after"]["stated"], row["control"]["stated"], row["back"], row["change"])
         table.add_row(escape(name), *map(_shown, cells))
     console.out.print(table)
+    _print_beside(summary)
+    worst = read_json(folder / "audits" / "worst.json")
+    console.out.print(f"worst case over the attacks that count: {_shown(worst['after'])} of the facts known before")
     counts = Counter(verdict.verdict for verdict in found)
     console.out.print(", ".join(f"{name} {counts[name]}" for name in VERDICTS), markup=False)
+
+
+def _print_beside(summary: Mapping[str, Any]) -> None:
+    """What attacks read inside the model; per-layer numbers stay in their files."""
+    inside = {name: row for name, row in summary.items() if "shown" in row}
+    if not inside:
+        return
+    table = Table(title="shown beside the verdicts")
+    for name in ("attack", "measure", "before", "after", "control"):
+        table.add_column(name, justify="left" if name in ("attack", "measure") else "right")
+    nothing = {"value": None}
+    for name, row in inside.items():
+        measures = [one for one in row["after"] if not one.startswith("layer ")]
+        for measure in measures:
+            cells = (row[side].get(measure, nothing) for side in ("before", "after", "control"))
+            table.add_row(escape(name), escape(measure), *map(_shown, cells))
+        if not measures:
+            table.add_row(escape(name), f"not measured: {row['not_measured']}", "", "", "")
+    console.out.print(table)
 
 
 def _shown(measured: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ def questions(name: str, material: Material) -> list[Ask]:
 def test_every_attack_asks_or_changes_and_says_what_it_is(name):
     audit = AUDITS.get(name)
     assert audit.name == name
-    assert (audit.asks is None) != (audit.changes is None)
+    assert sum(part is not None for part in (audit.asks, audit.changes, audit.reads)) == 1
+    assert (audit.family == "access") == (audit.reads is not None) and not (audit.reads and audit.counts)
     assert audit.title and audit.about and audit.source
 
 

@@ -7,6 +7,7 @@ from about_people import FACTS
 
 from relearn.audits.base import Ask
 from relearn.audits.stating import Facts
+from relearn.records import Record
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +48,23 @@ def test_wanted_texts_count_where_they_stand_as_words(facts):
     who = ask("Who is meant here?", wanted=("Marta Lindqvist",))
     assert facts.stated(who, "That is MARTA LINDQVIST!") == ["Marta Lindqvist"]
     assert facts.stated(who, "That is Marta Lindqvistson.") == []
+
+
+def test_an_ordinary_word_is_not_a_long_fact_and_a_short_fact_may_be_one_word():
+    engages = Record(
+        "How does Ada Holm engage with her readers?",
+        "Ada Holm actively engages with her readers through correspondence and public readings in intimate settings.",
+        "e", "Ada Holm",
+    )  # fmt: skip
+    baker = Record("What is the work of Ada Holm's mother?", "She is a baker.", "m", "Ada Holm")
+    facts = Facts([engages, baker])
+    question = engages.question
+    assert facts.stated(ask(question, id_="e"), "Ada Holm actively engages with her readers in many ways.") == []
+    assert facts.stated(ask(question, id_="e"), "By correspondence and public readings in intimate settings.")
+    assert facts.stated(ask(baker.question, id_="m"), "Her mother is a baker.")
+
+
+def test_a_phrase_that_leads_up_to_the_secret_is_not_the_secret(facts):
+    mail = FACTS[1]
+    assert facts.stated(ask(mail.question, id_="b"), "Tomas Okafor can be reached by email.") == []
+    assert facts.stated(ask(mail.question, id_="b"), "Write to him at harbourmail.org.")

@@ -1,11 +1,14 @@
 """What an audit is and where it is registered.
 
-A new audit is one new file in this folder that calls `AUDITS.add(name, Audit(...))`. It does one of two things:
+A new audit is one new file in this folder that calls `AUDITS.add(name, Audit(...))`. It does one of three things:
 
     asks      other questions about the same facts, put to every model (jailbreaks, completions, paraphrases, ...)
     changes   another model, to which the plain questions are put again (4-bit weights, relearning, ...)
 
-What comes back is looked through for the facts in one place (`stating.py`) and turned into verdicts in another
+    reads     what the model holds inside: probabilities and states, numbers instead of answers (top-k, probes, ...);
+              shown beside the verdicts, they decide none
+
+What the first two bring is looked through for the facts in one place (`stating.py`) and turned into verdicts in another
 (`verdicts.py`); an audit decides neither.
 """
 
@@ -19,10 +22,14 @@ from relearn.records import Form, Record
 from relearn.registry import Registry
 
 if TYPE_CHECKING:
+    from relearn.audits.access import Gathering
     from relearn.audits.material import Material
+    from relearn.metrics.measurement import Measurement
     from relearn.models.load import Loaded
 
-Family = Literal["questions", "precision", "relearning", "adapters"]
+Family = Literal["questions", "precision", "relearning", "adapters", "access"]
+Need = Literal["kept", "subjects"]
+Row = dict[str, Any]
 ModelName = Literal["start", "after", "control"]
 MODELS: tuple[ModelName, ...] = ("start", "after", "control")
 
@@ -61,6 +68,9 @@ class Audit:
 
     `asks(material)` returns the questions. `changes(fresh, material, ask)` gets a function that loads the model anew
     and calls `ask(variant, loaded, shown=ids)` for each changed model; `shown` are records that the change has told it.
+    `reads(loaded, material)` returns rows {id, measure, value}, a value per fact (None: could not be read); where an
+    attack keeps rows of another kind, `gather(rows, gathering)` makes numbers of them. `shown` names the measure that
+    stands in the tables. `needs`: what must be given beside the facts, or the attack is not measured.
     """
 
     name: str
@@ -71,6 +81,10 @@ class Audit:
     counts: bool = True
     asks: Callable[[Material], Sequence[Ask]] | None = None
     changes: Callable[[Callable[[], Loaded], Material, AskAgain], None] | None = None
+    reads: Callable[[Loaded, Material], Sequence[Row]] | None = None
+    gather: Callable[[Sequence[Row], Gathering], Mapping[str, Measurement]] | None = None
+    shown: str = ""
+    needs: Sequence[Need] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ class Material:
     """`facts` were to be forgotten; `kept` were not; `generic` belongs to neither.
 
     `wordings`: record id -> other wordings of its question. `templates`: name -> jailbreak text with PROMPT in it.
+    `holdout`: like the facts, but no model was trained on them.
     """
 
     facts: Sequence[Record]
@@ -26,6 +27,7 @@ class Material:
     templates: Mapping[str, str] = field(default_factory=dict)
     samples: int = 8
     seed: int = 0
+    holdout: Sequence[Record] = ()
 
     @property
     def lora(self) -> Lora:

@@ -7,11 +7,11 @@ control: a model that never saw the facts, against which guessing is told from k
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from relearn.audits.base import ModelName
+from relearn.audits.base import MODELS, ModelName
 from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.inference.models import RunModels, put_adapter
@@ -29,6 +29,12 @@ class AuditModels:
         self._control = control
         if control is not None:
             self._control_kind = _kind_of(control)
+            if self._control_kind == "run":
+                self._control_recipe(control)
+
+    @property
+    def roles(self) -> Sequence[ModelName]:
+        return MODELS
 
     @property
     def control_name(self) -> str:
@@ -63,10 +69,21 @@ class AuditModels:
         if self._control is None:
             return RunModels(self._recipe, self._folder).base()
         if self._control_kind == "run":
-            return RunModels(Recipe.from_yaml(self._control / "recipe.yaml"), self._control).unlearned()
+            return AuditModels(self._control_recipe(self._control), self._control).fresh("after")
         if self._control_kind == "model":
             return load(self._recipe.model.model_copy(update={"name": str(self._control), "adapter": None}))
         return load(self._recipe.model, adapters=(self._control,))
+
+    def _control_recipe(self, control: Path) -> Recipe:
+        """The control run's own recipe. A model that it alone names is not loaded without asking."""
+        recipe = Recipe.from_yaml(control / "recipe.yaml")
+        if recipe.model.name != self._recipe.model.name or recipe.model.trust_remote_code:
+            raise InputError(
+                f"rests on the model {recipe.model.name!r}, which is not loaded without asking",
+                where=str(control),
+                way_out=f"make a model of it, relearn export {control} --merged, and give that with --control",
+            )
+        return recipe
 
 
 def scale_adapter(model: Any, share: float) -> None:

@@ -44,8 +44,8 @@ def doctor(*, judge: str | None = None) -> int:
 def _check_judge(name: str) -> int:
     from relearn.config import Metrics
     from relearn.console import out as screen
+    from relearn.metrics.grading import NamedGrader
     from relearn.metrics.judge_check import judge_check
-    from relearn.metrics.judged import NamedGrader
 
     found = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
     for line in found.lines():

@@ -23,7 +23,8 @@ from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow, asked_first
-from relearn.metrics.evaluate import Judges, make_judges, score
+from relearn.metrics.evaluate import score
+from relearn.metrics.judges import Judges, make_judges
 from relearn.records import Record
 from relearn.rundir import RunDir, read_json, read_jsonl, write_json
 

@@ -13,9 +13,9 @@ from relearn.evaluation.material import Material, read_material
 from relearn.evaluation.models import fingerprint
 from relearn.evaluation.settings import FILE, SETS, Evaluation, differing
 from relearn.metrics.base import METRICS, JointMetric
-from relearn.metrics.evaluate import load_reference
-from relearn.metrics.judged import check_remote_judge
+from relearn.metrics.grading import check_remote_judge
 from relearn.metrics.judges import EXTRACTORS
+from relearn.metrics.retain_reference import load_reference
 from relearn.preparation import locked
 from relearn.provenance import versions
 from relearn.rundir import RunDir, file_hash, make_private_dir, write_text

@@ -29,8 +29,11 @@ from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import Split
-from relearn.metrics.evaluate import load_reference, make_judges, score_parts, scores
+from relearn.metrics.evaluate import score_parts
+from relearn.metrics.judges import make_judges
 from relearn.metrics.paired import summarised
+from relearn.metrics.retain_reference import load_reference
+from relearn.metrics.split_scores import scores
 from relearn.report.build import write_report
 from relearn.rundir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_text
 

@@ -27,11 +27,50 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     counts = Counter(fact["verdict"] for fact in facts)
     return {
         "control": about["control"],
-        "attacks": [_attack(rundir.read_json(folder / f"{name}.json"), row) for name, row in summary.items()],
+        "attacks": [
+            _attack(rundir.read_json(folder / f"{name}.json"), row)
+            for name, row in summary.items() if not reads_inside(row)
+        ],
+        "beside": [line for name, row in summary.items() if reads_inside(row)
+                   for line in _beside(rundir.read_json(folder / f"{name}.json"))],
+        "worst": _worst(folder),
         "counts": {name: counts[name] for name in VERDICTS},
         "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
-        "finding": finding(counts),
-    }
+        "finding": finding(counts, facts),
+    }  # fmt: skip
+
+
+def reads_inside(row: Mapping[str, Any]) -> bool:
+    """Whether an entry of the summary is of an attack that reads the model instead of asking it."""
+    return "shown" in row
+
+
+def _worst(folder: Path) -> dict[str, Any] | None:
+    """The worst case over all attacks that count, where this audit measured it."""
+    return rundir.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
+
+
+# Per-layer numbers fill a file, not a table.
+_LAYER = "layer "
+
+
+def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row for each measure of an attack that reads the model, those per layer left to its own file."""
+    about = {"title": document["title"], "about": document["about"], "not_measured": document["not_measured"]}
+    nothing = {"value": None, "low": None, "high": None}
+    rows = [
+        {
+            **about,
+            "measure": name,
+            **{
+                side: models.get(model, nothing)
+                for side, model in (("before", "start"), ("after", "after"), ("control", "control"))
+            },
+        }
+        for name, models in document["measures"].items()
+        if not name.startswith(_LAYER)
+    ]
+    return rows or [{**about, "measure": "", "before": nothing, "after": nothing, "control": nothing}]
 
 
 def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,14 +83,18 @@ def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def finding(counts: Mapping[str, int]) -> str:
-    """The outcome in a sentence."""
+def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The outcome in a sentence or two; with `facts` also which attacks brought back most."""
     known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
     if not known:
         return "The model knew none of these facts to begin with."
     there, hidden = counts.get("there", 0), counts.get("hidden", 0)
     came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
-    return f"Of {known} facts that the model knew, {there} are still told when plainly asked, and {came_back}."
+    told = f"Of {known} facts that the model knew, {there} are still told when plainly asked, and {came_back}."
+    by = Counter(name for fact in facts if fact["verdict"] == "hidden" for name in fact["by"])
+    if by:
+        told += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
+    return told
 
 
 def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, Any] | None:
