@@ -3,19 +3,24 @@
 analysis/candidates.json     the likeliest tokens at every answer position
 analysis/lens.json .svg      every layer read as if it were the last
 analysis/patching.json .svg  the start model's states put into the unlearned one, layer by layer
+analysis/circuits.json .svg  which tokens and blocks the answer is built from, against the start model
 analysis/adapter.json .svg   size and spectrum of the adapter by layer, overlap between runs
+analysis/dynamics.json       seesaw over the training (seesaw.svg), loss parts (loss.svg), gradient alignment
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from relearn import console
 from relearn.analysis.adapter import Update, overlap, updates
+from relearn.analysis.circuits import THRESHOLDS
 from relearn.analysis.study import Study
+from relearn.analysis.tracing import Circuits, compared
 from relearn.audits.models import AuditModels
 from relearn.config import Recipe
 from relearn.errors import InputError
@@ -24,12 +29,16 @@ from relearn.models.generate import generate
 from relearn.models.load import Loaded
 from relearn.preparation import locked
 from relearn.records.sample import evenly
-from relearn.report.inside_plots import over_layers
+from relearn.report.build import write_report
+from relearn.report.circuit_picture import circuit_picture
+from relearn.report.inside_plots import LINES, circuit_title, over_layers
 from relearn.report.plane import standalone
 from relearn.rundir import RunDir, existing_run, read_jsonl, write_json, write_text
 from relearn.tokens.encode import Example, encode
 
 START = "start"
+# Circuits are traced for so many questions, drawn for fewer.
+TRACED, DRAWN = 6, 2
 
 
 def analyze(folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str] = (), facts: int = 12) -> Path:
@@ -46,6 +55,7 @@ def analyze(folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str]
     with locked(RunDir(folder)):
         study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
         study.write()
+        write_report(folder)
     return folder / "analysis"
 
 
@@ -71,22 +81,28 @@ class _Comparison:
             study = Study(loaded, rows)
             lens[START], places[START] = study.layers(), study.places()
             donor, known = study.states(), study.answer_logprobs()
+            circuits = _Circuits(study)
             del loaded, study
         for name, path in self._runs.items():
             with console.stage(f"look into {name}"):
                 study = Study(AuditModels(self._recipes[name], path).fresh("after"), rows)
                 lens[name], places[name] = study.layers(), study.places()
                 patching[name] = study.restored(donor, known)
+                circuits.add(name, study)
                 del study
         self._keep("candidates", {"questions": {one.id: one.prompt for one in self._examples}, "models": places})
-        self._keep("lens", lens, **_lens_pictures(lens))
-        self._keep("patching", patching, patching=_patching_picture(patching))
+        self._keep(
+            "lens", lens, **_drawn("lens", {name: found["logprob"] for name, found in lens.items()}),
+            **_drawn("lens_kl", {name: found["kl_first"] for name, found in lens.items()}),
+        )  # fmt: skip
+        shares = {name: found["share"] for name, found in patching.items()}
+        self._keep("patching", patching, **_drawn("patching", shares))
+        self._keep("circuits", circuits.numbers(), **circuits.pictures())
         adapters = {name: updates(path / "adapter") for name, path in self._runs.items() if (path / "adapter").exists()}
         if adapters:
             numbers = {name: _by_layer(found) for name, found in adapters.items()}
-            self._keep(
-                "adapter", {"layers": numbers, "overlap": _overlaps(adapters)}, adapter=_adapter_picture(numbers)
-            )
+            norms = _drawn("adapter", {name: found["norm"] for name, found in numbers.items()})
+            self._keep("adapter", {"layers": numbers, "overlap": _overlaps(adapters)}, **norms)
 
     def _rows(self, loaded: Loaded) -> list[TokenRow]:
         recipe = next(iter(self._recipes.values()))
@@ -100,7 +116,48 @@ class _Comparison:
         write_json(self._out / f"{name}.json", numbers)
         for picture, svg in pictures.items():
             if svg:
-                write_text(self._out / f"{picture}.svg", standalone(svg))
+                write_text(self._out / f"{picture}.svg", svg if "xmlns" in svg[:20] else standalone(svg))
+
+
+class _Circuits:
+    """The circuits of the start model and then of one model after the other; why not, where there are none."""
+
+    def __init__(self, study: Study):
+        self._tokens, self._layers = study.tokens(TRACED), study.depth()
+        self._found: dict[str, Circuits] = {}
+        self._why = ""
+        self.add(START, study)
+
+    def add(self, name: str, study: Study) -> None:
+        if self._why:
+            return
+        try:
+            self._found[name] = study.circuits(TRACED)
+        except InputError as error:
+            self._why = str(error)
+            console.note(f"no circuits: {error}")
+
+    def numbers(self) -> dict[str, Any]:
+        start = self._found.get(START)
+        if self._why or start is None:
+            return {"not_measured": self._why}
+        models = {
+            name: compared(own, None if name == START else start, self._layers) for name, own in self._found.items()
+        }
+        return {"layers": self._layers, "tokens": self._tokens, "models": models}
+
+    def pictures(self) -> dict[str, str]:
+        """By file name, the first questions of every model at the higher threshold."""
+        if self._why:
+            return {}
+        drawn = {}
+        for model, (name, own) in enumerate(self._found.items()):
+            for number, (row, tokens) in enumerate(list(self._tokens.items())[:DRAWN], start=1):
+                edges = [astuple(edge) for edge in own[row][THRESHOLDS[-1]]]
+                start = None if name == START else [astuple(edge) for edge in self._found[START][row][THRESHOLDS[-1]]]
+                picture = circuit_picture(tokens, self._layers, edges, start, circuit_title(name))
+                drawn[f"circuit_{model}_{number}"] = picture
+        return drawn
 
 
 def _examples(folder: Path, count: int) -> list[Example]:
@@ -130,31 +187,9 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _lens_pictures(lens: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "lens": over_layers(
-            {name: found["logprob"] for name, found in lens.items()}, "lens",
-            "How likely the true answer is when a layer is read as the last", "log-probability of the answer",
-        ),
-        "lens_kl": over_layers(
-            {name: found["kl_first"] for name, found in lens.items()}, "lens-kl",
-            "How far each layer is from the last, at the first token of the answer", "KL to the last layer",
-        ),
-    }  # fmt: skip
-
-
-def _patching_picture(patching: Mapping[str, Any]) -> str:
-    return over_layers(
-        {name: found["share"] for name, found in patching.items()}, "patching",
-        "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
-    )  # fmt: skip
-
-
-def _adapter_picture(numbers: Mapping[str, Any]) -> str:
-    return over_layers(
-        {name: found["norm"] for name, found in numbers.items()}, "adapter", "Size of the adapter's update by layer",
-        "norm of the update",
-    )  # fmt: skip
+def _drawn(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """A picture by its file name."""
+    return {name: over_layers(lines, name.replace("_", "-"), *LINES[name])}
 
 
 def _by_layer(found: Sequence[Update]) -> dict[str, list[Any]]:

@@ -130,10 +130,14 @@ class Learn(Part):
     _listed = field_validator("data", "without", mode="before")(_as_sources)
 
 
+Hardening = Literal["cuts", "openings", "stems", "frames"]
+
+
 class Synthesis(Part):
     """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL.
 
     `file`: rows that were written elsewhere, taken in place of new ones where they pass (see `synthesis/given.py`).
+    `harden`: further rows shaped like attacks (see `synthesis/harden.py`).
     """
 
     file: str | None = None
@@ -146,6 +150,7 @@ class Synthesis(Part):
     completions: bool = True
     completion_split: float = Field(default=0.25, gt=0, lt=1)
     generic_ratio: float = Field(default=1.0, ge=0)
+    harden: tuple[Hardening, ...] = ()
     temperature: float = Field(default=0.7, ge=0)
     max_calls: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -165,6 +170,7 @@ class Unlearn(Part):
 
     `token_budget` replaces `epochs` by a number of tokens, prompts and answers of all rows, so that methods with
     different data train equally long. `precision` bfloat16 runs the passes in mixed precision.
+    `trajectory`: every so many steps a few answers' probabilities are written to trajectory.jsonl; 0: never.
     """
 
     method: str = "relearn"
@@ -185,6 +191,7 @@ class Unlearn(Part):
     gradient_checkpointing: bool = False
     lora: Lora = Lora()
     evaluate_every: int | None = Field(default=None, ge=1)
+    trajectory: int = Field(default=0, ge=0)
     keep_best: bool = False
     checkpoint_every: int = Field(default=50, ge=1)
     runaway_loss: float | None = Field(default=None, gt=0)

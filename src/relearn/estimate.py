@@ -131,7 +131,7 @@ def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
     """Forget rows of one epoch of the recipe's method, without those that belong to them."""
     source = METHODS.get(recipe.unlearn.method).data
     rows = planned_rows(data.forget, recipe.synthesis, generic)
-    if source == "synthesised":
+    if source in ("synthesised", "original_beside_synthesised"):
         return sum(rows.values())
     if source == "preferred_synthesised":
         return rows["qa"]

@@ -21,8 +21,11 @@ from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.models import RunModels
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import Judges, SplitScores, load_reference, make_judges, score_parts, scores
+from relearn.metrics.evaluate import score_parts
+from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.paired import summarised
+from relearn.metrics.retain_reference import load_reference
+from relearn.metrics.split_scores import SplitScores, scores
 from relearn.models.generate import generate
 from relearn.models.load import Loaded
 from relearn.objectives.base import METHODS, Method

@@ -16,7 +16,7 @@ from typing import Any
 from relearn.ability import check_ability
 from relearn.config import Learn, Recipe
 from relearn.errors import InputError
-from relearn.metrics.judged import check_remote_judge
+from relearn.metrics.grading import check_remote_judge
 from relearn.metrics.retain_reference import load_reference
 from relearn.models.chat import chat_format
 from relearn.models.load import load_tokenizer

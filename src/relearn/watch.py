@@ -10,7 +10,8 @@ from relearn import parallel
 from relearn.config import Recipe
 from relearn.inference.answers import ask
 from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import Judges, score
+from relearn.metrics.evaluate import score
+from relearn.metrics.judges import Judges
 from relearn.models.load import Loaded
 from relearn.records import Record
 

@@ -9,6 +9,8 @@ import pytest
 
 import relearn
 from relearn.cli import run_command
+from relearn.report.build import build_report
+from relearn.report.html import render
 from relearn.rundir import read_json
 from test_kill_and_resume import people
 
@@ -68,3 +70,30 @@ def test_other_start_models_are_refused(run, tmp_path, capsys):
     (copy / "recipe.yaml").write_text(text.replace("epochs: 2.0", "epochs: 3.0", 1))
     assert run_command(["analyze", str(run), str(copy)]) == 2
     assert "different models" in capsys.readouterr().err
+
+
+def test_circuits_are_told_for_every_model_and_drawn(run):
+    assert run_command(["analyze", str(run), "--facts", "2"]) == 0
+    found = read_json(run / "analysis/circuits.json")
+    assert found["layers"] == 2 and set(found["models"]) == {"start", "run"}
+    for row, at in found["models"]["run"]["questions"].items():
+        start = found["models"]["start"]["questions"][row]
+        for threshold in ("0.06", "0.08"):
+            own, other = ({tuple(edge[:4]) for edge in side[threshold]["edges"]} for side in (at, start))
+            assert own and all(edge[4] >= float(threshold) for edge in at[threshold]["edges"])
+            assert {tuple(edge) for edge in at[threshold]["lost"]} == other - own
+            assert {tuple(edge) for edge in at[threshold]["gained"]} == own - other
+        assert len(at["0.08"]["edges"]) <= len(at["0.06"]["edges"])
+    assert len(found["models"]["run"]["mean"]["0.08"]["per_layer"]) == 2
+    assert (run / "analysis/circuit_1_1.svg").read_text().startswith("<svg")
+
+
+def test_the_report_shows_it_and_without_texts_when_redacted(run):
+    run_command(["analyze", str(run), "--facts", "2"])
+    page = (run / "report.html").read_text()
+    assert 'id="inside"' in page and "circuit of the answer" in page
+    report = build_report(run)
+    assert any("median rank" in line for line in report["inside"]["findings"])
+    hidden = build_report(run, redact=True)
+    assert hidden["inside"]["circuits"] == [] and "run" not in hidden["inside"]["lines"]["lens"]
+    assert "circuit of the answer" not in render(hidden) and 'id="inside"' in render(hidden)

@@ -12,8 +12,11 @@ from relearn.objectives.base import Batch, Stateful
 from relearn.objectives.scored import Scored
 
 VOCABULARY, WIDTH = 11, 13  # wide enough for every vector of logits to be the image of some state
-# Answer tokens of every row. Each forget row has one rejected and two mismatched rows beside it.
-LENGTHS = {"forget": (3, 1, 4), "rejected": (2, 4, 1), "mismatched": (2, 3, 1, 2, 2, 1), "retain": (4, 2, 1)}
+# Answer tokens of every row. Each forget row has one rejected, one original and two mismatched rows beside it.
+LENGTHS = {
+    "forget": (3, 1, 4), "rejected": (2, 4, 1), "original": (1, 2, 3), "mismatched": (2, 3, 1, 2, 2, 1),
+    "retain": (4, 2, 1),
+}  # fmt: skip
 MISMATCHED = 2
 ALL_ROWS = (0, 1, 2)
 Form = Literal["logits", "head"]
@@ -42,6 +45,7 @@ class Step:
         chosen = {
             "forget": forget,
             "rejected": forget,
+            "original": forget,
             "mismatched": [MISMATCHED * row + number for row in forget for number in range(MISMATCHED)],
             "retain": retain,
         }

@@ -18,7 +18,8 @@ from relearn.objectives.jensun import jsd, one_hot_jsd
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 DPO = ["relearn_dpo", "relearn_dpo_gdr", "relearn_dpo_klr", "idk_dpo", "altpo"]
-NAMES = [*DPO, "idk_nll", "jensun", "llmu"]
+NAMES = [*DPO, "idk_nll", "jensun", "llmu", "relearn_npo"]
+PUSHED = {"forget", "original", "original_reference_nll"}
 PAIRS = {"forget", "rejected", "forget_reference_nll", "rejected_reference_nll"}
 
 
@@ -33,6 +34,7 @@ PAIRS = {"forget", "rejected", "forget_reference_nll", "rejected_reference_nll"}
         ("idk_nll", "refusal", "refusals", {"forget", "retain"}),
         ("jensun", "refusal", "refusals", {"forget", "retain", "retain_reference"}),
         ("llmu", "reverse optimisation", "mismatched", {"forget", "mismatched", "retain", "retain_reference"}),
+        ("relearn_npo", "relearn", "original_beside_synthesised", PUSHED | {"retain", "retain_reference"}),
     ],
 )
 def test_what_they_are_made_of(name, family, data, needs):
@@ -154,6 +156,18 @@ def test_llmu_by_hand():
     assert METHODS.get("llmu").objective({"mismatch_weight": 0}).needs == {"forget", "retain", "retain_reference"}
 
 
+def test_relearn_npo_by_hand():
+    """An original twice as likely as at the start: -(2/b) ln s(-b ln 2) with b 1 is 2 ln(1 + 2) = 2 ln 3."""
+    gdf = (LN4 - LN3 + LN4) / 2
+    kl = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    batch = {"forget": WIN, "retain": RETAIN, "retain_reference": RETAIN_REFERENCE}
+    pushed = {"original": LOSE, "original_reference_nll": torch.tensor([LN4])}
+    loss, parts = run("relearn_npo", {"beta": 1.0, "forget_weight": 0.25}, **batch, **pushed)
+    assert parts == {"gdf": about(gdf), "gdr": about(LN2), "klr": about(kl), "npo": about(2 * LN3)}
+    assert loss == about(gdf + LN2 + kl + 0.5 * LN3)
+    assert run("relearn_npo", **batch) == run("relearn", **batch)
+
+
 # The same formulas once more in the shape public code has: rows padded on the right, labels -100 on the padding.
 def padded(step: Step, stream: str, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, longest, V) logits with nonsense in the padding, and labels (rows, longest)."""
@@ -201,6 +215,10 @@ def independent(name: str, step: Step) -> torch.Tensor:
         retain = softmax(step.trained["retain"] @ step.weight, -1)
         held = mixed(retain, softmax(step.fixed["retain_reference"] @ step.weight, -1))
         return refusal / int(counts.sum()) + held / len(retain)
+    if name == "relearn_npo":
+        changed = sums(step, "original") + step.fixed["original_reference_nll"]
+        kept = mean_nll(step, "retain") + retain_kl(step, reference_first=False)
+        return mean_nll(step, "forget") + kept - 2 * logsigmoid(-0.1 * changed).mean()
     ratio = sums(step, "forget") + step.fixed["forget_reference_nll"]
     ratio = ratio - sums(step, "rejected") - step.fixed["rejected_reference_nll"]
     loss = -20 * logsigmoid(0.1 * ratio).mean()

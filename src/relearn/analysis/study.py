@@ -12,6 +12,7 @@ from relearn.analysis.candidates import candidates
 from relearn.analysis.inside import Inside
 from relearn.analysis.lens import lens
 from relearn.analysis.patching import by_layer, unpatched
+from relearn.analysis.tracing import Circuits, trace
 from relearn.models.forward import TokenRow
 from relearn.models.load import Loaded
 
@@ -52,6 +53,17 @@ class Study:
             ]
             for row in self._rows
         }  # fmt: skip
+
+    def circuits(self, count: int) -> Circuits:
+        """The circuits of the first `count` rows. Raises InputError for a model that is not built like Llama."""
+        return trace(self._inside, self._rows[:count])
+
+    def depth(self) -> int:
+        return len(self._inside.layers)
+
+    def tokens(self, count: int) -> dict[str, list[str]]:
+        """By row id, the tokens of the first `count` rows as text."""
+        return {row.id: [self._text(token) for token in row.ids] for row in self._rows[:count]}
 
     def states(self) -> dict[str, torch.Tensor]:
         """By row id, the states (L + 1, T, H) of every place, to be put into another model."""

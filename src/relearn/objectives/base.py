@@ -21,11 +21,13 @@ Need = Literal[
     "forget",  # rows of the method's data, see Method.data
     "rejected",  # for every forget row the answer that is not preferred to it, in the same order
     "mismatched",  # questions of the forget rows with answers of other records
+    "original",  # questions of the forget rows with the original answers; a row may have none
     "retain",
     "forget_reference",  # the start model's distributions on the same rows
     "retain_reference",
     "forget_reference_nll",  # the start model's NLL of every row, (rows,)
     "rejected_reference_nll",
+    "original_reference_nll",
     "forget_states",  # states of the layer `Objective.layer` at the scored positions
     "retain_states",
     "retain_states_reference",
@@ -37,6 +39,8 @@ Parts = dict[str, torch.Tensor]
 class Batch:
     """What a micro-batch offers: only what the objective `needs` is filled in.
 
+    `original` is missing from a micro-batch none of whose forget rows has one.
+
     `*_reference` are `Scored` of the start model without gradient; `*_reference_nll` (rows,) float32; `*_states`
     (A, width). `state` holds the numbers an objective carries from step to step (see `Stateful`).
     """
@@ -46,9 +50,11 @@ class Batch:
     retain_reference: Scored | None = None
     rejected: Scored | None = None
     mismatched: Scored | None = None
+    original: Scored | None = None
     forget_reference: Scored | None = None
     forget_reference_nll: torch.Tensor | None = None
     rejected_reference_nll: torch.Tensor | None = None
+    original_reference_nll: torch.Tensor | None = None
     forget_states: torch.Tensor | None = None
     retain_states: torch.Tensor | None = None
     retain_states_reference: torch.Tensor | None = None

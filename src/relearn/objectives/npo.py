@@ -21,8 +21,15 @@ from torch.nn.functional import logsigmoid
 from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import positive
 from relearn.objectives.retain import RETAIN_DEFAULTS, Retain, retain_terms
+from relearn.objectives.scored import Scored
 
 _NEEDS: frozenset[Need] = frozenset({"forget", "forget_reference_nll"})
+
+
+def negative_preference(rows: Scored, reference_nll: torch.Tensor, beta: float) -> torch.Tensor:
+    """Mean over the rows of the step of -(2/b) log s(-b log(P_theta(y) / P_theta0(y))); `reference_nll` (rows,)."""
+    less_likely = rows.sequence_nll() - reference_nll
+    return rows.mean_rows(-2 / beta * logsigmoid(beta * less_likely))
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,7 @@ class NPO:
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
         assert batch.forget_reference_nll is not None
-        less_likely = batch.forget.sequence_nll() - batch.forget_reference_nll
-        parts = {"npo": batch.forget.mean_rows(-2 / self.beta * logsigmoid(self.beta * less_likely))}
+        parts = {"npo": negative_preference(batch.forget, batch.forget_reference_nll, self.beta)}
         kept, kept_parts = retain_terms(self.retain, batch)
         return self.forget_weight * parts["npo"] + kept, parts | kept_parts
 

@@ -21,6 +21,7 @@ from relearn.records.sample import evenly
 from relearn.report.answers import known, pair_items, verdict_counts
 from relearn.report.audits import read_audits
 from relearn.report.headline import headline
+from relearn.report.inside import read_inside
 from relearn.report.redact import redacted
 from relearn.report.wording import PARTS, better, change, in_order, metric_label, part_title
 
@@ -55,6 +56,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
         "metrics": _metrics(summary, trained),
         "answers": answers,
         "audits": read_audits(run),
+        "inside": read_inside(run),
         "training": _training(_rows(run / "log.jsonl")),
         "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
         "rejections": _rejections(rejected),

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from relearn.report import plots, wording
 from relearn.report.answers import marked
 from relearn.report.audits import TITLES as AUDIT_TITLES
+from relearn.report.inside_plots import inside_charts
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page with thousands of items helps nobody: the failures come first and whole, report.json has the rest.
@@ -140,6 +141,7 @@ def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
         "loss": {
             curve["stage"]: plots.loss_curves(curve, f"loss-{index}") for index, curve in enumerate(report["training"])
         },
+        "inside": inside_charts(report.get("inside")),
     }
     # Safe: plots draws fixed words and numbers only, and its XML writer escapes them.
     return {kind: {key: Markup(svg) for key, svg in of_kind.items() if svg} for kind, of_kind in drawn.items()}

@@ -1,14 +1,42 @@
-"""Pictures of what is inside a model: lines over its layers, one per model. No text of a record is ever drawn."""
+"""Pictures of what is inside a model: lines over its layers, one per model, and the circuits of its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from relearn.report.circuit_picture import circuit_picture
 from relearn.report.plots import axes_of
 from relearn.report.svg import INK, RC, to_svg
 
 _COLOURS = ("before", "after", "line2", "line3", "line4", "line1")
 _STYLES = ("-", "-", "--", ":", "-.", (0, (1, 3)))
+
+
+# By picture: what it shows, and the name of its axis.
+LINES = {
+    "lens": ("How likely the true answer is when a layer is read as the last", "log-probability of the answer"),
+    "lens_kl": ("How far each layer is from the last, at the first token of the answer", "KL to the last layer"),
+    "patching": (
+        "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
+    ),
+    "adapter": ("Size of the adapter's update by layer", "norm of the update"),
+}  # fmt: skip
+
+
+def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:
+    """All pictures of the report's part, by name, drawn from its numbers alone."""
+    if inside is None:
+        return {}
+    charts = {name: over_layers(inside["lines"][name], f"inside-{name}", *LINES[name]) for name in LINES}
+    for number, one in enumerate(inside["circuits"]):
+        title = circuit_title(one["model"])
+        charts[f"circuit {number}"] = circuit_picture(one["tokens"], one["layers"], one["edges"], one["start"], title)
+    return charts
+
+
+def circuit_title(model: str) -> str:
+    return f"{model}: circuit of the answer"
 
 
 def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, label: str, *, log: bool = False) -> str:
@@ -29,5 +57,29 @@ def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, lab
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         if len(drawn) > 1:
+            axes.legend(frameon=False, labelcolor=INK["ink"])
+    return to_svg(figure, name, title)
+
+
+def over_steps(
+    steps: Sequence[int], lines: Mapping[str, Sequence[float | None]], name: str, title: str, label: str
+) -> str:
+    """Named values over the steps of a training; "" where there is nothing to draw. None leaves a gap."""
+    import math
+
+    import matplotlib
+
+    if not steps or not lines:
+        return ""
+    with matplotlib.rc_context(RC):
+        figure, axes = axes_of(6.4, 3.0)
+        for number, (line, values) in enumerate(lines.items()):
+            colour, style = INK[_COLOURS[number % len(_COLOURS)]], _STYLES[number % len(_STYLES)]
+            drawn = [math.nan if value is None else value for value in values]
+            axes.plot(steps, drawn, color=colour, linestyle=style, linewidth=1.7, label=line)
+        axes.set(xlabel="optimiser step", ylabel=label, xlim=(min(steps), max(max(steps), min(steps) + 1)))
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        if len(lines) > 1:
             axes.legend(frameon=False, labelcolor=INK["ink"])
     return to_svg(figure, name, title)

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from relearn.report.audits import redacted_audits
+from relearn.report.inside import redacted_inside
 
 HIDDEN = "[hidden]"
 _DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_facts")
@@ -27,6 +28,7 @@ def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
             for entry in report["answers"]
         ],
         "audits": redacted_audits(report["audits"], HIDDEN),
+        "inside": redacted_inside(report.get("inside")),
         "synthesis": {
             **report["synthesis"],
             "sample": [{**row, "prompt": HIDDEN, "target": HIDDEN} for row in report["synthesis"]["sample"]],

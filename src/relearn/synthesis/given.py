@@ -26,6 +26,7 @@ from relearn.records.files import read_records
 from relearn.rundir import write_jsonl
 from relearn.synthesis.completions import split_answer
 from relearn.synthesis.generic import choose_generic, generic_wanted
+from relearn.synthesis.harden import hardened
 from relearn.synthesis.rows import Rejection, TrainingRow
 from relearn.synthesis.synthesize import REJECTED, SYNTHESIS
 from relearn.text.common_words import word_set
@@ -88,6 +89,7 @@ def write_given(
         raise RunFailedError("not one of the given rows passes", where=str(path), way_out=f"see {out / REJECTED}")
     if settings.completions and all(row.kind == "qa" for row in rows):
         rows += list(_completions(rows, settings, LeakIndex(forget)))
+    rows += hardened(rows, forget, settings.harden, seed)
     mixed = choose_generic(generic, len(rows), settings.generic_ratio, seed)
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in (*rows, *mixed)))
     served = {row.record_id for row in rows}

@@ -18,6 +18,7 @@ from relearn.llm.whole import estimated_tokens
 from relearn.records import Record
 from relearn.synthesis.answers import answer_group, continue_prompt, vague_prompt
 from relearn.synthesis.generic import generic_wanted
+from relearn.synthesis.harden import planned_hardening
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question
 
@@ -147,6 +148,8 @@ def planned_rows(records: Sequence[Record], settings: config.Synthesis, generic:
     passages = sum(record.form == "text" for record in records)
     questions = (len(records) - passages) * (1 + len(settings.variants))
     completions = passages + (questions if settings.completions else 0)
+    harder = planned_hardening(questions, len(records) - passages, settings.harden)
+    questions, completions = questions + harder["qa"], completions + harder["completion"]
     wanted = generic_wanted(questions + completions, settings.generic_ratio)
     return {"qa": questions, "completion": completions, "generic": min(wanted, generic)}
 

@@ -28,7 +28,8 @@ class Question:
 class TrainingRow:
     """One prompt with its target. `kind`: "qa", "completion" (prefix -> rest of a vague answer) or "generic".
 
-    `question_id` ties the row to the question its answer was written for; generic rows have none.
+    `question_id` ties the row to the question its answer was written for; generic rows have none. `given` is a
+    beginning of the answer that stands before the target and is not learned.
     """
 
     id: str
@@ -39,6 +40,7 @@ class TrainingRow:
     record_id: str | None = None
     question_id: str | None = None
     variant: Variant = "original"
+    given: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -25,6 +25,7 @@ from relearn.synthesis.checks import Inspect
 from relearn.synthesis.completions import split_answer
 from relearn.synthesis.fill import Slot
 from relearn.synthesis.generic import choose_generic, generic_wanted
+from relearn.synthesis.harden import hardened
 from relearn.synthesis.plan import check_remote
 from relearn.synthesis.questions import write_questions
 from relearn.synthesis.rows import Rejection, TrainingRow
@@ -76,6 +77,7 @@ def synthesize(
             taken, refused = _completions(answered, settings, verifier.leaks)
             rows += taken
             refused_completions += refused
+    rows += hardened(rows, records, settings.harden, seed)
     mixed = choose_generic(generic, len(rows), settings.generic_ratio, seed)
     rejections = (*refused_questions, *answers.rejections, *refused_completions)
     return _summed_up(records, rows, mixed, rejections, settings)

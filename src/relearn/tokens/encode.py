@@ -13,13 +13,17 @@ from relearn.records import Form, Record
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the target to be learned; `closed` ends the target with the end of turn."""
+    """A prompt and the target to be learned; `closed` ends the target with the end of turn.
+
+    `given` is a beginning of the answer that is not learned.
+    """
 
     id: str
     prompt: str
     target: str
     form: Form = "chat"
     closed: bool = True
+    given: str = ""
 
 
 def record_example(record: Record) -> Example:
@@ -46,9 +50,13 @@ def closing_tokens(chat: ChatFormat, row: TokenRow) -> int:
 
 
 def _encode_one(chat: ChatFormat, example: Example) -> TokenRow:
-    prompt = _ids(chat, chat.prompt(example.prompt, example.form))
-    target = chat.target(example.target, example.form, closed=example.closed)
-    joint = _ids(chat, chat.prompt(example.prompt, example.form) + target)
+    begun = chat.prompt(example.prompt, example.form)
+    if example.given:
+        begun += chat.target(example.given, example.form, closed=False)
+    prompt = _ids(chat, begun)
+    # What follows a given beginning is set off from it as words are, whatever the template.
+    target = chat.target(example.target, "text" if example.given else example.form, closed=example.closed)
+    joint = _ids(chat, begun + target)
     # Tokens may merge over the border; generation sees the prompt alone, so the prompt's own tokens win.
     ids = joint if joint[: len(prompt)] == prompt else prompt + _ids(chat, target)
     return TokenRow(example.id, tuple(ids), len(prompt))

@@ -20,7 +20,7 @@ from relearn.tokens.encode import Example, record_example
 from relearn.tokens.refusals import PASSAGE_REFUSALS, REFUSALS
 
 Source = Literal[
-    "synthesised", "original", "refusals", "mismatched",
+    "synthesised", "original_beside_synthesised", "original", "refusals", "mismatched",
     "preferred_refusals", "preferred_synthesised", "preferred_alternates",
 ]  # fmt: skip
 # Yao et al. 2023 (arXiv 2310.10683) draw five random answers for every question.
@@ -61,6 +61,13 @@ def streams(source: Source, material: Material, seed: int) -> Streams:
 def _synthesised(material: Material, seed: int) -> Streams:
     """Vague answers, completions and generic rows (ReLearn); the original answers are in none of them."""
     return Streams([_row_example(row) for row in material.rows])
+
+
+def _original_beside_synthesised(material: Material, seed: int) -> Streams:
+    """Vague answers, completions and generic rows, and beside each vague answer the original to the same question."""
+    made = _synthesised(material, seed)
+    pushed = {row.id: [_rejected(_row_example(row), record)] for row, record in _answers_of_records(material)}
+    return Streams(made.forget, {"original": {example.id: pushed.get(example.id, []) for example in made.forget}})
 
 
 def _original(material: Material, seed: int) -> Streams:
@@ -115,23 +122,29 @@ def _preferred_synthesised(material: Material, seed: int) -> Streams:
 
     Completions of vague answers and generic rows have no original answer to be preferred to, and are left out.
     """
+    pairs = _answers_of_records(material)
+    return _over_original([_row_example(row) for row, _ in pairs], [record for _, record in pairs])
+
+
+def _answers_of_records(material: Material) -> list[tuple[TrainingRow, Record]]:
+    """Rows that ask what a record asks, with it: neither completions nor given beginnings, nor generic rows."""
     known = {record.id: record for record in material.records}
     pairs = [(row, known[row.record_id]) for row in material.rows if row.record_id in known]
-    pairs = [(row, record) for row, record in pairs if row.form == record.form]
-    return _over_original([_row_example(row) for row, _ in pairs], [record for _, record in pairs])
+    return [(row, record) for row, record in pairs if row.form == record.form and not row.given]
 
 
 def _over_original(chosen: Sequence[Example], records: Sequence[Record]) -> Streams:
     """`rejected` asks what the chosen example asks and gives the original answer, as the record has it."""
-    table = {
-        example.id: [replace(record_example(record), id=content_id("rejected", example.id), prompt=example.prompt)]
-        for example, record in zip(chosen, records, strict=True)
-    }
+    table = {example.id: [_rejected(example, record)] for example, record in zip(chosen, records, strict=True)}
     return Streams(list(chosen), {"rejected": table})
 
 
+def _rejected(chosen: Example, record: Record) -> Example:
+    return replace(record_example(record), id=content_id("rejected", chosen.id), prompt=chosen.prompt)
+
+
 def _row_example(row: TrainingRow) -> Example:
-    return Example(row.id, row.prompt, row.target, row.form)
+    return Example(row.id, row.prompt, row.target, row.form, given=row.given)
 
 
 def _refusal(record: Record, seed: int) -> Example:
@@ -167,6 +180,7 @@ def _plain(text: str) -> str:
 
 _MAKERS: dict[Source, Callable[[Material, int], Streams]] = {
     "synthesised": _synthesised,
+    "original_beside_synthesised": _original_beside_synthesised,
     "original": _original,
     "refusals": _refusals,
     "mismatched": _mismatched,

@@ -12,7 +12,7 @@ from relearn.objectives.base import Batch, Need, Objective, Parts
 from relearn.tokens.batches import MicroBatch, Size, distinct_rows
 from relearn.training.reference import Reference, mixed, mixed_losses, scored
 
-_STREAMS = ("forget", "rejected", "mismatched", "retain")
+_STREAMS = ("forget", "rejected", "mismatched", "original", "retain")
 
 
 def make_reference(

@@ -27,6 +27,7 @@ from relearn.training.best import KeepBest
 from relearn.training.masks import make_mask
 from relearn.training.procedures import PROCEDURES, Job, procedure
 from relearn.training.trainer import LogRow, Loop, train
+from relearn.training.trajectory import make_trajectory
 
 CHECKPOINTS = "checkpoints"
 
@@ -98,6 +99,14 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
     callbacks: list[TrainerCallback] = []
     if settings.mask:
         callbacks.append(make_mask(settings.mask, model, batches))
+    # A procedure of several trainings has one that changes the model to be unlearned.
+    if settings.trajectory and name == "unlearn":
+        callbacks.append(
+            make_trajectory(
+                job.loaded.chat, job.material, settings.trajectory, job.folder,
+                length=settings.max_length, autocast=settings.precision == "bfloat16",
+            )
+        )  # fmt: skip
     best = None
     if job.evaluate is not None and settings.evaluate_every:
         best = KeepBest(model, job.evaluate, settings.evaluate_every, job.folder / CHECKPOINTS / "best", job.log)

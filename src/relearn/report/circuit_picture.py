@@ -1,0 +1,79 @@
+"""A circuit as SVG: tokens from left to right, layers from below, an edge where enough of a state comes from.
+
+Edges that both models have are grey, those of the start model alone dashed, those of the other model alone coloured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+_COLUMN, _ROW, _LEFT, _TOP, _FOOT = 34, 18, 52, 46, 92
+_KINDS = {
+    "kept": 'stroke="#8a9099" stroke-opacity="0.55"',
+    "lost": 'stroke="#b3261e" stroke-dasharray="3 2.5"',
+    "gained": 'stroke="#0b6bcb"',
+}
+_LEGEND = {"kept": "in both", "lost": "lost", "gained": "gained"}
+# As in circuits.json: layer, kind, target, source.
+Drawn = Sequence[int | str]
+
+
+def circuit_picture(
+    tokens: Sequence[str], layers: int, edges: Iterable[Drawn], start: Iterable[Drawn] | None, title: str
+) -> str:
+    """The circuit `edges`; with the start model's beside it, what was lost and gained. All text is escaped."""
+    own, other = {tuple(edge) for edge in edges}, {tuple(edge) for edge in (start if start is not None else edges)}
+    sets = {"kept": own & other, "lost": other - own, "gained": own - other}
+    width, bottom = _LEFT + _COLUMN * len(tokens) + 20, _TOP + _ROW * layers
+    height = bottom + _FOOT
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="9" role="img" aria-label="{escape(title)}">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{_LEFT}" y="16" font-size="12" fill="#1b1d21">{escape(title)}</text>',
+    ]
+    parts += _legend(sets, start is not None)
+    parts += [
+        f'<text x="{_LEFT - 22}" y="{bottom - _ROW * layer + 3}" text-anchor="end" fill="#5d636b">{layer}</text>'
+        for layer in range(0, layers + 1, max(1, layers // 10))
+    ]
+    parts += [_line(edge, name, bottom) for name, found in sets.items() for edge in sorted(found, key=str)]
+    parts += [
+        f'<text transform="translate({_x(at) + 3} {bottom + 12}) rotate(60)" fill="#1b1d21">{_shown(token)}</text>'
+        for at, token in enumerate(tokens)
+    ]
+    return "".join([*parts, "</svg>\n"])
+
+
+def _legend(sets: dict[str, set], compared: bool) -> list[str]:
+    if not compared:
+        return []
+    return [
+        f'<line x1="{_LEFT + 110 * n}" x2="{_LEFT + 110 * n + 18}" y1="29" y2="29" stroke-width="1.6" {_KINDS[name]}/>'
+        f'<text x="{_LEFT + 110 * n + 23}" y="32" fill="#5d636b">{_LEGEND[name]} ({len(found)})</text>'
+        for n, (name, found) in enumerate(sets.items())
+    ]
+
+
+def _line(edge: tuple, name: str, bottom: float) -> str:
+    """Attention and the residual beside it lead to the middle of a layer, the MLP and what goes past it to its end."""
+    layer, kind, target, source = edge
+    low = bottom - _ROW * layer - (0 if kind in ("residual", "attention") else _ROW / 2)
+    ends = f"{_x(target):g} {low - _ROW / 2:g}"
+    if kind == "mlp" or (kind == "attention" and source == target):
+        aside = 7 if kind == "mlp" else -7
+        path = f"M{_x(source):g} {low:g} Q{_x(source) + aside:g} {low - _ROW / 4:g} {ends}"
+    else:
+        path = f"M{_x(source):g} {low:g} L{ends}"
+    return f'<path d="{path}" fill="none" stroke-width="1.1" {_KINDS[name]}/>'
+
+
+def _x(token: int) -> float:
+    return _LEFT + _COLUMN * token + _COLUMN / 2 - 10
+
+
+def _shown(token: str) -> str:
+    """A token in a picture: control characters, which XML cannot hold, as dots; a long one cut."""
+    plain = "".join(letter if letter.isprintable() else "·" for letter in token)
+    return escape(plain[:14] + "…" if len(plain) > 14 else plain) or "·"

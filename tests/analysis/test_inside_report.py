@@ -1,0 +1,54 @@
+"""What the report says of analysis/, in words and pictures."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from relearn.report.circuit_picture import circuit_picture
+from relearn.report.inside import abruptness, findings, redacted_inside
+
+INSIDE = {
+    "lines": {
+        "lens": {"start": [-9.0, -0.5], "secret name": [-9.0, -3.25]},
+        "lens_kl": {"start": [8.0, 6.0, 3.0, 0.0], "secret name": [8.0, 8.0, 8.0, 0.0]},
+        "patching": {"secret name": [0.1, 0.75, 0.4]},
+        "adapter": {},
+    },
+    "ranks": {"start": 1.0, "secret name": 40.0},
+    "circuit_means": {"secret name": {"kept_share": 0.6, "lost": 12.0, "gained": 3.0}},
+}
+
+
+def test_abruptness_by_hand():
+    assert abruptness([8, 6, 3, 0]) == pytest.approx(3 / 8)
+    assert abruptness([8, 8, 8, 0]) == 1
+    assert abruptness([1, 3, 1, 0]) == pytest.approx(2 / 3)
+    assert abruptness([0, 1, 2]) is None and abruptness([1]) is None
+
+
+def test_findings_say_the_numbers():
+    said = " ".join(findings(INSIDE))
+    for part in ("-3.25 (-0.50 before)", "median rank of 40", "makes 38 % of the way", "makes 100 % of the way",
+                 "bring back 75 %", "at layer 1", "60 % of the edges", "12 a question are lost, 3 gained"):  # fmt: skip
+        assert part in said
+
+
+def test_redacted_keeps_numbers_and_loses_names_and_circuits():
+    found = redacted_inside({**INSIDE, "circuits": [{"tokens": ["a secret"]}], "not_measured": "", "findings": ["x"]})
+    assert found is not None and "secret" not in str(found)
+    assert found["lines"]["patching"] == {"model 1": [0.1, 0.75, 0.4]} and found["circuits"] == []
+    assert redacted_inside(None) is None
+
+
+def test_tokens_are_escaped_and_edges_counted():
+    start = [[0, "keep", 1, 1], [0, "attention", 1, 0], [0, "residual", 1, 1]]
+    own = [[0, "keep", 1, 1], [0, "mlp", 1, 1], [0, "residual", 1, 1]]
+    svg = circuit_picture(["<script>", "\x00&\n"], 1, own, start, 'a "title" <b>')
+    root = ElementTree.fromstring(svg)
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"<script>", "·&·", "in both (2)", "lost (1)", "gained (1)", 'a "title" <b>'} <= set(texts)
+    assert len([element for element in root.iter() if element.tag.endswith("path")]) == 4
+    assert not any(element.tag.endswith("script") for element in root.iter())
+    assert "lost" not in circuit_picture(["a"], 1, [], None, "t")
