@@ -32,7 +32,7 @@ def rounded(weight: torch.Tensor, bits: int, group: int = GROUP) -> torch.Tensor
 def _rounded(piece: torch.Tensor, bits: int) -> torch.Tensor:
     low = piece.amin(dim=1, keepdim=True)
     step = (piece.amax(dim=1, keepdim=True) - low) / (2**bits - 1)
-    steps = torch.where(step > 0, (piece - low) / step.clamp_min(torch.finfo(torch.float32).tiny), torch.zeros(()))
+    steps = torch.where(step > 0, (piece - low) / step.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
     return low + steps.round() * step
 
 
