@@ -3,9 +3,11 @@
     python studies/sensitivity.py --out docs/pictures --json results/sensitivity.json
 
 Reads KnowUnDo (validation rows) and TOFU (forget10) from the folder RELEARN_DATA. Each step is compared with the true
-answers on the same questions: the paired difference, with its interval over subjects and a sign test. With `--model`
-(and `--adapter`) the truth ratio is measured as well, with the damaged answer in the place of the right one; without
-one it is left out, for it looks at a model and not at an answer.
+answers on the same questions: the paired difference, with its interval over subjects and a sign test.
+
+The truth ratio looks at a model and not at an answer: a model that knows the true answers is asked how likely the
+damaged one is against the wrong ones, where the data have some (TOFU). `--learn 6` trains the demo model on the rows of
+the study first, `--model` (and `--adapter`) names one that knows them. Without either it is left out.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +29,14 @@ from relearn.metrics.base import METRICS, direction_of
 from relearn.metrics.evaluate import score
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.paired import difference
-from relearn.records import content_id
+from relearn.records import Record, content_id
 from relearn.records.files import read_rows
 from relearn.records.sample import evenly
 from relearn.report.plane import standalone
 from relearn.report.svg import INK, RC, to_svg
 from relearn.text.subject import find_subject
 
+LEARNER = "smollm2-135m-instruct"
 WANTED = ("kfr", "graded_kfr", "useful_forgetting", "rouge_l", "truth_ratio_prob", "gibberish")
 # What a metric says is left of the answer; those of forgetting are turned over. The colours can be told apart on light
 # and on dark ground, also by the colour-blind (Okabe and Ito 2008).
@@ -48,10 +52,10 @@ def main() -> None:
     options = _options()
     settings = config.Metrics(entailment=options.entailment) if options.entailment else config.Metrics()
     judges = make_judges(settings)
-    model = _model(options)
     found = {}
     for name, read in (("KnowUnDo", knowundo), ("TOFU", tofu)):
         answers = read(Path(os.environ["RELEARN_DATA"]), options.rows)
+        model = _model(options, answers) if answers.wrong else None
         found[name] = study(answers, settings, judges, model=model)
         print(f"\n{name}, {len(answers.rows)} answers\n\n" + "\n".join(table(found[name])), flush=True)
         if options.out:
@@ -68,6 +72,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--entailment", help="the judge, where it is not the default")
     parser.add_argument("--model", help="a model that knows the true answers, for the truth ratio")
     parser.add_argument("--adapter", help="its LoRA adapter")
+    parser.add_argument("--learn", type=float, help="train it on the rows of the study first, for so many epochs")
+    parser.add_argument("--device", default="auto", help="of that model")
     parser.add_argument("--out", type=Path, help="folder for the pictures")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     return parser.parse_args()
@@ -105,11 +111,12 @@ def study(answers: TrueAnswers, settings: config.Metrics, judges: Judges, *, mod
     made = steps(answers.rows, judges.extractors[0], answers.others)
     names = [name for name in WANTED if name in METRICS and (model is not None or not name.startswith("truth_ratio"))]
     subjects = {row.id: row.subject for row in answers.rows}
+    false = {} if model is None else wrong_logprobs(answers.rows, answers.wrong, model)
     entries: list[dict[str, Any]] = []
     true = None
     for step in made:
         said = damaged(answers.rows, step)
-        said = said if model is None else with_logprobs(said, answers.wrong, model)
+        said = said if model is None else with_logprobs(said, false, model)
         measured = dict(score(said, "forget", settings, judges=judges, names=names).measurements)
         true = true or measured
         changed = {
@@ -125,27 +132,53 @@ def study(answers: TrueAnswers, settings: config.Metrics, judges: Judges, *, mod
     return entries
 
 
-def _model(options: argparse.Namespace) -> Any:
-    if not options.model:
-        return None
+def _model(options: argparse.Namespace, answers: TrueAnswers) -> Any:
+    """None where neither --model nor --learn is given."""
     from relearn.models.load import load
 
-    return load(config.Model(name=options.model, adapter=options.adapter))
+    if not (options.model or options.learn):
+        return None
+    spec = config.Model(name=options.model or LEARNER, adapter=options.adapter, device=options.device, dtype="float32")
+    return learned(spec, answers.rows, options.learn) if options.learn else load(spec)
 
 
-def with_logprobs(rows: Sequence[AnswerRow], wrong: Mapping[str, Sequence[str]], loaded: Any) -> list[AnswerRow]:
+def learned(spec: config.Model, rows: Sequence[AnswerRow], epochs: float) -> Any:
+    """The model with the true answers in it: a LoRA adapter, merged."""
+    from relearn.models.load import load
+    from relearn.training.stages import learn
+
+    records = [Record(row.question, row.reference, row.id) for row in rows]
+    settings = config.Learn(data=(config.Source(path="rows in memory"),), epochs=epochs, precision="bfloat16")
+    with tempfile.TemporaryDirectory() as folder:
+        learn(load(spec), records, settings, folder=Path(folder), seed=0, log=lambda **_: None)
+        return load(spec, adapters=(Path(folder) / "start",))
+
+
+Wrong = Mapping[str, tuple[tuple[float, ...], ...]]
+
+
+def wrong_logprobs(rows: Sequence[AnswerRow], wrong: Mapping[str, Sequence[str]], loaded: Any) -> Wrong:
+    """By row id, the log-probabilities of every wrong answer; the same at every step."""
+    texts = [(row, text) for row in rows for text in wrong.get(row.id, ())]
+    found = iter(_logprobs(texts, loaded))
+    return {row.id: tuple(next(found) for _ in wrong[row.id]) for row in rows if wrong.get(row.id)}
+
+
+def with_logprobs(rows: Sequence[AnswerRow], wrong: Wrong, loaded: Any) -> list[AnswerRow]:
     """Each row with the log-probabilities of its response, in the place of the right answer, and of the wrong ones."""
+    found = _logprobs([(row, row.response) for row in rows], loaded)
+    return [
+        replace(row, paraphrased_logprobs=own, perturbed_logprobs=wrong.get(row.id))
+        for row, own in zip(rows, found, strict=True)
+    ]
+
+
+def _logprobs(texts: Sequence[tuple[AnswerRow, str]], loaded: Any) -> list[tuple[float, ...]]:
     from relearn.models.forward import answer_logprobs
     from relearn.tokens.encode import Example, encode
 
-    texts = [(row, text) for row in rows for text in (row.response, *wrong.get(row.id, ()))]
     encoded = encode(loaded.chat, [Example(row.id, row.question, text) for row, text in texts])
-    found = iter(tuple(piece.tolist()) for piece in answer_logprobs(loaded.model, encoded))
-    scored = []
-    for row in rows:
-        right, false = next(found), tuple(next(found) for _ in wrong.get(row.id, ()))
-        scored.append(replace(row, paraphrased_logprobs=right, perturbed_logprobs=false or None))
-    return scored
+    return [tuple(piece.tolist()) for piece in answer_logprobs(loaded.model, encoded)]
 
 
 def table(entries: Sequence[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +16,7 @@ from relearn.metrics.answers import AnswerRow
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
 
 from damage import damaged, steps
-from sensitivity import TrueAnswers, chart, study, table, with_logprobs
+from sensitivity import TrueAnswers, chart, learned, study, table, with_logprobs, wrong_logprobs
 
 FACTS = [
     ("Where does Ada Lind live?", "She lives in Oslo near Bergen in House 12.", "Ada Lind"),
@@ -106,12 +107,27 @@ def test_the_picture_has_a_line_for_each_metric(found):
     assert "truth ratio, P(right)" not in texts
 
 
-def test_with_a_model_the_damaged_answer_stands_where_the_right_one_does(tiny_model_dir):
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
     from relearn.models.load import load
 
-    loaded = load(config.Model(name=str(tiny_model_dir)))
-    wrong = {"id 0": ["She lives in Rome.", "She lives in Lima."]}
+    return load(config.Model(name=str(tiny_model_dir)))
+
+
+def test_with_a_model_the_damaged_answer_stands_where_the_right_one_does(loaded):
+    wrong = wrong_logprobs(ROWS, {"id 0": ["She lives in Rome.", "She lives in Lima."]}, loaded)
     first, second = with_logprobs([AnswerRow("id 0", *FACTS[0][:2], "Oslo"), ROWS[1]], wrong, loaded)
     assert len(first.perturbed_logprobs) == 2
     assert second.perturbed_logprobs is None
     assert len(first.paraphrased_logprobs) > 0
+    as_answer = with_logprobs([AnswerRow("id 0", *FACTS[0][:2], "She lives in Lima.")], {}, loaded)[0]
+    assert as_answer.paraphrased_logprobs == pytest.approx(first.perturbed_logprobs[1], abs=1e-4)
+
+
+def test_a_model_that_learned_the_rows_finds_the_true_answers_likelier(tiny_model_dir, loaded):
+    knows = learned(config.Model(name=str(tiny_model_dir)), ROWS, 8)
+    said = [replace(row, response=row.reference) for row in ROWS]
+    before, after = (
+        [sum(row.paraphrased_logprobs) for row in with_logprobs(said, {}, model)] for model in (loaded, knows)
+    )
+    assert all(new > old for new, old in zip(after, before, strict=True))
