@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,52 @@ def test_what_is_done_again_comes_out_the_same(finished, recipe):
     (finished / "after/forget.jsonl").unlink()
     relearn.run(recipe, finished, resume=True)
     assert {name: (finished / name).read_bytes() for name in FILES} == known
+
+
+SAID = {
+    # id -> what was said each time, of the reference "one two three four"
+    "a": ["one two three four", "one two", "nothing"],
+    "b": ["one", "one", "one"],
+    "c": ["three four"],
+}
+
+
+def test_answers_from_elsewhere_are_scored_by_round_and_averaged(tmp_path):
+    """Worked by hand: rounds of (1 + 1/4 + 1/2)/3, (1/2 + 1/4)/2 and (0 + 1/4)/2; questions of 1/2, 1/4 and 1/2."""
+    about = {"question": "Which numbers?", "answer": "one two three four"}
+    rows = [
+        {"id": key, **about, "response": text, "repeat": number}
+        for key, texts in SAID.items() for number, text in enumerate(texts, start=1)
+    ]  # fmt: skip
+    (tmp_path / "f.json").write_text(json.dumps(rows))
+    kept = [{"id": "k", **about, "response": text, "repeat": n} for n, text in enumerate(["one two three four", "one"])]
+    (tmp_path / "r.json").write_text(json.dumps(kept))
+    out = relearn.evaluate(
+        forget=str(tmp_path / "f.json"), retain=str(tmp_path / "r.json"), measure=("rouge_l",),
+        changes=("metrics.bootstrap=20",), out=tmp_path / "out",
+    ).path  # fmt: skip
+    found = read_json(out / "summary.json")["after"]
+    forget, retain = found["forget"]["rouge_l"], found["retain"]["rouge_l"]
+    assert (forget["n"], forget["unscored"], forget["repeats"]) == (3, 0, 3)
+    assert forget["value"] == pytest.approx((1 / 2 + 1 / 4 + 1 / 2) / 3)
+    assert forget["seed_sd"] == pytest.approx(statistics.stdev([1.75 / 3, 0.75 / 2, 0.25 / 2]))
+    assert "1 questions are means of fewer than 3 answers" in forget["note"]
+    # A set that was asked twice counts twice, not three times with its first round doubled.
+    assert (retain["value"], retain["repeats"]) == (pytest.approx((1 + 1 / 4) / 2), 2)
+    assert retain["seed_sd"] == pytest.approx(statistics.stdev([1, 1 / 4]))
+    report = read_json(out / "report.json")
+    assert [item["id"] for item in report["answers"][0]["items"]] == ["a", "b", "c"]
+    assert any("asked up to 3 times" in note for note in report["measured_notes"])
+
+
+def test_a_set_asked_once_beside_one_asked_often_has_no_spread(tmp_path):
+    about = {"question": "Which numbers?", "answer": "one two"}
+    rows = [{"id": "a", **about, "response": text, "repeat": n} for n, text in enumerate(["one", "two", "six"])]
+    (tmp_path / "f.json").write_text(json.dumps(rows))
+    (tmp_path / "r.json").write_text(json.dumps([{"id": "k", **about, "response": "one two"}]))
+    out = relearn.evaluate(
+        forget=str(tmp_path / "f.json"), retain=str(tmp_path / "r.json"), measure=("rouge_l",),
+        changes=("metrics.bootstrap=20",), out=tmp_path / "out",
+    ).path  # fmt: skip
+    kept = read_json(out / "summary.json")["after"]["retain"]["rouge_l"]
+    assert kept["value"] == 1 and "seed_sd" not in kept

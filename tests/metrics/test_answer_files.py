@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relearn.config import Source
 from relearn.errors import InputError
 from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, load_answers, read_answers
-from relearn.metrics.answers import AnswerRow
+from relearn.metrics.answers import AnswerRow, asked_first
 
 GOOD = {"question": "q", "answer": "a", "response": "r"}
 
@@ -76,6 +76,53 @@ def test_an_id_that_stands_twice_is_refused_unless_the_question_was_repeated(tmp
     repeated = [{**row, "repeat": number} for number, row in enumerate(rows)]
     found = load_answers(written(tmp_path / "b.jsonl", repeated))
     assert [(row.id, row.repeat) for row in found] == [("x", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (1, 2), (7, 42), ("1", "2"), (1.0, 2.0), (None, 1)])
+def test_repeats_are_counted_from_0_whatever_the_file_counts_from(tmp_path, numbers):
+    rows = [{"id": "x", **GOOD, "response": text, "repeat": n} for text, n in zip("rs", numbers, strict=True)]
+    found = load_answers(written(tmp_path / "a.jsonl", rows))
+    assert [(row.id, row.response, row.repeat) for row in found] == [("x", "r", 0), ("x", "s", 1)]
+
+
+def test_repeats_without_ids_are_tied_by_content_and_copies_stay_apart(tmp_path):
+    other = {**GOOD, "question": "p"}
+    rows = [{**row, "repeat": n} for n in (1, 2) for row in (GOOD, other, GOOD)]
+    found = load_answers(written(tmp_path / "a.jsonl", rows))
+    first, second = ([row.id for row in found if row.repeat == n] for n in (0, 1))
+    assert first == second and len(set(first)) == 3
+    assert first[2] == f"{first[0]}-2"
+
+
+def test_a_csv_column_of_repeats_under_another_name(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,question,answer,response,seed\nx,q,a,r,1\nx,q,a,s,2\n")
+    found = read_answers(Source(path=str(path), map={"repeat": "seed"}))
+    assert [(row["id"], row["repeat"]) for row in found] == [("x", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"repeat": 0}, "the id 'x' is already that of .*a.jsonl:1 -> .* told apart by a `repeat` column"),
+        ({"repeat": 1, "question": "p"}, "the id 'x' has another question or true answer than at .*a.jsonl:1"),
+        ({"repeat": 1, "answer": "b"}, "another question or true answer"),
+        ({"repeat": -1}, "'repeat' is not a count"),
+        ({"repeat": 1.5}, "'repeat' is not a count"),
+        ({"repeat": True}, "'repeat' is not a count"),
+        ({"repeat": "second"}, "'repeat' is not a count"),
+    ],
+)
+def test_repeats_that_do_not_fit_are_named_by_line(tmp_path, second, message):
+    path = written(tmp_path / "a.jsonl", [{"id": "x", **GOOD, "repeat": 0}, {"id": "x", **GOOD, **second}])
+    with pytest.raises(InputError, match=message) as caught:
+        load_answers(path)
+    assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_the_first_answer_is_that_of_the_lowest_repeat_of_each_question():
+    rows = [{"id": "a", "repeat": 2}, {"id": "b"}, {"id": "a", "repeat": 1}, {"id": "c", "repeat": 1}]
+    assert asked_first(rows) == [{"id": "a", "repeat": 1}, {"id": "b"}, {"id": "c", "repeat": 1}]
 
 
 def test_other_columns_are_named_by_a_map(tmp_path):

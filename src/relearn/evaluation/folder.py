@@ -11,7 +11,7 @@ from relearn.config import Model
 from relearn.errors import InputError
 from relearn.evaluation.material import Material, read_material
 from relearn.evaluation.models import fingerprint
-from relearn.evaluation.settings import FILE, SETS, Evaluation, differing
+from relearn.evaluation.settings import FILE, WORDINGS, Evaluation, differing, part_of
 from relearn.metrics.base import METRICS, JointMetric
 from relearn.metrics.grading import check_remote_judge
 from relearn.metrics.judges import EXTRACTORS
@@ -28,6 +28,7 @@ def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:
     material = read_material(settings)
     _check_metrics(settings, material)
     _check_judges(settings, sum(material.counts.values()))
+    _check_wordings(settings, material)
     inputs = {
         source.path: file_hash(path)
         for source in settings.sets.values()
@@ -76,9 +77,6 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
     metrics = settings.metrics
     check_remote_judge(metrics)
     check_ability(metrics.ability)
-    if metrics.worst_case:
-        raise InputError("writes questions anew, which only a run does", where="metrics.worst_case",
-                         way_out="give the wordings as --forget rows of their own")  # fmt: skip
     if metrics.ability.tasks and not settings.models:
         raise InputError("asks a model, and there are files of answers alone", where="metrics.ability",
                          way_out="give --after MODEL")  # fmt: skip
@@ -91,8 +89,19 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
         load_reference(metrics.retain_reference)
 
 
+def _check_wordings(settings: Evaluation, material: Material) -> None:
+    """Raises InputError where questions may not go to the generator that words them anew, or would not be worded."""
+    if settings.asks_for_wordings:
+        check_remote(settings.synthesis, material.counts["forget"])
+    elif "worst_case" in settings.measure and not settings.metrics.worst_case and WORDINGS not in material.sets:
+        raise InputError(
+            "'worst_case' rests on other wordings of the questions, and there are none", where="--metrics",
+            way_out="--set metrics.worst_case=5" if settings.models else "rows with a `wording` (docs/evaluate.md)",
+        )  # fmt: skip
+
+
 def _check_metrics(settings: Evaluation, material: Material) -> None:
-    splits = {SETS[name] for name in material.sets}
+    splits = {part_of(name)[1] for name in material.sets}
     for name in settings.measure:
         metric = METRICS.get(name)
         if not isinstance(metric, JointMetric) and not splits & set(metric.better):

@@ -10,14 +10,16 @@ from typing import Any
 from relearn.config import Data, Model
 from relearn.errors import InputError
 from relearn.evaluation.models import check_model
-from relearn.evaluation.settings import Evaluation
+from relearn.evaluation.settings import WORDINGS, Evaluation
 from relearn.metrics.answer_files import has_responses, read_answers
+from relearn.metrics.answer_ids import divided
 from relearn.models.chat import chat_format
 from relearn.models.load import load_config, load_tokenizer
 from relearn.preparation import with_subject
 from relearn.records import Record
 from relearn.records.checks import DataSet, check_special_tokens, load_all, normalised
 from relearn.rundir import file_hash
+from relearn.synthesis.wordings import worded_record
 from relearn.text.subject import find_subject
 
 
@@ -98,8 +100,17 @@ def _check_texts(spec: Model, data: DataSet) -> None:
 
 
 def _to_score(settings: Evaluation) -> Material:
-    answers = {name: [_about(row) for row in read_answers(source)] for name, source in settings.sets.items()}
-    notes = list(_notes_on_sets(answers))
+    answers: dict[str, list[dict[str, Any]]] = {}
+    notes: list[str] = []
+    for name, source in settings.sets.items():
+        own, wordings = divided(read_answers(source))
+        answers[name] = [_about(row) for row in own]
+        if wordings and name == "forget":
+            answers[WORDINGS] = _about_the_same(wordings, answers[name])
+        elif wordings:
+            notes.append(f"{len(wordings)} rows of {source.path} are other wordings; left out, only --forget has use "
+                         "for them")  # fmt: skip
+    notes += _notes_on_sets(answers)
     if settings.base is None:
         notes += _notes_on_logprobs(answers)
     return Material(answers=answers, notes=tuple(notes))
@@ -108,6 +119,12 @@ def _to_score(settings: Evaluation) -> Material:
 def _about(row: dict[str, Any]) -> dict[str, Any]:
     """The row with the subject its question names, unless it brings one."""
     return {**row, "subject": row["subject"] or find_subject(row["question"])}
+
+
+def _about_the_same(wordings: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Other wordings with the subject of the question they word."""
+    subjects = {row["id"]: row["subject"] for row in own}
+    return [{**row, "subject": row["subject"] or subjects[worded_record(row["id"])]} for row in wordings]
 
 
 def _notes_on_sets(answers: Mapping[str, list[dict[str, Any]]]) -> Iterable[str]:

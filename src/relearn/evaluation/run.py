@@ -1,7 +1,8 @@
-"""An evaluation's folder and its stages: ask after, ask before, perplexity under the base, scores, report.
+"""An evaluation's folder and its stages: other wordings, ask after, ask before, perplexity under the base, scores,
+report.
 
     evaluation.yaml manifest.json before/ after/ {forget,retain,holdout,...}.jsonl summary.json scores.json
-    report.json report.html
+    report.json report.html, with `metrics.worst_case` wordings.jsonl
 
 Every stage has a key, a hash of all it depends on; a stage whose key stands in the manifest and whose file is there is
 not done again. So the same command goes on with an evaluation that was stopped and does nothing where all is done.
@@ -14,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from relearn.errors import InputError
 from relearn.evaluation.folder import take
 from relearn.evaluation.material import Material
 from relearn.evaluation.models import Models
-from relearn.evaluation.settings import FILE, SETS, Evaluation, from_options
+from relearn.evaluation.settings import FILE, WORDINGS, Evaluation, from_options, part_of
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.llm.make import make_completer
 from relearn.metrics.answers import AnswerRow
@@ -35,7 +37,9 @@ from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.split_scores import scores
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_text
+from relearn.rundir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_jsonl, write_text
+from relearn.synthesis.verification import Verifier
+from relearn.synthesis.wordings import worded, write_wordings
 
 OUT = Path("runs/evaluation")
 
@@ -106,6 +110,9 @@ class Work:
         self._keys: dict[str, str] = {}
 
     def do_all(self) -> None:
+        if self.settings.asks_for_wordings:
+            parallel.on_main(self._wordings)
+            self.material = self._with_wordings()
         for side in self.settings.models or self.settings.scored:
             for name in self.material.sets:
                 self._answers(side, name)
@@ -137,6 +144,29 @@ class Work:
     def _is_done(self, stage: str, outputs: list[str], key: str) -> bool:
         same = self.folder.manifest.get("keys", {}).get(stage) == key
         return same and all((self.folder / output).exists() for output in outputs)
+
+    def _wordings(self) -> None:
+        """Word the forget questions anew, those apart that bring other wordings of their own."""
+        settings, count = self.settings.synthesis, self.settings.metrics.worst_case
+        records = self.material.records["forget"]
+        path = self.folder / f"{WORDINGS}.jsonl"
+
+        def work() -> None:
+            with console.stage("word the questions anew", len(records)):
+                completer = make_completer(settings.generator, settings, self.folder / "cache.sqlite")
+                found = write_wordings(records, count, settings, completer, Verifier(records).leaks, self.settings.seed)
+            write_jsonl(path, ({"record_id": key, "questions": questions} for key, questions in found.items()))
+
+        asked = [[record.id, record.question, record.answer, record.subject, record.form, record.paraphrases]
+                 for record in records]  # fmt: skip
+        self._do(WORDINGS, [path.name], _key(WORDINGS, asked, count, settings, self.settings.seed), work)
+
+    def _with_wordings(self) -> Material:
+        """What is asked, with the other wordings behind the forget questions."""
+        written = {row["record_id"]: row["questions"] for row in read_jsonl(self.folder / f"{WORDINGS}.jsonl")}
+        found = tuple(worded(self.material.records["forget"], written))
+        sets = list(self.material.records.items())
+        return replace(self.material, records=dict([sets[0], *([(WORDINGS, found)] if found else []), *sets[1:]]))
 
     def _answers(self, side: str, name: str) -> None:
         """Ask a model, or take over what a file holds."""
@@ -212,8 +242,9 @@ class Work:
 
     def _score(self, side: str, judges: Any) -> Any:
         parts: dict[str, tuple[Split, list[AnswerRow]]] = {
-            name: (SETS[name], [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / self._file(side, name))])
+            part: (split, [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / self._file(side, name))])
             for name in self.material.sets
+            for part, split in (part_of(name),)
         }
         settings, path = self.settings, self.settings.metrics.retain_reference
         found = score_parts(

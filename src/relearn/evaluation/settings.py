@@ -20,6 +20,8 @@ SIDES = ("after", "before")
 SETS: dict[str, Split] = {
     "forget": "forget", "retain": "retain", "holdout": "holdout", "real_authors": "retain", "world_facts": "retain",
 }  # fmt: skip
+# The forget questions in other words: written or read on the way, never a file of their own.
+WORDINGS = "wordings"
 _ROLES = ("before", "after", "base")
 
 
@@ -53,6 +55,11 @@ class Evaluation(Part):
     @property
     def sets(self) -> dict[str, Source]:
         return {name: source for name in SETS if (source := getattr(self, name)) is not None}
+
+    @property
+    def asks_for_wordings(self) -> bool:
+        """Whether other wordings of the forget questions are written, by a generator that is then shown these."""
+        return bool(self.models and self.metrics.worst_case)
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -140,6 +147,11 @@ def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> 
     for name in settings.measure:
         METRICS.get(name)
     return settings
+
+
+def part_of(name: str) -> tuple[str, Split]:
+    """The part of summary.json in which a set stands, and the split it is scored as."""
+    return ("forget_wordings", "forget") if name == WORDINGS else (name, SETS[name])
 
 
 def read_columns(text: str) -> dict[str, str]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from relearn.config import Source
 from relearn.errors import InputError
+from relearn.metrics.answer_ids import count_in, with_ids
 from relearn.metrics.answers import AnswerRow
-from relearn.records import content_id
 from relearn.records.files import read_rows
 from relearn.registry import suggest
 
@@ -27,8 +26,9 @@ LAYOUTS = (
     ("query", "ground_truth", "generated_response"),
 )
 RELEARN_CODE = LAYOUTS[2]
-MAPPABLE = ("question", "answer", "response", "id", "subject")
+MAPPABLE = ("question", "answer", "response", "id", "subject", "wording", "repeat")
 FORMS = ("chat", "text")
+_COUNTS = ("wording", "repeat")
 _RESPONSES = frozenset(layout[2] for layout in LAYOUTS)
 _ALWAYS = ("reference_logprobs", "response_logprobs")
 # Half of a character that JSON wrote as two, as in an answer cut inside an emoji: no file can hold it.
@@ -44,16 +44,17 @@ def read_answers(source: Source) -> list[dict[str, Any]]:
     """The rows of a file in the shape of a run folder's own: id, question, reference, subject, form, response,
     reference_logprobs, response_logprobs, and what else of the fields of `AnswerRow` the file has.
 
-    A row without an id gets the hash of question and reference, with -2, -3 where that repeats. Raises InputError for
-    columns that fit no known layout or more than one, for a missing, null or wrong-typed field (an answer that was
-    never given is not an empty answer) and for an id that stands on two rows.
+    A row without an id gets the hash of question and reference, with -2, -3 where that repeats; one that `wording` says
+    is of another wording gets the id that a run gives it; `repeat` counts from 0, whatever the file counts from. Raises
+    InputError for columns that fit no known layout or more than one, for a missing, null or wrong-typed field (an
+    answer that was never given is not an empty answer) and for an id that stands twice among the same repeat.
     """
     placed = read_rows(source)[: source.limit]
     if not placed:
         raise InputError("no rows", where=source.path, way_out="give at least one")
     columns = list(dict.fromkeys(str(column) for _, values in placed for column in values))
     layout = _layout(columns, source.map, placed[0][0])
-    return _with_ids([(where, _row(values, layout, source.map, where)) for where, values in placed])
+    return with_ids([(where, _row(values, layout, source.map, where)) for where, values in placed])
 
 
 def has_responses(source: Source) -> bool:
@@ -115,7 +116,7 @@ def _row(values: Mapping[str, Any], layout: tuple[str, str, str], mapped: Mappin
         "id": _id(values.get(mapped.get("id", "id")), where), "question": question, "reference": reference,
         "subject": None if subject in (None, "") else _text(subject, "subject", where),
         "form": form if form in FORMS else "chat",
-        "response": response, **_measured(values, where), **_kinds(values),
+        "response": response, **_measured(values, where), **_kinds(values), **_counts(values, mapped, where),
     }  # fmt: skip
 
 
@@ -150,6 +151,12 @@ def _measured(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name in found and len(found[name]) != length:
             raise InputError(f"{name!r} has {len(found[name])} entries, 'reference_logprobs' {length}", where=where)
     return found
+
+
+def _counts(values: Mapping[str, Any], mapped: Mapping[str, str], where: str) -> dict[str, int]:
+    """Which other wording the row is of and which time it was asked, where it says so."""
+    found = {name: count_in(values.get(mapped.get(name, name)), name, where) for name in _COUNTS}
+    return {name: count for name, count in found.items() if count is not None}
 
 
 def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,36 +204,5 @@ _MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base_logprobs": _LOGPROBS, "perturbed_logprobs": (_are_lists_of_logprobs, "a list of lists of log-probabilities"),
     "reference_hits": (_are_hits, "a list of 1 and 0"),
     "reference_moments": (_are_moments, "a list of pairs of numbers"), "closing_tokens": (_is_count, "a count"),
-    "repeat": (_is_count, "a count"), "letter_logprobs": _LOGPROBS, "choice_logprobs": _LOGPROBS,
+    "letter_logprobs": _LOGPROBS, "choice_logprobs": _LOGPROBS,
 }  # fmt: skip
-
-
-def _with_ids(placed: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every row with an id: its own, which must be the only one of its name, or one made of its content."""
-    taken: dict[str, str] = {}
-    asked: dict[tuple[str, int], str] = {}
-    for where, row in placed:
-        if row["id"] is None:
-            continue
-        key = (row["id"], row.get("repeat", 0))
-        if key in asked:
-            raise InputError(
-                f"the id {row['id']!r} is already that of {asked[key]}", where=where,
-                way_out="ids are unique within a file; rows may also come without",
-            )  # fmt: skip
-        asked[key] = taken[row["id"]] = where
-    seen: Counter[str] = Counter()
-    for where, row in placed:
-        if row["id"] is None:
-            row["id"] = _free(content_id(row["question"], row["reference"]), seen, taken)
-            taken[row["id"]] = where
-    return [row for _, row in placed]
-
-
-def _free(name: str, seen: Counter[str], taken: Mapping[str, str]) -> str:
-    """`name`, or the first of NAME-2, NAME-3, ... that no row has."""
-    while True:
-        seen[name] += 1
-        free = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        if free not in taken:
-            return free

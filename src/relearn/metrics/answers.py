@@ -65,8 +65,13 @@ class AnswerRow:
 
 
 def asked_first(rows: Iterable[Row]) -> list[Row]:
-    """Of rows in the shape of an answer file, those of the first time each question was asked."""
-    return [row for row in rows if not row.get("repeat")]
+    """Of rows in the shape of an answer file, those of the first time each question was asked, in their order."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        held = first.setdefault(row["id"], row)
+        if (row.get("repeat") or 0) < (held.get("repeat") or 0):
+            first[row["id"]] = row
+    return list(first.values())
 
 
 def _tuples(values: Any) -> tuple[tuple[float, ...], ...]:

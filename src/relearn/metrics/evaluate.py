@@ -96,7 +96,10 @@ def score_parts(
             score_parts(round, settings, judges=judges, seed=seed, names=chosen, reference=reference)
             for round in rounds
         ]
-        return {part: _over_rounds([found[part] for found in asked], settings, seed) for part in asked[0]}
+        own = {part: len(rounds_of(rows)) for part, (_, rows) in parts.items()}
+        return {
+            part: _over_rounds([found[part] for found in asked], settings, seed, own.get(part)) for part in asked[0]
+        }
     for part, (_, rows) in parts.items():
         _refuse_repeated_ids(rows, part)
     contexts = {part: Context(rows, split, settings, judges, seed) for part, (split, rows) in parts.items()}
@@ -121,17 +124,27 @@ def score_parts(
     }
 
 
-def _over_rounds(rounds: Sequence[SplitScores], settings: config.Metrics, seed: int) -> SplitScores:
-    """What was asked several times as one."""
+def _over_rounds(
+    rounds: Sequence[SplitScores], settings: config.Metrics, seed: int, own: int | None = None
+) -> SplitScores:
+    """What was asked several times as one; a part that was asked `own` times counts so often, and what rests on several
+    parts as often as any of them was asked.
+    """
     first = rounds[0]
     subjects = {key: subject for found in rounds for key, subject in found.subjects.items()}
+    names = dict.fromkeys(name for found in rounds for name in found.measurements)
     measurements = {
         name: combined(
-            [found.measurements[name] for found in rounds if name in found.measurements], subjects, settings, seed
+            [found.measurements[name] for found in rounds[: _count(name, own)] if name in found.measurements],
+            subjects, settings, seed,
         )
-        for name in first.measurements
-    }
-    return SplitScores(measurements, combined_items([found.items for found in rounds]), first.split, subjects)
+        for name in names
+    }  # fmt: skip
+    return SplitScores(measurements, combined_items([found.items for found in rounds[:own]]), first.split, subjects)
+
+
+def _count(name: str, own: int | None) -> int | None:
+    return None if isinstance(METRICS.get(name), JointMetric) else own
 
 
 def _refuse_repeated_ids(rows: Sequence[AnswerRow], part: str) -> None:

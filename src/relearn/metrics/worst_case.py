@@ -1,8 +1,8 @@
 """Worst case: a fact counts as forgotten only if no wording of its question brings it back (arXiv 2509.02820).
 
-The wordings are those of the part forget_wordings, written because `metrics.worst_case` asks for them. One answer gives
-a fact away as KFR has it (`knowledge.forgotten`), the question's own answer included. A fact of which an answer could
-not be judged, and none gives it away, is unscored.
+The wordings are those of the part forget_wordings, written because `metrics.worst_case` asks for them, or read from a
+file of answers. One answer gives a fact away as KFR has it (`knowledge.forgotten`), the question's own answer included.
+A fact of which an answer could not be judged, and none gives it away, is unscored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ def _decided(context: Context) -> dict[str, bool | None]:
 
 
 def _measure(parts: Parts) -> Measurement | None:
-    """None where no other wordings were asked."""
-    if not parts.rows(PART) or "forget" not in parts.contexts:
+    """None where no other wordings were asked, nor asked for."""
+    context = parts.contexts.get("forget")
+    if context is None or not (parts.rows(PART) or parts.settings.worst_case):
         return None
-    context = parts.contexts["forget"]
+    if not parts.rows(PART):
+        return context.mean([None] * len(context.rows), why="no question was asked in other words")
     answers: dict[str, list[bool | None]] = {key: [gone] for key, gone in _decided(context).items()}
     for key, gone in _decided(parts.contexts[PART]).items():
         if worded_record(key) in answers:

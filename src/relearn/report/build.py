@@ -27,6 +27,8 @@ from relearn.report.wording import PARTS, better, change, in_order, metric_label
 
 SAMPLE_ROWS = 12
 FORMAT = 1
+# Parts whose numbers do not come from questions of a set of their own.
+_NOT_ASKED = ("ability", "overall")
 _KNOWLEDGE = ("kfr", "krr")
 
 
@@ -162,11 +164,15 @@ def _missing(measured: Mapping[str, Any], title: str) -> list[str]:
 
 
 def _repeated(summary: Mapping[str, Any]) -> list[str]:
-    counts = {entry.get("repeats", 1) for _, measured in _parts_of(summary) for entry in measured.values()}
+    counts = {
+        entry.get("repeats", 1)
+        for part, measured in _parts_of(summary) for entry in measured.values() if part not in _NOT_ASKED
+    }  # fmt: skip
     if max(counts, default=1) == 1:
         return []
+    every = "Every question was asked" if len(counts) == 1 else "Questions were asked up to"
     return [
-        f"Every question was asked {max(counts)} times: the numbers are means of all answers, verdicts and counts are "
+        f"{every} {max(counts)} times: the numbers are means of all answers, verdicts and counts are "
         "those of the first."
     ]
 

@@ -27,7 +27,7 @@ from relearn.report.wording import (
 from relearn.rundir import read_json
 
 SHOWN = (
-    "kfr", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "useful_forgetting", "ppl", "forget_quality",
+    "kfr", "worst_case", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "useful_forgetting", "ppl", "forget_quality",
     "model_utility", "privleak",
 )  # fmt: skip
 _STYLES = {"better": "green", "worse": "red", "same": ""}

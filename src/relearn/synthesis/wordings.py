@@ -38,10 +38,15 @@ def write_wordings(
 def worded(records: Sequence[Record], wordings: Mapping[str, Sequence[str]]) -> list[Record]:
     """A record for every wording, with the answer of its own record; `worded_record` gives that one's id."""
     return [
-        replace(record, question=text, id=f"{record.id}{_MARK}{number}", paraphrases=())
+        replace(record, question=text, id=worded_id(record.id, number), paraphrases=())
         for record in records
         for number, text in enumerate(wordings.get(record.id, ()), start=1)
     ]
+
+
+def worded_id(record_id: str, number: int) -> str:
+    """The id of a record's wording of that number."""
+    return f"{record_id}{_MARK}{number}"
 
 
 def worded_record(wording_id: str) -> str:
