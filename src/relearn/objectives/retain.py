@@ -4,9 +4,9 @@
     L_KLR = mean KL(P_theta || P_theta0) on retain rows ("forward", arXiv 2502.11190 eq. 8) or
             KL(P_theta0 || P_theta) ("reverse", what public code computes); theta0 is the start model
 
-`normaliser` "tokens" takes the mean over answer tokens. "legacy" divides by what public code divides by, all positions
-of rows padded to `LEGACY_LENGTH`: it reproduces the scale of published weights, not their sums over padding, which hold
-no information.
+`normaliser` "tokens" takes the mean over answer tokens. "legacy" divides their sum by what public code divides by, all
+positions of rows padded to `LEGACY_LENGTH`: an answer token then weighs what it weighs there. The addends that public
+code has at prompt and padding positions are left out (docs/papers.md says what that changes).
 """
 
 from __future__ import annotations
