@@ -138,7 +138,9 @@ def _moved(inside: Inside, layer: Any, seen: dict[str, torch.Tensor]) -> tuple[t
 
 
 def _apply(module: Any, values: torch.Tensor) -> torch.Tensor:
-    return module(values.to(next(module.parameters()).dtype)).float()
+    """What the module makes of float32 values; one with quantised weights takes them as they are."""
+    kind = next(module.parameters()).dtype
+    return module(values.to(kind) if kind.is_floating_point else values).float()
 
 
 def _linear(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -105,7 +105,7 @@ def _flat(
     with evaluating(model):
         loss, _ = objective(_through(observe(model, micro, objective, reference), kept))
     if not loss.requires_grad:
-        return torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64)
+        return torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64, device=weights[0].device)
     slopes = torch.autograd.grad(loss, list(weights), allow_unused=True)
     return torch.cat([
         (torch.zeros_like(weight) if slope is None else slope).flatten().double()

@@ -139,6 +139,9 @@ def _attention(name: str) -> str | None:
 
 
 def _device(name: str) -> str:
+    if name.startswith("cuda:"):
+        # What asks for "cuda" later on, Trainer and the judges, is to end up on the same GPU.
+        torch.cuda.set_device(name)
     if name != "auto":
         return name
     if torch.cuda.is_available():

@@ -133,7 +133,7 @@ def _nll_slope(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) ->
     total = logits.logsumexp(-1, keepdim=True)
     values = (total - logits.gather(1, targets[:, None]))[:, 0]
     slope = (logits - total).exp_()
-    slope[torch.arange(len(targets)), targets] -= 1
+    slope[torch.arange(len(targets), device=targets.device), targets] -= 1
     return values, slope
 
 

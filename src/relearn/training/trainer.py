@@ -121,7 +121,7 @@ class ObjectiveTrainer(Trainer):
     ):
         count = parallel.processes()
         own = share(batches, loop.accumulation, rank=parallel.rank(), processes=count)
-        super().__init__(model=model, args=_arguments(loop, len(batches), folder), train_dataset=own)  # pyright: ignore[reportArgumentType]
+        super().__init__(model=model, args=_arguments(loop, len(batches), folder, _on_cpu(model)), train_dataset=own)  # pyright: ignore[reportArgumentType]
         # Every micro-batch is already divided by the tokens of its whole optimiser step.
         self.loss_is_scaled_for_ga = True
         self._processes = count
@@ -210,7 +210,11 @@ def _single(items: list[MicroBatch]) -> dict[str, MicroBatch]:
     return {"micro_batch": items[0]}
 
 
-def _arguments(loop: Loop, micro_batches: int, folder: Path) -> TrainingArguments:
+def _on_cpu(model: Any) -> bool:
+    return next(model.parameters()).device.type == "cpu"
+
+
+def _arguments(loop: Loop, micro_batches: int, folder: Path, on_cpu: bool) -> TrainingArguments:
     steps = math.ceil(micro_batches / loop.accumulation)
     recompute: dict[str, Any] = {"gradient_checkpointing": True} if loop.gradient_checkpointing else {}
     arguments = TrainingArguments(
@@ -236,7 +240,8 @@ def _arguments(loop: Loop, micro_batches: int, folder: Path) -> TrainingArgument
         # Processes may make different numbers of passes for a micro-batch, so none may wait for the others in a pass.
         ddp_broadcast_buffers=False,
         **recompute,
-        use_cpu=not torch.cuda.is_available(),
+        # A model that the recipe wants on the CPU stays there, whatever else the machine has.
+        use_cpu=on_cpu,
     )
     # Several GPUs without a launcher: Trainer would split the batch itself, which cannot split packed rows.
     arguments._n_gpu = min(1, arguments.n_gpu)

@@ -93,7 +93,7 @@ class Decider(nn.Module):
         hidden, hypothesis = padded(packed, mask), ~premise & mask
         p, h = _mean(hidden, premise), _mean(hidden, hypothesis)
         first = hypothesis.int().argmax(1)
-        starts = (hidden[:, 0], hidden[torch.arange(len(hidden)), first])
+        starts = (hidden[:, 0], hidden[torch.arange(len(hidden), device=hidden.device), first])
         features = torch.cat([*starts, p, h, (p - h).abs(), p * h], dim=-1)
         return self.labels(F.gelu(self.dense(features)))
 
