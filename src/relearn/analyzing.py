@@ -1,7 +1,7 @@
 """`relearn analyze RUN`: the start model and the unlearned ones looked into, one after the other; numbers and pictures.
 
 analysis/candidates.json     the likeliest tokens at every answer position
-analysis/lens.json .svg      every layer read as if it were the last
+analysis/lens.json .svg      every layer read as if it were the last, or through a tuned lens (tuned_lens/)
 analysis/patching.json .svg  the start model's states put into the unlearned one, layer by layer
 analysis/circuits.json .svg  which tokens and blocks the answer is built from, against the start model
 analysis/adapter.json .svg   size and spectrum of the adapter by layer, overlap between runs
@@ -14,13 +14,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from relearn import console
 from relearn.analysis.adapter import Update, overlap, updates
 from relearn.analysis.circuits import THRESHOLDS
+from relearn.analysis.lens_text import lens_rows
 from relearn.analysis.study import Study
 from relearn.analysis.tracing import Circuits, compared
+from relearn.analysis.tuned import Translators
 from relearn.audits.models import AuditModels
 from relearn.config import Recipe
 from relearn.errors import InputError
@@ -41,12 +43,18 @@ START = "start"
 TRACED, DRAWN = 6, 2
 
 
-def analyze(folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str] = (), facts: int = 12) -> Path:
+def analyze(
+    folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str] = (), facts: int = 12,
+    lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
+) -> Path:  # fmt: skip
     """Look into the run in `folder`, and into `others` of the same start model; returns FOLDER/analysis.
 
     Looked at are `facts` of the forget records with their true answers, and `prompts`, whose answers are the start
-    model's own. Raises InputError for a run that is not finished, and for a model whose layers cannot be read.
+    model's own. `lens` "tuned" is fitted to the start model on generic rows, or on those of `lens_text`. Raises
+    InputError for a run that is not finished, and for a model whose layers cannot be read.
     """
+    if lens_text is not None and lens != "tuned":
+        raise InputError("only a tuned lens is fitted on text", where="--lens-text", way_out="add --lens tuned")
     runs = _named([folder, *others])
     recipes = {name: _recipe(path) for name, path in runs.items()}
     first, *rest = recipes.values()
@@ -54,7 +62,7 @@ def analyze(folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str]
         raise InputError("these runs began with different models", where=", ".join(map(str, runs.values())))
     with locked(RunDir(folder)):
         study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
-        study.write()
+        study.write(_TunedLens(folder / "analysis", lens_text, first.seed) if lens == "tuned" else None)
         write_report(folder)
     return folder / "analysis"
 
@@ -70,7 +78,7 @@ class _Comparison:
         self._examples = list(examples)
         self._prompts = prompts
 
-    def write(self) -> None:
+    def write(self, tuned: _TunedLens | None = None) -> None:
         lens: dict[str, Any] = {}
         places: dict[str, Any] = {}
         patching: dict[str, Any] = {}
@@ -79,21 +87,25 @@ class _Comparison:
             loaded = AuditModels(self._recipes[first], self._runs[first]).fresh("start")
             rows = self._rows(loaded)
             study = Study(loaded, rows)
-            lens[START], places[START] = study.layers(), study.places()
+            translators = tuned.fitted(loaded, study) if tuned else None
+            lens[START], places[START] = study.layers(translators), study.places()
             donor, known = study.states(), study.answer_logprobs()
             circuits = _Circuits(study)
             del loaded, study
         for name, path in self._runs.items():
             with console.stage(f"look into {name}"):
                 study = Study(AuditModels(self._recipes[name], path).fresh("after"), rows)
-                lens[name], places[name] = study.layers(), study.places()
+                lens[name], places[name] = study.layers(translators), study.places()
                 patching[name] = study.restored(donor, known)
                 circuits.add(name, study)
                 del study
         self._keep("candidates", {"questions": {one.id: one.prompt for one in self._examples}, "models": places})
+        fit = tuned.about if tuned else {}
         self._keep(
-            "lens", lens, **_drawn("lens", {name: found["logprob"] for name, found in lens.items()}),
+            "lens", {"lens": "tuned" if tuned else "logit", **({"fit": fit} if fit else {}), "models": lens},
+            **_drawn("lens", {name: found["logprob"] for name, found in lens.items()}),
             **_drawn("lens_kl", {name: found["kl_first"] for name, found in lens.items()}),
+            **_drawn("lens_fit", fit.get("held_out_kl", {})),
         )  # fmt: skip
         shares = {name: found["share"] for name, found in patching.items()}
         self._keep("patching", patching, **_drawn("patching", shares))
@@ -117,6 +129,21 @@ class _Comparison:
         for picture, svg in pictures.items():
             if svg:
                 write_text(self._out / f"{picture}.svg", svg if "xmlns" in svg[:20] else standalone(svg))
+
+
+class _TunedLens:
+    """A lens fitted to the start model, kept in analysis/; `about`: on what, and what it is worth."""
+
+    def __init__(self, out: Path, text: Path | None, seed: int):
+        self._out, self._text, self._seed = out, text, seed
+        self.about: dict[str, Any] = {}
+
+    def fitted(self, loaded: Loaded, study: Study) -> Translators:
+        with console.stage("fit the lens") as tick:
+            found = study.tuned(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
+        source = "the generic rows that come with relearn" if self._text is None else self._text.name
+        self.about = {"text": source} | {key: value for key, value in found.about.items() if key != "key"}
+        return found.translators
 
 
 class _Circuits:

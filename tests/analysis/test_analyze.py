@@ -9,6 +9,7 @@ import pytest
 
 import relearn
 from relearn.cli import run_command
+from relearn.purge import purge
 from relearn.report.build import build_report
 from relearn.report.html import render
 from relearn.rundir import read_json
@@ -42,8 +43,9 @@ def test_numbers_stand_beside_every_picture(run):
         "lens_kl.svg",
         "adapter.svg",
     }
-    lens = read_json(run / "analysis/lens.json")
-    assert set(lens) == {"start", "run"}
+    found = read_json(run / "analysis/lens.json")
+    lens = found["models"]
+    assert found["lens"] == "logit" and "fit" not in found and set(lens) == {"start", "run"}
     # Two layers and what goes into the first.
     assert all(len(lens[model][name]) == 3 for model in lens for name in ("logprob", "rank", "kl", "kl_first"))
     assert lens["run"]["logprob"][-1] < lens["start"]["logprob"][-1]
@@ -86,6 +88,32 @@ def test_circuits_are_told_for_every_model_and_drawn(run):
         assert len(at["0.08"]["edges"]) <= len(at["0.06"]["edges"])
     assert len(found["models"]["run"]["mean"]["0.08"]["per_layer"]) == 2
     assert (run / "analysis/circuit_1_1.svg").read_text().startswith("<svg")
+
+
+def test_a_tuned_lens_is_fitted_on_the_start_model_and_reads_every_run(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    text = tmp_path / "own.txt"
+    text.write_text("One word follows another, and then a third one. " * 400)
+    command = ["analyze", str(copy), str(run), "--facts", "2", "--lens", "tuned", "--lens-text", str(text)]
+    assert run_command(command) == 0
+    found = read_json(copy / "analysis/lens.json")
+    fit = found["fit"]
+    assert found["lens"] == "tuned" and fit["text"] == "own.txt" and set(found["models"]) == {"start", "copy", "run"}
+    # The same model twice under the same translators says the same.
+    assert found["models"]["copy"] == found["models"]["run"] != found["models"]["start"]
+    logit, tuned = fit["held_out_kl"]["logit"], fit["held_out_kl"]["tuned"]
+    assert len(logit) == 3 and all(after < before for before, after in zip(logit[:-1], tuned[:-1], strict=True))
+    kept = copy / "analysis/tuned_lens/translators.safetensors"
+    written = kept.stat().st_mtime_ns
+    assert run_command(command) == 0 and kept.stat().st_mtime_ns == written
+    assert (copy / "analysis/lens_fit.svg").read_text().startswith("<svg")
+    report, hidden = build_report(copy), build_report(copy, redact=True)
+    for one in (report, hidden):
+        assert any("tuned lens, the same for all models" in line for line in one["inside"]["findings"])
+        assert one["inside"]["lines"]["lens_fit"] == fit["held_out_kl"]
+    assert "analysis" in purge(copy, really=True) and not kept.exists()
+    assert run_command(["analyze", str(run), "--lens-text", str(text)]) == 2
+    assert "add --lens tuned" in capsys.readouterr().err
 
 
 def test_the_report_shows_it_and_without_texts_when_redacted(run):

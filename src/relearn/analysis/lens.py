@@ -1,5 +1,7 @@
 """Knowledge memory: every layer read through the final norm and the output layer (logit lens, nostalgebraist 2020).
 
+With `translators` (`tuned`) a layer's states are first brought into the last layer's terms.
+
 Where in the depth of the model does the secret become likely, and how far is each layer from the last? The paper
 (arXiv 2502.11190, section 5.2 and Figure 6) finds a gradual approach to the last layer in the vanilla model and after
 ReLearn, and an abrupt one after reverse optimisation.
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from relearn.analysis.inside import Inside
+from relearn.analysis.tuned import Translators
 from relearn.models.forward import TokenRow
 
 
@@ -28,13 +31,16 @@ class Lens:
 
 
 @torch.no_grad()
-def lens(inside: Inside, row: TokenRow) -> Lens:
-    """The lens on one text, at the positions that predict its answer tokens."""
+def lens(inside: Inside, row: TokenRow, translators: Translators | None = None) -> Lens:
+    """The lens on one text, at the positions that predict its answer tokens; `translators` on the model's device."""
     states, logits = inside.run(row.ids)
     places = range(row.answer_start - 1, len(row.ids) - 1)
     targets = torch.tensor(row.ids[row.answer_start :], device=states.device)
     last = logits[places.start : places.stop].log_softmax(-1)
-    per_layer = [_layer(inside.read(layer[places.start : places.stop]), targets, last) for layer in states]
+    per_layer = []
+    for place, layer in enumerate(states[:, places.start : places.stop]):
+        translated = layer if translators is None else translators(place, layer)
+        per_layer.append(_layer(inside.read(translated), targets, last))
     return Lens(*(torch.stack(values) for values in zip(*per_layer, strict=True)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from relearn.analysis.inside import Inside
 from relearn.analysis.lens import lens
 from relearn.analysis.patching import by_layer, unpatched
 from relearn.analysis.tracing import Circuits, trace
+from relearn.analysis.tuned import Settings, Translators, Tuned, tuned_lens
 from relearn.models.forward import TokenRow
 from relearn.models.load import Loaded
 
@@ -27,12 +29,13 @@ class Study:
         self._rows = rows
         self._inside = Inside(loaded.model)
 
-    def layers(self) -> dict[str, list[float]]:
+    def layers(self, translators: Translators | None = None) -> dict[str, list[float]]:
         """Per layer, over all answer tokens: mean log-probability, median rank, mean KL(last layer || layer).
 
-        `kl_first`: at the first answer token alone, as in the paper's Figure 6.
+        `kl_first`: at the first answer token alone, as in the paper's Figure 6. With `translators` by the tuned lens.
         """
-        seen = [lens(self._inside, row) for row in self._rows]
+        moved = None if translators is None else translators.to(self._inside.device)
+        seen = [lens(self._inside, row, moved) for row in self._rows]
         return {
             "logprob": _rounded(torch.cat([one.logprob for one in seen], 1).mean(1)),
             "rank": _rounded(torch.cat([one.rank for one in seen], 1).float().median(1).values),
@@ -53,6 +56,10 @@ class Study:
             ]
             for row in self._rows
         }  # fmt: skip
+
+    def tuned(self, text: Sequence[TokenRow], folder: Path, seed: int, tick: Any = None) -> Tuned:
+        """A lens fitted to this model on other `text`, or read from `folder` where that was done before."""
+        return tuned_lens(self._inside, text, folder, Settings(seed=seed), tick=tick)
 
     def circuits(self, count: int) -> Circuits:
         """The circuits of the first `count` rows. Raises InputError for a model that is not built like Llama."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from relearn.cli.app import app
 
 
 @app.command
-def analyze(folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: int = 12) -> None:
+def analyze(
+    folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: int = 12,
+    lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
+) -> None:  # fmt: skip
     """Look inside a run's model, before and after: likeliest tokens, layers, patching, the adapter.
 
     Parameters
@@ -21,8 +25,12 @@ def analyze(folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: in
         Questions of your own; their answers are the start model's.
     facts
         Look at so many of the facts.
+    lens
+        How layers are read: as they are, or through translators fitted to the start model on other text.
+    lens_text
+        The text a tuned lens is fitted on (plain text or rows), in place of the built-in generic rows.
     """
     from relearn.analyzing import analyze as look
     from relearn.console import note
 
-    note(f"analysis: {look(folder, others, prompts=prompt, facts=facts)}")
+    note(f"analysis: {look(folder, others, prompts=prompt, facts=facts, lens=lens, lens_text=lens_text)}")

@@ -16,6 +16,8 @@ from relearn import rundir
 START = "start"
 _THRESHOLD = "0.08"
 _DRAWN = 2
+# Its lines are the two lenses, not models.
+_FIT = "lens_fit"
 
 
 def read_inside(run: Path) -> dict[str, Any] | None:
@@ -31,9 +33,12 @@ def read_inside(run: Path) -> dict[str, Any] | None:
     )
     if not (lens or patching or adapter or circuits):
         return None
+    fit = lens.get("fit", {})
+    lens = lens.get("models", lens)
     lines = {
         "lens": {name: found["logprob"] for name, found in lens.items()},
         "lens_kl": {name: found["kl_first"] for name, found in lens.items()},
+        _FIT: fit.get("held_out_kl", {}),
         "patching": {name: found["share"] for name, found in patching.items()},
         "adapter": {name: found["norm"] for name, found in adapter.get("layers", {}).items()},
     }
@@ -55,14 +60,15 @@ def redacted_inside(inside: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The same without the circuits, which hold the tokens of questions, and without the names of runs."""
     if inside is None:
         return None
-    names = list(dict.fromkeys(name for of in inside["lines"].values() for name in of if name != START))
+    of_models = {picture: of for picture, of in inside["lines"].items() if picture != _FIT}
+    names = list(dict.fromkeys(name for of in of_models.values() for name in of if name != START))
     new = {START: START, **{name: f"model {number}" for number, name in enumerate(names, start=1)}}
 
     def renamed(of: Mapping[str, Any]) -> dict[str, Any]:
         return {new[name]: value for name, value in of.items() if name in new}
 
     kept = {
-        "lines": {picture: renamed(of) for picture, of in inside["lines"].items()},
+        "lines": {picture: renamed(of) for picture, of in of_models.items()} | {_FIT: inside["lines"].get(_FIT, {})},
         "ranks": renamed(inside["ranks"]),
         "circuit_means": renamed(inside["circuit_means"]),
     }
@@ -71,7 +77,8 @@ def redacted_inside(inside: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def findings(inside: Mapping[str, Any]) -> list[str]:
     """A sentence for each measurement and model, and nothing where there is nothing to say."""
-    said = _of_lens(inside["lines"]["lens"], inside["ranks"])
+    said = _of_fit(inside["lines"].get(_FIT, {}))
+    said += _of_lens(inside["lines"]["lens"], inside["ranks"])
     said += [_of_kl(name, values) for name, values in inside["lines"]["lens_kl"].items() if len(values) > 1]
     said += [
         f"{name}: the start model's states at the prompt bring back {_percent(max(values))} of what was lost at most, "
@@ -95,6 +102,17 @@ def abruptness(kl: Sequence[float]) -> float | None:
     """
     steps = [max(0.0, before - after) for before, after in pairwise(kl)]
     return max(steps) / sum(steps) if sum(steps) > 0 else None
+
+
+def _of_fit(fit: Mapping[str, Sequence[float]]) -> list[str]:
+    if not fit:
+        return []
+    pairs = [(logit, tuned) for logit, tuned in zip(fit["logit"][:-1], fit["tuned"][:-1], strict=True) if logit > 0]
+    share = statistics.median(1 - tuned / logit for logit, tuned in pairs) if pairs else 0.0
+    return [
+        f"Layers are read through a tuned lens, the same for all models: on text it was not fitted on it takes away "
+        f"{_percent(share)} of a layer's KL to the last (median layer)."
+    ]
 
 
 def _of_lens(lens: Mapping[str, Sequence[float]], ranks: Mapping[str, float]) -> list[str]:

@@ -17,6 +17,7 @@ _STYLES = ("-", "-", "--", ":", "-.", (0, (1, 3)))
 LINES = {
     "lens": ("How likely the true answer is when a layer is read as the last", "log-probability of the answer"),
     "lens_kl": ("How far each layer is from the last, at the first token of the answer", "KL to the last layer"),
+    "lens_fit": ("What the tuned lens is worth: each layer against the last, on text it was not fitted on", "mean KL"),
     "patching": (
         "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
     ),
@@ -28,7 +29,7 @@ def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:
     """All pictures of the report's part, by name, drawn from its numbers alone."""
     if inside is None:
         return {}
-    charts = {name: over_layers(inside["lines"][name], f"inside-{name}", *LINES[name]) for name in LINES}
+    charts = {name: over_layers(inside["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
     for number, one in enumerate(inside["circuits"]):
         title = circuit_title(one["model"])
         charts[f"circuit {number}"] = circuit_picture(one["tokens"], one["layers"], one["edges"], one["start"], title)
