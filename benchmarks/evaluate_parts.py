@@ -22,6 +22,9 @@ from relearn.tokens.encode import Example, encode
 PARTS = ("generation", "ppl", "nli", "entities")
 # Perplexities and probabilities may be that far apart: float32 on a CPU, bfloat16 on a GPU.
 APART = {"cpu": 1e-3, "cuda": 5e-2}
+# Two tokens whose logits are this near are equally likely but for rounding to bfloat16: there the steps of a logit
+# between 16 and 32 are an eighth, and thirty layers round as well.
+TIE = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Bench:
 class Part:
     """One part for `rows` rows. `single` does one of them, `whole` all, with the same results row by row (`same`).
 
-    `sizes`: what there is to do in each row, in `unit`, known once the whole was done.
+    `sizes`: what there is to do in each row, in `unit`, known once the whole was done. `tied`: whether the results of
+    a row, which are not the same, part where two were equally likely but for rounding; never where it is None.
     """
 
     rows: int
@@ -52,6 +56,7 @@ class Part:
     sizes: Callable[[Sequence[Any]], Sequence[int]]
     unit: str
     same: Callable[[Any, Any], bool]
+    tied: Callable[[int, Any, Any], bool] | None = None
 
 
 def generation(bench: Bench) -> Part:
@@ -74,10 +79,25 @@ def generation(bench: Bench) -> Part:
     def sizes(answers: Sequence[str]) -> list[int]:
         return [len(loaded.tokenizer(answer, add_special_tokens=False).input_ids) + 1 for answer in answers]
 
+    def tied(number: int, one: str, other: str) -> bool:
+        return _gap(loaded, loaded.chat.prompt(questions[number], "chat"), one, other, stops[0]) <= TIE
+
     return Part(
         len(questions), lambda: generate(loaded, questions, bench.settings), single, sizes, "answer tokens",
-        lambda one, other: one == other,
+        lambda one, other: one == other, tied if loaded.model.dtype == torch.bfloat16 else None,
     )  # fmt: skip
+
+
+@torch.inference_mode()
+def _gap(loaded: Loaded, prompt: str, one: str, other: str, stop: int) -> float:
+    """How far below the likeliest token the less likely one of those lies with which the two answers part."""
+    first, second = ([*loaded.tokenizer(text, add_special_tokens=False).input_ids, stop] for text in (one, other))
+    at = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    if at is None:
+        return 0.0
+    ids = [*loaded.tokenizer(prompt, add_special_tokens=False).input_ids, *first[:at]]
+    logits = loaded.model(input_ids=torch.tensor([ids], device=loaded.device)).logits[0, -1].float()
+    return float(logits.max() - torch.minimum(logits[first[at]], logits[second[at]]))
 
 
 def ppl(bench: Bench, answers: Sequence[str]) -> Part:

@@ -22,7 +22,7 @@ from relearn.metrics.verdicts import LABELS
 
 HERE = Path(__file__).parent
 BINS = 15
-BATCH = 64
+BATCH = 256
 
 
 def sets(data: Path) -> dict[str, list[Pair]]:

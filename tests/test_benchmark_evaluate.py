@@ -142,6 +142,48 @@ def test_other_results_are_no_comparison():
         evaluate.compare("x", part, 4, 100.0, 2)
 
 
+def test_a_row_that_parts_at_a_tie_is_counted_apart():
+    """Rows 2 and 3 differ. As a tie row 3 is no reason to refuse, row 2 alone would be: 1 of 4 is more than a tenth."""
+    part = evaluate_parts.Part(
+        4, lambda: [0, 1, 2, 9], lambda n: n, lambda _: [1] * 4, "tokens", int.__eq__, lambda n, a, b: n == 3
+    )
+    found, _ = evaluate.compare("x", part, 4, 100.0, 2)
+    assert (found["the_same"], found["ties"]) == (3, 1)
+    worse = replace(part, whole=lambda: [0, 1, 8, 9])
+    with pytest.raises(NotEqualError, match="1 of 4 rows differ, the first is row 2"):
+        evaluate.compare("x", worse, 4, 100.0, 2)
+
+
+def test_answers_part_at_the_first_token_that_differs(bench):
+    """The gap is that of the two next tokens after what both answers begin with, by the model's own logits."""
+    made, _ = bench
+    loaded, prompt = made.loaded, "Where is she?"
+    ids = [loaded.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, "Oslo", "Rome")]
+    assert ids[1][0] != ids[2][0]
+    with torch.no_grad():
+        logits = loaded.model(input_ids=torch.tensor([ids[0]])).logits[0, -1]
+    expected = float(logits.max() - min(logits[ids[1][0]], logits[ids[2][0]]))
+    assert evaluate_parts._gap(loaded, prompt, "Oslo", "Rome", 2) == pytest.approx(expected, abs=1e-5)
+    assert expected > 0 and evaluate_parts._gap(loaded, prompt, "Oslo", "Oslo", 2) == 0
+
+
+def test_on_a_gpu_both_ways_are_tried_before_the_clock_runs():
+    calls = []
+    part = evaluate_parts.Part(
+        5, lambda: calls.append("all") or [], lambda n: calls.append(n), lambda _: [], "tokens", int.__eq__
+    )
+    evaluate.tried(part)
+    assert calls == [0, 1, 2, "all"]
+
+
+def test_without_a_gpu_cuda_is_refused_in_one_line(data_dir, monkeypatch, capsys):
+    monkeypatch.setenv("RELEARN_DATA", str(data_dir))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert evaluate.main(["--device", "cuda"]) == 2
+    said = capsys.readouterr().err
+    assert "no CUDA GPU" in said and said.count("\n") == 1
+
+
 def test_the_headline_counts_two_models():
     """Generation, PPL and NLI twice, entities for both at once: (2*8 + 2*3 + 2*1 + 6) / (2*1 + 2*1 + 2*0.5 + 1)."""
     times = {"generation": (8, 1), "ppl": (3, 1), "nli": (1, 0.5), "entities": (6, 1)}
@@ -154,7 +196,7 @@ def test_the_headline_counts_two_models():
 def test_everything_is_written_down(bench, tmp_path, monkeypatch):
     made, _ = bench
     monkeypatch.setattr(
-        evaluate, "prepare", lambda plan, device, entailment: replace(made, records=RECORDS[: plan.rows])
+        evaluate, "prepare", lambda plan, device, entailment, dtype: replace(made, records=RECORDS[: plan.rows])
     )
     out = tmp_path / "found.json"
     assert evaluate.main(["--quick", "--tokens", "20", "--single", "3", "--rows", "4", "--out", str(out)]) == 0

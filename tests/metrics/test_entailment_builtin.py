@@ -16,8 +16,8 @@ from relearn import config
 from relearn.errors import InputError, MissingPartError
 from relearn.metrics.context import Context
 from relearn.metrics.entailment import load_entailment
-from relearn.metrics.entailment_builtin.judge import HERE, load_builtin
-from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, add_adapter
+from relearn.metrics.entailment_builtin.judge import HERE, _passes, load_builtin
+from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Rows, add_adapter
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import knowledge_note
 from relearn.metrics.verdicts import LABELS
@@ -99,6 +99,42 @@ def test_a_pair_is_judged_the_same_in_any_company(judge):
     backwards = judge(PAIRS[::-1])[::-1]
     for one, other in zip(together, backwards, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_what_is_asked_twice_is_read_and_judged_once(judge, monkeypatch):
+    """Three texts in two different pairs: three rows read, two decided, four verdicts."""
+    read, decided = [], []
+    inner_read, inner_decide = judge._read, judge._decide
+    monkeypatch.setattr(judge, "_read", lambda rows: read.extend(rows) or inner_read(rows))
+    monkeypatch.setattr(judge, "_decide", lambda sides: decided.extend(sides) or inner_decide(sides))
+    found = judge([(HOME, PRIVATE), (HOME, LONG), (HOME, PRIVATE), (HOME, LONG)])
+    assert (len(read), len(decided)) == (3, 2)
+    assert found[0] == found[2] != found[1] == found[3]
+
+
+def test_passes_hold_no_more_tokens_than_they_may_padding_included():
+    """Sorted 1 2 3 3 9: with 7 tokens 1 2 3 would take 9, so 1 2 (4), 3 3 (6), and 9, too long, alone."""
+    assert list(_passes([3, 9, 1, 3, 2], int, 7)) == [[1, 2], [3, 3], [9]]
+    assert list(_passes([3, 9, 1, 3, 2], int, 45)) == [[1, 2, 3, 3, 9]]
+    assert list(_passes([], int, 7)) == []
+
+
+def test_rows_are_moved_only_where_the_rectangle_has_gaps():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    rows = Rows.of(mask)
+    packed = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    assert rows.padded(packed)[..., 0].tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert torch.equal(rows.packed(rows.padded(packed)), packed)
+    full = Rows.of(torch.ones(2, 2, dtype=torch.bool))
+    assert full.mask is None and full.places is None
+    assert full.padded(packed).data_ptr() == packed.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+def test_a_gpu_says_what_the_processor_says(judge):
+    placed = [load_builtin(device=device)(PAIRS) for device in ("cuda", "cpu")]
+    for one, other in zip(*placed, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_premise_and_hypothesis_are_not_the_same_thing(judge):

@@ -115,3 +115,18 @@ def test_an_answer_longer_than_a_chunk(model):
     found = answer_scores(model, [row])[0]
     for name, expected in by_definition(model, row).items():
         assert torch.allclose(getattr(found, name).double(), expected.double(), atol=1e-4)
+
+
+def test_packs_are_as_large_as_the_device_takes_unless_said(model, monkeypatch):
+    """Rows of 20 tokens or so without a common prompt: packs of some 60 tokens, or 10 where that is said."""
+    seen = []
+    inner = forward.predict
+    monkeypatch.setattr(forward, "predict", lambda model, rows: seen.append(len(rows)) or inner(model, rows))
+    rows = [TokenRow(str(n), tuple((n + 7 * at) % VOCABULARY for at in range(20)), 9) for n in range(1, 7)]
+    monkeypatch.setattr(forward, "CPU_PACK_TOKENS", 60)
+    expected = answer_logprobs(model, rows)
+    assert seen == [3, 3]
+    seen.clear()
+    for one, other in zip(answer_logprobs(model, rows, batch_tokens=10), expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert seen == [1] * 6

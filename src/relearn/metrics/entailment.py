@@ -13,15 +13,19 @@ from relearn.metrics.verdicts import LABELS, PairJudge, Verdict, verdict_of
 BUILTIN = "builtin"
 
 
-def load_entailment(name: str, revision: str | None = None, batch_size: int = 32) -> PairJudge:
+def load_entailment(
+    name: str, revision: str | None = None, batch_size: int = 32, device: str | None = None
+) -> PairJudge:
     """The judge called `builtin`, or one from a folder or a hub name, whose configuration must name the three labels.
+
+    On `device`, or on the GPU when there is one. `batch_size` is for the others; the built-in one counts tokens.
 
     Raises `MissingPartError` when the built-in judge's base model is not installed.
     """
     if name == BUILTIN:
         from relearn.metrics.entailment_builtin.judge import load_builtin
 
-        return load_builtin(batch_size)
+        return load_builtin(device=device)
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
@@ -38,19 +42,19 @@ def load_entailment(name: str, revision: str | None = None, batch_size: int = 32
             where="metrics.entailment",
             way_out="a folder or a hub name of a sequence-classification model saved as safetensors",
         ) from None
-    return TransformersJudge(name, tokenizer, model, batch_size)
+    return TransformersJudge(name, tokenizer, model, batch_size, device)
 
 
 class TransformersJudge(PairJudge):
     """On the GPU when there is one, in float32; repeatable, nothing is drawn."""
 
-    def __init__(self, name: str, tokenizer, model, batch_size: int = 32):
+    def __init__(self, name: str, tokenizer, model, batch_size: int = 32, device: str | None = None):
         import torch
 
         super().__init__(name, batch_size)
         self._columns = _label_columns(model.config.id2label, name)
         self._tokenizer = tokenizer
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = model.to(self._device).eval()
         longest = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         self._limit = int(min(longest, tokenizer.model_max_length))

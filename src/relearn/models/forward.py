@@ -28,7 +28,9 @@ __all__ = [
 
 CPU_PACK_TOKENS = 2048
 GPU_PACK_TOKENS = 16384
+# Logits exist for so many tokens at a time; a GPU is kept waiting by fewer.
 CHUNK_TOKENS = 128
+GPU_CHUNK_TOKENS = 1024
 Head = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -110,17 +112,18 @@ class TokenScores:
 
 
 def answer_logprobs(
-    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = CPU_PACK_TOKENS, tick: Any = None
+    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int | None = None, tick: Any = None
 ) -> list[torch.Tensor]:
     """Log-probability of every answer token, a (answer tokens,) CPU tensor per row, in the order of `rows`.
 
+    Rows go through the model in packs of some `batch_tokens`, as many as its device is good for when that is None.
     Several processes share the packs out; the packs themselves are the same for any number of them.
     """
     return [columns[:, 0] for columns in _per_token(model, rows, _logprob, batch_tokens, tick)]
 
 
 def answer_scores(
-    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int = CPU_PACK_TOKENS, tick: Any = None
+    model: Any, rows: Sequence[TokenRow], *, batch_tokens: int | None = None, tick: Any = None
 ) -> list[TokenScores]:
     """All that metrics want to know of the answer tokens, from one pass over the model; in the order of `rows`.
 
@@ -136,18 +139,20 @@ PerToken = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def _per_token(
-    model: Any, rows: Sequence[TokenRow], value: PerToken, batch_tokens: int, tick: Any
+    model: Any, rows: Sequence[TokenRow], value: PerToken, batch_tokens: int | None, tick: Any
 ) -> list[torch.Tensor]:
     """`value` at every answer token: a (answer tokens, k) CPU tensor per row. Logits exist for a chunk at a time."""
-    packs = _by_prompt(rows, batch_tokens)
+    device = next(model.parameters()).device
+    packs = _by_prompt(rows, batch_tokens or _device_tokens(device))
+    size = CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS
     done = 0
 
     def measure(numbers: Sequence[int]) -> torch.Tensor:
         nonlocal done
         part = [rows[number] for number in numbers]
         seen = predict(model, part)
-        targets, _ = answer_targets(part, next(model.parameters()).device)
-        cuts = [(at, at + CHUNK_TOKENS) for at in range(0, len(targets), CHUNK_TOKENS)]
+        targets, _ = answer_targets(part, device)
+        cuts = [(at, at + size) for at in range(0, len(targets), size)]
         columns = torch.cat([value(seen.logits_at(at, to), targets[at:to]) for at, to in cuts]).cpu()
         done += len(part)
         if tick:
@@ -336,6 +341,10 @@ def decoder_layers(model: Any) -> Any:
 def _pack_limit(model: Any, device: torch.device) -> int:
     if is_sharded(model):
         return sys.maxsize  # The processes must make equally many passes, however long their rows.
+    return _device_tokens(device)
+
+
+def _device_tokens(device: torch.device) -> int:
     return CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS
 
 

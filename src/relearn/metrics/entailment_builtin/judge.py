@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -18,15 +19,25 @@ from relearn.models.packages import builtin_path
 from relearn.rundir import file_hash
 
 HERE = Path(__file__).parent
+Item = TypeVar("Item")
+
+
+# Pairs whose texts are held at once: their tokens' states take 1.5 kB a token.
+BLOCK = 256
+# Tokens of one pass. On a CPU what a layer makes of them has to stay in the cache; a GPU is kept waiting by fewer.
+CPU_TOKENS, GPU_TOKENS = 1024, 32768
 
 
 class BuiltinJudge(PairJudge):
     """float32, on the GPU when there is one; repeatable, nothing is drawn. Each text may have 512 tokens."""
 
-    def __init__(self, encoder: Encoder, decider: Decider, tokenizer: Tokenizer, settings: dict, batch_size: int = 32):
-        super().__init__(f"builtin (all-MiniLM-L6-v2 + LoRA, version {settings['version']})", batch_size)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self, encoder: Encoder, decider: Decider, tokenizer: Tokenizer, settings: dict, device: str | None = None
+    ):
+        super().__init__(f"builtin (all-MiniLM-L6-v2 + LoRA, version {settings['version']})", BLOCK)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._encoder, self._decider = encoder.to(self._device).eval(), decider.to(self._device).eval()
+        self._tokens = CPU_TOKENS if self._device.type == "cpu" else GPU_TOKENS
         self.temperature = float(settings["temperature"])
         self._tokenizer = tokenizer
         tokenizer.no_padding()
@@ -38,38 +49,63 @@ class BuiltinJudge(PairJudge):
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """(pairs, 3) before the temperature, in the order of LABELS; one batch."""
+        """(pairs, 3) before the temperature, in the order of LABELS. Equal texts are read once, equal pairs judged
+        once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        found = self._tokenizer.encode_batch(texts)
-        ids = {text: one.ids for text, one in zip(texts, found, strict=True)}
+        ids = {text: one.ids for text, one in zip(texts, self._tokenizer.encode_batch(texts), strict=True)}
         self.truncated += sum(any(len(ids[text]) > POSITIONS for text in pair) for pair in pairs)
         # The last token of every text is the end mark, which a text cut short keeps.
-        cut = [
-            [*ids[text][: POSITIONS - 1], ids[text][-1]] if len(ids[text]) > POSITIONS else ids[text] for text in texts
-        ]
-        padded, mask = self._padded(cut)
-        states = dict(zip(texts, zip(self._encoder(padded, mask), map(len, cut), strict=True), strict=True))
-        return self._decide([(states[premise], states[hypothesis]) for premise, hypothesis in pairs])
+        cut = {text: [*own[: POSITIONS - 1], own[-1]] if len(own) > POSITIONS else own for text, own in ids.items()}
+        states: dict[str, Tensor] = {}
+        for some in _passes(texts, lambda text: len(cut[text]), self._tokens):
+            read = self._read([cut[text] for text in some])
+            states |= {text: row[: len(cut[text])] for text, row in zip(some, read, strict=True)}
+        found: dict[tuple[str, str], Tensor] = {}
+        for pairs_of_a_pass in _passes(
+            list(dict.fromkeys(pairs)), lambda pair: len(cut[pair[0]]) + len(cut[pair[1]]), self._tokens
+        ):
+            sides = [(states[premise], states[hypothesis]) for premise, hypothesis in pairs_of_a_pass]
+            found.update(zip(pairs_of_a_pass, self._decide(sides), strict=True))
+        return torch.stack([found[pair] for pair in pairs])
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        padded = torch.zeros(mask.shape, dtype=torch.long)
-        padded[mask] = torch.tensor([token for row in rows for token in row])
-        return padded.to(self._device), mask.to(self._device)
+    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        mask = _mask([len(row) for row in rows])
+        if mask is None:
+            return self._encoder(torch.tensor(rows, device=self._device))
+        ids = torch.zeros(mask.shape, dtype=torch.long)
+        ids[mask] = torch.tensor([token for row in rows for token in row])
+        return self._encoder(ids.to(self._device), mask.to(self._device))
 
-    def _decide(self, pairs: list[tuple[tuple[Tensor, int], tuple[Tensor, int]]]) -> Tensor:
-        joined = [torch.cat([premise[:p], hypothesis[:h]]) for (premise, p), (hypothesis, h) in pairs]
+    def _decide(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        joined = [torch.cat(sides) for sides in pairs]
         hidden = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
-        first = torch.tensor([p for (_, p), _ in pairs], device=self._device)
-        whole = torch.tensor([len(both) for both in joined], device=self._device)
-        at = torch.arange(hidden.shape[1], device=self._device)
-        mask = None if bool((whole == whole[0]).all()) else at < whole[:, None]
-        return self._decider(hidden, at < first[:, None], mask)
+        first = torch.tensor([len(premise) for premise, _ in pairs])
+        premise = torch.arange(hidden.shape[1]) < first[:, None]
+        mask = _mask([len(both) for both in joined])
+        on = None if mask is None else mask.to(self._device)
+        return self._decider(hidden, premise.to(self._device), on)
 
 
-def load_builtin(batch_size: int = 32, folder: Path = HERE) -> BuiltinJudge:
-    """The judge whose adapter and settings lie in `folder`.
+def _mask(lengths: Sequence[int]) -> Tensor | None:
+    """(rows, the longest), True where a row has a token; None where all are of one length."""
+    longest = max(lengths)
+    return None if min(lengths) == longest else torch.arange(longest) < torch.tensor(lengths)[:, None]
+
+
+def _passes(items: Sequence[Item], length: Callable[[Item], int], tokens: int) -> Iterator[list[Item]]:
+    """`items` by length, the shortest first, in parts of at most `tokens` tokens with their padding, or of one item."""
+    part: list[Item] = []
+    for item in sorted(items, key=length):
+        if part and (len(part) + 1) * length(item) > tokens:
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part
+
+
+def load_builtin(folder: Path = HERE, device: str | None = None) -> BuiltinJudge:
+    """The judge whose adapter and settings lie in `folder`, on `device`, or on the GPU when there is one.
 
     Raises `MissingPartError` when all-MiniLM-L6-v2 is not installed, `InputError` when weights are not what they should
     be.
@@ -86,4 +122,4 @@ def load_builtin(batch_size: int = 32, folder: Path = HERE) -> BuiltinJudge:
     base = builtin_path(settings["base"])
     encoder, decider = read_base(load_file(base / "model.safetensors"), settings["inner"])
     add_adapter(decider, load_file(adapter))
-    return BuiltinJudge(encoder, decider, Tokenizer.from_file(str(base / "tokenizer.json")), settings, batch_size)
+    return BuiltinJudge(encoder, decider, Tokenizer.from_file(str(base / "tokenizer.json")), settings, device)

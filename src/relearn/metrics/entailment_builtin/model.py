@@ -8,6 +8,7 @@ There is no length that both must share: each text may have as many tokens as th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,26 +32,53 @@ class Layer(nn.Module):
         self.down = nn.Linear(INNER, WIDTH)
         self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """hidden (tokens of all rows, width), no padding; mask (rows, tokens of the longest), True where one stands."""
-        rows, tokens = mask.shape
-        q, k, v = padded(self.qkv(hidden), mask).view(rows, tokens, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        read = _attend(q, k, v, mask).transpose(1, 2)
-        hidden = self.norm1(hidden + self.out(read.reshape(rows, tokens, WIDTH)[mask]))
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """hidden (tokens of all rows, width), no padding."""
+        q, k, v = rows.padded(self.qkv(hidden)).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
+        read = _attend(q, k, v, rows.mask).transpose(1, 2)
+        hidden = self.norm1(hidden + self.out(rows.packed(read.flatten(2))))
         return self.norm2(hidden + self.down(F.gelu(self.up(hidden))))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # On a CPU the fused kernel takes several times as long over texts as short as these.
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return torch.softmax(scores.masked_fill(~mask[:, None, None, :], -torch.inf), dim=-1) @ v
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+    return torch.softmax(scores, dim=-1) @ v
 
 
-def padded(hidden: Tensor, mask: Tensor) -> Tensor:
-    """(tokens of all rows, width) to (rows, tokens of the longest, width), zeros where there is no token."""
-    out = hidden.new_zeros(*mask.shape, hidden.shape[-1])
-    out[mask] = hidden
-    return out
+@dataclass(frozen=True)
+class Rows:
+    """How rows of tokens stand in a rectangle: `count` rows of up to `longest` tokens. All on one device.
+
+    `mask` (count, longest): True where a token stands; `places`: those places counted through. Both None where the
+    rectangle is full, so that nothing has to be moved or masked.
+    """
+
+    count: int
+    longest: int
+    mask: Tensor | None = None
+    places: Tensor | None = None
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Rows:
+        # One look at the mask for all layers: on a GPU every such look waits for what was begun.
+        places = mask.flatten().nonzero()[:, 0]
+        full = len(places) == mask.numel()
+        return cls(*mask.shape) if full else cls(*mask.shape, mask, places)
+
+    def padded(self, hidden: Tensor) -> Tensor:
+        """(tokens of all rows, width) to (rows, tokens of the longest, width), zeros where there is no token."""
+        if self.places is None:
+            return hidden.view(self.count, self.longest, -1)
+        out = hidden.new_zeros(self.count * self.longest, hidden.shape[-1])
+        return out.index_copy(0, self.places, hidden).view(self.count, self.longest, -1)
+
+    def packed(self, rectangle: Tensor) -> Tensor:
+        """The way back; also for a rectangle without a width."""
+        flat = rectangle.flatten(0, 1)
+        return flat if self.places is None else flat.index_select(0, self.places)
 
 
 class Encoder(nn.Module):
@@ -65,12 +93,12 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (texts, tokens) to (texts, tokens, width)."""
-        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)[mask]
-        hidden = self.norm(self.words(ids[mask]) + self.positions(places))
+        rows = Rows(*ids.shape) if mask is None else Rows.of(mask)
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        hidden = self.norm(self.words(rows.packed(ids)) + self.positions(rows.packed(places)))
         for layer in self.layers:
-            hidden = layer(hidden, mask)
-        return padded(hidden, mask)
+            hidden = layer(hidden, rows)
+        return rows.padded(hidden)
 
 
 class Decider(nn.Module):
@@ -86,11 +114,12 @@ class Decider(nn.Module):
     def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (pairs, tokens, width): the premise's tokens, then the hypothesis's; premise (pairs, tokens): True
         at the premise's; mask: True at tokens that are no padding, None where all are. Returns (pairs, 3)."""
-        mask = torch.ones_like(premise) if mask is None else mask
-        packed = hidden[mask] + torch.where(premise[mask][:, None], self.sides[0], self.sides[1])
+        rows = Rows(*premise.shape) if mask is None else Rows.of(mask)
+        sides = torch.where(rows.packed(premise)[:, None], self.sides[0], self.sides[1])
+        packed = rows.packed(hidden) + sides
         for layer in self.layers:
-            packed = layer(packed, mask)
-        hidden, hypothesis = padded(packed, mask), ~premise & mask
+            packed = layer(packed, rows)
+        hidden, hypothesis = rows.padded(packed), ~premise if rows.mask is None else ~premise & rows.mask
         p, h = _mean(hidden, premise), _mean(hidden, hypothesis)
         first = hypothesis.int().argmax(1)
         starts = (hidden[:, 0], hidden[torch.arange(len(hidden), device=hidden.device), first])
