@@ -14,7 +14,7 @@ from relearn.models.load import Loaded, load, load_config, load_tokenizer
 from relearn.objectives.base import METHODS
 from relearn.records import Record
 from relearn.records.checks import DataSet, load_all, load_set
-from relearn.synthesis.alternates import ANSWERS as ALTERNATES
+from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
 from relearn.synthesis.generic_data import load_generic
 from relearn.synthesis.plan import plan, planned_rows
 from relearn.tokens.encode import encode, record_example
@@ -107,10 +107,14 @@ def _sets(data: DataSet) -> str:
 
 def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
     """What a generator will be asked for; methods that train on what the records hold ask for nothing."""
-    source = METHODS.get(recipe.unlearn.method).data
+    source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     if not is_written(source):
         return [f"Answers: {source.replace('_', ' ')}, nothing to be written", "Leaves this machine: nothing"]
-    written = plan(data.forget, recipe.synthesis, generic=generic, tokenizer=tokenizer, prices=recipe.prices)
+    named = {"tokenizer": tokenizer, "prices": recipe.prices}
+    if source.endswith("alternates"):
+        written = plan_alternates(data.forget, recipe.synthesis, **named)
+    else:
+        written = plan(data.forget, recipe.synthesis, generic=generic, **named)
     lines = written.lines()
     if written.hosts and not recipe.synthesis.allow_remote:
         lines.append("That needs synthesis.allow_remote: true; the run will refuse without it")
@@ -129,13 +133,13 @@ def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
 
 def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
     """Forget rows of one epoch of the recipe's method, without those that belong to them."""
-    source = METHODS.get(recipe.unlearn.method).data
+    source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     rows = planned_rows(data.forget, recipe.synthesis, generic)
     if source in ("synthesised", "original_beside_synthesised"):
         return sum(rows.values())
     if source == "preferred_synthesised":
         return rows["qa"]
-    return len(data.forget) * (ALTERNATES if source == "preferred_alternates" else 1)
+    return planned_alternates(data.forget) if source == "preferred_alternates" else len(data.forget)
 
 
 def estimate_minutes(recipe: Recipe) -> float:

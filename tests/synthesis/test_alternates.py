@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from scripted import Scripted
 
-from relearn.config import Source, Synthesis
+from fake_endpoint import Reply, endpoint, prompt_of
+from relearn.config import Recipe, Source, Synthesis
 from relearn.demo.people import load
 from relearn.errors import BudgetError, GeneratorError, InputError, RunFailedError
+from relearn.estimate import plan_lines
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.llm.templates import Templates
@@ -20,6 +23,7 @@ from relearn.records import Record
 from relearn.records.files import read_records
 from relearn.synthesis import alternates
 from relearn.synthesis.alternates import read_alternates, write_alternates
+from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
 from relearn.synthesis.verification import Verifier
 
 RECORDS = (
@@ -313,3 +317,68 @@ def test_offline_every_record_has_alternates_and_none_leaks(real, tmp_path):
     assert not any(Verifier(real).leaks(written))
     assert not any(text == record.answer for record, _, text in written)
     assert all(len(set(texts)) == len(texts) <= 5 for texts in found.values())
+
+
+# What the plan says it takes
+
+
+PLANNED = (
+    RECORDS[0],
+    replace(RECORDS[1], alternatives=("Ben Okoro has no address.", "Ben Okoro writes letters.")),
+    # Brings only what tells the secret, so the generator is asked all the same.
+    replace(RECORDS[2], alternatives=(RECORDS[2].answer,)),
+    DOCUMENT,
+)
+
+
+def test_the_plan_counts_the_calls_that_a_run_makes(scripted, tmp_path):
+    completer = scripted()
+    counts, _ = write(tmp_path, records=PLANNED)
+    found = plan_alternates(PLANNED, Synthesis())
+    assert (found.calls, found.rows) == (counts["usage"]["generator"]["asked"], {"alternate": counts["answers"]})
+    assert found.calls == 3 and planned_alternates(PLANNED) == 2 + 3 * 5
+    sent = sum(len(prompt.text) for prompt in completer.asked) / 4
+    assert found.input_tokens == pytest.approx(sent, rel=0.2)
+
+
+def test_the_plan_counts_the_calls_of_the_offline_templates(tmp_path):
+    """Of one pass: what they write that will not do is asked for again, place by place, which costs nothing."""
+    people = load("private")[:8]
+    counts, _ = write(tmp_path, records=people, attempts=1)
+    assert plan_alternates(people, Synthesis()).calls == counts["usage"]["generator"]["asked"] == 8
+
+
+def test_the_plan_counts_what_a_server_is_asked_and_what_its_judge_reads(tmp_path, monkeypatch):
+    with endpoint(lambda body, _: Reply(reply_to(prompt_of(body)))) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "none")
+        settings = Synthesis(generator="openai:writer", judge="openai:reader")
+        write_alternates(RECORDS, settings, tmp_path, 0)
+        asked = Counter(body["model"] for body in server.requests)
+        planned = plan_alternates(RECORDS, settings)
+    assert asked == {"writer": 3, "reader": 15}
+    # A twentieth more than one pass, for what has to be asked again.
+    assert [(entry.name, entry.calls) for entry in planned.spending] == [("openai:writer", 3), ("openai:reader", 16)]
+
+
+def reply_to(prompt: str) -> str:
+    if "SAFE" in prompt.upper() and "verdict" in prompt.lower():
+        return "Nothing is told.\nVerdict: safe"
+    subject = next(record.subject for record in RECORDS if record.question in prompt)
+    return "\n".join(f"{n + 1}. {subject} went to {PLACES[n]} that year." for n in range(5))
+
+
+def test_nothing_is_planned_where_every_record_brings_its_own():
+    own = tuple(replace(record, alternatives=(f"{record.subject} moved on.",)) for record in RECORDS)
+    found = plan_alternates(own, Synthesis(generator="openai:m"))
+    assert (found.calls, found.input_tokens, found.sent, found.rows) == (0, 0, (), {"alternate": 3})
+
+
+def test_a_recipe_with_altpo_says_what_it_will_ask(tiny_model_dir, tmp_path):
+    rows = [{"question": record.question, "answer": record.answer} for record in RECORDS]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"model": str(tiny_model_dir), "data": {"forget": str(tmp_path / "f.jsonl")},
+              "unlearn": {"method": "altpo", "epochs": 2}}  # fmt: skip
+    said = "\n".join(plan_lines(Recipe.from_mapping(values)))
+    assert "Rows: 15 (15 alternate)" in said and "templates: 3 calls" in said
+    assert "15 forget rows" in said

@@ -132,7 +132,7 @@ def _ask(
     completer = make_completer(settings.generator, settings, cache, loaded, budget)
     judge = make_completer(settings.judge, settings, cache, loaded, budget) if settings.judge else None
     inspect = Verifier(records, judge).flaws
-    groups = [_slots(record) for record in asked]
+    groups = [slots(record) for record in asked]
     try:
         with progress(completer, len(groups), tick):
             filled = fill(groups, _writing(inspect, seed), completer, settings.attempts)
@@ -152,7 +152,8 @@ def _writing(inspect: Inspect, seed: int) -> Writing:
     )
 
 
-def _slots(record: Record) -> Group:
+def slots(record: Record) -> Group:
+    """The places of a record's alternate answers, which are asked for together."""
     return tuple(
         Slot(record, content_id("alternate", record.id, str(number)), "original", record.question)
         for number in range(ANSWERS)

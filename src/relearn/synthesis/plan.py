@@ -125,22 +125,37 @@ def plan(
 
     `tokenizer` is the model's own; without one tokens are characters / 4.
     """
-    count: Count = (lambda text: len(tokenizer(text).input_ids)) if tokenizer is not None else estimated_tokens
+    count = counting(tokenizer)
     rows = planned_rows(records, settings, generic)
     passes = [_of_record(record, settings, count) for record in records]
+    judged = rows["qa"] + sum(record.form == "text" for record in records)
+    return planned(rows, passes, judged, settings, tokenizer=tokenizer, prices=prices)
+
+
+def counting(tokenizer: Any) -> Count:
+    """Tokens of a text by the model's own tokenizer; without one characters / 4."""
+    return (lambda text: len(tokenizer(text).input_ids)) if tokenizer is not None else estimated_tokens
+
+
+def planned(
+    rows: Mapping[str, int], passes: Sequence[tuple[int, int, int]], judged: int, settings: config.Synthesis, *,
+    tokenizer: Any = None, prices: config.Prices | None = None,
+) -> Plan:  # fmt: skip
+    """The plan of `passes`, (calls, input tokens, output tokens) of every record that is sent, of which texts `judged`
+    are read by the judge, if there is one.
+    """
     totals = [sum(column) for column in zip(*passes, strict=True)] if passes else [0, 0, 0]
     spending = [_spending(settings.generator, totals, prices)]
     if settings.judge:
-        judged = rows["qa"] + sum(record.form == "text" for record in records)
         spending.append(
             _spending(settings.judge, [judged, judged * JUDGE_TOKENS_IN, judged * JUDGE_TOKENS_OUT], prices)
         )
-    planned = Plan(
-        rows, tuple(spending), tuple(_sent(settings, len(records))),
+    found = Plan(
+        rows, tuple(spending), tuple(_sent(settings, len(passes))) if passes else (),
         counted_by="the model's tokenizer" if tokenizer is not None else "characters / 4",
         currency=prices.currency if prices else "",
     )  # fmt: skip
-    return replace(planned, over_budget=_over_budget(planned, settings))
+    return replace(found, over_budget=_over_budget(found, settings))
 
 
 def planned_rows(records: Sequence[Record], settings: config.Synthesis, generic: int) -> dict[str, int]:
