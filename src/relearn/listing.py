@@ -1,8 +1,9 @@
-"""`relearn list`: the tables of methods, metrics, audits and generators."""
+"""`relearn list`: the tables of methods, metrics, audits, generators and benchmarks."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +12,10 @@ from relearn import console
 
 
 def print_listing(what: str, *, as_json: bool) -> None:
-    rows = {"methods": _methods, "metrics": _metrics, "audits": _audits, "generators": _generators}[what]()
+    rows = {
+        "methods": _methods, "metrics": _metrics, "audits": _audits, "generators": _generators,
+        "benchmarks": _benchmarks,
+    }[what]()  # fmt: skip
     if as_json:
         console.out.print_json(json.dumps(rows))
         return
@@ -74,3 +78,9 @@ def _audits() -> list[dict[str, Any]]:
         {"name": one.name, "family": one.family, "counts": one.counts, "about": one.about, "source": one.source}
         for one in found
     ]
+
+
+def _benchmarks() -> list[dict[str, Any]]:
+    from relearn.records.benchmarks import BENCHMARKS
+
+    return [asdict(one) for one in BENCHMARKS]

@@ -8,13 +8,13 @@ from relearn.cli.app import app
 
 
 @app.command(name="list")
-def list_(what: Literal["methods", "metrics", "audits", "generators"], *, json: bool = False) -> None:
+def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmarks"], *, json: bool = False) -> None:
     """What there is to choose from.
 
     Parameters
     ----------
     what
-        methods, metrics, audits or generators.
+        methods, metrics, audits, generators or benchmarks (shapes of files that are read as they are).
     json
         Print JSON.
     """
