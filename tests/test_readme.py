@@ -61,6 +61,9 @@ def test_python(readme, place, capsys):
     printed = capsys.readouterr().out
     assert "Where does Tamsin Orrery live? |" in printed
     assert re.search(r"0 of \d+ training rows tell a secret", printed)
+    assert len(re.findall(r"\? \| (?:there|hidden|gone|never_known)", printed)) == 2
+    assert (place / "runs/python/audits/verdicts.json").exists()
+    assert (place / "runs/python/analysis/lens.json").exists()
 
 
 def test_make_targets_and_commands_exist(readme, project_root):

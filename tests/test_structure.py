@@ -101,6 +101,15 @@ def test_importing_relearn_loads_nothing_heavy():
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+def test_the_promised_names_are_there():
+    """Those of the design; what is private to the package is not offered."""
+    promised = {"run", "synthesize", "unlearn", "evaluate", "audit", "analyze", "Recipe", "Record"}
+    assert promised <= set(relearn.__all__) == set(relearn._PLACES)
+    assert all(callable(getattr(relearn, name)) for name in relearn.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'audits_of'"):
+        relearn.audits_of  # noqa: B018
+
+
 @pytest.mark.skipif(importlib.util.find_spec("relearn.cli") is None, reason="the command line is not there yet")
 def test_help_is_instant():
     """Median of three, in seconds of CPU: the other processes of a busy machine do not count."""

@@ -44,7 +44,7 @@ TRACED, DRAWN = 6, 2
 
 
 def analyze(
-    folder: Path, others: Sequence[Path] = (), *, prompts: Sequence[str] = (), facts: int = 12,
+    folder: Path | str, others: Sequence[Path | str] = (), *, prompts: Sequence[str] = (), facts: int = 12,
     lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
 ) -> Path:  # fmt: skip
     """Look into the run in `folder`, and into `others` of the same start model; returns FOLDER/analysis.
@@ -55,7 +55,8 @@ def analyze(
     """
     if lens_text is not None and lens != "tuned":
         raise InputError("only a tuned lens is fitted on text", where="--lens-text", way_out="add --lens tuned")
-    runs = _named([folder, *others])
+    folder = Path(folder)
+    runs = _named([folder, *map(Path, others)])
     recipes = {name: _recipe(path) for name, path in runs.items()}
     first, *rest = recipes.values()
     if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):

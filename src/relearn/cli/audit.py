@@ -60,31 +60,16 @@ def audit(
     out
         The folder of an audit without a run.
     """
-    from relearn.auditing import audit as attack
     from relearn.auditing import print_audit
     from relearn.console import note
-    from relearn.errors import InputError
+    from relearn.evaluation.audit import audit as attack
+    from relearn.evaluation.settings import read_columns
 
-    models = {
-        "before": before, "after": after, "base": base, "before_adapter": before_adapter,
-        "after_adapter": after_adapter, "forget": forget, "retain": retain, "holdout": holdout,
-    }  # fmt: skip
-    if folder is not None:
-        if given := [name for name, value in models.items() if value] + ["set"] * bool(set_) + ["map"] * bool(map_):
-            raise InputError(f"a run has its own models and records, and --{given[0].replace('_', '-')} was given",
-                             where=str(folder), way_out="a run folder, or --before, --after and --forget")  # fmt: skip
-        found = attack(
-            folder, attacks, control=Path(control) if control else None, templates=templates, facts=facts,
-            samples=samples,
-        )  # fmt: skip
-    else:
-        from relearn.evaluation.audit import audit_models
-        from relearn.evaluation.settings import read_columns
-
-        found = audit_models(
-            out, attacks, control=control, templates=templates, facts=facts, samples=samples, changes=set_,
-            columns=read_columns(map_), **models,
-        )  # fmt: skip
-        folder = out
+    found = attack(
+        folder, attacks, out=out, control=control, templates=templates, facts=facts, samples=samples, changes=set_,
+        columns=read_columns(map_), before=before, after=after, base=base, before_adapter=before_adapter,
+        after_adapter=after_adapter, forget=forget, retain=retain, holdout=holdout,
+    )  # fmt: skip
+    folder = folder or out
     print_audit(folder, found)
     note(f"per fact: {folder / 'audits' / 'verdicts.json'}")

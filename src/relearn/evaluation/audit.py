@@ -1,4 +1,4 @@
-"""`relearn audit --before MODEL --after MODEL --forget FILE`: the attacks on any two models, without a run.
+"""`relearn audit`: the attacks on a run, or on any two models (--before MODEL --after MODEL --forget FILE) without one.
 
 The folder is an evaluation's: what it was begun with is written down, another model or a changed file is refused, and
 the same command goes on where it was.
@@ -67,6 +67,32 @@ class PairModels:
 
     def maker(self, name: ModelName) -> Callable[..., Loaded]:
         return lambda **options: self.fresh(name, **options)
+
+
+def audit(
+    run: Path | str | None = None, attacks: str = "all", *, out: Path | str = Path("runs/audit"),
+    control: Path | str | None = None, templates: Path | str | None = None, facts: int | None = None, samples: int = 8,
+    changes: Sequence[str] = (), **named: Any,
+) -> list[Verdict]:  # fmt: skip
+    """Attack the run in folder `run`, or without one the models and records that are `named`; one verdict per fact.
+
+    A run's audit is written into its folder (`auditing.audit`), one of two models into `out` (`audit_models`, which
+    says what can be named). Raises InputError where both are given, and as these two do.
+    """
+    filled = None if templates is None else Path(templates)
+    if run is None:
+        return audit_models(
+            Path(out), attacks, control=None if control is None else str(control), templates=filled, facts=facts,
+            samples=samples, changes=changes, **named,
+        )  # fmt: skip
+    if given := sorted(name for name, value in {**named, "set": changes}.items() if value):
+        option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
+        raise InputError(f"a run has its own models and records, and --{option} was given", where=str(run),
+                         way_out="a run folder, or --before, --after and --forget")  # fmt: skip
+    return auditing.audit(
+        Path(run), attacks, control=None if control is None else Path(control), templates=filled, facts=facts,
+        samples=samples,
+    )  # fmt: skip
 
 
 def audit_models(
