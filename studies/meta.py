@@ -32,7 +32,7 @@ from relearn.errors import InputError, RelearnError
 from relearn.report.plane import standalone
 from relearn.rundir import read_json, write_json, write_text
 
-QUICK = {"rows": 4, "retain": 4, "holdout": 4, "rates": (1e-3,), "epochs": (6.0,), "max_new_tokens": 16}
+QUICK = {"rows": 3, "retain": 3, "holdout": 3, "rates": (1e-3,), "epochs": (6.0,), "max_new_tokens": 12}
 
 
 @dataclass(frozen=True)
