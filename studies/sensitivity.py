@@ -43,9 +43,15 @@ WANTED = ("kfr", "graded_kfr", "useful_forgetting", "rouge_l", "truth_ratio_prob
 DRAWN = {
     "kfr": ("1 − KFR", "#d55e00"), "graded_kfr": ("1 − graded KFR", "#0072b2"),
     "rouge_l": ("ROUGE-L recall", "#009e73"), "truth_ratio_prob": ("truth ratio, P(right)", "#cc79a7"),
-    "gibberish": ("gibberish", INK["muted"]),
+    "gibberish": ("share of gibberish", INK["muted"]),
 }  # fmt: skip
 TURNED = ("kfr", "graded_kfr")
+# Only what lies on one road from whole to nothing is joined by a line.
+ROADS = {
+    "in full": ("true", "in other words"), "false": ("one wrong", "half wrong", "all wrong"),
+    "less and less said": ("half removed", "vague", "refusal"), "off topic": ("other answer",),
+    "no language": ("babble", "loop", "silence"),
+}  # fmt: skip
 
 
 def main() -> None:
@@ -203,28 +209,44 @@ def _cell(entry: dict[str, Any], name: str) -> str:
     return f"{measured['value']:.2f}{'*' if clear else ''}{left_out}"
 
 
-def chart(entries: Sequence[dict[str, Any]], name: str) -> str:
+def chart(entries: Sequence[dict[str, Any]], title: str) -> str:
     """What is left of the answer by each metric, over the steps, with 95 % intervals."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    roads = [[at for at, entry in enumerate(entries) if entry["step"] in names] for names in ROADS.values()]
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(9.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.tick_params(length=0)
-        for metric, (label, ink) in DRAWN.items():
-            points = [(at, *_left(entry, metric)) for at, entry in enumerate(entries) if _left(entry, metric)]
-            if not points:
+        for step, (metric, (label, ink)) in enumerate(DRAWN.items()):
+            if not any(_left(entry, metric) for entry in entries):
                 continue
-            xs, values, lows, highs = zip(*points, strict=True)
-            dashed = "--" if metric == "gibberish" else "-"
-            axes.plot(xs, values, dashed, color=ink, marker="o", markersize=4, linewidth=1.7, label=label)
-            axes.vlines(xs, lows, highs, color=ink, alpha=0.5, linewidth=1)
-        axes.set(ylim=(-0.03, 1.03), ylabel=f"{name}: what is left, by each metric")
-        axes.set_xticks(range(len(entries)), [entry["step"].replace(" ", "\n") for entry in entries])
+            axes.plot([], [], "s" if metric == "gibberish" else "o", color=ink, markersize=4, label=label)
+            for road in roads:
+                _draw_road(axes, [(at, *(_left(entries[at], metric) or ())) for at in road], metric, ink, step)
+        for name, road in zip(ROADS, roads, strict=True):
+            if road:
+                axes.text((road[0] + road[-1]) / 2, 1.07, name, ha="center", color=INK["muted"])
+                axes.axvline(road[-1] + 0.5, color=INK["grid"], linewidth=1)
+        axes.set(xlim=(-0.5, len(entries) - 0.5), ylim=(-0.04, 1.14), ylabel=f"{title}: what is left, by each metric")
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.set_xticks(range(len(entries)), [entry["step"].replace(" ", "\n") for entry in entries], va="top")
         axes.grid(axis="y")
         axes.legend(frameon=False, labelcolor=INK["ink"], loc="lower left", bbox_to_anchor=(0, 1), ncols=len(DRAWN))
-    return to_svg(figure, f"sensitivity-{name.lower()}", f"{name}: what each metric says is left of damaged answers")
+    return to_svg(figure, f"sensitivity-{title.lower()}", f"{title}: what each metric says is left of damaged answers")
+
+
+def _draw_road(axes: Any, points: Sequence[tuple[float, ...]], metric: str, ink: str, step: int) -> None:
+    """Side by side, so that metrics that say the same can both be seen."""
+    known = [point for point in points if len(point) > 1]
+    if not known:
+        return
+    places, values, lows, highs = zip(*known, strict=True)
+    xs = [at + 0.09 * (step - (len(DRAWN) - 1) / 2) for at in places]
+    style = "s:" if metric == "gibberish" else "o-"
+    axes.plot(xs, values, style, color=ink, markersize=4, linewidth=1.4)
+    axes.vlines(xs, lows, highs, color=ink, alpha=0.5, linewidth=1)
 
 
 def _left(entry: dict[str, Any], metric: str) -> tuple[float, float, float] | None:
