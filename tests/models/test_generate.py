@@ -247,3 +247,38 @@ def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
         layer, tuple(torch.zeros(self.rows, key.shape[1], self.room, key.shape[3]) for _ in range(2))
     ))  # fmt: skip
     assert not can_decode(loaded.model)
+
+
+@pytest.mark.parametrize("settings_", [GREEDY, DRAWN])
+@pytest.mark.parametrize("padded", [False, True])
+def test_an_answer_can_be_listened_to(loaded, settings_, padded, monkeypatch):
+    """Decoded here or by the model's own `generate`: the tokens told are the answer's, and the answer is the same."""
+    if padded:
+        monkeypatch.setattr(generate, "can_decode", lambda _: False)
+    told: list[list[int]] = []
+    silent = generate.generate(loaded, QUESTIONS[:1], settings_)
+    assert generate.generate(loaded, QUESTIONS[:1], settings_, heard=lambda new: told.append(list(new))) == silent
+    tokens = [token for new in told for token in new]
+    assert loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip() == silent[0]
+    assert max(map(len, told)) == 1 and len(tokens) > 3
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_listener_can_end_the_answer(loaded, padded, monkeypatch):
+    if padded:
+        monkeypatch.setattr(generate, "can_decode", lambda _: False)
+    told: list[int] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def heard(new) -> None:
+        told.extend(new)
+        if len(told) == 2:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        generate.generate(loaded, QUESTIONS[:1], GREEDY, heard=heard)
+    assert len(told) == 2
+    with pytest.raises(ValueError, match="one question"):
+        generate.generate(loaded, QUESTIONS[:2], GREEDY, heard=heard)

@@ -22,12 +22,14 @@ from relearn.models.forward import TokenRow
 class Lens:
     """Of every layer (L + 1, the embeddings first) at every answer token (A):
 
-    `logprob`, `rank` (1 is the likeliest) of the true token; `kl`: KL(last layer || this layer) in nats.
+    `logprob`, `rank` (1 is the likeliest) of the true token; `kl`: KL(last layer || this layer) in nats; `likeliest`:
+    the token that the layer would say.
     """
 
     logprob: torch.Tensor
     rank: torch.Tensor
     kl: torch.Tensor
+    likeliest: torch.Tensor
 
 
 @torch.no_grad()
@@ -44,10 +46,8 @@ def lens(inside: Inside, row: TokenRow, translators: Translators | None = None) 
     return Lens(*(torch.stack(values) for values in zip(*per_layer, strict=True)))
 
 
-def _layer(
-    logits: torch.Tensor, targets: torch.Tensor, last: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _layer(logits: torch.Tensor, targets: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, ...]:
     logprobs = logits.log_softmax(-1)
     own = logprobs.gather(1, targets[:, None])
     kl = (last.exp() * (last - logprobs)).sum(-1)
-    return own[:, 0], (logprobs > own).sum(-1) + 1, kl.clamp_min(0)
+    return own[:, 0], (logprobs > own).sum(-1) + 1, kl.clamp_min(0), logprobs.argmax(-1)

@@ -9,12 +9,12 @@ import sys
 
 import cyclopts
 
-from relearn.cli import analyze, asking, audit, evaluate, folders, looking, rows, running
+from relearn.cli import analyze, asking, audit, evaluate, folders, looking, rows, running, ui
 from relearn.cli.app import app, fail
 from relearn.errors import InputError, RelearnError
 
 # Each registers its commands with the application when it is imported.
-COMMANDS = (running, asking, evaluate, rows, folders, audit, analyze, looking)
+COMMANDS = (running, asking, evaluate, rows, folders, audit, analyze, ui, looking)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ get length-sorted left-padded batches. Several processes share the questions out
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,12 @@ from relearn.console import Ticker, quiet
 from relearn.models.decoding import Decoder, can_decode
 from relearn.models.forward import bare
 from relearn.models.load import Loaded
-from relearn.models.sampling import Choice, ChoiceProcessor
+from relearn.models.sampling import Choice, ChoiceProcessor, Chooser
 from relearn.records import Form
 
 PADDED_ROWS = 16
+# Told the next tokens of an answer; what it raises ends the answering.
+Heard = Callable[[Sequence[int]], None]
 # What a model's own generation settings may hold and decoding of ours heeds; with anything else it is not used.
 _HEEDED = {
     "bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
@@ -38,14 +40,18 @@ def generate(
     form: Form = "chat",
     seed: int = 0,
     tick: Ticker = quiet,
+    heard: Heard | None = None,
 ) -> list[str]:
     """One answer per question, without the prompt; greedy at temperature 0. Same seed, same answers.
 
     What is drawn belongs to the seed and the question (asked twice, to the first and the second time): neither the
-    order nor the batch changes it.
+    order nor the batch changes it. `heard`, for one question alone, is told the tokens of its answer as they come, the
+    one that ends the turn perhaps among them; vllm tells nothing before the end.
     """
     if not questions:
         return []
+    if heard is not None and len(questions) != 1:
+        raise ValueError("one question at a time can be listened to")
     prompts = [loaded.chat.prompt(question, form) for question in questions]
     ids = loaded.tokenizer(prompts, add_special_tokens=False).input_ids
     if settings.backend == "vllm":
@@ -53,13 +59,14 @@ def generate(
 
         said = parallel.on_main(lambda: answers_of_vllm(loaded, ids, settings, _keys(prompts, seed), stop_ids(loaded)))
     else:
-        said = _shared_out(loaded, ids, settings, _keys(prompts, seed), tick)
+        said = _shared_out(loaded, ids, settings, _keys(prompts, seed), tick, heard)
     return [text.strip() for text in loaded.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
 def _shared_out(
-    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker
-) -> list[list[int]]:
+    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker,
+    heard: Heard | None,
+) -> list[list[int]]:  # fmt: skip
     """The tokens of every answer; each process answers every n-th question by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = parallel.processes()
@@ -74,7 +81,7 @@ def _shared_out(
         penalty = _penalty(loaded.model)
         way = _padded if penalty is None else _decoded
         choice = Choice(settings, [keys[number] for number in share], penalty or 1.0)
-        return way(loaded, [ids[number] for number in share], settings, choice, finished)
+        return way(loaded, [ids[number] for number in share], settings, choice, finished, heard)
 
     shares = [order[start::count] for start in range(count)]
     found: dict[int, list[int]] = {}
@@ -83,15 +90,31 @@ def _shared_out(
     return [found[number] for number in range(len(ids))]
 
 
-def _decoded(loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any) -> list[Any]:
+def _decoded(
+    loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any, heard: Heard | None
+) -> list[Any]:
+    choose = choice if heard is None else _aloud(choice, heard)
     return Decoder(
-        loaded.model, ids, choice, stops=stop_ids(loaded), max_new_tokens=settings.max_new_tokens,
+        loaded.model, ids, choose, stops=stop_ids(loaded), max_new_tokens=settings.max_new_tokens,
         rows=settings.batch_size, finished=finished,
     ).answers()  # fmt: skip
 
 
+def _aloud(choice: Chooser, heard: Heard) -> Chooser:
+    """The same choice, of one row, told to `heard`."""
+
+    def choose(scores: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        chosen = choice(scores, questions, tokens)
+        heard(chosen.tolist())
+        return chosen
+
+    return choose
+
+
 @torch.inference_mode()
-def _padded(loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any) -> list[Any]:
+def _padded(
+    loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any, heard: Heard | None
+) -> list[Any]:
     """Through the model's own `generate`, `ids` being sorted by length."""
     said: list[list[int]] = []
     stops = stop_ids(loaded)
@@ -104,16 +127,39 @@ def _padded(loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Ch
         batch = [[pad] * more + row for more, row in zip(padding, part, strict=True)]
         mask = [[0] * more + [1] * len(row) for more, row in zip(padding, part, strict=True)]
         drawn = ChoiceProcessor(choice, range(start, start + len(part)), padding)
+        listening = None if heard is None else _Listening(heard, longest)
+        processors = [*([drawn] if settings.temperature else []), *([listening] if listening else [])]
         output = loaded.model.generate(
             input_ids=torch.tensor(batch, device=loaded.device),
             attention_mask=torch.tensor(mask, device=loaded.device),
             max_new_tokens=settings.max_new_tokens, pad_token_id=pad, eos_token_id=stops,
             do_sample=False, temperature=None, top_p=None, top_k=None,
-            **({"logits_processor": LogitsProcessorList([drawn])} if settings.temperature else {}),
+            **({"logits_processor": LogitsProcessorList(processors)} if processors else {}),
         )  # fmt: skip
         said += [_up_to_stop(row, stops) for row in output[:, longest:].tolist()]
+        if listening is not None:
+            listening.rest(said[-1])
         finished(len(part))
     return said
+
+
+class _Listening:
+    """Stands among the processors of `generate` of transformers, changes nothing, and tells what was said so far."""
+
+    def __init__(self, heard: Heard, start: int):
+        self._heard = heard
+        self._start = start
+        self._told = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # Of a search over several beams nothing is certain before its end; the listener may still want it ended.
+        new = input_ids[0, self._start + self._told :].tolist() if len(input_ids) == 1 else []
+        self._told += len(new)
+        self._heard(new)
+        return scores
+
+    def rest(self, said: Sequence[int]) -> None:
+        self._heard(list(said[self._told :]))
 
 
 def _up_to_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:

@@ -1,0 +1,69 @@
+"""`relearn ui`: opens the folders, takes a port of 127.0.0.1, names the address and serves until Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from relearn.console import note
+from relearn.errors import InputError
+from relearn.ui.folders import open_runs
+
+HOST = "127.0.0.1"
+# Open connections get so many seconds at the end.
+_GRACE = 2
+
+
+def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> None:
+    """Raises InputError for folders that cannot be shown and for a port that cannot be had; 0 takes a free one."""
+    import uvicorn
+
+    from relearn.ui.app import make_app
+    from relearn.ui.guard import new_token
+
+    runs = open_runs(folders)
+    token = new_token()
+    with listening(port) as listener:
+        number = listener.getsockname()[1]
+        app = make_app(runs, token=token, port=number)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            lifespan="off", timeout_graceful_shutdown=_GRACE,
+        )  # fmt: skip
+        address = f"http://{HOST}:{number}/?token={token}"
+        print(address, flush=True)
+        note("this address holds a secret and is for you alone; Ctrl-C ends it")
+        if browser:
+            # Some browsers keep whoever calls them waiting, and the page has to be served meanwhile.
+            threading.Thread(target=_show, args=(address,), daemon=True).start()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _show(address: str) -> None:
+    if not webbrowser.open(address):
+        note("no browser was found: open the address yourself")
+
+
+def listening(port: int) -> socket.socket:
+    """A socket on 127.0.0.1 and nowhere else."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # Else a port stays taken for a minute after its server has ended.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _no_port(port, error) from None
+    return listener
+
+
+def _no_port(port: int, error: OSError | OverflowError) -> InputError:
+    why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for ordinary users"}.get(
+        getattr(error, "errno", None) or 0, "is no port from 0 to 65535"
+    )
+    return InputError(f"port {port} {why}", where="--port", way_out="leave it out, and a free one is taken")
