@@ -19,6 +19,7 @@ from typing import Any, Literal
 from relearn import console
 from relearn.analysis.adapter import Update, overlap, updates
 from relearn.analysis.circuits import THRESHOLDS
+from relearn.analysis.dynamics import dynamics
 from relearn.analysis.lens_text import lens_rows
 from relearn.analysis.study import Study
 from relearn.analysis.tracing import Circuits, compared
@@ -33,7 +34,7 @@ from relearn.preparation import locked
 from relearn.records.sample import evenly
 from relearn.report.build import write_report
 from relearn.report.circuit_picture import circuit_picture
-from relearn.report.inside_plots import LINES, circuit_title, over_layers
+from relearn.report.inside_plots import LINES, circuit_title, loss_picture, over_layers, seesaw_picture
 from relearn.report.plane import standalone
 from relearn.rundir import RunDir, existing_run, read_jsonl, write_json, write_text
 from relearn.tokens.encode import Example, encode
@@ -116,6 +117,17 @@ class _Comparison:
             numbers = {name: _by_layer(found) for name, found in adapters.items()}
             norms = _drawn("adapter", {name: found["norm"] for name, found in numbers.items()})
             self._keep("adapter", {"layers": numbers, "overlap": _overlaps(adapters)}, **norms)
+        self._dynamics()
+
+    def _dynamics(self) -> None:
+        found, pictures = {}, {}
+        for number, (name, path) in enumerate(self._runs.items(), start=1):
+            with console.stage(f"look back at the training of {name}"):
+                own = found[name] = dynamics(self._recipes[name], path)
+            end = "" if number == 1 else f"_{number}"
+            pictures[f"seesaw{end}"] = seesaw_picture(own["seesaw"], f"seesaw{end}", name)
+            pictures[f"loss{end}"] = loss_picture(own["loss"], f"loss{end}", name)
+        self._keep("dynamics", found, **pictures)
 
     def _rows(self, loaded: Loaded) -> list[TokenRow]:
         recipe = next(iter(self._recipes.values()))

@@ -24,7 +24,7 @@ def run(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public},
         "learn": {"data": [private, public], "epochs": 2, "lora": {"r": 2}},
-        "unlearn": {"method": "grad_diff", "epochs": 8, "learning_rate": 3e-2, "lora": {"r": 2}},
+        "unlearn": {"method": "grad_diff", "epochs": 8, "learning_rate": 3e-2, "lora": {"r": 2}, "trajectory": 4},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20},
     }
@@ -56,6 +56,29 @@ def test_numbers_stand_beside_every_picture(run):
     assert read_json(run / "analysis/adapter.json")["layers"]["run"]["layer"] == [0, 1]
     svg = (run / "analysis/lens.svg").read_text()
     assert svg.startswith("<svg") and "script" not in svg
+
+
+def test_the_training_is_looked_back_at(run):
+    assert run_command(["analyze", str(run), "--facts", "1"]) == 0
+    found = read_json(run / "analysis/dynamics.json")["run"]
+    steps = found["seesaw"]["step"]
+    assert steps[0] == 0 and steps[1] == 4 and len(found["seesaw"]["forget"]["true"]) == len(steps)
+    assert len(set(found["seesaw"]["forget"]["answer"])) > 1
+    assert set(found["loss"]["parts"]) == {"ga", "gdr"} and found["notes"] == []
+    for picture in ("seesaw", "loss"):
+        assert (run / f"analysis/{picture}.svg").read_text().startswith("<svg")
+    page, cosine = (run / "report.html").read_text(), found["alignment"]["end"]["cosine"]
+    assert f"and of {cosine:.2f} at its end" in page and "run: the first token of answers to be forgotten" in page
+    assert "run: the first token" not in render(build_report(run, redact=True))
+
+
+def test_a_run_whose_data_is_gone_is_still_looked_into(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    text = (copy / "recipe.yaml").read_text()
+    (copy / "recipe.yaml").write_text(text.replace("private.jsonl", "gone.jsonl"))
+    assert run_command(["analyze", str(copy), "--facts", "1"]) == 0
+    found = read_json(copy / "analysis/dynamics.json")["copy"]
+    assert found["alignment"] is None and "no such file" in found["notes"][0] and found["seesaw"]
 
 
 def test_a_run_beside_itself_overlaps_wholly(run, tmp_path):

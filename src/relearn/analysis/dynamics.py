@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from relearn.config import Recipe
+from relearn.errors import InputError
 from relearn.inference.models import RunModels, put_adapter
 from relearn.models.forward import evaluating
 from relearn.models.lora import add_lora
@@ -171,8 +172,11 @@ def _material(recipe: Recipe, folder: Path) -> Material:
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """All of it for one run, as it goes into analysis/dynamics.json."""
-    pulled, why = aligned(recipe, folder)
+    """All of it for one run, as it goes into analysis/dynamics.json; `notes` say what was not measured, and why."""
+    try:
+        pulled, why = aligned(recipe, folder)
+    except InputError as error:
+        pulled, why = None, str(error)
     notes = [f"alignment: {why}"] if why else []
     found = seesaw(folder)
     if found is None:

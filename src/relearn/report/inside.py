@@ -27,9 +27,9 @@ def read_inside(run: Path) -> dict[str, Any] | None:
     `findings`: sentences, each from the numbers beside it.
     """
     folder = run / "analysis"
-    lens, patching, adapter, circuits = (
+    lens, patching, adapter, circuits, training = (
         rundir.read_json(path) if (path := folder / f"{name}.json").exists() else {}
-        for name in ("lens", "patching", "adapter", "circuits")
+        for name in ("lens", "patching", "adapter", "circuits", "dynamics")
     )
     if not (lens or patching or adapter or circuits):
         return None
@@ -47,6 +47,8 @@ def read_inside(run: Path) -> dict[str, Any] | None:
         "lines": lines,
         "ranks": {name: found["rank"][-1] for name, found in lens.items()},
         "circuit_means": means,
+        "seesaw": {name: found["seesaw"] for name, found in training.items() if found["seesaw"]},
+        "alignment": {name: found["alignment"] for name, found in training.items() if found["alignment"]},
     }
     return {
         **inside,
@@ -71,6 +73,8 @@ def redacted_inside(inside: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "lines": {picture: renamed(of) for picture, of in of_models.items()} | {_FIT: inside["lines"].get(_FIT, {})},
         "ranks": renamed(inside["ranks"]),
         "circuit_means": renamed(inside["circuit_means"]),
+        "seesaw": renamed(inside.get("seesaw", {})),
+        "alignment": renamed(inside.get("alignment", {})),
     }
     return {**kept, "circuits": [], "not_measured": inside["not_measured"], "findings": findings(kept)}
 
@@ -92,7 +96,17 @@ def findings(inside: Mapping[str, Any]) -> list[str]:
         for name, mean in inside["circuit_means"].items()
         if mean.get("kept_share") is not None
     ]
+    said += [_of_alignment(name, found) for name, found in inside.get("alignment", {}).items()]
     return said
+
+
+def _of_alignment(name: str, found: Mapping[str, Any]) -> str:
+    at = {when: found[when]["cosine"] for when in ("start", "end")}
+    told = {when: "not known" if cosine is None else f"{cosine:.2f}" for when, cosine in at.items()}
+    return (
+        f"{name}: the gradients of the forget and the retain term have a cosine of {told['start']} at the start of the "
+        f"unlearning and of {told['end']} at its end (1: the same step, -1: each undoes the other)."
+    )
 
 
 def abruptness(kl: Sequence[float]) -> float | None:

@@ -8,8 +8,10 @@ from typing import Any
 from relearn.report.circuit_picture import circuit_picture
 from relearn.report.plots import axes_of
 from relearn.report.svg import INK, RC, to_svg
+from relearn.report.wording import LOSS_PARTS
 
 _COLOURS = ("before", "after", "line2", "line3", "line4", "line1")
+_SEESAW = {"true": "true token", "next_1": "likeliest other", "next_2": "second other"}
 _STYLES = ("-", "-", "--", ":", "-.", (0, (1, 3)))
 
 
@@ -30,6 +32,8 @@ def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:
     if inside is None:
         return {}
     charts = {name: over_layers(inside["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
+    for number, (run, seesaw) in enumerate(inside.get("seesaw", {}).items()):
+        charts[f"seesaw {number}"] = seesaw_picture(seesaw, f"inside-seesaw-{number}", run)
     for number, one in enumerate(inside["circuits"]):
         title = circuit_title(one["model"])
         charts[f"circuit {number}"] = circuit_picture(one["tokens"], one["layers"], one["edges"], one["start"], title)
@@ -60,6 +64,20 @@ def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, lab
         if len(drawn) > 1:
             axes.legend(frameon=False, labelcolor=INK["ink"])
     return to_svg(figure, name, title)
+
+
+def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str:
+    """What becomes of the forget answers' first token and of those beside it while a run trains; "" without a trace."""
+    if not seesaw or "forget" not in seesaw:
+        return ""
+    lines = {label: seesaw["forget"][key] for key, label in _SEESAW.items()}
+    return over_steps(seesaw["step"], lines, name, f"{run}: the first token of answers to be forgotten", "probability")
+
+
+def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
+    """The loss of a run by part."""
+    lines = {LOSS_PARTS.get(part, part): values for part, values in loss["parts"].items()}
+    return over_steps(loss["step"], lines, name, f"{run}: loss by part while unlearning", "loss")
 
 
 def over_steps(
