@@ -30,7 +30,7 @@ from relearn.records.checks import load_all
 from relearn.records.sample import evenly
 from relearn.report.inside_plots import over_steps
 from relearn.report.plane import standalone
-from relearn.rundir import read_jsonl, write_json, write_text
+from relearn.rundir import read_json, read_jsonl, write_json, write_text
 from relearn.synthesis.rows import TrainingRow
 from relearn.tokens.batches import MicroBatch
 from relearn.tokens.encode import encode, record_example
@@ -41,7 +41,7 @@ from relearn.training.stages import unlearn_batches
 METHODS_TOLD = (
     "ga", "grad_diff", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_nll", "idk_dpo", "relearn_gdf", "relearn",
 )  # fmt: skip
-METHODS_WALKED = ("ga", "npo_gdr", "simnpo", "relearn")
+METHODS_WALKED = ("ga", "grad_diff", "npo_gdr", "simnpo", "relearn_gdf", "relearn")
 # Smaller changes of a log-probability are rounding in float32: their signs say nothing.
 ROUNDING = 1e-4
 PLACES = ("answer", "second", "following", "other prompts")
@@ -77,18 +77,18 @@ def main() -> None:
     scene = Scene(model, forget, kept, {row.id: runners_up(model, row) for row in (*forget, *kept)})
     start = {row.id: logprobs(model, row, scene.others[row.id]) for row in (*forget, *kept)}
     told: dict[str, Any] = {}
-    walked: dict[str, Any] = {}
+    settings = {"steps": options.steps, "learning_rate": options.rate, "rows": options.rows, "every": options.every}
+    walked = _walked_before(options.out / "walk.json", settings)
     for name in () if options.walk_only else METHODS_TOLD:
         objective, batch = _batch(name, loaded.chat, material, recipe)
         told[name] = one_step(scene, objective, batch, start, options.size)
         print(name, json.dumps(told[name]["agreement"]), flush=True)
     if told:
         write_json(options.out / "one_step.json", {"size": options.size, "rows": options.rows, "methods": told})
-    for name in METHODS_WALKED if options.steps else ():
+    for name in [name for name in options.methods if name not in walked] if options.steps else ():
         objective, batch = _batch(name, loaded.chat, material, recipe)
-        walked[name] = walk(scene, objective, batch, options.steps, options.rate)
+        walked[name] = walk(scene, objective, batch, options)
         print(name, {key: values[-1] for key, values in walked[name].items()}, flush=True)
-        settings = {"steps": options.steps, "learning_rate": options.rate, "rows": options.rows}
         write_json(options.out / "walk.json", settings | {"methods": walked})
     if walked:
         for name, found in walked.items():
@@ -105,9 +105,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=4, help="forget rows, retain rows trained on, retain rows watched")
     parser.add_argument("--size", type=float, default=0.02, help="mean told change over watched places, in nats")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--every", type=int, default=2, help="look at every so many steps of the walk")
+    parser.add_argument("--methods", nargs="*", default=METHODS_WALKED, choices=METHODS_WALKED, help="of the walk")
     parser.add_argument("--walk-only", action="store_true", help="leave out the one step")
     parser.add_argument("--rate", type=float, default=1e-3)
     return parser.parse_args()
+
+
+def _walked_before(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The methods that have walked with the same settings already; OUT is to belong to one start model."""
+    found = read_json(path) if path.exists() else {}
+    return found.pop("methods", {}) if {key: found.get(key) for key in settings} == settings else {}
 
 
 def _batch(name: str, chat: Any, material: Material, recipe: Recipe) -> tuple[Objective, MicroBatch]:
@@ -158,25 +166,26 @@ def _places(scene: Scene, changes: dict[str, torch.Tensor]) -> dict[str, list[fl
     }
 
 
-def walk(scene: Scene, objective: Objective, batch: MicroBatch, steps: int, rate: float) -> dict[str, list[float]]:
-    """`steps` steps of Adam on the one batch; mean probabilities on the way. The model is put back afterwards."""
+def walk(
+    scene: Scene, objective: Objective, batch: MicroBatch, options: argparse.Namespace
+) -> dict[str, list[float]]:  # fmt: skip
+    """`options.steps` steps of Adam on the one batch; mean probabilities on the way. The model is put back."""
     model, weights = scene.model, trained(scene.model)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     reference = make_reference(model, [batch], objective)
-    adam = torch.optim.AdamW(list(weights.values()), lr=rate, weight_decay=0.0)
+    adam = torch.optim.AdamW(list(weights.values()), lr=options.rate, weight_decay=0.0)
     found: dict[str, list[float]] = {"step": [], "loss": [], "true token": [], "second candidate": [], "top": []}
     found |= {"entropy": [], "other prompts": [], "gradient norm": []}
-    for step in range(steps + 1):
-        if step % 2 == 0 or step == steps:
-            with evaluating(model):
-                loss, _ = step_loss(model, batch, objective, reference)
-            found["gradient norm"].append(round(norm(descent(model, loss)), 5))
+    for step in range(options.steps + 1):
+        with evaluating(model):
+            loss, _ = step_loss(model, batch, objective, reference)
+        down = descent(model, loss)
+        if step % options.every == 0 or step == options.steps:
+            found["gradient norm"].append(round(norm(down), 5))
             _look(scene, found, step, float(loss.detach()))
-        if step < steps:
-            adam.zero_grad()
-            with evaluating(model):
-                loss, _ = step_loss(model, batch, objective, reference)
-            loss.backward()
+        if step < options.steps:
+            for name, weight in weights.items():
+                weight.grad = -down[name]
             adam.step()
     with torch.no_grad():
         for name, weight in weights.items():
@@ -191,9 +200,10 @@ def _look(scene: Scene, found: dict[str, list[float]], step: int, loss: float) -
     own, second, top, entropy = [], [], [], []
     for row in scene.forget:
         with evaluating(scene.model):
-            logits = scene.model(torch.tensor([row.ids])).logits[0, row.answer_start - 1 : -1]
+            ids = torch.tensor([row.ids], device=next(scene.model.parameters()).device)
+            logits = scene.model(ids).logits[0, row.answer_start - 1 : -1]
         chances = logits.softmax(-1)
-        own.append(chances.gather(1, torch.tensor(row.ids[row.answer_start :])[:, None])[:, 0])
+        own.append(chances.gather(1, ids[0, row.answer_start :, None])[:, 0])
         second.append(chances.gather(1, scene.others[row.id][:, None])[:, 0])
         top.append(chances.max(-1).values)
         entropy.append(torch.special.entr(chances).sum(-1))

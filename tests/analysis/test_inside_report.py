@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from relearn.report.circuit_picture import circuit_picture
 from relearn.report.inside import abruptness, findings, redacted_inside
+from relearn.report.inside_plots import over_layers, seesaw_picture
+from relearn.report.plane import standalone
+from relearn.report.svg import INK
 
 INSIDE = {
     "lines": {
@@ -52,3 +56,33 @@ def test_tokens_are_escaped_and_edges_counted():
     assert len([element for element in root.iter() if element.tag.endswith("path")]) == 4
     assert not any(element.tag.endswith("script") for element in root.iter())
     assert "lost" not in circuit_picture(["a"], 1, [], None, "t")
+
+
+def test_a_picture_as_a_file_has_a_colour_for_every_ink():
+    """A line whose class has no rule is not drawn at all."""
+    picture = standalone(over_layers({f"m{n}": [0.1 * n, 1] for n in range(6)} | {"start": [0, 1]}, "p", "title", "y"))
+    used = {name for classes in re.findall(r'class="([^"]*)"', picture) for name in classes.split()} - {"chart"}
+    assert {"stroke-before", "stroke-after", "stroke-line3"} <= used
+    assert all(f".{name} {{" in picture for name in used)
+    assert all(f".stroke-{ink} {{ stroke: #" in picture for ink in INK)
+
+
+def test_a_model_keeps_its_colour_with_and_without_the_start_model_beside_it():
+    def colours(lines):
+        svg = over_layers(lines, "p", "t", "y")
+        return [name for name in re.findall(r"stroke-(?:before|after|line\d)", svg) if name]
+
+    assert set(colours({"run": [0, 1]})) == {"stroke-after"}
+    assert colours({"start": [0, 1], "run": [0, 1]})[:2] == ["stroke-before", "stroke-after"]
+
+
+def test_no_two_of_seven_models_look_the_same():
+    svg = over_layers({name: [0, 1] for name in ("start", *"abcdef")}, "p", "t", "y")
+    looks = re.findall(r'<path d="M [^"]*"[^>]*stroke-width="1.7"[^>]*/>', svg)
+    drawn = {(re.search(r"stroke-dasharray=\"[^\"]*", one) or [""])[0] + one[one.index("class=") :] for one in looks}
+    assert len(drawn) == 7
+
+
+def test_a_training_without_a_trace_has_no_picture():
+    assert seesaw_picture(None, "s", "run") == "" and seesaw_picture({"step": [0], "retain": {}}, "s", "run") == ""
+    assert over_layers({}, "p", "t", "y") == ""

@@ -34,6 +34,7 @@ def circuit_picture(
         f'<text x="{_LEFT}" y="16" font-size="12" fill="#1b1d21">{escape(title)}</text>',
     ]
     parts += _legend(sets, start is not None)
+    parts.append(f'<text x="{_LEFT - 22}" y="{_TOP - 11}" text-anchor="end" fill="#5d636b">layer</text>')
     parts += [
         f'<text x="{_LEFT - 22}" y="{bottom - _ROW * layer + 3}" text-anchor="end" fill="#5d636b">{layer}</text>'
         for layer in range(0, layers + 1, max(1, layers // 10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,17 @@ from relearn.report.plots import axes_of
 from relearn.report.svg import INK, RC, to_svg
 from relearn.report.wording import LOSS_PARTS
 
-_COLOURS = ("before", "after", "line2", "line3", "line4", "line1")
+# The start model's colour, then those of the others; where they run out, a broken line tells two of a colour apart.
+_COLOURS = ("before", "after", "line3", "line4")
+START = "start"
 _SEESAW = {"true": "true token", "next_1": "likeliest other", "next_2": "second other"}
-_STYLES = ("-", "-", "--", ":", "-.", (0, (1, 3)))
-
+_STYLES = ("-", "--", ":", "-.")
 
 # By picture: what it shows, and the name of its axis.
 LINES = {
-    "lens": ("How likely the true answer is when a layer is read as the last", "log-probability of the answer"),
-    "lens_kl": ("How far each layer is from the last, at the first token of the answer", "KL to the last layer"),
-    "lens_fit": ("What the tuned lens is worth: each layer against the last, on text it was not fitted on", "mean KL"),
+    "lens": ("How likely the true answer is when a layer is read as the last", "mean log-probability (nats)"),
+    "lens_kl": ("How far each layer is from the last, at the answer's first token", "KL to the last layer (nats)"),
+    "lens_fit": ("Each layer against the last, by either lens, on text that was not fitted on", "mean KL (nats)"),
     "patching": (
         "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
     ),
@@ -44,26 +46,10 @@ def circuit_title(model: str) -> str:
     return f"{model}: circuit of the answer"
 
 
-def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, label: str, *, log: bool = False) -> str:
+def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, label: str) -> str:
     """One value per layer (0: the embeddings) for every model; "" where there is nothing to draw."""
-    import matplotlib
-
-    drawn = {model: values for model, values in lines.items() if values}
-    if not drawn:
-        return ""
-    with matplotlib.rc_context(RC):
-        figure, axes = axes_of(6.4, 3.0)
-        for number, (model, values) in enumerate(drawn.items()):
-            colour, style = INK[_COLOURS[number % len(_COLOURS)]], _STYLES[number % len(_STYLES)]
-            axes.plot(range(len(values)), values, color=colour, linestyle=style, linewidth=1.7, label=model)
-        if log:
-            axes.set_yscale("log")
-        axes.set(xlabel="layer", ylabel=label, xlim=(0, max(map(len, drawn.values())) - 1))
-        axes.grid(axis="y")
-        axes.spines["left"].set_visible(False)
-        if len(drawn) > 1:
-            axes.legend(frameon=False, labelcolor=INK["ink"])
-    return to_svg(figure, name, title)
+    drawn = {model: (range(len(values)), values) for model, values in lines.items() if values}
+    return _lines(drawn, name, title, "layer", label) if drawn else ""
 
 
 def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str:
@@ -84,21 +70,32 @@ def over_steps(
     steps: Sequence[int], lines: Mapping[str, Sequence[float | None]], name: str, title: str, label: str
 ) -> str:
     """Named values over the steps of a training; "" where there is nothing to draw. None leaves a gap."""
-    import math
-
-    import matplotlib
-
     if not steps or not lines:
         return ""
+    drawn = {
+        line: (steps, [math.nan if value is None else value for value in values]) for line, values in lines.items()
+    }
+    return _lines(drawn, name, title, "optimiser step", label)
+
+
+def _lines(
+    drawn: Mapping[str, tuple[Sequence[int], Sequence[float]]], name: str, title: str, across: str, label: str
+) -> str:
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    places = [place for along, _ in drawn.values() for place in along]
     with matplotlib.rc_context(RC):
         figure, axes = axes_of(6.4, 3.0)
-        for number, (line, values) in enumerate(lines.items()):
-            colour, style = INK[_COLOURS[number % len(_COLOURS)]], _STYLES[number % len(_STYLES)]
-            drawn = [math.nan if value is None else value for value in values]
-            axes.plot(steps, drawn, color=colour, linestyle=style, linewidth=1.7, label=line)
-        axes.set(xlabel="optimiser step", ylabel=label, xlim=(min(steps), max(max(steps), min(steps) + 1)))
+        for number, (line, (along, values)) in enumerate(drawn.items(), start=0 if START in drawn else 1):
+            colour = INK[_COLOURS[number % len(_COLOURS)]]
+            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            axes.plot(along, values, color=colour, linestyle=style, linewidth=1.7, label=line)
+        axes.set_title(title, loc="left", fontsize=9.5)
+        axes.set(xlabel=across, ylabel=label, xlim=(min(places), max(max(places), min(places) + 1)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
-        if len(lines) > 1:
+        if len(drawn) > 1:
             axes.legend(frameon=False, labelcolor=INK["ink"])
     return to_svg(figure, name, title)

@@ -12,8 +12,15 @@ from typing import Any
 from relearn.report.svg import INK, RC, to_svg
 
 # The inks of report.css for a picture that stands alone, light and dark.
-_LIGHT = {"ink": "#1b1d21", "muted": "#5d636b", "grid": "#e1e1db"}
-_DARK = {"ink": "#e9eaec", "muted": "#a0a7b0", "grid": "#343941"}
+# As in report.css, for all inks that pictures are drawn in.
+_LIGHT = {
+    "ink": "#1b1d21", "muted": "#5d636b", "grid": "#e1e1db", "before": "#b3792b", "after": "#0f6c7c",
+    "line1": "#0f6c7c", "line2": "#b3792b", "line3": "#7a4fa3", "line4": "#5d636b",
+}  # fmt: skip
+_DARK = {
+    "ink": "#e9eaec", "muted": "#a0a7b0", "grid": "#343941", "before": "#e0a85a", "after": "#5cc3d3",
+    "line1": "#5cc3d3", "line2": "#e0a85a", "line3": "#c39be8", "line4": "#a0a7b0",
+}  # fmt: skip
 # In units of the axes: height of a label, its distance from the point, width of a letter and of a marker.
 _LABEL_GAP = 0.038
 _LABEL_SHIFT = 0.022
