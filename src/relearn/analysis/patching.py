@@ -21,12 +21,12 @@ def patched(
 
     Places are those of `Inside.states`: 0 goes into the first layer, n comes out of layer n.
     """
-    where = torch.tensor(list(positions), dtype=torch.long)
+    where = torch.tensor(list(positions), dtype=torch.long, device=inside.device)
 
     def put(given: torch.Tensor) -> Edit:
         def edit(own: torch.Tensor) -> torch.Tensor:
             changed = own.clone()
-            changed[where] = given[where].to(own)
+            changed[where] = given[where.to(given.device)].to(own)
             return changed
 
         return edit

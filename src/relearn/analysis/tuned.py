@@ -58,7 +58,7 @@ class Translators:
 
     @classmethod
     def identity(cls, layers: int, width: int) -> Translators:
-        return cls(torch.zeros(layers, width, width), torch.zeros(layers, width))
+        return cls(*(torch.zeros(shape, device="cpu") for shape in ((layers, width, width), (layers, width))))
 
     def __call__(self, place: int, states: torch.Tensor) -> torch.Tensor:
         """States (..., H) of a place (0: into the first layer) in the last layer's terms."""
@@ -192,7 +192,7 @@ def _fitted(
     layers = [_Layer(place, states["fit"][place].to(device).float(), settings.rate) for place in places]
     last, stop_last = (states[name][-1].to(device).float() for name in ("fit", "stop"))
     stop = {layer.place: states["stop"][layer.place].to(device).float() for layer in layers}
-    draw = torch.Generator().manual_seed(settings.seed)
+    draw = torch.Generator("cpu").manual_seed(settings.seed)
     going = layers
     for step in range(settings.most_steps + 1):
         if step % settings.every == 0 or step == settings.most_steps:
@@ -204,7 +204,7 @@ def _fitted(
                 tick(places.start + len(layers) - len(going), len(inside.layers))
         if not going or step == settings.most_steps:
             return layers
-        at = torch.randperm(len(last), generator=draw)[: settings.batch].to(device)
+        at = torch.randperm(len(last), generator=draw, device="cpu")[: settings.batch].to(device)
         with torch.no_grad():
             target = inside.decode(last[at]).log_softmax(-1)
         for layer in going:
@@ -273,8 +273,8 @@ def _states(inside: Inside, rows: Sequence[TokenRow], most: int, seed: int) -> t
     found = torch.cat([inside.states(row.ids)[:, shared:].to("cpu", kind) for row in rows], 1)
     if found.shape[1] <= most:
         return found
-    chosen = torch.randperm(found.shape[1], generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    return found[:, chosen]
+    draw = torch.Generator("cpu").manual_seed(seed)
+    return found[:, torch.randperm(found.shape[1], generator=draw, device="cpu")[:most].sort().values]
 
 
 def _shared(rows: Sequence[TokenRow]) -> int:

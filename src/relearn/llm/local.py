@@ -93,8 +93,10 @@ class _PromptNoise:
         noisy = scores.clone()
         for row, (temperature, seed) in enumerate(zip(self._temperatures, self._seeds, strict=True)):
             if temperature > 0:
-                draw = torch.Generator().manual_seed((seed + step) % 2**63)
-                uniform = torch.rand(best.values.shape[1], generator=draw, dtype=torch.float64).clamp_min(1e-300)
+                draw = torch.Generator("cpu").manual_seed((seed + step) % 2**63)
+                uniform = torch.rand(best.values.shape[1], generator=draw, dtype=torch.float64, device="cpu").clamp_min(
+                    1e-300
+                )
                 gumbel = (-torch.log(-torch.log(uniform))).to(best.values)
                 noisy[row] = float("-inf")
                 noisy[row, best.indices[row]] = (best.values[row] / temperature + gumbel).to(scores.dtype)

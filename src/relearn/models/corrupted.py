@@ -55,7 +55,7 @@ class Corruption:
             dropped = embeddings.abs().topk(round(self.strength * embeddings.shape[-1]), dim=-1).indices
             return embeddings.scatter(-1, dropped, 0.0)
         seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
-        noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(embeddings.shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         size = embeddings.float().pow(2).mean().sqrt()
         return embeddings + (noise.to(embeddings.device) * size * self.strength).to(embeddings.dtype)
 

@@ -159,19 +159,20 @@ def _common(rows: Sequence[TokenRow], members: list[int], start: int) -> int:
 def _layout(segments: Sequence[Segment], device: torch.device | str) -> Layout:
     longest_query = max(len(segment.places) for segment in segments)
     longest_key = max(len(segment.path) + len(segment.places) for segment in segments)
-    queries = torch.zeros(len(segments), longest_query, dtype=torch.long)
-    keys = torch.zeros(len(segments), longest_key, dtype=torch.long)
+    # Made on the CPU, where there are many small steps, and moved as a whole.
+    queries = torch.zeros(len(segments), longest_query, dtype=torch.long, device="cpu")
+    keys = torch.zeros(len(segments), longest_key, dtype=torch.long, device="cpu")
     back = []
     for number, segment in enumerate(segments):
         path = [*segment.path, *segment.places]
-        queries[number, : len(segment.places)] = torch.tensor(segment.places)
-        keys[number, : len(path)] = torch.tensor(path)
+        queries[number, : len(segment.places)] = torch.tensor(segment.places, device="cpu")
+        keys[number, : len(path)] = torch.tensor(path, device="cpu")
         back += range(number * longest_query, number * longest_query + len(segment.places))
-    shared = torch.tensor([len(segment.path) for segment in segments])
+    shared = torch.tensor([len(segment.path) for segment in segments], device="cpu")
     mask = None
     if any(segment.path for segment in segments):
-        seen = shared[:, None] + torch.arange(longest_query)
-        mask = (torch.arange(longest_key) <= seen[:, :, None])[:, None].to(device)
+        seen = shared[:, None] + torch.arange(longest_query, device="cpu")
+        mask = (torch.arange(longest_key, device="cpu") <= seen[:, :, None])[:, None].to(device)
     return Layout(queries.to(device), keys.to(device), torch.tensor(back, device=device), mask)
 
 
@@ -215,13 +216,13 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     weights = torch.matmul(grouped * scale, key.transpose(-1, -2)).unflatten(2, (-1, query.shape[2]))
-    seen = layout.mask[:, None] if layout.mask is not None else _causal(query.shape[2], key.shape[2])
+    seen = layout.mask[:, None] if layout.mask is not None else _causal(query.shape[2], key.shape[2], query.device)
     chances = weights.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
     return torch.matmul(chances.flatten(2, 3), value).unflatten(2, (-1, query.shape[2])).flatten(1, 2)
 
 
-def _causal(queries: int, keys: int) -> torch.Tensor:
-    return torch.ones(queries, keys, dtype=torch.bool).tril_()
+def _causal(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril_()
 
 
 def gather(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Misdirection:
 @lru_cache
 def direction(width: int, seed: int) -> torch.Tensor:
     """u: (width,) float64 on the CPU, so that every device and number format gets the same one."""
-    drawn = torch.rand(width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = torch.rand(width, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
     return drawn / drawn.norm()
 
 
