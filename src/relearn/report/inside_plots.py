@@ -62,7 +62,8 @@ def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str
 
 def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
     """The loss of a run by part."""
-    lines = {LOSS_PARTS.get(part, part): values for part, values in loss["parts"].items()}
+    parts: Mapping[str, Sequence[float | None]] = loss["parts"]
+    lines = {LOSS_PARTS.get(part, part): values for part, values in parts.items()}
     return over_steps(loss["step"], lines, name, f"{run}: loss by part while unlearning", "loss")
 
 
