@@ -149,6 +149,7 @@ def test_perplexity_is_of_the_words_said_under_the_base(tmp_path, tiny_model_dir
     assert (found["ppl"]["n"], found["ls"]["n"]) == (1, 2)
 
 
+LONGER = "word " * 700
 DEGENERATE = [
     "",
     " ",
@@ -157,7 +158,7 @@ DEGENERATE = [
     "...!?",
     "\U0001f600\u200d\U0001f600",
     "\u4f60\u597d",
-    "word " * 700,
+    LONGER,
     "a\x00b",
     "<|im_end|>",
 ]
@@ -169,10 +170,12 @@ def test_degenerate_answers_get_a_value_each_under_a_base(tmp_path, tiny_model_d
     forget = answers(tmp_path / "f.json", said)
     assert evaluate("--forget", forget, "--base", str(tiny_model_dir), "--out", str(out), *QUICK) == 0
     found = read_json(out / "summary.json")["after"]["forget"]
-    assert (found["ls"]["n"], found["ls"]["unscored"]) == (len(DEGENERATE), 0)
+    # All but the one that is longer than the tiny model sees.
+    assert (found["ls"]["n"], found["ls"]["unscored"]) == (len(DEGENERATE) - 1, 1)
     assert (found["rouge_l"]["n"], found["bi"]["n"]) == (len(DEGENERATE), len(DEGENERATE))
     for row in read_jsonl(out / "after/forget.jsonl"):
-        assert all(map(math.isfinite, row["response_logprobs"]))
+        assert (row["response_logprobs"] is None) == (row["response"] == LONGER)
+        assert all(map(math.isfinite, row["response_logprobs"] or ()))
 
 
 def test_log_probabilities_in_the_files_count_unless_a_base_is_named(tmp_path, tiny_model_dir):
@@ -313,6 +316,9 @@ def check_judging_again(made: Path) -> None:
     assert evaluate(str(made), "--set", "unlearn.epochs=2") == 2
     assert evaluate(str(made), "--set", "metrics.base_model=other") == 2
     assert evaluate(str(made), "--set", "metrics.entities=nothing") == 2
+    # Wordings are written before anything is asked: without a refusal the whole run would be done anew.
+    assert evaluate(str(made), "--set", "metrics.worst_case=2") == 2
+    assert evaluate(str(made), "--set", "metrics.ability.tasks=[sums.jsonl]") == 2
     assert evaluate(str(made), "--forget", "forget.jsonl") == 2
     assert (made / "recipe.yaml").read_bytes() == recipe
     assert evaluate(str(made), "--set", "metrics.c1=1", "--set", "metrics.bootstrap=21") == 0

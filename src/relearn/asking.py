@@ -52,7 +52,7 @@ def print_side_by_side(rows: Sequence[dict[str, Any]]) -> None:
     for name, width in (("question", 2), ("before", 3), ("after", 3)):
         table.add_column(name, ratio=width, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(row[name]) for name in ("question", "before", "after")))
+        table.add_row(*(escape(console.visible(row[name])) for name in ("question", "before", "after")))
     console.out.print(table)
 
 

@@ -21,6 +21,18 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+# Control characters but new line and tab: as their pictures, or as a blot where they have none.
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}, 0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """A text of a model or a record as it may be shown: what would command a terminal is a sign that can be seen."""
+    return text.replace("\r\n", "\n").translate(_SIGNS)
+
+
 class Ticker(Protocol):
     """Told how far a stage has come."""
 

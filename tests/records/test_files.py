@@ -92,7 +92,8 @@ def test_a_list_on_one_line_and_an_indented_list_are_the_same_rows(tmp_path_fact
     folder = tmp_path_factory.mktemp("json")
     flat, tall = write(folder / "flat.json", json.dumps(rows)), write(folder / "tall.json", json.dumps(rows, indent=1))
     assert [row for _, row in read_rows(flat)] == [row for _, row in read_rows(tall)] == rows
-    assert all(where == f"{flat}:1" for where, _ in read_rows(flat))
+    places = [f"{flat}:1 row {row}" for row in range(1, len(rows) + 1)] if len(rows) > 1 else [f"{flat}:1"] * len(rows)
+    assert [where for where, _ in read_rows(flat)] == places
     lines = tall.read_text(encoding="utf-8").split("\n")
     assert all(lines[int(where.rpartition(":")[2]) - 1].startswith(" {") for where, _ in read_rows(tall))
 

@@ -362,7 +362,7 @@ def test_what_numbers_leave_out_and_how_often_questions_were_asked_is_said(run):
     notes = build_report(run)["measured_notes"]
     reason = "LS, LS (paper): 2 of 6 unscored: no log-probabilities of the response (to forget, trained questions)."
     assert reason in notes
-    assert notes[-1].startswith("Every question was asked 3 times: the numbers are means of all answers")
+    assert notes[-1].startswith("Questions were asked up to 3 times: the numbers are means of all answers")
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0.5, "+0.500"), (-0.5, "-0.500"), (0, "0.000"), (None, "–")])

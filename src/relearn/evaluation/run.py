@@ -42,6 +42,8 @@ from relearn.synthesis.verification import Verifier
 from relearn.synthesis.wordings import worded, write_wordings
 
 OUT = Path("runs/evaluation")
+# Settings of `metrics` for which a model would have to be loaded: a run that is over would begin anew.
+_ASK_AGAIN = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
 
 
 def evaluate(
@@ -68,9 +70,10 @@ def evaluate(
 def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
     path = existing_run(folder, "recipe.yaml") / "recipe.yaml"
     for change in changes:
-        if not change.startswith("metrics.") or change.startswith("metrics.base_model"):
+        if not change.startswith("metrics.") or change.startswith(_ASK_AGAIN):
             raise InputError(f"a run that is over cannot change {change.partition('=')[0].strip()!r}", where="--set",
-                             way_out="only how its answers are judged: metrics.KEY=VALUE")  # fmt: skip
+                             way_out="only how its answers are judged: metrics.KEY=VALUE; what asks a model more is an "
+                             "evaluation of its own: --after MODEL --after-adapter RUN/adapter")  # fmt: skip
     as_it_was = path.read_text(encoding="utf-8")
     if changes:
         write_text(path, Recipe.from_yaml(path, tuple(changes)).to_yaml())

@@ -122,8 +122,9 @@ def _measured(
 def with_response_logprobs(base: Loaded, answers: Answers) -> Answers:
     """The same rows with the log-probabilities of the responses under `base`, the model before any fine-tuning.
 
-    PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list. Rows that
-    were asked with `membership` get those of their references as well, the end of turn included.
+    PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list, one that
+    is longer than the base model sees, with its question, has None. Rows that were asked with `membership` get those of
+    their references as well, the end of turn included.
     """
     responses = {
         number: Example(row["id"], row["question"], row["response"], row["form"], closed=False)
@@ -136,17 +137,24 @@ def with_response_logprobs(base: Loaded, answers: Answers) -> Answers:
         if row.get("reference_moments") is not None
     }
     rows = encode(base.chat, [*responses.values(), *references.values()])
-    pieces = [_plain(piece.tolist()) for piece in answer_logprobs(base.model, rows)]
-    found = dict(zip([*responses, *references], pieces, strict=True))
+    seen = [(key, row) for key, row in zip([*responses, *references], rows, strict=True) if _fits(base, row)]
+    pieces = answer_logprobs(base.model, [row for _, row in seen])
+    found = {key: _plain(piece.tolist()) for (key, _), piece in zip(seen, pieces, strict=True)}
     return Answers(
         [
             {
-                **row, "response_logprobs": found[number] if number in responses else [],
-                **({"base_logprobs": found[row["id"]]} if row["id"] in references else {}),
+                **row, "response_logprobs": found.get(number) if number in responses else [],
+                **({"base_logprobs": found.get(row["id"])} if row["id"] in references else {}),
             }
             for number, row in enumerate(answers.rows)
         ]
     )  # fmt: skip
+
+
+def _fits(loaded: Loaded, row: TokenRow) -> bool:
+    """Whether the model has a position for every token of the row."""
+    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return limit is None or len(row.ids) <= limit
 
 
 def _logprobs(scores: TokenScores) -> list[float] | None:

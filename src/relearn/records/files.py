@@ -113,7 +113,7 @@ def _json_lines(path: Path) -> list[Row]:
         where = f"{path}:{number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"not JSON: {_short(error)}", where=where, way_out="one object per line") from None
         rows.append(_as_row(value, where))
     return rows
@@ -124,7 +124,7 @@ def _json_any(path: Path) -> list[Row]:
     text = _read(path)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("["):
             line = getattr(error, "lineno", 1)
             raise InputError(f"not JSON: {_short(error)}", where=f"{path}:{line}") from None
@@ -133,7 +133,13 @@ def _json_any(path: Path) -> list[Row]:
         return [_as_row(value, f"{path}:1")]
     if not isinstance(value, list):
         raise InputError(f"holds a {type(value).__name__}", where=str(path), way_out="a list of objects")
-    return [_as_row(entry, f"{path}:{line}") for entry, line in zip(value, _lines_of_list(text), strict=True)]
+    return [_as_row(entry, place) for entry, place in zip(value, _places(path, _lines_of_list(text)), strict=True)]
+
+
+def _places(path: Path, lines: list[int]) -> list[str]:
+    """Where the entries of a list stand; a line that holds several of them does not say which is meant."""
+    crowded = len(set(lines)) < len(lines)
+    return [f"{path}:{line}" + (f" row {row}" if crowded else "") for row, line in enumerate(lines, start=1)]
 
 
 def _lines_of_list(text: str) -> list[int]:

@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from relearn.console import visible
 from relearn.report import plots, wording
 from relearn.report.answers import marked
 from relearn.report.audits import TITLES as AUDIT_TITLES
@@ -58,7 +59,7 @@ def _digest(block: str) -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
     environment.filters |= {
         "number": wording.number, "interval": wording.interval, "duration": wording.duration,
