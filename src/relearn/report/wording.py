@@ -115,7 +115,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 def part_title(part: str, trained: bool = True) -> str:
     """What a part is called; where nothing was trained, as in an evaluation without a run, no questions were."""
     title = PARTS[part][2]
-    return title if trained else title.partition(", ")[0]
+    return title if trained else title.removesuffix(", trained questions")
 
 
 def metric_title(name: str) -> str:
