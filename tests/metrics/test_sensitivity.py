@@ -16,7 +16,7 @@ from relearn.metrics.answers import AnswerRow
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
 
 from damage import damaged, steps
-from sensitivity import TrueAnswers, chart, learned, study, table, with_logprobs, wrong_logprobs
+from sensitivity import ROADS, TrueAnswers, chart, learned, study, table, with_logprobs, wrong_logprobs
 
 FACTS = [
     ("Where does Ada Lind live?", "She lives in Oslo near Bergen in House 12.", "Ada Lind"),
@@ -105,6 +105,11 @@ def test_the_picture_has_a_line_for_each_metric(found):
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
     assert {"1 − KFR", "ROUGE-L recall", "silence"} <= set(texts)
     assert "truth ratio, P(right)" not in texts
+
+
+def test_the_picture_leaves_no_step_out(made):
+    drawn = [step for road in ROADS.values() for step in road]
+    assert sorted(drawn) == sorted(made)
 
 
 @pytest.fixture(scope="module")
