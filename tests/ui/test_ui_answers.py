@@ -83,8 +83,8 @@ def test_runs_with_another_start_have_a_before_of_their_own(tmp_path, tiny_model
     learned = make_run(tmp_path / "learned", tiny_model_dir, learned=True)
     found = columns(open_runs([plain_run, learned, audited_run]))
     assert [(column.key, column.title) for column in found] == [
-        ("before-0", "before plain, audited"), ("after-0", "after plain"), ("after-2", "after audited"),
-        ("before-1", "before learned"), ("after-1", "after learned"),
+        ("before-0", "before · plain, audited"), ("after-0", "after · plain"), ("after-2", "after · audited"),
+        ("before-1", "before · learned"), ("after-1", "after · learned"),
     ]  # fmt: skip
     page = Page(plain_run, learned)
     page.call("/api/load")

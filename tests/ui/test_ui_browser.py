@@ -141,7 +141,7 @@ def test_a_question_is_asked_and_an_answer_looked_into(page, plain_run, audited_
         assert page.is_hidden("#consent")
         _, first, second = ask(page, "Where does the engineer live?")
         assert first and second and first != second
-        assert page.locator(".answer h3").all_text_contents() == ["before", "after plain", "after audited"]
+        assert page.locator(".answer h3").all_text_contents() == ["before", "after · plain", "after · audited"]
         token = page.locator('[data-column="after-0"] .token').first
         token.hover()
         page.wait_for_selector("#candidates .bar")

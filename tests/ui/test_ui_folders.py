@@ -126,6 +126,16 @@ def test_a_purged_run_keeps_its_numbers_and_is_not_asked(copy):
     assert (reply.status_code, reply.json()) == (409, {"error": "none of these runs can be asked"})
 
 
+def test_an_evaluation_has_facts_and_numbers_and_nobody_to_ask(copy):
+    shutil.rmtree(copy / "adapter")
+    (copy / "recipe.yaml").rename(copy / "evaluation.yaml")
+    page = Page(copy)
+    html = page.html()
+    assert "An evaluation has no run of its own" in html and FACTS["a"][0] in html
+    assert "0.875" in html and "To forget, trained" not in html
+    assert page.call("/api/load").status_code == 409
+
+
 def test_a_purged_run_beside_another_leaves_that_one_as_it_is(copy, plain_run):
     purge(copy, really=True)
     html = Page(copy, plain_run).html()

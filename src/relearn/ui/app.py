@@ -27,7 +27,7 @@ from relearn.ui.folders import Opened
 from relearn.ui.guard import UNFORESEEN, Guard, failed
 from relearn.ui.numbers import table
 from relearn.ui.origin import named_models
-from relearn.ui.worker import Worker
+from relearn.ui.worker import Worker, hand_over
 
 PAGE = Path(__file__).parent / "page"
 LONGEST_BODY = 64 << 10
@@ -125,8 +125,7 @@ class Server:
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
 
         def tell(line: Line | None) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(lines.put_nowait, line)
+            hand_over(loop, lines.put_nowait, line)
 
         def work() -> None:
             try:

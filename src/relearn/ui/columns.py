@@ -28,9 +28,9 @@ def columns(runs: Sequence[Opened]) -> list[Column]:
     found = []
     for group, start in enumerate(groups):
         members = [number for number in able if starts[number] == start]
-        title = "before" if len(groups) == 1 else f"before {', '.join(runs[number].name for number in members)}"
+        title = "before" if len(groups) == 1 else f"before · {', '.join(runs[number].name for number in members)}"
         found.append(Column(f"before-{group}", title, members[0], group, "before"))
         for number in members:
-            title = "after" if len(able) == 1 else f"after {runs[number].name}"
+            title = "after" if len(able) == 1 else f"after · {runs[number].name}"
             found.append(Column(f"after-{number}", title, number, group, "after"))
     return found

@@ -8,7 +8,6 @@ from typing import Any
 from relearn.report.tables import SHOWN
 from relearn.report.wording import (
     ABOUT,
-    MISSING,
     PARTS,
     better,
     change,
@@ -68,4 +67,5 @@ def _cell(
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:
-    return number(measured.get("value")) if measured else MISSING
+    """Empty where the side was not measured."""
+    return "" if not measured or measured.get("value") is None else number(measured["value"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -39,8 +40,7 @@ class Worker:
                 value, error = work(), None
             except BaseException as found:
                 value, error = None, found
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, value, error)
+            hand_over(loop, settle, value, error)
 
         self._put(job)
         return await done
@@ -55,3 +55,9 @@ class Worker:
     def _run(self) -> None:
         while True:
             self._work.get()()
+
+
+def hand_over(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    """Have `call` made in the loop's thread; nobody waits any more where the loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *arguments)

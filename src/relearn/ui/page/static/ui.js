@@ -287,7 +287,7 @@ async function hold(node) {
 }
 
 function showLayers(node, layers) {
-  at("layers-hint").textContent = `The last layer first; layer 0 are the embeddings. Probability and rank are those of ‘${seen(node.textContent)}’.`;
+  at("layers-hint").textContent = `The last layer first; layer 0 is what goes into the first. Probability and rank are those of ‘${seen(node.textContent)}’.`;
   const head = make("div", "bar head");
   head.append(...["layer", "would say", "prob.", "rank"].map((cell) => make("span", "", cell)));
   at("layers").replaceChildren(

@@ -1,0 +1,68 @@
+"""The command itself: the address it prints, the port it takes, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+import uvicorn
+
+from relearn.cli import run_command
+from relearn.ui.serve import listening
+
+ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{43,})\n")
+
+
+def test_a_taken_port_is_one_line(plain_run, capsys):
+    with listening(0) as taken:
+        port = taken.getsockname()[1]
+        assert run_command(["ui", str(plain_run), "--no-browser", "--port", str(port)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err == (
+        f"relearn: --port: port {port} is taken -> leave it out, and a free one is taken\n"
+    )
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_what_is_no_port_is_one_line(plain_run, port, capsys):
+    assert run_command(["ui", str(plain_run), "--no-browser", "--port", port]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_it_listens_on_this_machine_alone():
+    with listening(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("arguments", "opened"), [([], True), (["--no-browser"], False)])
+def test_the_browser_is_opened_at_the_printed_address(plain_run, monkeypatch, capsys, arguments, opened):
+    seen, shown = [], threading.Event()
+    monkeypatch.setattr("webbrowser.open", lambda address: seen.append(address) or shown.set() or True)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: shown.wait(10 if opened else 0))
+    assert run_command(["ui", str(plain_run), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert ADDRESS.fullmatch(printed)
+    assert seen == ([printed.strip()] if opened else [])
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_without_a_traceback(plain_run):
+    command = [sys.executable, "-m", "relearn", "ui", str(plain_run), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}) as ui:
+        assert ui.stdout is not None and ui.stderr is not None
+        address = ui.stdout.readline()
+        found = ADDRESS.fullmatch(address)
+        assert found
+        assert httpx.get(address.strip(), timeout=60).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{found[1]}/", timeout=60).status_code == 403
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(60) in (0, 130)
+        said = ui.stderr.read()
+    assert "Traceback" not in said and found[2] not in said
+    assert said.count("\n") == 1
