@@ -48,11 +48,11 @@ class Refused(Exception):
 class Server:
     """What stands behind the routes. `agreed`: the user has said that models may be loaded."""
 
-    def __init__(self, runs: Sequence[Opened], desk: Desk):
+    def __init__(self, runs: Sequence[Opened], desk: Desk, worker: Worker):
         self._runs = runs
         self._models = named_models(runs)
         self._desk = desk
-        self._worker = Worker()
+        self._worker = worker
         self._work: asyncio.Future[None] | None = None
         self._answering = False
         self.agreed = False
@@ -171,9 +171,11 @@ async def _written(lines: asyncio.Queue[Line | None]) -> AsyncIterator[str]:
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def make_app(runs: Sequence[Opened], *, token: str, port: int, desk: Desk | None = None) -> ASGIApp:
+def make_app(
+    runs: Sequence[Opened], *, token: str, port: int, desk: Desk | None = None, worker: Worker | None = None
+) -> ASGIApp:
     """The application for `runs`, to be served on 127.0.0.1:`port`. Raises InputError for a folder it cannot show."""
-    server = Server(runs, desk or Desk(runs))
+    server = Server(runs, desk or Desk(runs), worker or Worker())
     routes = [
         Route("/", server.page),
         Route("/api/load", server.load, methods=["POST"]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -24,14 +26,15 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
 
     from relearn.ui.app import make_app
     from relearn.ui.guard import new_token
+    from relearn.ui.worker import Worker
 
     runs = open_runs(folders)
-    token = new_token()
+    token, worker = new_token(), Worker()
     with listening(port) as listener:
         number = listener.getsockname()[1]
-        app = make_app(runs, token=token, port=number)
+        app = make_app(runs, token=token, port=number, worker=worker)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            app, log_level="critical", access_log=False, server_header=False, proxy_headers=False, ws="none",
             lifespan="off", timeout_graceful_shutdown=_GRACE,
         )  # fmt: skip
         address = f"http://{HOST}:{number}/?token={token}"
@@ -40,7 +43,13 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         if browser:
             # Some browsers keep whoever calls them waiting, and the page has to be served meanwhile.
             threading.Thread(target=_show, args=(address,), daemon=True).start()
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            # An answer ends at its next token, a model that is being loaded does not; nothing is lost with either.
+            if not worker.close(_GRACE):
+                sys.stderr.flush()
+                os._exit(130)
 
 
 def _show(address: str) -> None:

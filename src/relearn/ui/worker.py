@@ -16,7 +16,7 @@ class Worker:
     """Starts with the first piece of work. The thread does not keep the program alive."""
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -52,9 +52,17 @@ class Worker:
                 self._thread.start()
         self._work.put(job)
 
+    def close(self, seconds: float) -> bool:
+        """No more work; whether the last piece has come to its end in that time."""
+        if self._thread is None:
+            return True
+        self._work.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def _run(self) -> None:
-        while True:
-            self._work.get()()
+        while (job := self._work.get()) is not None:
+            job()
 
 
 def hand_over(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
