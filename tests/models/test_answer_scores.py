@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from relearn.models import forward
+from relearn.models import forward, token_values
 from relearn.models.forward import TokenRow, answer_logprobs, answer_scores
 from relearn.models.packing import packed_tokens
 from tiny import VOCABULARY
@@ -97,7 +97,7 @@ def test_rows_without_common_prompts_are_packed_by_length():
 def test_impossible_tokens_weigh_nothing():
     never = -math.inf
     logits = torch.tensor([[0.0, 0.0, never, never], [1000.0, 0.0, 0.0, 0.0]])
-    found = forward._token_scores(logits, torch.tensor([2, 0]))
+    found = token_values.token_scores(logits, torch.tensor([2, 0]))
     assert found[0].tolist() == pytest.approx([never, 0, -math.log(2), 0])
     assert found[1].tolist() == pytest.approx([0, 1, 0, 0])
 
@@ -105,13 +105,13 @@ def test_impossible_tokens_weigh_nothing():
 def test_moments_by_hand():
     # p = 1/2, 1/4, 1/4: mean ln p = -1.5 ln 2, variance = .25 (ln 2)^2.
     logits = torch.tensor([[math.log(0.5), math.log(0.25), math.log(0.25)]]) + 7
-    logprob, hit, mean, variance = forward._token_scores(logits, torch.tensor([1]))[0].tolist()
+    logprob, hit, mean, variance = token_values.token_scores(logits, torch.tensor([1]))[0].tolist()
     assert logprob == pytest.approx(-2 * math.log(2)) and hit == 0
     assert mean == pytest.approx(-1.5 * math.log(2)) and variance == pytest.approx(0.25 * math.log(2) ** 2)
 
 
 def test_an_answer_longer_than_a_chunk(model):
-    row = TokenRow("long", tuple(number % VOCABULARY for number in range(3, 3 + 2 * forward.CHUNK_TOKENS + 9)), 4)
+    row = TokenRow("long", tuple(number % VOCABULARY for number in range(3, 3 + 2 * token_values.CHUNK_TOKENS + 9)), 4)
     found = answer_scores(model, [row])[0]
     for name, expected in by_definition(model, row).items():
         assert torch.allclose(getattr(found, name).double(), expected.double(), atol=1e-4)
@@ -123,10 +123,33 @@ def test_packs_are_as_large_as_the_device_takes_unless_said(model, monkeypatch):
     inner = forward.predict
     monkeypatch.setattr(forward, "predict", lambda model, rows: seen.append(len(rows)) or inner(model, rows))
     rows = [TokenRow(str(n), tuple((n + 7 * at) % VOCABULARY for at in range(20)), 9) for n in range(1, 7)]
-    monkeypatch.setattr(forward, "CPU_PACK_TOKENS", 60)
+    monkeypatch.setattr(forward, "CPU_SCORED_TOKENS", 60)
     expected = answer_logprobs(model, rows)
     assert seen == [3, 3]
     seen.clear()
     for one, other in zip(answer_logprobs(model, rows, batch_tokens=10), expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     assert seen == [1] * 6
+
+
+@pytest.mark.parametrize("part", [1, 7, VOCABULARY, 10 * VOCABULARY])
+def test_log_probabilities_over_parts_of_the_vocabulary_by_definition(monkeypatch, part):
+    monkeypatch.setattr(token_values, "CPU_VOCABULARY", part)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(5, VOCABULARY)
+    states, targets = torch.randn(9, 5), torch.randint(0, VOCABULARY, (9,))
+    targets[:2] = torch.tensor([0, VOCABULARY - 1])
+    with torch.no_grad():
+        found = token_values.logprobs(forward.Predicted(None, states, head), targets)
+        expected = head(states).double().log_softmax(-1)[torch.arange(9), targets]
+    assert torch.allclose(found[:, 0].double(), expected, atol=1e-5)
+
+
+def test_a_token_that_cannot_be_is_impossible_and_what_is_no_number_stays_none():
+    head = torch.nn.Linear(1, 3)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 0.0, -math.inf]))
+        seen = forward.Predicted(None, torch.tensor([[0.0], [0.0], [math.nan]]), head)
+        found = token_values.logprobs(seen, torch.tensor([0, 2, 1]))[:, 0].tolist()
+    assert found[:2] == pytest.approx([-math.log(2), -math.inf]) and math.isnan(found[2])

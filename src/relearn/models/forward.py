@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ import torch
 from relearn import parallel
 from relearn.models.packing import ATTENTION, Packed, TokenRow, pack
 from relearn.models.shards import is_sharded
+from relearn.models.token_values import in_chunks, logprobs, token_scores
 
 __all__ = [
     "Predicted", "TokenRow", "TokenScores", "answer_logits", "answer_logprobs", "answer_scores", "answer_targets",
@@ -27,10 +29,10 @@ __all__ = [
 ]  # fmt: skip
 
 CPU_PACK_TOKENS = 2048
+# Scoring has no way back: what a layer makes of so many tokens stays in the cache, which is worth more than a beginning
+# computed once more.
+CPU_SCORED_TOKENS = 1024
 GPU_PACK_TOKENS = 16384
-# Logits exist for so many tokens at a time; a GPU is kept waiting by fewer.
-CHUNK_TOKENS = 128
-GPU_CHUNK_TOKENS = 1024
 Head = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -119,7 +121,7 @@ def answer_logprobs(
     Rows go through the model in packs of some `batch_tokens`, as many as its device is good for when that is None.
     Several processes share the packs out; the packs themselves are the same for any number of them.
     """
-    return [columns[:, 0] for columns in _per_token(model, rows, _logprob, batch_tokens, tick)]
+    return [columns[:, 0] for columns in _per_token(model, rows, logprobs, batch_tokens, tick)]
 
 
 def answer_scores(
@@ -129,22 +131,21 @@ def answer_scores(
 
     Rows with the same prompt (one question, several answers) go together, so the prompt is computed once.
     """
-    found = _per_token(model, rows, _token_scores, batch_tokens, tick)
+    found = _per_token(model, rows, partial(in_chunks, token_scores), batch_tokens, tick)
     return [TokenScores(columns[:, 0], columns[:, 1] > 0, columns[:, 2], columns[:, 3]) for columns in found]
 
 
-# (logits of some tokens (c, V), their targets (c,)) -> numbers per token (c, k)
-PerToken = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (what the model says at the answer tokens (A,), their targets (A,)) -> numbers per token (A, k)
+PerToken = Callable[[Predicted, torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
 def _per_token(
     model: Any, rows: Sequence[TokenRow], value: PerToken, batch_tokens: int | None, tick: Any
 ) -> list[torch.Tensor]:
-    """`value` at every answer token: a (answer tokens, k) CPU tensor per row. Logits exist for a chunk at a time."""
+    """`value` at every answer token: a (answer tokens, k) CPU tensor per row."""
     device = next(model.parameters()).device
-    packs = _by_prompt(rows, batch_tokens or _device_tokens(device))
-    size = CHUNK_TOKENS if device.type == "cpu" else GPU_CHUNK_TOKENS
+    packs = _by_prompt(rows, batch_tokens or (CPU_SCORED_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS))
     done = 0
 
     def measure(numbers: Sequence[int]) -> torch.Tensor:
@@ -152,8 +153,7 @@ def _per_token(
         part = [rows[number] for number in numbers]
         seen = predict(model, part)
         targets, _ = answer_targets(part, device)
-        cuts = [(at, at + size) for at in range(0, len(targets), size)]
-        columns = torch.cat([value(seen.logits_at(at, to), targets[at:to]) for at, to in cuts]).cpu()
+        columns = value(seen, targets).cpu()
         done += len(part)
         if tick:
             tick(min(done * parallel.processes(), len(rows)), len(rows))
@@ -183,22 +183,6 @@ def _by_prompt(rows: Sequence[TokenRow], limit: int) -> list[list[int]]:
         packs[-1] += numbers
         room -= size
     return packs
-
-
-def _logprob(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.gather(1, targets[:, None]) - logits.logsumexp(-1, keepdim=True)
-
-
-def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(c, 4): log-probability, hit, mean and variance of ln p under p, where a chance of 0 weighs nothing."""
-    own = _logprob(logits, targets)
-    hits = logits.argmax(-1, keepdim=True) == targets[:, None]
-    every = logits.log_softmax(-1)
-    chances = every.exp()
-    every.masked_fill_(chances == 0, 0)
-    mean = torch.einsum("cv,cv->c", chances, every)[:, None]
-    variance = torch.einsum("cv,cv->c", chances, every.sub_(mean).square_())[:, None]
-    return torch.cat([own, hits.to(own.dtype), mean, variance], 1)
 
 
 def bare(model: Any) -> Any:
@@ -341,10 +325,6 @@ def decoder_layers(model: Any) -> Any:
 def _pack_limit(model: Any, device: torch.device) -> int:
     if is_sharded(model):
         return sys.maxsize  # The processes must make equally many passes, however long their rows.
-    return _device_tokens(device)
-
-
-def _device_tokens(device: torch.device) -> int:
     return CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS
 
 
