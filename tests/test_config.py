@@ -81,3 +81,10 @@ def test_files_that_are_no_recipe(tmp_path, text, message):
         Recipe.from_yaml(path)
     with pytest.raises(InputError, match="no such recipe"):
         Recipe.from_yaml(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'on'", "on")])
+def test_a_bare_on_or_off_in_yaml_means_the_word(written, meant):
+    assert (
+        Recipe.from_mapping({**MINIMAL, "model": yaml.safe_load(f"{{name: m, liger: {written}}}")}).model.liger == meant
+    )

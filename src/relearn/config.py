@@ -51,6 +51,12 @@ class Model(Part):
     system_prompt: str | None = None
     trust_remote_code: bool = False
 
+    @field_validator("liger", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        """YAML reads a bare on and off as true and false."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
     @property
     def adapters(self) -> tuple[str, ...]:
         return (self.adapter,) if isinstance(self.adapter, str) else self.adapter or ()

@@ -53,3 +53,17 @@ def test_outside_autocast_and_undone_nothing_has_changed(tiny_model_dir):
     assert torch.equal(states_and_gradients(model, half=False)[0], before)
     assert all("forward" not in vars(module) for module in model.modules() if hasattr(module, "base_layer"))
     assert not any("base_layer" in name and "forward" in vars(module) for name, module in model.named_modules())
+
+
+def test_a_model_in_bfloat16_made_ready_for_autocast_answers_outside_of_it(tiny_model_dir):
+    # The adapter stays in float32, the states are in bfloat16: without autocast somebody has to cast them.
+    half = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16).requires_grad_(False)
+    model = add_lora(half, Lora(r=4, alpha=8, dropout=0.0), seed=0)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = model(ids).logits
+    ready_for_autocast(model)
+    assert torch.equal(model(ids).logits, expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(model(ids).logits.float(), expected.float(), atol=0.05)
+    ready_for_autocast(model, False)
+    assert torch.equal(model(ids).logits, expected)

@@ -60,7 +60,10 @@ def ready_for_autocast(model: Any, ready: bool = True) -> None:
     for module in model.modules():
         if not hasattr(module, "cast_input_dtype_enabled"):
             continue
-        module.cast_input_dtype_enabled = not ready
+        if ready:
+            vars(module)["_cast_input_dtype"] = _cast_outside_autocast(module)
+        else:
+            vars(module).pop("_cast_input_dtype", None)
         base = getattr(module, "base_layer", None)
         if type(base) is not torch.nn.Linear or base.weight.requires_grad or base.weight.dtype != torch.float32:
             continue
@@ -68,6 +71,19 @@ def ready_for_autocast(model: Any, ready: bool = True) -> None:
             vars(base)["forward"] = _half_linear(base)
         else:
             vars(base).pop("forward", None)
+
+
+def _cast_outside_autocast(module: Any) -> Callable[[Any, torch.dtype], Any]:
+    """PEFT's cast of a layer's inputs to the adapter's number format, where autocast does not see to it: a model in
+    bfloat16 is asked outside autocast too."""
+    cast = type(module)._cast_input_dtype
+
+    def own(states: Any, dtype: torch.dtype) -> Any:
+        if states is not None and torch.is_autocast_enabled(states.device.type):
+            return states
+        return cast(module, states, dtype)
+
+    return own
 
 
 def _half_linear(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
