@@ -1,20 +1,20 @@
 """Put a trained adapter into the package: `python judges/export.py --data DATA --adapter FILE`.
 
-The temperature (arXiv 1706.04599) is set on rows of SNLI that training did not see.
+What its calls need and the temperature (calibrate.py) are set on rows of SNLI that training did not see.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from calibrate import PRECISION, deductions, fitted_temperature
 from check import all_logits
 from lora import BASE, load_halves
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from train import Settings, material
 
 from relearn.metrics.entailment_builtin.judge import HERE, BuiltinJudge
@@ -23,22 +23,13 @@ from relearn.metrics.verdicts import LABELS
 from relearn.models.packages import BUILTIN
 from relearn.rundir import file_hash
 
-VERSION = 1
+VERSION = 2
+BIAS = "labels.bias"
 
 
-def fitted_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature at which the labels are likeliest."""
-    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        found = F.cross_entropy(logits / log_temperature.exp(), labels)
-        found.backward()
-        return found
-
-    optimizer.step(loss)
-    return float(log_temperature.detach().exp())
+def deducted(adapter: dict[str, Tensor], taken: Tensor) -> dict[str, Tensor]:
+    """The adapter with `taken` off its three logits; that bias in float32, since what is taken is small beside it."""
+    return adapter | {BIAS: adapter[BIAS].float() - taken.float()}
 
 
 def main() -> None:
@@ -51,12 +42,15 @@ def main() -> None:
     trained = json.loads((given.adapter.parent / "settings.json").read_text())
     settings = Settings(**trained)
     encoder, decider, tokenizer = load_halves(settings.inner)
-    add_adapter(decider, load_file(given.adapter))
+    adapter = load_file(given.adapter)
+    add_adapter(decider, adapter)
     judge = BuiltinJudge(encoder, decider, tokenizer, {"version": VERSION, "temperature": 1.0})
     development = material(given.data, settings).development
     logits = all_logits(judge, development)
     labels = torch.tensor([LABELS.index(pair.label) for pair in development])  # type: ignore[arg-type]
-    shutil.copyfile(given.adapter, HERE / "adapter.safetensors")
+    taken = deductions(logits, labels)
+    save_file(deducted(adapter, taken), HERE / "adapter.safetensors")
+    (HERE / "adapter.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     record = {
         "version": VERSION,
         "base": BASE,
@@ -64,7 +58,9 @@ def main() -> None:
         "sha256": file_hash(HERE / "adapter.safetensors"),
         "labels": list(LABELS),
         "inner": settings.inner,
-        "temperature": round(fitted_temperature(logits, labels), 4),
+        "precision": PRECISION,
+        "deducted": [round(value, 4) for value in taken.tolist()],
+        "temperature": round(fitted_temperature(logits - taken, labels), 4),
         "training": trained,
     }
     # Plain files of a package, for everyone to read, unlike the files of a run.

@@ -155,7 +155,7 @@ def test_only_texts_longer_than_the_base_takes_are_cut(judge):
 
 
 def test_the_name_says_which_judge_spoke(judge):
-    assert judge.name == "builtin (all-MiniLM-L6-v2 + LoRA, version 1)"
+    assert judge.name == "builtin (all-MiniLM-L6-v2 + LoRA, version 2)"
 
 
 def test_accuracy_on_a_sample_of_snli_is_what_the_card_says(judge, data_dir):

@@ -32,8 +32,9 @@ def in_chunks(
 def logprobs(seen: Predicted, targets: torch.Tensor) -> torch.Tensor:
     """(A, 1), on a CPU over a part of the vocabulary at a time where the output layer is a plain matrix in float32."""
     head, states = seen.head, seen.states
-    plain = isinstance(head, torch.nn.Linear) and head.weight.dtype == torch.float32
-    if not plain or states is None or targets.device.type != "cpu":
+    if states is None or not isinstance(head, torch.nn.Linear):
+        return in_chunks(logprob, seen, targets)
+    if head.weight.dtype != torch.float32 or targets.device.type != "cpu":
         return in_chunks(logprob, seen, targets)
     whole = own = states.new_full((len(targets),), -torch.inf)
     for at in range(0, head.out_features, CPU_VOCABULARY):

@@ -65,8 +65,8 @@ class Rows:
     def of(cls, mask: Tensor) -> Rows:
         # One look at the mask for all layers: on a GPU every such look waits for what was begun.
         places = mask.flatten().nonzero()[:, 0]
-        full = len(places) == mask.numel()
-        return cls(*mask.shape) if full else cls(*mask.shape, mask, places)
+        count, longest = mask.shape
+        return cls(count, longest) if len(places) == mask.numel() else cls(count, longest, mask, places)
 
     def padded(self, hidden: Tensor) -> Tensor:
         """(tokens of all rows, width) to (rows, tokens of the longest, width), zeros where there is no token."""
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (texts, tokens) to (texts, tokens, width)."""
-        rows = Rows(*ids.shape) if mask is None else Rows.of(mask)
+        rows = Rows(len(ids), ids.shape[1]) if mask is None else Rows.of(mask)
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         hidden = self.norm(self.words(rows.packed(ids)) + self.positions(rows.packed(places)))
         for layer in self.layers:
@@ -114,7 +114,7 @@ class Decider(nn.Module):
     def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
         """hidden (pairs, tokens, width): the premise's tokens, then the hypothesis's; premise (pairs, tokens): True
         at the premise's; mask: True at tokens that are no padding, None where all are. Returns (pairs, 3)."""
-        rows = Rows(*premise.shape) if mask is None else Rows.of(mask)
+        rows = Rows(len(premise), premise.shape[1]) if mask is None else Rows.of(mask)
         sides = torch.where(rows.packed(premise)[:, None], self.sides[0], self.sides[1])
         packed = rows.packed(hidden) + sides
         for layer in self.layers:
