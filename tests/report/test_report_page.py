@@ -277,3 +277,11 @@ def test_the_evidence_of_repeated_answers_says_how_many_gave_the_fact_away():
     assert html._evidence({**answer, "forgotten": True, "repeats": [True, None, False]}) == (
         "forgotten in 1 of 2 answers · ROUGE-L 0.500"
     )
+
+
+def test_a_loss_below_zero_is_seen():
+    curve = {"steps": [1, 2, 3], "loss": [-1.0, -2.0, -4.0], "parts": {"ga": [-1.0, -2.0, -4.0]}, "stage": "unlearn"}
+    upwards = {**curve, "loss": [1.0, 2.0, 4.0], "parts": {"ga": [1.0, 2.0, 4.0]}}
+    # matplotlib writes numbers below zero with the sign U+2212.
+    assert "\u22124" in plots.loss_curves(curve, "x")
+    assert "\u2212" not in plots.loss_curves(upwards, "x")

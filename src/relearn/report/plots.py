@@ -39,7 +39,10 @@ def loss_curves(curve: Mapping[str, Any], name: str) -> str:
         for index, (part, values) in enumerate(parts.items()):
             colour = INK[_LINES[index % len(_LINES)]]
             _line(axes, steps, values, LOSS_PARTS.get(part, part), colour)
-        axes.set(xlabel="optimiser step", ylabel="loss", ylim=(0, None), xlim=(min(steps), max(*steps, min(steps) + 1)))
+        # Ascent has a loss below zero, which has to be seen.
+        below = any(value is not None and value < 0 for values in parts.values() for value in values)
+        axes.set(xlabel="optimiser step", ylabel="loss", xlim=(min(steps), max(*steps, min(steps) + 1)))
+        axes.set(ylim=(None if below else 0, None))
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         if len(parts) > 1:
