@@ -8,9 +8,16 @@ const make = (name, className = "", text = "") => {
   node.textContent = text;
   return node;
 };
-const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(0)} %` : share >= 0.0001 ? `${(100 * share).toFixed(2)} %` : "< 0.01 %");
-// White space in a token is shown as what it is.
-const seen = (text) => (text === "" ? "(nothing)" : text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥"));
+// 0 % and 100 % are said only of none and of all.
+function percent(share) {
+  if (share > 0.9995 && share < 1) return "> 99.9 %";
+  if (share >= 0.0995) return `${(100 * share).toFixed(share > 0.99 && share < 1 ? 1 : 0)} %`;
+  return share >= 0.0001 ? `${(100 * share).toFixed(2)} %` : "< 0.01 %";
+}
+// White space and what cannot be seen are shown as what they are.
+const signs = new Map([[" ", "␣"], ["\n", "⏎"], ["\t", "⇥"]]);
+const code = (sign) => `U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+const seen = (text) => (text === "" ? "(nothing)" : text.replace(/[\p{C}\p{Z}]/gu, (sign) => signs.get(sign) ?? code(sign)));
 
 async function call(path, body, signal) {
   const reply = await fetch(path, {
