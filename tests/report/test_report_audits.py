@@ -11,7 +11,7 @@ from relearn.report.audits import finding, read_audits
     ("counts", "said"),
     [
         ({"gone": 3}, "Of 3 facts that the model knew, 0 are still told when plainly asked, and none came back"),
-        ({"gone": 1, "hidden": 2, "there": 1, "never_known": 5}, "Of 4 facts that the model knew, 1 are still told"),
+        ({"gone": 1, "hidden": 2, "there": 1, "never_known": 5}, "Of 4 facts that the model knew, 1 is still told"),
         ({"hidden": 2}, "and 2 came back under attack."),
         ({"never_known": 4}, "The model knew none of these facts to begin with."),
     ],
