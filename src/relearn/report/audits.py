@@ -90,7 +90,8 @@ def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) 
         return "The model knew none of these facts to begin with."
     there, hidden = counts.get("there", 0), counts.get("hidden", 0)
     came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
-    told = f"Of {known} facts that the model knew, {there} {'is' if there == 1 else 'are'} still told when plainly asked, and {came_back}."
+    still = f"{there} {'is' if there == 1 else 'are'} still told when plainly asked"
+    told = f"Of {known} facts that the model knew, {still}, and {came_back}."
     by = Counter(name for fact in facts if fact["verdict"] == "hidden" for name in fact["by"])
     if by:
         told += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
