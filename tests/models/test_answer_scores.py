@@ -123,7 +123,7 @@ def test_packs_are_as_large_as_the_device_takes_unless_said(model, monkeypatch):
     inner = forward.predict
     monkeypatch.setattr(forward, "predict", lambda model, rows: seen.append(len(rows)) or inner(model, rows))
     rows = [TokenRow(str(n), tuple((n + 7 * at) % VOCABULARY for at in range(20)), 9) for n in range(1, 7)]
-    monkeypatch.setattr(forward, "CPU_SCORED_TOKENS", 60)
+    monkeypatch.setattr(forward, "CPU_PACK_TOKENS", 60)
     expected = answer_logprobs(model, rows)
     assert seen == [3, 3]
     seen.clear()

@@ -29,9 +29,6 @@ __all__ = [
 ]  # fmt: skip
 
 CPU_PACK_TOKENS = 2048
-# Scoring has no way back: what a layer makes of so many tokens stays in the cache, which is worth more than a beginning
-# computed once more.
-CPU_SCORED_TOKENS = 1024
 GPU_PACK_TOKENS = 16384
 Head = Callable[[torch.Tensor], torch.Tensor]
 
@@ -145,7 +142,7 @@ def _per_token(
 ) -> list[torch.Tensor]:
     """`value` at every answer token: a (answer tokens, k) CPU tensor per row."""
     device = next(model.parameters()).device
-    packs = _by_prompt(rows, batch_tokens or (CPU_SCORED_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS))
+    packs = _by_prompt(rows, batch_tokens or (CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS))
     done = 0
 
     def measure(numbers: Sequence[int]) -> torch.Tensor:
