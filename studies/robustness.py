@@ -3,8 +3,9 @@
     python studies/robustness.py relearn=runs/relearn npo_gdr=runs/npo_gdr --out results/audits/mine
 
 The runs were audited (`relearn audit`) with the same facts and control. For each OUT/NAME.json has the numbers of its
-audit, without texts; OUT/table.md sets them side by side, with each run against the first: over the facts that both
-start models knew, the difference of the share that is brought back by the plain question or any attack that counts.
+audit, without texts; OUT/table.md sets them side by side. What is held against the first run rests on the attacks that
+all of them went through: over the facts that both start models knew, the difference of the share that is brought back
+by the plain question or any of these attacks that counts.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from relearn.audits.verdicts import VERDICTS
 from relearn.errors import InputError
 from relearn.metrics.paired import Difference, paired
+from relearn.metrics.stats import mean_interval
 from relearn.rundir import read_json, read_jsonl, write_json, write_text
-
-STILL = {"there": 1.0, "hidden": 1.0, "gone": 0.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,14 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = named(options.runs)
         found = {name: numbers(folder) for name, folder in folders.items()}
         first, *rest = folders
-        against = {name: difference(folders[first], folders[name]) for name in rest}
+        common = set.intersection(*(set(own["summary"]) for own in found.values()))
+        against = {name: difference(folders[first], folders[name], common) for name in rest}
+        alike = {name: worst(folder, common) for name, folder in folders.items()}
     except InputError as error:
         print(f"robustness: {error}", file=sys.stderr)
         return 2
     for name, own in found.items():
         less = {"against": {first: against[name].to_dict()}} if name in against else {}
         write_json(options.out / f"{name}.json", {**own, **less})
-    text = table(found, against)
+    text = table(found, against, alike)
     write_text(options.out / "table.md", text)
     print(text, end="")
     return 0
@@ -79,27 +81,44 @@ def numbers(folder: Path) -> dict[str, Any]:
     }
 
 
-def difference(first: Path, other: Path) -> Difference:
+def difference(first: Path, other: Path, attacks: Set[str]) -> Difference:
     """Share of the facts brought back, the other's less the first's, over facts that both knew; subjects together."""
-    subjects = {row["id"]: row.get("subject") for row in read_jsonl(first / "before" / "forget.jsonl")}
-    return paired(_back(first), _back(other), subjects, better="lower")
+    return paired(_back(first, attacks), _back(other, attacks), _subjects(first), better="lower")
 
 
-def _back(folder: Path) -> dict[str, float | None]:
+def worst(folder: Path, attacks: Set[str]) -> dict[str, Any]:
+    """Share of the known facts that the plain question or one of `attacks` brings back, with its interval."""
+    known = _back(folder, attacks)
+    if not known:
+        return {"value": None}
+    subjects = _subjects(folder)
+    value, low, high = mean_interval(list(known.values()), clusters=[subjects.get(key) for key in known])
+    return {"value": value, "low": low, "high": high}
+
+
+def _back(folder: Path, attacks: Set[str]) -> dict[str, float]:
     facts = read_json(folder / "audits" / "verdicts.json")
-    return {fact["id"]: STILL[fact["verdict"]] for fact in facts if fact["verdict"] in STILL}
+    known = [fact for fact in facts if fact["verdict"] != "never_known"]
+    return {fact["id"]: float(fact["verdict"] == "there" or not attacks.isdisjoint(fact["by"])) for fact in known}
 
 
-def table(found: Mapping[str, Mapping[str, Any]], against: Mapping[str, Difference]) -> str:
+def _subjects(folder: Path) -> dict[str, str | None]:
+    return {row["id"]: row.get("subject") for row in read_jsonl(folder / "before" / "forget.jsonl")}
+
+
+def table(
+    found: Mapping[str, Mapping[str, Any]], against: Mapping[str, Difference], alike: Mapping[str, Mapping[str, Any]]
+) -> str:
     """The verdicts, the worst case, and what every attack brought back, a column for each run."""
     lines = [_row("", *found), _row("---", *("---:" for _ in found))]
     for verdict in VERDICTS:
         lines.append(_row(verdict.replace("_", " "), *(str(own["verdicts"][verdict]) for own in found.values())))
     lines.append(_row("worst case", *(_shown(own["worst"]["after"]) for own in found.values())))
     if against:
+        lines.append(_row("over attacks of all", *(_shown(alike[name]) for name in found)))
         lines.append(_row("less the first", *(_less(against.get(name)) for name in found)))
-    attacks = dict.fromkeys(name for own in found.values() for name, row in own["summary"].items() if "back" in row)
-    for attack in attacks:
+    names = dict.fromkeys(name for own in found.values() for name, row in own["summary"].items() if "back" in row)
+    for attack in names:
         rows = [own["summary"].get(attack) for own in found.values()]
         lines.append(_row(attack, *("-" if row is None else _shown(row["back"]) for row in rows)))
     return "\n".join(lines) + "\n"

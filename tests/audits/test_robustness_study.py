@@ -30,8 +30,11 @@ def audited(folder, verdicts):
     write_json(folder / "audits" / "verdicts.json", facts)
     write_json(folder / "audits" / "about.json", {"facts": 4, "control": "none"})
     write_json(folder / "audits" / "worst.json", {"plain": measured(0.25), "after": measured(0.5)})
-    write_json(folder / "audits" / "summary.json", {"plain": {"back": measured(0.25)}, "topk": {"shown": "x"}})
-    write_json(folder / "audits" / "plain.json", {"variants": {"asked": {"back": measured(0.25)}}})
+    asked = ["plain", "completion", "sampling"]
+    summary = {name: {"back": measured(0.25)} for name in asked}
+    write_json(folder / "audits" / "summary.json", {**summary, "topk": {"shown": "x"}})
+    for name in asked:
+        write_json(folder / "audits" / f"{name}.json", {"variants": {"asked": {"back": measured(0.25)}}})
     write_json(folder / "audits" / "topk.json", {"measures": {}})
     subjects = ["Ann", "Ann", "Bob", "Bob"]
     write_jsonl(folder / "before" / "forget.jsonl", [{"id": str(n), "subject": who} for n, who in enumerate(subjects)])
@@ -53,14 +56,21 @@ def test_what_an_audit_found_is_counted(runs):
     assert found["verdicts"] == {"there": 1, "hidden": 2, "gone": 0, "never_known": 1}
     assert found["hidden_by"] == {"completion": 2, "sampling": 1}
     assert found["hidden_by_one_alone"] == {"completion": 1}
-    assert list(found["variants"]) == ["plain"]
+    assert list(found["variants"]) == ["plain", "completion", "sampling"]
 
 
 def test_the_difference_is_over_facts_that_both_knew(runs):
     # Facts 0, 1, 2: brought back 1, 1, 1 by the first and 0, 0, 1 by the other: (1 - 3) / 3.
-    found = robustness.difference(*runs)
+    found = robustness.difference(*runs, {"completion", "sampling"})
     assert found.value == pytest.approx(-2 / 3)
     assert (found.n, found.wins, found.losses, found.ties) == (3, 2, 0, 1)
+
+
+def test_an_attack_that_only_one_run_went_through_decides_nothing_between_them(runs):
+    # Without completion fact 1 is not brought back by the first either: (1 - 2) / 3.
+    assert robustness.difference(*runs, {"sampling"}).value == pytest.approx(-1 / 3)
+    assert robustness.worst(runs[0], {"sampling"})["value"] == pytest.approx(2 / 3)
+    assert robustness.worst(runs[0], set())["value"] == pytest.approx(1 / 3)
 
 
 def test_files_and_table_hold_numbers_and_no_text(runs, tmp_path, capsys):
