@@ -21,7 +21,7 @@ import torch
 from relearn import parallel
 from relearn.models.packing import ATTENTION, Packed, TokenRow, pack
 from relearn.models.shards import is_sharded
-from relearn.models.token_values import in_chunks, logprobs, token_scores
+from relearn.models.token_values import Predicted, in_chunks, logprobs, token_scores
 
 __all__ = [
     "Predicted", "TokenRow", "TokenScores", "answer_logits", "answer_logprobs", "answer_scores", "answer_targets",
@@ -30,28 +30,6 @@ __all__ = [
 
 CPU_PACK_TOKENS = 2048
 GPU_PACK_TOKENS = 16384
-Head = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model says at the answer positions of its rows, row after row, already shifted (A answer tokens).
-
-    Either logits (A, V), or states (A, H) with the `head` that makes logits of them. `layer` (A, H): the states after
-    the decoder layer that was asked for.
-    """
-
-    logits: torch.Tensor | None
-    states: torch.Tensor | None = None
-    head: Head | None = None
-    layer: torch.Tensor | None = None
-
-    def logits_at(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Logits of some answer tokens, or of all: (stop - start, V) float32."""
-        if self.logits is not None:
-            return self.logits[start:stop].float()
-        assert self.head is not None and self.states is not None
-        return self.head(self.states[start:stop]).float()
 
 
 def predict(

@@ -6,18 +6,37 @@ Logits over a whole vocabulary are large, so they exist for a part of the tokens
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
-
-if TYPE_CHECKING:
-    from relearn.models.forward import Predicted
 
 # Logits exist for so many tokens at a time; a GPU is kept waiting by fewer.
 CHUNK_TOKENS = 128
 GPU_CHUNK_TOKENS = 1024
 # Log-probabilities alone need no more of the vocabulary than this at a time, so a weight is fetched once for a pack.
 CPU_VOCABULARY = 4096
+Head = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says at the answer positions of its rows, row after row, already shifted (A answer tokens).
+
+    Either logits (A, V), or states (A, H) with the `head` that makes logits of them. `layer` (A, H): the states after
+    the decoder layer that was asked for.
+    """
+
+    logits: torch.Tensor | None
+    states: torch.Tensor | None = None
+    head: Head | None = None
+    layer: torch.Tensor | None = None
+
+    def logits_at(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Logits of some answer tokens, or of all: (stop - start, V) float32."""
+        if self.logits is not None:
+            return self.logits[start:stop].float()
+        assert self.head is not None and self.states is not None
+        return self.head(self.states[start:stop]).float()
 
 
 def in_chunks(
