@@ -55,7 +55,7 @@ class Model(Part):
     @classmethod
     def _word(cls, value: Any) -> Any:
         """YAML reads a bare on and off as true and false."""
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
     @property
     def adapters(self) -> tuple[str, ...]:
