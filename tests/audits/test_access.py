@@ -7,10 +7,11 @@ import pytest
 import torch
 from about_people import FACTS, KEPT
 
-from relearn.audits.access import Gathering, gathered, row
+from relearn.audits.access import gathered, row
 from relearn.audits.attacks import choice, membership, probe, topk
 from relearn.audits.base import AUDITS
 from relearn.audits.candidates import CHOICES, Candidates, candidates, in_name_of
+from relearn.audits.gathering import Gathering
 from relearn.config import Metrics, Model
 from relearn.metrics.judges import Judges
 from relearn.models.load import load

@@ -22,7 +22,7 @@ from relearn.records import Form, Record
 from relearn.registry import Registry
 
 if TYPE_CHECKING:
-    from relearn.audits.access import Gathering
+    from relearn.audits.gathering import Gathering
     from relearn.audits.material import Material
     from relearn.metrics.measurement import Measurement
     from relearn.models.load import Loaded

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from relearn.audits.access import Gathering
 from relearn.audits.base import AUDITS, Audit, Row
+from relearn.audits.gathering import Gathering
 from relearn.audits.material import Material
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import METRICS, JointMetric
