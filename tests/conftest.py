@@ -17,6 +17,16 @@ from tiny import build_tiny_model
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: with several processes, none is left alone with them at the end."""
+    length: dict[Path, float] = {}
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        own = limit.args[0] if limit else 1 if item.get_closest_marker("slow") else 0
+        length[item.path] = max(own, length.get(item.path, 0))
+    items.sort(key=lambda item: -length[item.path])
+
+
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relearn.config import Recipe
     from relearn.evaluation.audit import audit
     from relearn.evaluation.run import evaluate
-    from relearn.pipeline import run, synthesize, unlearn
+    from relearn.pipeline.run import run, synthesize, unlearn
     from relearn.records import Record
     from relearn.synthesis.verification import verify_file as verify
 
@@ -35,9 +35,9 @@ _PLACES = {
     "audit": "relearn.evaluation.audit:audit",
     "evaluate": "relearn.evaluation.run:evaluate",
     "export": "relearn.asking:export_merged",
-    "run": "relearn.pipeline:run",
-    "synthesize": "relearn.pipeline:synthesize",
-    "unlearn": "relearn.pipeline:unlearn",
+    "run": "relearn.pipeline.run:run",
+    "synthesize": "relearn.pipeline.run:synthesize",
+    "unlearn": "relearn.pipeline.run:unlearn",
     "verify": "relearn.synthesis.verification:verify_file",
 }
 

@@ -14,6 +14,7 @@ from relearn.compare import runs
 from relearn.compare.results import read_results
 from relearn.config import Recipe
 from relearn.errors import RunFailedError
+from relearn.pipeline import run as pipeline_run
 from relearn.preparation import records_to_learn
 from relearn.rundir import read_json, read_jsonl
 from test_kill_and_resume import people
@@ -186,17 +187,18 @@ def test_methods_may_be_run_one_at_a_time_and_table_keeps_all(folder):
 def test_stopped_anywhere_it_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch, capsys):
     """Interrupted before every stage in turn, in every run, as a kill leaves it."""
     monkeypatch.setenv("COMPARED", str(folder))
-    done = runs.Run.do
+    done = runs.do
     stopped: set[tuple[str, str]] = set()
 
-    def stop_once(self, name):
-        key = (self.folder.path.name, name)
-        if key not in stopped and not self.folder.is_done(name):
+    def stop_once(state, name):
+        key = (state.folder.path.name, name)
+        if key not in stopped and not state.folder.is_done(name):
             stopped.add(key)
             raise KeyboardInterrupt
-        done(self, name)
+        done(state, name)
 
-    monkeypatch.setattr(runs.Run, "do", stop_once)
+    for module in (runs, pipeline_run):
+        monkeypatch.setattr(module, "do", stop_once)
     codes = []
     while not codes or codes[-1] == 130:
         codes.append(compare(folder / "compare.yaml", tmp_path, "--methods", "grad_diff,retain_only"))

@@ -30,7 +30,7 @@ def synthesize(
         Stop before more calls than this.
     """
     from relearn.config import Synthesis
-    from relearn.pipeline import synthesize as write_answers
+    from relearn.pipeline.run import synthesize as write_answers
 
     settings = Synthesis(generator=generator, allow_remote=allow_remote, max_calls=max_calls)
     counts = write_answers(forget, out, settings, generic=generic, seed=seed)

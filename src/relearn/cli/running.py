@@ -72,7 +72,7 @@ def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume:
 def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
     from relearn import parallel
     from relearn.console import note
-    from relearn.pipeline import run as run_recipe
+    from relearn.pipeline.run import run as run_recipe
 
     folder = run_recipe(recipe, out, resume=resume, until=until)
     parallel.leave()

@@ -19,7 +19,10 @@ from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.inference.models import RunModels
 from relearn.objectives.base import METHODS
-from relearn.pipeline import PARTS, STAGES, Run, add_perplexity, run
+from relearn.pipeline.measuring import add_perplexity
+from relearn.pipeline.order import STAGES, do
+from relearn.pipeline.run import run
+from relearn.pipeline.state import PARTS, State
 from relearn.preparation import prepare
 from relearn.rundir import RunDir, read_jsonl, replaced_dir, write_json, write_text
 from relearn.training.procedures import result_name
@@ -99,9 +102,9 @@ def evaluate(planned: Planned, folder: Path) -> RunDir:
     """Ask and score a model that was not made here; there is no training to report on."""
     if not ready(RunDir(folder), planned.recipe, "scores"):
         console.note(f"--- {planned.name}")
-        work = Run(planned.recipe, RunDir(folder), prepare(planned.recipe))
+        state = State(planned.recipe, RunDir(folder), prepare(planned.recipe))
         for stage in ("after", "perplexity", "scores"):
-            work.do(stage)
+            do(state, stage)
     return RunDir(folder)
 
 

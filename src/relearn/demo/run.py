@@ -8,7 +8,7 @@ from pathlib import Path
 from relearn import console
 from relearn.config import Recipe
 from relearn.estimate import estimate_minutes
-from relearn.pipeline import run
+from relearn.pipeline.run import run
 from relearn.report.tables import print_summary
 from relearn.rundir import RunDir
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from relearn import console, parallel, pipeline
+from relearn import console, parallel
 from relearn.ability import ability_scores, measure_ability
 from relearn.config import Model, Recipe
 from relearn.errors import InputError
@@ -36,6 +36,7 @@ from relearn.metrics.judges import make_judges
 from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.split_scores import scores
+from relearn.pipeline.run import evaluate as judge_again
 from relearn.report.build import write_report
 from relearn.rundir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_jsonl, write_text
 from relearn.synthesis.verification import Verifier
@@ -78,7 +79,7 @@ def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
     if changes:
         write_text(path, Recipe.from_yaml(path, tuple(changes)).to_yaml())
     try:
-        return pipeline.evaluate(folder)
+        return judge_again(folder)
     except InputError:
         write_text(path, as_it_was)
         raise
