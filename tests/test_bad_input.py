@@ -99,6 +99,16 @@ def test_private_records_do_not_leave_the_machine_unasked(job, capsys, monkeypat
     assert "sk-secret-key" not in line
 
 
+@pytest.mark.parametrize("measured", [{"entities": "generator"}, {"entities": "both"}, {"worst_case": 2}])
+def test_nor_are_they_measured_elsewhere_unasked(job, capsys, monkeypatch, measured):
+    """A method that has nothing written still lets the generator name entities or word questions anew."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://api.example.com/v1")
+    generator = {"generator": "openai:big-model"}
+    line = one_line(*job(capsys, synthesis=generator, metrics=measured, unlearn={"method": "npo_gdr"}))
+    shown = "the questions" if "worst_case" in measured else "the questions and answers"
+    assert f"{shown} of 1 private records would be sent to api.example.com" in line
+
+
 def test_folder_of_another_recipe(job, capsys, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "recipe.yaml").write_text("name: other\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from relearn.config import Recipe
 from relearn.errors import InputError
+from relearn.metrics.planned import measuring
 from relearn.models.forward import answer_logprobs
 from relearn.models.load import Loaded, load, load_config, load_tokenizer
 from relearn.objectives.base import METHODS
@@ -16,7 +17,7 @@ from relearn.records import Record
 from relearn.records.checks import DataSet, load_all, load_set
 from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
 from relearn.synthesis.generic_data import load_generic
-from relearn.synthesis.plan import plan, planned_rows
+from relearn.synthesis.plan import nothing, plan, planned_rows
 from relearn.tokens.encode import encode, record_example
 from relearn.tokens.streams import is_written
 from relearn.training.stages import training_passes
@@ -106,19 +107,26 @@ def _sets(data: DataSet) -> str:
 
 
 def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
-    """What a generator will be asked for; methods that train on what the records hold ask for nothing."""
+    """What a generator will be asked for, and a judge; methods that train on what the records hold have nothing
+    written."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
-    if not is_written(source):
-        return [f"Answers: {source.replace('_', ' ')}, nothing to be written", "Leaves this machine: nothing"]
     named = {"tokenizer": tokenizer, "prices": recipe.prices}
-    if source.endswith("alternates"):
+    lines = []
+    if not is_written(source):
+        written = nothing(**named)
+        lines.append(f"Answers: {source.replace('_', ' ')}, nothing to be written")
+    elif source.endswith("alternates"):
         written = plan_alternates(data.forget, recipe.synthesis, **named)
     else:
         written = plan(data.forget, recipe.synthesis, generic=generic, **named)
-    lines = written.lines()
-    if written.hosts and not recipe.synthesis.allow_remote:
-        lines.append("That needs synthesis.allow_remote: true; the run will refuse without it")
-    return lines
+    spent, sent = measuring(recipe, data, tokenizer)
+    whole = replace(written, spending=(*written.spending, *spent), sent=(*written.sent, *sent))
+    allowed = {
+        "synthesis.allow_remote": recipe.synthesis.allow_remote,
+        "metrics.allow_remote": recipe.metrics.allow_remote,
+    }
+    missing = sorted({one.allowed_by for one in whole.sent if not allowed[one.allowed_by]})
+    return [*lines, *whole.lines(), *(f"That needs {key}: true; the run will refuse without it" for key in missing)]
 
 
 def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:

@@ -47,7 +47,9 @@ def prepare(recipe: Recipe) -> DataSet:
         load_reference(recipe.metrics.retain_reference)
     check_ability(recipe.metrics.ability)
     data = load_all(recipe.data)
-    if is_written(method.source(recipe.unlearn.options)) or recipe.metrics.worst_case:
+    if recipe.metrics.entities != "spacy":
+        check_remote(recipe.synthesis, len(data.forget), "the questions and answers")
+    elif is_written(method.source(recipe.unlearn.options)) or recipe.metrics.worst_case:
         check_remote(recipe.synthesis, len(data.forget))
     sets = [(records, data.places.get(name)) for name, records in data.sets()]
     if recipe.learn:

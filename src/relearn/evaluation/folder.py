@@ -84,7 +84,7 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
         if metrics.entities not in EXTRACTORS:
             raise InputError(f"no entity extractor {metrics.entities!r}", where="metrics.entities",
                              way_out=f"one of {', '.join(EXTRACTORS)}")  # fmt: skip
-        check_remote(settings.synthesis, rows)
+        check_remote(settings.synthesis, rows, "the questions and answers")
     if metrics.retain_reference:
         load_reference(metrics.retain_reference)
 

@@ -48,8 +48,9 @@ class RunModels:
 
     def release(self) -> None:
         """Forget the model in memory; training changes it, so what comes after starts from disk."""
-        self._held = None
-        gc.collect()
+        if self._held is not None:
+            self._held = None
+            gc.collect()
 
     def _hold(self, name: str, make: Callable[[], Loaded]) -> Loaded:
         if self._held is None or self._held[0] != name:

@@ -34,22 +34,25 @@ Count = Callable[[str], int]
 
 @dataclass(frozen=True)
 class Spending:
-    """Prompts and tokens of one generator; `cost` is None when it has a price that is not given."""
+    """Prompts and tokens of one generator; `cost` is None when it has a price that is not given. `purpose`: what it is
+    asked for beside new answers."""
 
     name: str
     calls: int
     input_tokens: int
     output_tokens: int
     cost: float | None
+    purpose: str = ""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """`what` of `records` private records goes to `host`."""
+    """`what` of `records` private records goes to `host`, if the recipe says `allowed_by: true`."""
 
     host: str
     records: int
     what: str
+    allowed_by: str = "synthesis.allow_remote"
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,18 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in plain words, one fact a line."""
         rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
-        lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"]
+        lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"] if self.rows else []
         for entry in self.spending:
+            name = f"{entry.name}, {entry.purpose}" if entry.purpose else entry.name
             lines.append(
-                f"{entry.name}: {entry.calls:,} calls, {entry.input_tokens:,} tokens in, {entry.output_tokens:,} out, "
+                f"{name}: {entry.calls:,} calls, {entry.input_tokens:,} tokens in, {entry.output_tokens:,} out, "
                 f"{self._money(entry.cost)}"
             )
-        lines.append(
-            f"Tokens counted by {self.counted_by}, answers at lengths measured on KnowUnDo, {REPEATED:.0%} asked again"
-        )
+        if self.spending:
+            lines.append(
+                f"Tokens counted by {self.counted_by}, answers at lengths measured on KnowUnDo, {REPEATED:.0%} asked "
+                "again"
+            )
         lines += [
             f"Leaves this machine: {sent.what} of {sent.records:,} private records, to {sent.host}"
             for sent in self.sent
@@ -145,17 +151,20 @@ def planned(
     are read by the judge, if there is one.
     """
     totals = [sum(column) for column in zip(*passes, strict=True)] if passes else [0, 0, 0]
-    spending = [_spending(settings.generator, totals, prices)]
+    spent = [spending(settings.generator, totals, prices)]
     if settings.judge:
-        spending.append(
-            _spending(settings.judge, [judged, judged * JUDGE_TOKENS_IN, judged * JUDGE_TOKENS_OUT], prices)
-        )
-    found = Plan(
-        rows, tuple(spending), tuple(_sent(settings, len(passes))) if passes else (),
-        counted_by="the model's tokenizer" if tokenizer is not None else "characters / 4",
-        currency=prices.currency if prices else "",
+        spent.append(spending(settings.judge, [judged, judged * JUDGE_TOKENS_IN, judged * JUDGE_TOKENS_OUT], prices))
+    found = replace(
+        nothing(tokenizer=tokenizer, prices=prices), rows=rows, spending=tuple(spent),
+        sent=tuple(_sent(settings, len(passes))) if passes else (),
     )  # fmt: skip
     return replace(found, over_budget=_over_budget(found, settings))
+
+
+def nothing(*, tokenizer: Any = None, prices: config.Prices | None = None) -> Plan:
+    """The plan of a method for which nothing is written."""
+    counted_by = "the model's tokenizer" if tokenizer is not None else "characters / 4"
+    return Plan({}, (), (), counted_by, prices.currency if prices else "")
 
 
 def planned_rows(records: Sequence[Record], settings: config.Synthesis, generic: int) -> dict[str, int]:
@@ -169,9 +178,10 @@ def planned_rows(records: Sequence[Record], settings: config.Synthesis, generic:
     return {"qa": questions, "completion": completions, "generic": min(wanted, generic)}
 
 
-def check_remote(settings: config.Synthesis, records: int) -> None:
-    """Raises InputError when private texts would leave this machine without `allow_remote`."""
-    for sent in _sent(settings, records):
+def check_remote(settings: config.Synthesis, records: int, shown: str = "the questions") -> None:
+    """Raises InputError when private texts would leave this machine without `allow_remote`; `shown` says what the
+    generator is to see of the records."""
+    for sent in _sent(settings, records, shown):
         if not settings.allow_remote:
             raise InputError(
                 f"{sent.what} of {sent.records:,} private records would be sent to {sent.host}", where="synthesis",
@@ -180,13 +190,14 @@ def check_remote(settings: config.Synthesis, records: int) -> None:
             )  # fmt: skip
 
 
-def _sent(settings: config.Synthesis, records: int) -> list[Sent]:
-    uses = [(settings.generator, "the questions"), (settings.judge, "the questions and answers")]
+def _sent(settings: config.Synthesis, records: int, shown: str = "the questions") -> list[Sent]:
+    uses = [(settings.generator, shown), (settings.judge, "the questions and answers")]
     hosts = [(remote_host(name), what) for name, what in uses if name]
     return [Sent(host, records, what) for host, what in hosts if host is not None]
 
 
-def _spending(name: str, totals: Sequence[int], prices: config.Prices | None) -> Spending:
+def spending(name: str, totals: Sequence[int], prices: config.Prices | None, purpose: str = "") -> Spending:
+    """What `totals` (calls, input tokens, output tokens) of a generator come to, with what has to be asked again."""
     calls, tokens_in, tokens_out = (round(total * (1 + REPEATED)) for total in totals)
     if not find_generator(name)[0].priced:
         cost = 0.0
@@ -194,7 +205,7 @@ def _spending(name: str, totals: Sequence[int], prices: config.Prices | None) ->
         cost = None
     else:
         cost = (tokens_in * prices.input_per_million + tokens_out * prices.output_per_million) / 1e6
-    return Spending(name, calls, tokens_in, tokens_out, cost)
+    return Spending(name, calls, tokens_in, tokens_out, cost, purpose)
 
 
 def _over_budget(planned: Plan, settings: config.Synthesis) -> str:
