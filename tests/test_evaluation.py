@@ -386,6 +386,7 @@ def test_exported_answers_are_scored_the_same(facts, tiny_model_dir, tmp_path):
     assert first == second
     assert run_command(["export", "out", "--answers", "--out", "files"]) == 2
     assert run_command(["export", "files", "--answers", "--out", "others"]) == 2
+    assert run_command(["export", "out", "--answers", "--merged", "--out", "others"]) == 2
 
 
 def test_a_redacted_report_hides_texts_and_paths(facts, tiny_model_dir):

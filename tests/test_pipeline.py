@@ -119,6 +119,8 @@ def test_before_is_the_start_model_and_export_is_the_unlearned_one(finished, tmp
     assert "model.embed_tokens.weight" in load_file(tmp_path / "merged" / "model.safetensors")
     with pytest.raises(InputError, match="is there already"):
         relearn.export(finished, tmp_path / "merged")
+    assert run_command(["export", str(finished), "--merged", "--out", str(tmp_path / "same")]) == 0
+    assert (tmp_path / "same/model.safetensors").read_bytes() == (tmp_path / "merged/model.safetensors").read_bytes()
 
 
 def test_without_a_retain_set_the_model_itself_is_asked(values, tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sample_run import PARTS, PUBLIC, make_run, texts_of
 
 from relearn import rundir
+from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.report.answers import known, marked, pair_items, verdict
 from relearn.report.build import build_report, write_report
@@ -225,8 +226,9 @@ def test_the_model_card_has_numbers_and_no_text_of_a_record(run):
 
 @pytest.mark.parametrize(("method", "says"), [("eco", "A prompt classifier"), ("offset", "A small model's LoRA")])
 def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(run, method, says):
-    report = build_report(run)
-    card = model_card({**report, "method": {**report["method"], "method": method}})
+    recipe = Recipe.from_yaml(run / "recipe.yaml", (f"unlearn.method={method}",))
+    rundir.write_text(run / "recipe.yaml", recipe.to_yaml())
+    card = model_card(build_report(run))
     assert says in card
     assert "library_name: peft" not in card
 

@@ -25,7 +25,7 @@ def report(folder: Path, *, redact: bool = False) -> None:
 
 
 @app.command
-def export(folder: Path, *, out: Path, answers: bool = False) -> None:
+def export(folder: Path, *, out: Path, merged: bool = False, answers: bool = False) -> None:
     """Merge a run's adapter into the model and save it in safetensors form, or write its answers for other tools.
 
     Parameters
@@ -34,11 +34,16 @@ def export(folder: Path, *, out: Path, answers: bool = False) -> None:
         A run folder; with --answers an evaluation's will do.
     out
         A new folder.
+    merged
+        The merged model: what is written anyway where --answers is not given.
     answers
         Not the model but the answers, as the public ReLearn code has them: query, ground_truth, generated_response.
     """
     from relearn.console import note
+    from relearn.errors import InputError
 
+    if answers and merged:
+        raise InputError("either the model or the answers", where="--merged --answers", way_out="two calls")
     if answers:
         from relearn.evaluation.export import export_answers
 

@@ -17,7 +17,8 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     """None where the run was not audited.
 
     `attacks`: one row each, in the order of the summary; `left_out`: variants that broke the model and decide nothing.
-    `facts`: every fact with its verdict, those that came back first.
+    `facts`: every fact with its verdict, those that came back first. `finding` and `taken_off`: what came out, in
+    sentences; the latter empty where no adapter was taken off.
     """
     folder = run / "audits"
     if not (folder / "summary.json").exists():
@@ -37,6 +38,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "counts": {name: counts[name] for name in VERDICTS},
         "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
         "finding": finding(counts, facts),
+        "taken_off": _taken_off(folder, summary),
     }  # fmt: skip
 
 
@@ -96,6 +98,21 @@ def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) 
     if by:
         told += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
     return told
+
+
+def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
+    """What the adapters attack says, in a sentence: an adapter that can be removed is not deletion."""
+    if "adapters" not in summary:
+        return ""
+    variants = rundir.read_json(folder / "adapters.json")["variants"]
+    told = {name: found["after"] for name, found in variants.items() if found["after"]["value"] is not None}
+    if not told:
+        return ""
+    shares = ", ".join(f"{name}: {round(one['value'] * one['n'])} of {one['n']}" for name, one in told.items())
+    return (
+        f"The adapter can be taken off again, and is no deletion as long as it can ({shares} facts told). What holds "
+        "is the merged model: relearn export --merged."
+    )
 
 
 def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, Any] | None:

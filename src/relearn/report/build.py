@@ -27,6 +27,7 @@ from relearn.report.wording import PARTS, better, change, in_order, metric_label
 
 SAMPLE_ROWS = 12
 FORMAT = 1
+INFERENCE_TIME = ("offset", "eco")
 # Parts whose numbers do not come from questions of a set of their own.
 _NOT_ASKED = ("ability", "overall")
 _KNOWLEDGE = ("kfr", "krr")
@@ -43,6 +44,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     summary = _json(run / "summary.json")
     answers = _answers(run, _json(run / "scores.json"), trained)
     rows, rejected = _rows(run / "synthesis.jsonl"), _rows(run / "rejected.jsonl")
+    audits = read_audits(run)
     report: dict[str, Any] = {
         "format": FORMAT,
         "name": recipe.get("name") or run.name,
@@ -52,12 +54,12 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
         "date": _date(manifest),
         "model": _model(recipe, manifest),
         "method": _method(recipe),
-        "headline": headline(summary, answers, trained),
+        "headline": headline(summary, answers, trained, audits),
         "notes": list(dict.fromkeys(manifest.get("notes") or [])),
         "measured_notes": _measured_notes(recipe, summary, trained),
         "metrics": _metrics(summary, trained),
         "answers": answers,
-        "audits": read_audits(run),
+        "audits": audits,
         "inside": read_inside(run),
         "training": _training(_rows(run / "log.jsonl")),
         "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
@@ -131,9 +133,16 @@ def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
     unlearn, synthesis = recipe.get("unlearn") or {}, recipe.get("synthesis") or {}
     keys = ("method", "epochs", "learning_rate", "batch_size", "accumulation", "full", "lora", "options")
     return {
-        **{key: unlearn.get(key) for key in keys},
+        **{key: unlearn.get(key) for key in keys}, "makes": _makes(unlearn),
         "generator": synthesis.get("generator"), "judge": synthesis.get("judge"),
     }  # fmt: skip
+
+
+def _makes(unlearn: Mapping[str, Any]) -> str:
+    """What the run made: the name of its folder where that says it, else adapter or model."""
+    if unlearn.get("method") in INFERENCE_TIME:
+        return unlearn["method"]
+    return "model" if unlearn.get("full") else "adapter"
 
 
 def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], trained: bool) -> list[str]:

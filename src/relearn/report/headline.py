@@ -10,8 +10,11 @@ from relearn.report.wording import counted, part_title
 _NEVER_TRAINED = " on questions it was never trained on"
 
 
-def headline(summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], trained: bool = True) -> dict[str, Any]:
-    """`asked`: one sentence; `came_out`: sentences; `figures`: the four numbers that head the page, where measured."""
+def headline(
+    summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], trained: bool = True, audits: Any = None
+) -> dict[str, Any]:
+    """`asked`: one sentence; `came_out`: sentences; `holds`: what attacks brought back, sentences, none without an
+    audit; `figures`: the four numbers that head the page, where measured."""
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
     asked = f"{counted(sizes['forget'], 'fact')} to forget"
@@ -23,6 +26,7 @@ def headline(summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], t
             *(text for split in ("forget", "retain") if (text := _sentence(split, parts))),
             *_garbled(summary),
         ],
+        "holds": [audits[name] for name in ("finding", "taken_off") if audits[name]] if audits else [],
         "figures": _figures(summary, trained),
     }
 

@@ -87,24 +87,33 @@ def _of(split: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parts of a split beside each other. A note that all cells of a row share stands below the table."""
+    """The parts of a split beside each other. What the notes of a row all say stands below the table."""
     parts = _of(split, metrics)
     by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
     rows, shared = [], []
     for name in wording.in_order({name for named in by_name for name in named}):
         empty = {"before": None, "after": None, "difference": None, "change": ""}
         cells = [{**empty, **named.get(name, {})} for named in by_name]
+        cells = [{**cell, **{side: dict(cell[side]) for side in ("before", "after") if cell[side]}} for cell in cells]
         measured = [side for cell in cells for side in (cell["before"], cell["after"]) if side]
-        notes = {side["note"] for side in measured if side.get("note")}
-        if len(notes) == 1:
-            shared.append((name, *notes))
-        rows.append(
-            {"name": name, "better": wording.better(name, split), "cells": cells, "notes_differ": len(notes) > 1}
-        )
+        apart, common = _noted([side.get("note") or "" for side in measured])
+        if common:
+            shared.append((name, common))
+        for side, note in zip(measured, apart, strict=True):
+            side["note"] = note
+        rows.append({"name": name, "better": wording.better(name, split), "cells": cells})
     paired = any(cell["difference"] for row in rows for cell in row["cells"])
     return {
         "split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared, "paired": paired,
     }  # fmt: skip
+
+
+def _noted(notes: Sequence[str]) -> tuple[list[str], str]:
+    """What each note says by itself, and what all that say anything share; a note is parts with `; ` between."""
+    parts = [note.split("; ") if note else [] for note in notes]
+    said = [own for own in parts if own]
+    common = [part for part in said[0] if all(part in own for own in said)] if said else []
+    return ["; ".join(part for part in own if part not in common) for own in parts], "; ".join(common)
 
 
 def _evidence(answer: Mapping[str, Any]) -> str:

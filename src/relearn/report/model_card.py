@@ -12,19 +12,21 @@ from relearn.report.wording import MISSING, counted, in_order, interval, metric_
 PAPER = "[arXiv 2502.11190](https://arxiv.org/abs/2502.11190)"
 _LIMITS = """## Limits
 
-Measured on the questions above alone. Other wordings, jailbreak prompts, quantised weights or further training may
-bring a fact back. KFR counts an answer that names nothing of the reference as forgotten, be it vague, wrong or
-gibberish."""
+{measured} Other wordings, jailbreak prompts, quantised weights or further training may bring a fact back. KFR counts an
+answer that names nothing of the reference as forgotten, be it vague, wrong or gibberish."""
+_ASKED = "Measured on the questions above alone."
+_ATTACKED = "Measured on the questions above and under the attacks that report.html lists."
 
 
 def model_card(report: Mapping[str, Any]) -> str:
     """A card as model hubs read it: YAML front matter, then Markdown."""
     sections = (_front_matter, _what, _data, _training, _numbers)
-    return "\n\n".join([*(section(report) for section in sections), _LIMITS]) + "\n"
+    limits = _LIMITS.format(measured=_ATTACKED if report["audits"] else _ASKED)
+    return "\n\n".join([*(section(report) for section in sections), limits]) + "\n"
 
 
 def _front_matter(report: Mapping[str, Any]) -> str:
-    method, lora = report["method"]["method"], _form(report) == "adapter"
+    method, lora = report["method"]["method"], report["method"]["makes"] == "adapter"
     tags = [*(["lora"] if lora else []), "unlearning", "relearn", *([method] if method else [])]
     values = {"base_model": report["model"]["name"], "tags": list(dict.fromkeys(tags))}
     if lora:
@@ -40,20 +42,14 @@ _FORMS = {
 }
 
 
-def _form(report: Mapping[str, Any]) -> str:
-    """What the run made: the name of its folder where that says it, else adapter or model."""
-    method = report["method"]
-    return method["method"] if method["method"] in _FORMS else "model" if method["full"] else "adapter"
-
-
 def _what(report: Mapping[str, Any]) -> str:
-    form = _FORMS[_form(report)]
+    form = _FORMS[report["method"]["makes"]]
     first = " The facts were taught to the model first, for this run." if report["model"]["learned_first"] else ""
     name, method = _inline(report["model"]["name"]), _inline(report["method"]["method"])
+    head = report["headline"]
     return (
         f"# Unlearned: {name}\n\n{form} that makes its model forget chosen facts and keep the others, by the method "
-        f"{method} of relearn ({PAPER}).{first}\n\n"
-        + " ".join([report["headline"]["asked"], *report["headline"]["came_out"]])
+        f"{method} of relearn ({PAPER}).{first}\n\n" + " ".join([head["asked"], *head["came_out"], *head["holds"]])
     )
 
 
@@ -69,7 +65,7 @@ def _training(report: Mapping[str, Any]) -> str:
     method = report["method"]
     settings = {key: method[key] for key in ("epochs", "learning_rate", "batch_size", "accumulation", "generator")}
     lora = method["lora"] or {}
-    if lora and _form(report) in ("adapter", "offset"):
+    if lora and report["method"]["makes"] in ("adapter", "offset"):
         settings |= {f"lora {key}": lora[key] for key in ("r", "alpha", "dropout", "target") if key in lora}
     settings |= {"seed": report["provenance"]["seed"], **report["provenance"]["versions"]}
     lines = [f"- {_inline(key)}: {_inline(value)}" for key, value in settings.items() if value is not None]
