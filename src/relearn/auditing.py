@@ -83,13 +83,15 @@ def _records(folder: Path, part: str) -> list[Record]:
 
 
 def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str, list[str]]:
-    """Other questions for each fact: held-out ones with the same answer, then wordings written offline."""
+    """Other questions for each fact: held-out ones with the same answer, then wordings written offline, as many as
+    `metrics.worst_case` says or six."""
     held_out: dict[tuple[str | None, str], list[str]] = {}
     for probe in _records(folder, "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
     settings = Synthesis()
+    count = recipe.metrics.worst_case or WORDINGS
     written = write_wordings(
-        facts, WORDINGS, settings, make_completer("templates", settings, None), Verifier(facts).leaks, recipe.seed
+        facts, count, settings, make_completer("templates", settings, None), Verifier(facts).leaks, recipe.seed
     )
     return {
         record.id: list(dict.fromkeys([*held_out.get((record.subject, record.answer), ()), *written[record.id]]))

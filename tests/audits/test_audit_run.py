@@ -8,13 +8,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from about_people import FACTS
 
 import relearn
-from relearn.auditing import read_templates
+from relearn.auditing import read_templates, wordings
 from relearn.audits.asking import AnswerFiles
 from relearn.audits.attacks.plain import PLAIN
 from relearn.audits.base import AUDITS
 from relearn.cli import run_command
+from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.rundir import read_json, read_jsonl, write_jsonl
 from test_kill_and_resume import people
@@ -208,3 +210,13 @@ def test_markup_in_a_question_stays_text(audited, tmp_path):
     assert run_command(["report", str(copy)]) == 0
     page = (copy / "report.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_there_are_as_many_wordings_as_the_recipe_asks_for(tmp_path):
+    def count(**metrics) -> list[int]:
+        values = {"model": "m", "data": {"forget": "f.jsonl"}, "metrics": metrics}
+        found = wordings(FACTS[:2], tmp_path, Recipe.from_mapping(values))
+        return [len(texts) for texts in found.values()]
+
+    assert count(worst_case=2) == [2, 2]
+    assert count() == [6, 6]
