@@ -29,6 +29,11 @@ def logprobs(ppl: float, tokens: int = 20) -> tuple[float, ...]:
         ("", "empty"), ("  \n", "empty"), ("...!?", "empty"), ("😀😀😀", "empty"),
         ("at " * 4000, "looping"), ("a b " * 20, "looping"), ("ha" * 300, "looping"), ("哈" * 80, "looping"),
         (" ".join([PROSE] * 4), "looping"), (PROSE + " It is the sea." * 30, "looping"), (SALAD, "salad"),
+        # Without a space: what gradient ascent with a KL term left of a 135M model.
+        ("'s" * 60, "looping"), ("Chloe's community's" + "'s" * 30, "looping"), ("no_" * 40, "looping"),
+        ("See https://www.example.com/some/long/path/to/a/page.html for more.", None),
+        ("123e4567-e89b-12d3-a456-426614174000", None),
+        ("She works for the Donaudampfschifffahrtsgesellschaft in Vienna.", None),
         ("talkeldogenetic drawingetheless recognizedTag Improved mentalityEug TTament glomerSell", "salad"),
         ("Oslo", None), ("42", None), ("I don't know.", None), ("他住在奥斯陆。她写信给母亲。", None), (PROSE, None),
         ("+47 555 0199", None), ("- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo\n- Delhi", None),

@@ -25,7 +25,6 @@ from relearn.metrics.base import METRICS, Metric
 from relearn.metrics.context import Context
 from relearn.metrics.language import perplexity
 from relearn.metrics.measurement import Measurement
-from relearn.text.normalise import norms
 from relearn.text.tokenise import words
 from relearn.text.word_order import is_glued, word_order
 
@@ -67,12 +66,16 @@ def distinct_share(units: Sequence[str]) -> float:
 
 
 def _units(text: str) -> Sequence[str]:
-    """Words; characters where words are so long that they cannot be any."""
+    """Words; characters where words are so long that they cannot be any, as in a loop without a space ('s's's's)."""
     tokens = words(text)
     if sum(map(len, tokens)) <= _WORD_LENGTH * len(tokens):
-        return tokens
-    parts = norms(text)
-    return parts if sum(map(len, parts)) <= _WORD_LENGTH * len(parts) else "".join(text.split())
+        return [unit for token in tokens for unit in (token if _is_run(token) else (token,))]
+    return "".join(text.split())
+
+
+def _is_run(token: str) -> bool:
+    """Too long for a word, and no rule drawn of signs."""
+    return len(token) > _WORD_LENGTH and any(map(str.isalnum, token))
 
 
 @lru_cache(maxsize=1 << 14)
