@@ -31,6 +31,10 @@ def logprobs(ppl: float, tokens: int = 20) -> tuple[float, ...]:
         (" ".join([PROSE] * 4), "looping"), (PROSE + " It is the sea." * 30, "looping"), (SALAD, "salad"),
         # Without a space: what gradient ascent with a KL term left of a 135M model.
         ("'s" * 60, "looping"), ("Chloe's community's" + "'s" * 30, "looping"), ("no_" * 40, "looping"),
+        # Broken into lines, which makes no list of it: what RMU left of the same model.
+        ("Well is An\n As of, a\n\n Are of\n\nA\n\nAre,\n\nAre of the entire,\n\nThis brother\n\nis,\n\nA", "salad"),
+        ("Isabella Marquez\nEvelyn Smith\nthe Dubois family\nSamuel Johnson\nAnna Petrova\nLi Wei", None),
+        ("She likes:\n1. tea\n2. the sea\n3. long walks\n4. to read\n5. a good joke", None),
         ("See https://www.example.com/some/long/path/to/a/page.html for more.", None),
         ("123e4567-e89b-12d3-a456-426614174000", None),
         ("She works for the Donaudampfschifffahrtsgesellschaft in Vienna.", None),

@@ -35,6 +35,8 @@ _ENDINGS = ("ing", "ed", "ly", "tion", "s", "er", "al", "ic", "ous", "ive", "ble
 _SHORT_FORM = re.compile(r"['’](?:s|t|re|ll|ve|d|m)$")
 _SIGNS = frozenset(".,;:!?()\"'-–—&/%$“”‘’")
 _SHORT_LINE = 3
+_HANGING = 0.3
+_PUNCTUATION = ".,;:!?()\"'“”‘’"
 # Words run together, or with a capital inside ("eldogeneticTag"): what random pieces of a vocabulary look like.
 GLUED = "Glued"
 _PIECES = re.compile(r"['’-]")
@@ -103,9 +105,15 @@ def _is_prose(text: str, parts: Sequence[str]) -> bool:
     """Half of the parts are words in Latin letters, few are signs, and no list is before us."""
     words = sum(map(_cased, parts))
     odd = sum(word_class(part) == "sign" or part in "()/" for part in parts)
-    lines = [len(line.split()) for line in text.splitlines() if line.strip()]
-    listed = len(lines) > 2 and sum(length <= _SHORT_LINE for length in lines) > len(lines) / 2
-    return words >= len(parts) / 2 and odd <= len(parts) / 5 and not listed
+    return words >= len(parts) / 2 and odd <= len(parts) / 5 and not _is_list(text)
+
+
+def _is_list(text: str) -> bool:
+    """Three lines and more, most of them short. A line of a list does not end in "of the"; one of babble may."""
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    short = sum(len(line) <= _SHORT_LINE for line in lines)
+    hanging = sum(is_function_word(line[-1].strip(_PUNCTUATION).lower()) for line in lines)
+    return len(lines) > 2 and short > len(lines) / 2 and hanging < _HANGING * len(lines)
 
 
 def _cased(part: str) -> bool:
