@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 DEMO := runs/demo
+# Tests run in this many processes with one thread each; a file stays in one, so that its model is made once.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print ($$1 > 4) ? 4 : $$1}')
 
 # Wheels only, so that no compiler is needed. rouge-score is pure Python and published as source alone.
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
@@ -38,7 +40,8 @@ imports: $(VENV)/.tools
 	$(BIN)/lint-imports --no-logo --no-cache
 
 pytest: $(VENV)/.tools
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
+	    --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.tools  ## put the code into the project's format
 	$(BIN)/ruff check --fix src tests benchmarks judges studies
