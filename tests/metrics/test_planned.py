@@ -92,6 +92,12 @@ def test_grades_are_asked_for_as_often_as_planned(recipe):
     assert planned_calls(recipe(judge="openai:m")) == again(completer.asked) == again(2 * (3 * 20 + 2 * 10))
 
 
+def test_other_wordings_are_graded_as_well(recipe):
+    made = recipe(judge="openai:m", worst_case=2)
+    _, grades = measuring(made, load_all(made.data))[0]
+    assert grades.calls == again(2 * (3 * 20 * 3 + 2 * 10))
+
+
 @pytest.mark.parametrize(("wordings", "calls"), [(1, 20), (3, 20), (4, 40)])
 def test_wordings_come_three_to_a_call(recipe, wordings, calls):
     assert planned_calls(recipe(worst_case=wordings)) == again(calls)

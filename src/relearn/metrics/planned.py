@@ -51,7 +51,7 @@ def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tu
         uses.append((generator, "entities", "the questions and answers", _entities(records, metrics.worst_case, count)))
     if metrics.judge:
         judged = {name: records for name, records in asked.items() if name not in _NOT_JUDGED}
-        uses.append((metrics.judge, "grades", "the questions and answers", _grades(judged, count)))
+        uses.append((metrics.judge, "grades", "the questions and answers", _grades(judged, metrics.worst_case, count)))
     found, sent = [], []
     for name, purpose, shown, calls in uses:
         sizes = list(calls)
@@ -85,12 +85,13 @@ def _entities(records: Iterable[Record], wordings: int, count: Count) -> Calls:
             yield frame + tokens, tokens
 
 
-def _grades(parts: dict[str, tuple[Record, ...]], count: Count) -> Calls:
+def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: Count) -> Calls:
     for name, records in parts.items():
+        asked = 1 + wordings if name == "forget" else 1
         aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]
         for record in records:
             row = AnswerRow(record.id, record.question, record.answer, record.answer)
             for aspect in aspects:
                 # An answer is taken to be as long as the reference.
                 tokens = count(grade_prompt(row, aspect).text) + MESSAGE_TOKENS
-                yield from [(tokens, MAX_TOKENS // 2)] * SIDES
+                yield from [(tokens, MAX_TOKENS // 2)] * (SIDES * asked)

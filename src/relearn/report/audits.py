@@ -110,8 +110,8 @@ def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
         return ""
     shares = ", ".join(f"{name}: {round(one['value'] * one['n'])} of {one['n']}" for name, one in told.items())
     return (
-        f"The adapter can be taken off again, and is no deletion as long as it can ({shares} facts told). What holds "
-        "is the merged model: relearn export --merged."
+        f"The adapter can be taken off again, and is no deletion as long as it can ({shares} facts told). Hand "
+        "out the merged model alone: relearn export --merged."
     )
 
 
