@@ -26,7 +26,7 @@ from relearn.provenance import input_hashes, versions
 from relearn.records import Record
 from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
 from relearn.rundir import RunDir, write_text
-from relearn.synthesis.plan import check_remote
+from relearn.synthesis.plan import WITH_ANSWERS, check_remote
 from relearn.text.subject import find_subject
 from relearn.tokens.streams import is_written
 from relearn.training.masks import check_mask
@@ -48,7 +48,7 @@ def prepare(recipe: Recipe) -> DataSet:
     check_ability(recipe.metrics.ability)
     data = load_all(recipe.data)
     if recipe.metrics.entities != "spacy":
-        check_remote(recipe.synthesis, len(data.forget), "the questions and answers")
+        check_remote(recipe.synthesis, len(data.forget), WITH_ANSWERS)
     elif is_written(method.source(recipe.unlearn.options)) or recipe.metrics.worst_case:
         check_remote(recipe.synthesis, len(data.forget))
     sets = [(records, data.places.get(name)) for name, records in data.sets()]

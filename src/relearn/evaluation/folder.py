@@ -19,7 +19,7 @@ from relearn.metrics.retain_reference import load_reference
 from relearn.preparation import locked
 from relearn.provenance import versions
 from relearn.rundir import RunDir, file_hash, make_private_dir, write_text
-from relearn.synthesis.plan import check_remote
+from relearn.synthesis.plan import WITH_ANSWERS, check_remote
 
 
 def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:
@@ -84,7 +84,7 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
         if metrics.entities not in EXTRACTORS:
             raise InputError(f"no entity extractor {metrics.entities!r}", where="metrics.entities",
                              way_out=f"one of {', '.join(EXTRACTORS)}")  # fmt: skip
-        check_remote(settings.synthesis, rows, "the questions and answers")
+        check_remote(settings.synthesis, rows, WITH_ANSWERS)
     if metrics.retain_reference:
         load_reference(metrics.retain_reference)
 

@@ -21,19 +21,20 @@ from relearn.synthesis.plan import (
     ANSWER_TOKENS,
     LABEL_TOKENS,
     MESSAGE_TOKENS,
+    QUESTIONS,
     VARIANT_GROWTH,
+    WITH_ANSWERS,
     Count,
     Sent,
     Spending,
     counting,
     spending,
-)  # fmt: skip
+)
 from relearn.synthesis.questions import variant_group, variants_prompt
 from relearn.synthesis.wordings import KINDS
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")
-_NOT_JUDGED = ("holdout", "generic")
 Calls = Iterable[tuple[int, int]]
 
 
@@ -45,13 +46,13 @@ def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tu
     uses: list[tuple[str, str, str, Calls]] = []  # (who, for what, what is shown, calls)
     if metrics.worst_case:
         wordings = _wordings(data.forget, metrics.worst_case, recipe.synthesis, count)
-        uses.append((generator, "other wordings", "the questions", wordings))
+        uses.append((generator, "other wordings", QUESTIONS, wordings))
     if metrics.entities != "spacy":
         records = [record for part in asked.values() for record in part]
-        uses.append((generator, "entities", "the questions and answers", _entities(records, metrics.worst_case, count)))
+        uses.append((generator, "entities", WITH_ANSWERS, _entities(records, metrics.worst_case, count)))
     if metrics.judge:
-        judged = {name: records for name, records in asked.items() if name not in _NOT_JUDGED}
-        uses.append((metrics.judge, "grades", "the questions and answers", _grades(judged, metrics.worst_case, count)))
+        judged = {name: records for name, records in asked.items() if name != "holdout"}
+        uses.append((metrics.judge, "grades", WITH_ANSWERS, _grades(judged, metrics.worst_case, count)))
     found, sent = [], []
     for name, purpose, shown, calls in uses:
         sizes = list(calls)

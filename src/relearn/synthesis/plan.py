@@ -28,6 +28,8 @@ LABEL_TOKENS = 4
 MESSAGE_TOKENS = 8
 JUDGE_TOKENS_IN, JUDGE_TOKENS_OUT = 200, 60
 REPEATED = 0.05
+# What another machine is shown of a record.
+QUESTIONS, WITH_ANSWERS = "the questions", "the questions and answers"
 
 Count = Callable[[str], int]
 
@@ -178,7 +180,7 @@ def planned_rows(records: Sequence[Record], settings: config.Synthesis, generic:
     return {"qa": questions, "completion": completions, "generic": min(wanted, generic)}
 
 
-def check_remote(settings: config.Synthesis, records: int, shown: str = "the questions") -> None:
+def check_remote(settings: config.Synthesis, records: int, shown: str = QUESTIONS) -> None:
     """Raises InputError when private texts would leave this machine without `allow_remote`; `shown` says what the
     generator is to see of the records."""
     for sent in _sent(settings, records, shown):
@@ -190,8 +192,8 @@ def check_remote(settings: config.Synthesis, records: int, shown: str = "the que
             )  # fmt: skip
 
 
-def _sent(settings: config.Synthesis, records: int, shown: str = "the questions") -> list[Sent]:
-    uses = [(settings.generator, shown), (settings.judge, "the questions and answers")]
+def _sent(settings: config.Synthesis, records: int, shown: str = QUESTIONS) -> list[Sent]:
+    uses = [(settings.generator, shown), (settings.judge, WITH_ANSWERS)]
     hosts = [(remote_host(name), what) for name, what in uses if name]
     return [Sent(host, records, what) for host, what in hosts if host is not None]
 
