@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sample_run import PARTS, PUBLIC, make_run, texts_of
 
 from relearn import rundir
-from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.report.answers import known, marked, pair_items, verdict
 from relearn.report.build import build_report, write_report
@@ -224,10 +223,14 @@ def test_the_model_card_has_numbers_and_no_text_of_a_record(run):
     assert [text for text in texts_of(run) if text in card] == []
 
 
-@pytest.mark.parametrize(("method", "says"), [("eco", "A prompt classifier"), ("offset", "A small model's LoRA")])
-def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(run, method, says):
-    recipe = Recipe.from_yaml(run / "recipe.yaml", (f"unlearn.method={method}",))
-    rundir.write_text(run / "recipe.yaml", recipe.to_yaml())
+FORMS = [("eco", "A prompt classifier"), ("offset", "A small model's LoRA"), ("my_method", "A change of a model")]
+
+
+@pytest.mark.parametrize(("folder", "says"), FORMS)
+def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(run, folder, says):
+    manifest = rundir.read_json(run / "manifest.json")
+    manifest["stages"]["unlearn"]["outputs"] = [folder]
+    rundir.write_json(run / "manifest.json", manifest)
     card = model_card(build_report(run))
     assert says in card
     assert "library_name: peft" not in card

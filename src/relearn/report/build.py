@@ -27,7 +27,6 @@ from relearn.report.wording import PARTS, better, change, in_order, metric_label
 
 SAMPLE_ROWS = 12
 FORMAT = 1
-INFERENCE_TIME = ("offset", "eco")
 # Parts whose numbers do not come from questions of a set of their own.
 _NOT_ASKED = ("ability", "overall")
 _KNOWLEDGE = ("kfr", "krr")
@@ -53,7 +52,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
         "evaluated": _evaluated(evaluation) if evaluation else None,
         "date": _date(manifest),
         "model": _model(recipe, manifest),
-        "method": _method(recipe),
+        "method": _method(recipe, manifest),
         "headline": headline(summary, answers, trained, audits),
         "notes": list(dict.fromkeys(manifest.get("notes") or [])),
         "measured_notes": _measured_notes(recipe, summary, trained),
@@ -129,20 +128,19 @@ def _with_adapters(model: Mapping[str, Any]) -> str:
     return " + ".join([model["name"], *([adapters] if isinstance(adapters, str) else adapters)])
 
 
-def _method(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _method(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     unlearn, synthesis = recipe.get("unlearn") or {}, recipe.get("synthesis") or {}
     keys = ("method", "epochs", "learning_rate", "batch_size", "accumulation", "full", "lora", "options")
     return {
-        **{key: unlearn.get(key) for key in keys}, "makes": _makes(unlearn),
+        **{key: unlearn.get(key) for key in keys}, "makes": _makes(manifest),
         "generator": synthesis.get("generator"), "judge": synthesis.get("judge"),
     }  # fmt: skip
 
 
-def _makes(unlearn: Mapping[str, Any]) -> str:
-    """What the run made: the name of its folder where that says it, else adapter or model."""
-    if unlearn.get("method") in INFERENCE_TIME:
-        return unlearn["method"]
-    return "model" if unlearn.get("full") else "adapter"
+def _makes(manifest: Mapping[str, Any]) -> str | None:
+    """The folder that unlearning made, which is named for what it holds: adapter, model, offset, eco."""
+    outputs = manifest.get("stages", {}).get("unlearn", {}).get("outputs")
+    return outputs[0] if outputs else None
 
 
 def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], trained: bool) -> list[str]:

@@ -43,7 +43,7 @@ _FORMS = {
 
 
 def _what(report: Mapping[str, Any]) -> str:
-    form = _FORMS[report["method"]["makes"]]
+    form = _FORMS.get(report["method"]["makes"], "A change of a model")
     first = " The facts were taught to the model first, for this run." if report["model"]["learned_first"] else ""
     name, method = _inline(report["model"]["name"]), _inline(report["method"]["method"])
     head = report["headline"]
