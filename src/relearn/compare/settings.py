@@ -22,8 +22,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from relearn.config import Part, Recipe, apply_change, read_mapping, readable
+from relearn.config import Part, Recipe
 from relearn.errors import InputError
+from relearn.settings_file import apply_change, read_mapping, readable
 
 RETAIN_ONLY = "retain_only"
 

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from relearn.config import Generate, Metrics, Model, Part, Source, Synthesis, apply_change, read_mapping, readable
+from relearn.config import Generate, Metrics, Model, Part, Source, Synthesis
 from relearn.errors import InputError
 from relearn.metrics.base import METRICS, Split
+from relearn.settings_file import apply_change, read_mapping, readable
 
 FILE = "evaluation.yaml"
 # The first is asked first: the model before is often the base as well, and then need not be loaded twice.

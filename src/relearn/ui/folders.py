@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from relearn.config import Recipe, read_mapping
+from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.rundir import existing_run, file_hash, read_json
+from relearn.settings_file import read_mapping
 from relearn.ui.facts import Facts, read_facts
 from relearn.ui.numbers import check_summary
 
