@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +15,18 @@ from torch import Tensor
 from relearn.errors import InputError
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
 from relearn.metrics.verdicts import LABELS, PairJudge, Verdict, verdict_of
+from relearn.models.cores import one_each
 from relearn.models.packages import builtin_path
 from relearn.rundir import file_hash
 
 HERE = Path(__file__).parent
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Hashable)
 
 
 # Pairs whose texts are held at once: their tokens' states take 1.5 kB a token.
 BLOCK = 256
 # Tokens of one pass. On a CPU what a layer makes of them has to stay in the cache; a GPU is kept waiting by fewer.
-CPU_TOKENS, GPU_TOKENS = 1024, 32768
+CPU_TOKENS, GPU_TOKENS = 512, 32768
 
 
 class BuiltinJudge(PairJudge):
@@ -56,25 +57,32 @@ class BuiltinJudge(PairJudge):
         self.truncated += sum(any(len(ids[text]) > POSITIONS for text in pair) for pair in pairs)
         # The last token of every text is the end mark, which a text cut short keeps.
         cut = {text: [*own[: POSITIONS - 1], own[-1]] if len(own) > POSITIONS else own for text, own in ids.items()}
-        states: dict[str, Tensor] = {}
-        for some in _passes(texts, lambda text: len(cut[text]), self._tokens):
-            read = self._read([cut[text] for text in some])
-            states |= {text: row[: len(cut[text])] for text, row in zip(some, read, strict=True)}
-        found: dict[tuple[str, str], Tensor] = {}
-        for pairs_of_a_pass in _passes(
-            list(dict.fromkeys(pairs)), lambda pair: len(cut[pair[0]]) + len(cut[pair[1]]), self._tokens
-        ):
-            sides = [(states[premise], states[hypothesis]) for premise, hypothesis in pairs_of_a_pass]
-            found.update(zip(pairs_of_a_pass, self._decide(sides), strict=True))
+        states = self._passed(texts, lambda text: len(cut[text]), lambda some: self._read([cut[text] for text in some]))
+        found = self._passed(
+            list(dict.fromkeys(pairs)),
+            lambda pair: len(cut[pair[0]]) + len(cut[pair[1]]),
+            lambda some: self._decide([(states[premise], states[hypothesis]) for premise, hypothesis in some]),
+        )
         return torch.stack([found[pair] for pair in pairs])
 
-    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _passed(
+        self, items: Sequence[Item], length: Callable[[Item], int], work: Callable[[list[Item]], Sequence[Tensor]]
+    ) -> dict[Item, Tensor]:
+        """What `work` makes of each of the items, which it is given in passes."""
+        passes = list(_passes(items, length, self._tokens))
+        made = one_each(work, passes) if self._device.type == "cpu" else map(work, passes)
+        return {
+            item: row for some, rows in zip(passes, made, strict=True) for item, row in zip(some, rows, strict=True)
+        }
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         mask = _mask([len(row) for row in rows])
         if mask is None:
-            return self._encoder(torch.tensor(rows, device=self._device))
+            return list(self._encoder(torch.tensor(rows, device=self._device)))
         ids = torch.zeros(mask.shape, dtype=torch.long)
         ids[mask] = torch.tensor([token for row in rows for token in row])
-        return self._encoder(ids.to(self._device), mask.to(self._device))
+        states = self._encoder(ids.to(self._device), mask.to(self._device))
+        return [own[: len(row)] for own, row in zip(states, rows, strict=True)]
 
     def _decide(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         joined = [torch.cat(sides) for sides in pairs]
