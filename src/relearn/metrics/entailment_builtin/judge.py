@@ -84,14 +84,14 @@ class BuiltinJudge(PairJudge):
         states = self._encoder(ids.to(self._device), mask.to(self._device))
         return [own[: len(row)] for own, row in zip(states, rows, strict=True)]
 
-    def _decide(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _decide(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         joined = [torch.cat(sides) for sides in pairs]
         hidden = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)
         first = torch.tensor([len(premise) for premise, _ in pairs])
         premise = torch.arange(hidden.shape[1]) < first[:, None]
         mask = _mask([len(both) for both in joined])
         on = None if mask is None else mask.to(self._device)
-        return self._decider(hidden, premise.to(self._device), on)
+        return list(self._decider(hidden, premise.to(self._device), on))
 
 
 def _mask(lengths: Sequence[int]) -> Tensor | None:
