@@ -23,13 +23,14 @@ def one_each(work: Callable[[Given], Result], items: Sequence[Given]) -> list[Re
     One after the other, each on all cores, where there are fewer items than cores. `work` must change nothing that
     another call reads. What it raises is raised here.
     """
+    # Every thread has a mode of its own, so each call enters it.
+    alone = torch.inference_mode()(work)
     cores = torch.get_num_threads()
     if cores == 1 or len(items) < cores:
-        with torch.inference_mode():
-            return [work(item) for item in items]
+        return [alone(item) for item in items]
     try:
         with ThreadPoolExecutor(cores, initializer=partial(torch.set_num_threads, 1)) as pool:
-            return list(pool.map(torch.inference_mode()(work), items))
+            return list(pool.map(alone, items))
     finally:
         # The setting of one thread is in part that of the process.
         torch.set_num_threads(cores)
