@@ -101,33 +101,47 @@ def _gap(loaded: Loaded, prompt: str, one: str, other: str, stop: int) -> float:
 
 
 def ppl(bench: Bench, answers: Sequence[str]) -> Part:
-    """Log-probabilities of what was said; one at a time with all logits of the whole row."""
+    """Log-probabilities of what two models said; one at a time with all logits of each row."""
     loaded = bench.loaded
-    asked = [(record, answer) for record, answer in zip(bench.records, answers, strict=True) if answer]
-    rows = encode(
-        loaded.chat, [Example(record.id, record.question, answer, "chat", closed=False) for record, answer in asked]
-    )
-    written = Answers(
-        [
-            {
-                "id": record.id, "question": record.question, "reference": record.answer, "response": answer,
-                "form": "chat",
-            }
-            for record, answer in asked
-        ]
-    )  # fmt: skip
+    asked = [
+        (record, pair) for record, *pair in zip(bench.records, answers, second_model(answers), strict=True) if pair[0]
+    ]
+    rows = [
+        encode(loaded.chat, [Example(record.id, record.question, text, "chat", closed=False) for text in pair if text])
+        for record, pair in asked
+    ]
+    files = [
+        Answers(
+            [
+                {
+                    "id": record.id, "question": record.question, "reference": record.answer, "response": pair[side],
+                    "form": "chat",
+                }
+                for record, pair in asked
+            ]
+        )
+        for side in (0, 1)
+    ]  # fmt: skip
 
     def whole() -> list[torch.Tensor]:
-        found = with_response_logprobs(loaded, written).rows
-        return [torch.tensor(row["response_logprobs"]) for row in found]
+        before, after = with_response_logprobs(loaded, *files)
+        return [
+            torch.tensor([*one["response_logprobs"], *other["response_logprobs"]])
+            for one, other in zip(before.rows, after.rows, strict=True)
+        ]
 
     def same(one: torch.Tensor, other: torch.Tensor) -> bool:
         return one.shape == other.shape and abs(float(one.mean() - other.mean())) <= bench.apart
 
     return Part(
-        len(rows), whole, lambda number: _logprobs(loaded, rows[number]), lambda _: [len(row.ids) for row in rows],
-        "tokens", same,
+        len(rows), whole, lambda number: torch.cat([_logprobs(loaded, row) for row in rows[number]]),
+        lambda _: [sum(len(row.ids) for row in pair) for pair in rows], "tokens", same,
     )  # fmt: skip
+
+
+def second_model(answers: Sequence[str]) -> list[str]:
+    """What another model might have said: as long, and seen by nobody before. The answers less their first word."""
+    return [answer.partition(" ")[2] for answer in answers]
 
 
 @torch.inference_mode()
@@ -159,11 +173,8 @@ def nli(bench: Bench, answers: Sequence[str]) -> Part:
 
 
 def entities(bench: Bench, answers: Sequence[str]) -> Part:
-    """Entities of questions, references and the answers of two models; one at a time all of them for each model.
-
-    The second model's answers are the first one's less their first word: as long, and seen by nobody before.
-    """
-    others = [answer.partition(" ")[2] for answer in answers]
+    """Entities of questions, references and the answers of two models; one at a time all of them for each model."""
+    others = second_model(answers)
     given = [(record.question, record.answer) for record in bench.records]
 
     def whole() -> list[list[Any]]:

@@ -192,7 +192,7 @@ def measure(bench: Bench, loaded: Loaded) -> dict[str, dict[str, Any]]:
     parts: dict[str, tuple[Split, list[AnswerRow]]] = {}
     for name, split, records in asked:
         said = ask(loaded, records, settings, membership=name != REWORDED)
-        known = with_response_logprobs(bench.base, Answers(said.rows))
+        [known] = with_response_logprobs(bench.base, Answers(said.rows))
         parts[name] = (split, [AnswerRow.from_dict(row) for row in known.rows])
     return collected(score_parts(parts, METRICS, judges=bench.judges))
 

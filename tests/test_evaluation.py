@@ -355,6 +355,29 @@ def test_what_was_stopped_goes_on_and_asks_no_question_twice(facts, tiny_model_d
         assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
 
 
+def test_both_sides_have_their_perplexity_from_one_pass_and_a_lost_one_alone(
+    facts, tiny_model_dir, other_model, monkeypatch
+):
+    options = [*facts, "--before", str(tiny_model_dir), "--after", other_model, *ASKED, "--out", "out"]
+    scored, passes = evaluation_run.with_response_logprobs, []
+
+    def spy(base, *files):
+        passes.append(len(files))
+        return scored(base, *files)
+
+    monkeypatch.setattr(evaluation_run, "with_response_logprobs", spy)
+    assert evaluate(*options) == 0
+    assert passes == [2, 2]
+    file = Path("out/after/forget.jsonl")
+    whole = [row["response_logprobs"] for row in read_jsonl(file)]
+    file.unlink()
+    assert evaluate(*options) == 0
+    assert passes == [2, 2, 1]
+    again = [row["response_logprobs"] for row in read_jsonl(file)]
+    assert len(again) == 3 and all(again)
+    assert all(one == pytest.approx(other, abs=1e-4) for one, other in zip(again, whole, strict=True))
+
+
 def test_judging_may_change_without_asking_again(facts, tiny_model_dir, monkeypatch):
     options = [*facts, "--after", str(tiny_model_dir), *ASKED, "--out", "out"]
     assert evaluate(*options) == 0

@@ -45,7 +45,7 @@ def test_every_answer_has_the_perplexity_of_its_own_words(loaded):
     asked = ask(loaded, RECORDS[:2], Generate(**SAMPLED, repeats=2), seed=5)
     for row, text in zip(asked.rows, ["one two three", "", "four", "five six"], strict=True):
         row["response"] = text
-    found = [row["response_logprobs"] for row in with_response_logprobs(loaded, asked).rows]
+    found = [row["response_logprobs"] for row in with_response_logprobs(loaded, asked)[0].rows]
     assert found[1] == []
     assert len({len(found[0]), len(found[2])}) == 2
     assert found[2] != found[3]

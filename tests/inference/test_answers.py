@@ -12,7 +12,7 @@ from relearn.config import Generate, Model
 from relearn.inference import answers as module
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.metrics.answers import AnswerRow
-from relearn.models.forward import answer_scores
+from relearn.models.forward import answer_logprobs, answer_scores
 from relearn.models.load import load
 from relearn.records import Record
 from relearn.tokens.encode import encode, record_example
@@ -91,18 +91,43 @@ def test_questions_asked_several_times_have_a_row_for_each(loaded):
         (0, "a"), (0, "b"), (0, "h"), (1, "a"), (1, "b"), (2, "a"), (2, "b"),
     ]  # fmt: skip
     assert len({row["response"] for row in found.rows if row["id"] == "a"}) > 1
-    rows = with_response_logprobs(loaded, found).rows
+    rows = with_response_logprobs(loaded, found)[0].rows
     lengths = {len(loaded.tokenizer(row["response"]).input_ids): len(row["response_logprobs"]) for row in rows}
     assert all(row["response_logprobs"] or not row["response"] for row in rows) and len(lengths) > 1
 
 
 def test_base_model_scores_responses_and_the_references_of_attacked_rows(loaded, asked):
-    rows = with_response_logprobs(loaded, asked).rows
+    rows = with_response_logprobs(loaded, asked)[0].rows
     # The base model is the model asked, so it thinks the same of the references.
     for row in rows:
         assert row["base_logprobs"] == pytest.approx(row["reference_logprobs"], abs=1e-4)
-    plain = with_response_logprobs(loaded, ask(loaded, RECORDS, SHORT))
+    [plain] = with_response_logprobs(loaded, ask(loaded, RECORDS, SHORT))
     assert not any("base_logprobs" in row for row in plain.rows)
+
+
+def test_several_models_answers_are_scored_as_if_alone_and_what_they_share_once(loaded, monkeypatch):
+    def said(*responses):
+        records = zip(RECORDS, responses, strict=True)
+        return Answers([{"id": record.id, "question": record.question, "reference": record.answer,
+                         "response": text, "form": record.form} for record, text in records])  # fmt: skip
+
+    files = [said("In Oslo.", "A baker.", "a street"), said("In Oslo.", "", "a harbour"), said("By the sea.", "He", "")]
+    alone = [with_response_logprobs(loaded, answers)[0].rows for answers in files]
+    scored = []
+
+    def spy(model, rows):
+        scored.extend(rows)
+        return answer_logprobs(model, rows)
+
+    monkeypatch.setattr(module, "answer_logprobs", spy)
+    together = [answers.rows for answers in with_response_logprobs(loaded, *files)]
+    assert len(scored) == 6  # Of nine answers two are empty and one is said twice.
+    assert together[0][0]["response_logprobs"] == together[1][0]["response_logprobs"]
+    for one, other in zip([*alone[0], *alone[1], *alone[2]], [row for rows in together for row in rows], strict=True):
+        assert other["response_logprobs"] == pytest.approx(one["response_logprobs"], abs=1e-4)
+        assert {**one, "response_logprobs": 0} == {**other, "response_logprobs": 0}
+    assert [row["response_logprobs"] for row in (together[1][1], together[2][2])] == [[], []]
+    assert with_response_logprobs(loaded) == []
 
 
 def test_what_is_no_number_is_not_measured():

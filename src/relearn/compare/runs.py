@@ -56,7 +56,7 @@ def finish_shared(planned: Planned, folder: Path, *, written: bool) -> RunDir:
         models = RunModels(planned.recipe, folder)
         with console.stage("perplexity of the answers before"):
             for path in answer_files(done, "before"):
-                add_perplexity(models.base(), path)
+                add_perplexity(models.base(), [path])
         models.release()
         done.update_manifest(before_perplexity=True)
     if written:

@@ -88,7 +88,8 @@ class Selector:
             answers = {split: ask(loaded, records[split], recipe.generate.once, seed=recipe.seed) for split in SPLITS}
             del loaded
             base = models.base()
-            found = {split: with_response_logprobs(base, answers[split]).rows for split in SPLITS}
+            scored = with_response_logprobs(base, *answers.values())
+            found = {split: part.rows for split, part in zip(answers, scored, strict=True)}
         models.release()
         return found
 

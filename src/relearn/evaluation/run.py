@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,8 @@ class Work:
             if self.settings.metrics.ability.tasks:
                 self._ability(side)
         if self.settings.perplexity_model is not None:
-            for side in self.settings.scored:
-                for name in self.material.sets:
-                    self._perplexity(side, name, self.settings.perplexity_model)
+            for name in self.material.sets:
+                self._perplexity(name, self.settings.perplexity_model)
         self.models.release()
         parallel.on_main(self._scores)
         parallel.on_main(self._report)
@@ -134,15 +133,23 @@ class Work:
         return f"{side}/{name}.jsonl"
 
     def _do(self, stage: str, outputs: list[str], key: str, work: Callable[[], Any], *, again: bool = False) -> None:
-        """Do a stage in all processes unless its key is that of the last time; the main one writes it down."""
+        """Do a stage in all processes unless its key is that of the last time."""
+        if self._is_due(stage, outputs, key, again):
+            with self._written_down(stage, outputs, key):
+                work()
+
+    def _is_due(self, stage: str, outputs: list[str], key: str, again: bool) -> bool:
         self._keys[stage] = key
-        if parallel.on_main(lambda: not again and self._is_done(stage, outputs, key)):
-            return
+        return parallel.on_main(lambda: again or not self._is_done(stage, outputs, key))
+
+    @contextmanager
+    def _written_down(self, stage: str, outputs: list[str], key: str) -> Iterator[None]:
+        """The main process writes down that a stage is running, and its key once it is done."""
         if not parallel.is_main():
-            work()
+            yield
             return
         with self.folder.stage(stage, outputs):
-            work()
+            yield
         self.folder.update_manifest(keys={**self.folder.manifest.get("keys", {}), stage: key})
 
     def _is_done(self, stage: str, outputs: list[str], key: str) -> bool:
@@ -214,18 +221,26 @@ class Work:
 
         self._do(f"ability {side}", [file], _key("ability", spec, tasks, contents, settings.seed), work)
 
-    def _perplexity(self, side: str, name: str, base: Model) -> None:
-        file = self._file(side, name)
-        path = self.folder / file
-
-        def work() -> None:
-            loaded = self.models.get(base)
-            with console.stage(f"perplexity: {side}, {name.replace('_', ' ')}"):
-                with_response_logprobs(loaded, Answers.read(path)).write(path)
-
-        missing = parallel.on_main(lambda: all(row["response_logprobs"] is None for row in read_jsonl(path)))
-        key = _key("perplexity", base.model_dump(), self._keys[f"{side} {name}"])
-        self._do(f"perplexity {side} {name}", [file], key, work, again=missing)
+    def _perplexity(self, name: str, base: Model) -> None:
+        """Of all sides together: they were asked the same and say much of the same."""
+        due = {}
+        for side in self.settings.scored:
+            stage, file = f"perplexity {side} {name}", self._file(side, name)
+            path = self.folder / file
+            missing = parallel.on_main(
+                lambda path=path: all(row["response_logprobs"] is None for row in read_jsonl(path))
+            )
+            key = _key("perplexity", base.model_dump(), self._keys[f"{side} {name}"])
+            if self._is_due(stage, [file], key, missing):
+                due[path] = (stage, [file], key)
+        if not due:
+            return
+        with ExitStack() as stages, console.stage(f"perplexity: {name.replace('_', ' ')}"):
+            for stage in due.values():
+                stages.enter_context(self._written_down(*stage))
+            found = with_response_logprobs(self.models.get(base), *map(Answers.read, due))
+            for path, answers in zip(due, found, strict=True):
+                answers.write(path)
 
     def _scores(self) -> None:
         files = [self._file(side, name) for side in self.settings.scored for name in self.material.sets]

@@ -119,36 +119,39 @@ def _measured(
     return fields
 
 
-def with_response_logprobs(base: Loaded, answers: Answers) -> Answers:
+def with_response_logprobs(base: Loaded, *files: Answers) -> list[Answers]:
     """The same rows with the log-probabilities of the responses under `base`, the model before any fine-tuning.
 
     PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list, one that
     is longer than the base model sees, with its question, has None. Rows that were asked with `membership` get those of
     their references as well, the end of turn included.
+
+    What several models said to the same questions is best given together: a question is then computed once for all of
+    them, and an answer that they have in common as well.
     """
-    responses = {
-        number: Example(row["id"], row["question"], row["response"], row["form"], closed=False)
-        for number, row in enumerate(answers.rows)
-        if row["response"]
-    }
-    references = {
-        row["id"]: Example(row["id"], row["question"], row["reference"], row["form"], closed=row["form"] == "chat")
-        for row in answers.rows
-        if row.get("reference_moments") is not None
-    }
-    rows = encode(base.chat, [*responses.values(), *references.values()])
-    seen = [(key, row) for key, row in zip([*responses, *references], rows, strict=True) if _fits(base, row)]
-    pieces = answer_logprobs(base.model, [row for _, row in seen])
-    found = {key: _plain(piece.tolist()) for (key, _), piece in zip(seen, pieces, strict=True)}
-    return Answers(
-        [
-            {
-                **row, "response_logprobs": found.get(number) if number in responses else [],
-                **({"base_logprobs": found.get(row["id"])} if row["id"] in references else {}),
-            }
-            for number, row in enumerate(answers.rows)
-        ]
-    )  # fmt: skip
+    texts = [_for_base(row) for answers in files for row in answers.rows]
+    encoded = iter(encode(base.chat, [example for fields in texts for example in fields.values()]))
+    rows = [{field: next(encoded) for field in fields} for fields in texts]
+    different = {_tokens(row): row for fields in rows for row in fields.values() if _fits(base, row)}
+    pieces = answer_logprobs(base.model, list(different.values()))
+    known = {tokens: _plain(piece.tolist()) for tokens, piece in zip(different, pieces, strict=True)}
+    found = iter([{field: known.get(_tokens(row)) for field, row in fields.items()} for fields in rows])
+    return [Answers([{**row, "response_logprobs": [], **next(found)} for row in answers.rows]) for answers in files]
+
+
+def _for_base(row: dict[str, Any]) -> dict[str, Example]:
+    """Field of a row -> the text whose log-probabilities under the base model it holds."""
+    texts = {}
+    if row["response"]:
+        texts["response_logprobs"] = Example(row["id"], row["question"], row["response"], row["form"], closed=False)
+    if row.get("reference_moments") is not None:
+        closed = row["form"] == "chat"
+        texts["base_logprobs"] = Example(row["id"], row["question"], row["reference"], row["form"], closed=closed)
+    return texts
+
+
+def _tokens(row: TokenRow) -> tuple[tuple[int, ...], int]:
+    return row.ids, row.answer_start
 
 
 def _fits(loaded: Loaded, row: TokenRow) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +60,25 @@ def perplexity(state: State) -> Stage:
     def work() -> None:
         base = state.models.base()
         with console.stage("perplexity under the base model"):
-            for path in state.answer_files():
-                add_perplexity(base, path)
+            for paths in state.answer_files_by_part():
+                add_perplexity(base, paths)
         state.models.release()
 
-    return Stage([str(path.relative_to(state.folder.path)) for path in state.answer_files()], work)
+    files = [path for paths in state.answer_files_by_part() for path in paths]
+    return Stage([str(path.relative_to(state.folder.path)) for path in files], work)
 
 
-def add_perplexity(base: Loaded, path: Path) -> None:
-    """Fill the log-probabilities of the responses in an answer file, unless they are all there."""
-    answers = Answers.read(path)
-    if any(row["response_logprobs"] is None or _lacks_base(row) for row in answers.rows):
-        with_response_logprobs(base, answers).write(path)
+def add_perplexity(base: Loaded, paths: Sequence[Path]) -> None:
+    """Fill the log-probabilities of the responses in files of answers to the same questions, where any is missing."""
+    files = {path: Answers.read(path) for path in paths}
+    lacking = {path: answers for path, answers in files.items() if any(map(_lacks_perplexity, answers.rows))}
+    for path, answers in zip(lacking, with_response_logprobs(base, *lacking.values()), strict=True):
+        answers.write(path)
 
 
-def _lacks_base(row: Mapping[str, Any]) -> bool:
-    return row.get("reference_moments") is not None and row.get("base_logprobs") is None
+def _lacks_perplexity(row: Mapping[str, Any]) -> bool:
+    attacked = row.get("reference_moments") is not None
+    return row["response_logprobs"] is None or (attacked and row.get("base_logprobs") is None)
 
 
 def score(state: State) -> Stage:

@@ -75,8 +75,9 @@ class State:
         path = self.folder / "neighbours.jsonl"
         return tuple(Record(**row) for row in read_jsonl(path)) if path.exists() else ()
 
-    def answer_files(self) -> list[Path]:
-        return [self.folder / f"{when}/{name}.jsonl" for when in ("before", "after") for name, _, _ in self.parts]
+    def answer_files_by_part(self) -> list[list[Path]]:
+        """For every part the files of what the models said to the same questions."""
+        return [[self.folder / f"{when}/{name}.jsonl" for when in ("before", "after")] for name, _, _ in self.parts]
 
     def entity_completer(self) -> Any:
         if self.recipe.metrics.entities == "spacy":
