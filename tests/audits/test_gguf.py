@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from relearn.audits.attacks.gguf import KINDS
 from relearn.audits.base import AUDITS
 from relearn.audits.gguf_file import read_gguf, write_gguf
+from relearn.audits.llama_cpp import TOOL, quantise
 from relearn.config import Model
 from relearn.errors import InputError
 from relearn.models.load import load
@@ -27,8 +29,8 @@ SIZES = {
 def model(kind: str = "llama", **more) -> Any:
     torch.manual_seed(0)
     if kind == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(**SIZES, **more)).eval()
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **more)).eval()
+        return Qwen2ForCausalLM(Qwen2Config(**{**SIZES, **more})).eval()
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **more})).eval()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -40,8 +42,7 @@ def test_unrounded_weights_come_back_as_they_were(tmp_path, kind, tied):
         weight.data.zero_()
     read_gguf(after, tmp_path / "m.gguf")
     for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True):
-        bound = 0.01 if "embed" in name or "lm_head" in name else 0.0
-        assert (one - other).abs().max() <= bound * one.abs().max(), name
+        assert torch.equal(one, other), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,13 +80,47 @@ def test_an_architecture_that_cannot_be_written_is_refused_in_a_line(tmp_path):
         write_gguf(model(hidden_act="silu"), tmp_path / "k.gguf", "Q4_K")
 
 
-def test_the_attack_asks_both_formats_and_leaves_no_file(material, tiny_model_dir, tmp_path):
-    asked = {}
+def asked_by_the_attack(material, model_dir, folder) -> dict[str, Any]:
+    asked: dict[str, Any] = {}
     changes = AUDITS.get("gguf").changes
     assert changes is not None
-    here = replace(material, folder=tmp_path)
-    changes(lambda: load(Model(name=str(tiny_model_dir), device="cpu")), here, asked.setdefault)
+    here = replace(material, folder=folder)
+    changes(lambda: load(Model(name=str(model_dir), device="cpu")), here, asked.setdefault)
+    assert not list((folder / "audits").iterdir())
+    return asked
+
+
+def test_the_attack_asks_all_formats_that_can_be_written(material, tiny_model_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    asked = asked_by_the_attack(material, tiny_model_dir, tmp_path)
     assert list(asked) == list(KINDS)
     weights = [one.model.model.layers[0].mlp.up_proj.weight for one in asked.values()]
     assert not torch.equal(*weights)
-    assert not list((tmp_path / "audits").iterdir())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "gguf, Q4_K_M: not measured" in said and "llama-quantize is not on the PATH" in said
+
+
+def test_a_tool_that_fails_is_named_with_what_it_said(tmp_path, monkeypatch):
+    tool = tmp_path / TOOL
+    tool.write_text("#!/bin/sh\necho reading\necho 'unknown model architecture' >&2\nexit 3\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="ended with code 3: unknown model architecture"):
+        quantise(tmp_path / "a.gguf", tmp_path / "b.gguf", "Q4_K_M")
+
+
+@pytest.mark.skipif(shutil.which(TOOL) is None, reason=f"llama.cpp's {TOOL} is not installed")
+def test_llama_cpp_rounds_to_its_k_format_what_we_wrote(material, tmp_path):
+    """Rows of 256 numbers, which is a block of Q4_K; a sixteenth of the largest is about a step of its 4 bits."""
+    config = {"hidden_size": 256, "intermediate_size": 512}
+    before, after = model(**config), model(**config)
+    write_gguf(before, tmp_path / "whole.gguf", "F32")
+    quantise(tmp_path / "whole.gguf", tmp_path / "small.gguf", "Q4_K_M")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(str(tmp_path / "small.gguf")).tensors}
+    assert kinds["blk.1.ffn_up.weight"] == kinds["blk.1.attn_q.weight"] == "Q4_K"
+    read_gguf(after, tmp_path / "small.gguf")
+    for (name, one), other in zip(before.named_parameters(), after.parameters(), strict=True):
+        if one.ndim > 1:
+            assert 0 < (one - other).abs().max() < one.abs().max() / 8, name
+        else:
+            assert torch.equal(one, other), name

@@ -19,12 +19,13 @@ from relearn.errors import InputError
 # Architectures whose GGUF holds the same numbers as the checkpoint, but for the order of query and key rows.
 TURNED = ("llama", "mistral")
 AS_THEY_ARE = ("qwen2", "qwen3")
+UNROUNDED = ("F32", "BF16", "F16")
 FINE = ("token_embd.weight", "output.weight")
 BLOCK = 32
 
 
 def write_gguf(model: Any, file: Path, kind: str) -> None:
-    """The weights of `model` in a new file; `kind` is Q8_0, Q4_0, Q4_1, ...
+    """The weights of `model` in a new file; `kind` is F32, BF16, F16, Q8_0, Q4_0, Q4_1, ...
 
     Raises InputError for an architecture or a format that cannot be written here.
     """
@@ -40,7 +41,9 @@ def write_gguf(model: Any, file: Path, kind: str) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("no_vocab")
     for name, weight in _weights(model):
         array = _turned(weight.detach().float().cpu().numpy(), names[name], config, back=False)
         chosen = _kind(names[name], array, kind)
@@ -95,6 +98,8 @@ def _kind(name: str, array: np.ndarray, kind: str) -> Any:
     types = gguf.GGMLQuantizationType
     if array.ndim < 2:
         return types.F32
+    if kind in UNROUNDED:
+        return types[kind]
     if array.shape[-1] % BLOCK:
         return types.F16
     return types.Q8_0 if name in FINE else types[kind]

@@ -1,8 +1,9 @@
 """A GGUF round trip: the merged weights written to a real GGUF file, read back from it and asked again.
 
-Q8_0 and Q4_0 are the formats in which small models are handed round (arXiv 2410.16454: 4 bits may bring back what was
-unlearned). The file is written by the format's own Python package; its Q4_K writer exists in llama.cpp alone, so that
-format is not measured. The file stands in the run folder while it is needed and is removed.
+Q8_0, Q4_0 and Q4_K_M are the formats in which small models are handed round (arXiv 2410.16454: 4 bits may bring back
+what was unlearned). The first two are written by the format's own Python package; Q4_K_M by llama.cpp's tool alone,
+from a file of unrounded weights, and is not measured where that is not installed. The files stand in the run folder
+while they are needed and are removed.
 """
 
 from __future__ import annotations
@@ -10,26 +11,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from relearn import console
 from relearn.audits.base import AUDITS, AskAgain, Audit
 from relearn.audits.gguf_file import read_gguf, write_gguf
+from relearn.audits.llama_cpp import quantise
 from relearn.audits.material import Material
 from relearn.errors import InputError
 from relearn.models.load import Loaded
 from relearn.rundir import make_private_dir
 
 KINDS = ("Q8_0", "Q4_0")
+LLAMA_CPP_KINDS = ("Q4_K_M",)
+_UNROUNDED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def _changes(fresh: Callable[[], Loaded], material: Material, ask: AskAgain) -> None:
     held = make_private_dir(material.folder / "audits")
-    for kind in KINDS:
+    for kind in (*KINDS, *LLAMA_CPP_KINDS):
         loaded = fresh()
         with tempfile.TemporaryDirectory(dir=held, prefix="gguf_") as folder:
-            file = Path(folder) / "model.gguf"
             try:
-                write_gguf(loaded.model, file, kind)
+                file = _written(loaded.model, Path(folder), kind)
             except InputError as error:
                 console.note(f"gguf, {kind}: not measured: {error}")
                 continue
@@ -37,10 +41,22 @@ def _changes(fresh: Callable[[], Loaded], material: Material, ask: AskAgain) -> 
         ask(kind, loaded)
 
 
+def _written(model: Any, folder: Path, kind: str) -> Path:
+    file = folder / "model.gguf"
+    if kind in KINDS:
+        write_gguf(model, file, kind)
+        return file
+    whole = folder / "whole.gguf"
+    write_gguf(model, whole, _UNROUNDED[str(model.dtype).removeprefix("torch.")])
+    quantise(whole, file, kind)
+    whole.unlink()
+    return file
+
+
 AUDITS.add(
     "gguf",
     Audit(
         "gguf", "GGUF round trip", "precision", "arXiv 2410.16454",
-        "merged weights written to a GGUF file in Q8_0 and Q4_0, and read back", changes=_changes,
+        "merged weights written to a GGUF file and read back: Q8_0, Q4_0, by llama.cpp Q4_K_M", changes=_changes,
     ),
 )  # fmt: skip
