@@ -94,6 +94,15 @@ def test_an_optional_package_that_is_missing_does_no_harm(monkeypatch):
     assert is_healthy([check]) and not is_healthy([dataclasses.replace(check, optional=False)])
 
 
+def test_llama_cpp_is_looked_for_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check = doctor._quantiser()
+    assert (check.state, check.optional) == ("missing", True) and "llama.cpp" in check.way_out
+    tool = tmp_path / "llama-quantize"
+    tool.touch(0o755)
+    assert doctor._quantiser().state == "ok"
+
+
 def test_every_extra_is_declared(project_root):
     project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
     assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"test"}

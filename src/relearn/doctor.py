@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from relearn import config, console
+from relearn.audits import llama_cpp
 from relearn.errors import InputError
 from relearn.models.packages import BUILTIN, BuiltinModel, cache_dir, check_content, installed_at
 
@@ -62,6 +63,7 @@ def checks() -> list[Check]:
         _memory(),
         *_disks(),
         *(_extra(package, purpose) for package, purpose in EXTRAS.items()),
+        _quantiser(),
         *_model_options(),
         *_settings(os.environ),
     ]
@@ -215,6 +217,13 @@ def _extra(package: str, purpose: str) -> Check:
         return Check(package, "ok", f"{metadata.version(package)}: {purpose}", optional=True)
     except metadata.PackageNotFoundError:
         return Check(package, "missing", purpose, f"pip install '{DISTRIBUTION}[{package}]'", optional=True)
+
+
+def _quantiser() -> Check:
+    purpose = "Q4_K_M among the audit's GGUF files"
+    if found := shutil.which(llama_cpp.TOOL):
+        return Check(llama_cpp.TOOL, "ok", f"{found}: {purpose}", optional=True)
+    return Check(llama_cpp.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
 
 
 def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]:
