@@ -21,6 +21,7 @@ from relearn.audits.verdicts import VERDICTS
 from relearn.errors import InputError
 from relearn.metrics.paired import Difference, paired
 from relearn.metrics.stats import mean_interval
+from relearn.report.wording import chance
 from relearn.rundir import read_json, read_jsonl, write_json, write_text
 
 
@@ -137,7 +138,7 @@ def _shown(measured: Mapping[str, Any]) -> str:
 def _less(found: Difference | None) -> str:
     if found is None or found.value is None:
         return "-"
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}], p = {found.p:.2f}"
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}], {chance(found.to_dict())}"
 
 
 if __name__ == "__main__":
