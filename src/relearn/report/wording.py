@@ -96,7 +96,7 @@ _LABELS = {
     "choice_accuracy": "Multiple choice", "choice_accuracy_by_text": "Multiple choice by text",
     "rouge_l": "ROUGE-L", "ls_median": "LS median", "ls_paper": "LS (paper)", "gibberish": "Gibberish",
     "useful_forgetting": "Useful forg.", "worst_case": "Worst case",
-    "graded_kfr": "KFR graded", "graded_krr": "KRR graded",
+    "graded_kfr": "KFR graded", "graded_krr": "KRR graded", "invented": "Invented",
     "fluency": "Fluency 1-5", "relevance": "Relevance 1-5", "forgetting": "Forgetting 1-5",
     "extraction_strength": "Extraction strength", "exact_memorisation": "Exact memorisation",
     "probability": "Probability", "probability_options": "Probability among wrong answers",
