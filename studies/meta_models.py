@@ -19,7 +19,7 @@ from typing import Any
 from relearn.audits.attacks.quantise import quantise
 from relearn.config import Generate, Learn, Lora, Metrics, Model, Source
 from relearn.errors import InputError
-from relearn.inference.answers import Answers, ask, with_response_logprobs
+from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.models import put_adapter
 from relearn.metrics.answers import AnswerRow
 from relearn.metrics.base import Split
@@ -192,7 +192,7 @@ def measure(bench: Bench, loaded: Loaded) -> dict[str, dict[str, Any]]:
     parts: dict[str, tuple[Split, list[AnswerRow]]] = {}
     for name, split, records in asked:
         said = ask(loaded, records, settings, membership=name != REWORDED)
-        [known] = with_response_logprobs(bench.base, Answers(said.rows))
+        [known] = with_response_logprobs(bench.base, said)
         parts[name] = (split, [AnswerRow.from_dict(row) for row in known.rows])
     return collected(score_parts(parts, METRICS, judges=bench.judges))
 

@@ -221,9 +221,10 @@ def _extra(package: str, purpose: str) -> Check:
 
 def _quantiser() -> Check:
     purpose = "Q4_K_M among the audit's GGUF files"
-    if found := shutil.which(llama_cpp.TOOL):
-        return Check(llama_cpp.TOOL, "ok", f"{found}: {purpose}", optional=True)
-    return Check(llama_cpp.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
+    try:
+        return Check(llama_cpp.TOOL, "ok", f"{llama_cpp.tool()}: {purpose}", optional=True)
+    except InputError:
+        return Check(llama_cpp.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
 
 
 def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]:

@@ -80,20 +80,20 @@ def test_an_architecture_that_cannot_be_written_is_refused_in_a_line(tmp_path):
         write_gguf(model(hidden_act="silu"), tmp_path / "k.gguf", "Q4_K")
 
 
-def asked_by_the_attack(material, model_dir, folder) -> dict[str, Any]:
-    asked: dict[str, Any] = {}
-    changes = AUDITS.get("gguf").changes
-    assert changes is not None
-    here = replace(material, folder=folder)
-    changes(lambda: load(Model(name=str(model_dir), device="cpu")), here, asked.setdefault)
-    assert not list((folder / "audits").iterdir())
-    return asked
-
-
 def test_the_attack_asks_all_formats_that_can_be_written(material, tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    asked = asked_by_the_attack(material, tiny_model_dir, tmp_path)
-    assert list(asked) == list(KINDS)
+    asked: dict[str, Any] = {}
+    loaded = []
+
+    def fresh():
+        loaded.append(load(Model(name=str(tiny_model_dir), device="cpu")))
+        return loaded[-1]
+
+    changes = AUDITS.get("gguf").changes
+    assert changes is not None
+    changes(fresh, replace(material, folder=tmp_path), asked.setdefault)
+    assert list(asked) == list(KINDS) and len(loaded) == len(KINDS)
+    assert not list((tmp_path / "audits").iterdir())
     weights = [one.model.model.layers[0].mlp.up_proj.weight for one in asked.values()]
     assert not torch.equal(*weights)
     said = " ".join(capsys.readouterr().err.split())
@@ -110,7 +110,7 @@ def test_a_tool_that_fails_is_named_with_what_it_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which(TOOL) is None, reason=f"llama.cpp's {TOOL} is not installed")
-def test_llama_cpp_rounds_to_its_k_format_what_we_wrote(material, tmp_path):
+def test_llama_cpp_rounds_to_its_k_format_what_we_wrote(tmp_path):
     """Rows of 256 numbers, which is a block of Q4_K; a sixteenth of the largest is about a step of its 4 bits."""
     config = {"hidden_size": 256, "intermediate_size": 512}
     before, after = model(**config), model(**config)

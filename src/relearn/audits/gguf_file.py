@@ -19,7 +19,8 @@ from relearn.errors import InputError
 # Architectures whose GGUF holds the same numbers as the checkpoint, but for the order of query and key rows.
 TURNED = ("llama", "mistral")
 AS_THEY_ARE = ("qwen2", "qwen3")
-UNROUNDED = ("F32", "BF16", "F16")
+# The format that holds numbers as they are.
+UNROUNDED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 FINE = ("token_embd.weight", "output.weight")
 BLOCK = 32
 
@@ -98,7 +99,7 @@ def _kind(name: str, array: np.ndarray, kind: str) -> Any:
     types = gguf.GGMLQuantizationType
     if array.ndim < 2:
         return types.F32
-    if kind in UNROUNDED:
+    if kind in UNROUNDED.values():
         return types[kind]
     if array.shape[-1] % BLOCK:
         return types.F16

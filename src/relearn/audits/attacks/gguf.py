@@ -15,8 +15,8 @@ from typing import Any
 
 from relearn import console
 from relearn.audits.base import AUDITS, AskAgain, Audit
-from relearn.audits.gguf_file import read_gguf, write_gguf
-from relearn.audits.llama_cpp import quantise
+from relearn.audits.gguf_file import UNROUNDED, read_gguf, write_gguf
+from relearn.audits.llama_cpp import quantise, tool
 from relearn.audits.material import Material
 from relearn.errors import InputError
 from relearn.models.load import Loaded
@@ -24,12 +24,11 @@ from relearn.rundir import make_private_dir
 
 KINDS = ("Q8_0", "Q4_0")
 LLAMA_CPP_KINDS = ("Q4_K_M",)
-_UNROUNDED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def _changes(fresh: Callable[[], Loaded], material: Material, ask: AskAgain) -> None:
     held = make_private_dir(material.folder / "audits")
-    for kind in (*KINDS, *LLAMA_CPP_KINDS):
+    for kind in _kinds():
         loaded = fresh()
         with tempfile.TemporaryDirectory(dir=held, prefix="gguf_") as folder:
             try:
@@ -41,13 +40,23 @@ def _changes(fresh: Callable[[], Loaded], material: Material, ask: AskAgain) -> 
         ask(kind, loaded)
 
 
+def _kinds() -> tuple[str, ...]:
+    """Without the tool no model is loaded for its formats, nor written unrounded: that may be many gigabytes."""
+    try:
+        tool()
+    except InputError as error:
+        console.note(f"gguf, {', '.join(LLAMA_CPP_KINDS)}: not measured: {error}")
+        return KINDS
+    return (*KINDS, *LLAMA_CPP_KINDS)
+
+
 def _written(model: Any, folder: Path, kind: str) -> Path:
     file = folder / "model.gguf"
     if kind in KINDS:
         write_gguf(model, file, kind)
         return file
     whole = folder / "whole.gguf"
-    write_gguf(model, whole, _UNROUNDED[str(model.dtype).removeprefix("torch.")])
+    write_gguf(model, whole, UNROUNDED[model.dtype])
     quantise(whole, file, kind)
     whole.unlink()
     return file
