@@ -23,8 +23,9 @@ import torch
 from relearn.analysis.theory import agreement, descent, logprobs, moved, norm, predicted, runners_up, trained
 from relearn.config import Recipe
 from relearn.inference.models import RunModels
-from relearn.models.forward import TokenRow, evaluating
+from relearn.models.forward import TokenRow
 from relearn.models.lora import add_lora
+from relearn.models.single_pass import evaluating
 from relearn.objectives.base import METHODS, Objective
 from relearn.records.checks import load_all
 from relearn.records.sample import evenly

@@ -10,22 +10,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     MistralConfig,
     Qwen3Config,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from relearn.models import forward
-from relearn.models.forward import (
-    TokenRow,
-    answer_logits,
-    answer_logprobs,
-    answer_targets,
-    can_pack,
-    frozen_head,
-    predict,
-)
+from relearn.models.forward import TokenRow, answer_logits, answer_logprobs, answer_targets, predict
+from relearn.models.packing import ATTENTION, rows_attention
+from relearn.models.single_pass import padded_logits
+from relearn.models.trial import can_pack, frozen_head
 from tiny import VOCABULARY
 
 
@@ -60,7 +57,7 @@ def test_packed_and_padded_equal_single_rows(model, rows):
     expected = single_row_logits(model, rows)
     device = torch.device("cpu")
     assert torch.allclose(answer_logits(model, rows), expected, atol=1e-4)
-    assert torch.allclose(forward._padded_logits(model, rows, device), expected, atol=1e-4)
+    assert torch.allclose(padded_logits(model, rows, device), expected, atol=1e-4)
 
 
 def test_packs_are_cut_at_the_limit(model, monkeypatch):
@@ -82,6 +79,20 @@ def test_packed_rows_leak_without_the_layout(model):
     assert torch.allclose(answer_logits(model, rows)[2:], right, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_model_whose_packed_rows_see_each_other_is_found_out(tiny_model_dir, kind, monkeypatch, capsys):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=kind).eval()
+    rows = [TokenRow("a", tuple(range(3, 20)), 4), TokenRow("b", tuple(range(30, 44)), 6)]
+    expected = single_row_logits(model, rows).float()
+    apart = rows_attention
+    monkeypatch.setitem(
+        ALL_ATTENTION_FUNCTIONS, ATTENTION, lambda *given, row_layout=None, **more: apart(*given, **more)
+    )
+    assert not can_pack(model)
+    assert "they are padded" in capsys.readouterr().err
+    assert torch.allclose(answer_logits(model, rows), expected, atol=1e-4 if kind == torch.float32 else 5e-2)
+
+
 @pytest.mark.parametrize(("attention", "packs"), [("sdpa", True), ("eager", False)])
 def test_every_attention_separates_rows(tiny_model_dir, attention, packs):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attn_implementation=attention).eval()
@@ -98,6 +109,14 @@ SHAPES = {
     "gemma2": lambda: Gemma2Config(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=64, head_dim=8, sliding_window=8, final_logit_softcapping=2.0,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"],
+    ),
+    "mistral_wide": lambda: MistralConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, sliding_window=24,
     ),
     "mistral": lambda: MistralConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -121,6 +140,18 @@ def test_other_architectures_get_the_same_scores(shape):
     ]  # fmt: skip
     with torch.no_grad():
         assert torch.allclose(answer_logits(model, rows), single_row_logits(model, rows), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["gemma3", "mistral_wide"])
+def test_rows_within_a_sliding_window_are_packed_and_longer_ones_are_not(shape):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(SHAPES[shape]()).eval()
+    assert can_pack(model, 24) and not can_pack(model, 25)
+    rows = [TokenRow("a", tuple(range(3, 27)), 14), TokenRow("b", (*range(3, 15), 40, 41, 42), 13)]
+    longer = [*rows, TokenRow("c", tuple(range(50, 80)), 9)]
+    with torch.no_grad():
+        for some in (rows, longer):
+            assert torch.allclose(answer_logits(model, some), single_row_logits(model, some), atol=1e-4)
 
 
 def test_the_output_layer_is_left_out_only_where_it_is_all_there_is(model):
@@ -163,7 +194,7 @@ def test_pad_equal_to_eos_hides_nothing(tiny_model_dir):
     model.config.pad_token_id = eos
     rows = [TokenRow("a", (5, 6, 7, eos), 2), TokenRow("b", (5, eos, 7, 8, 9, eos), 2)]
     expected = single_row_logits(model, rows)
-    assert torch.allclose(forward._padded_logits(model, rows, torch.device("cpu")), expected, atol=1e-4)
+    assert torch.allclose(padded_logits(model, rows, torch.device("cpu")), expected, atol=1e-4)
 
 
 def test_targets_and_owners():

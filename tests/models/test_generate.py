@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config, GPTNeoXConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, Qwen3Config
 
 from relearn.config import Generate, Lora, Model
 from relearn.models import decoding, generate
@@ -170,7 +170,7 @@ def test_progress_counts_every_question(loaded):
 
 
 def padded_only(monkeypatch):
-    monkeypatch.setattr(generate, "can_decode", lambda _: False)
+    monkeypatch.setattr(generate, "can_decode", lambda *_: False)
 
 
 def test_what_is_drawn_belongs_to_the_question(loaded, monkeypatch):
@@ -230,6 +230,29 @@ def test_a_model_with_capped_attention_goes_through_its_own_generate(loaded):
     assert said == generate.generate(foreign, QUESTIONS, GREEDY.model_copy(update={"batch_size": 1}))
 
 
+def test_answers_that_may_outgrow_a_window_go_through_the_models_own_generate(loaded, monkeypatch):
+    """Up to the window every token is seen, and answers are decoded here; beyond it they are not. The same answers."""
+    ways = []
+    for name in ("_decoded", "_padded"):
+        way = getattr(generate, name)
+        monkeypatch.setattr(generate, name, lambda *given, name=name, way=way: ways.append(name) or way(*given))
+    ids = [
+        loaded.tokenizer(loaded.chat.prompt(asked, "chat"), add_special_tokens=False).input_ids for asked in QUESTIONS
+    ]
+    longest = max(map(len, ids)) + GREEDY.max_new_tokens
+    for window in (longest, longest - 1):
+        config = Gemma3TextConfig(
+            **SMALL, num_key_value_heads=2, head_dim=8, sliding_window=window, pad_token_id=0,
+            layer_types=["sliding_attention", "full_attention"],
+        )  # fmt: skip
+        foreign = replace(loaded, model=made(config))
+        said = generate.generate(foreign, QUESTIONS, GREEDY)
+        stops = generate.stop_ids(foreign)
+        alone_ids = [alone(foreign.model, prompt, stops, GREEDY.max_new_tokens) for prompt in ids]
+        assert said == [text.strip() for text in loaded.tokenizer.batch_decode(alone_ids, skip_special_tokens=True)]
+    assert ways == ["_decoded", "_padded"]
+
+
 def test_settings_that_decoding_knows_nothing_of_are_heeded(loaded):
     assert generate._penalty(loaded.model) == 1.0
     loaded.model.generation_config.repetition_penalty = 1.2
@@ -254,7 +277,7 @@ def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
 def test_an_answer_can_be_listened_to(loaded, settings_, padded, monkeypatch):
     """Decoded here or by the model's own `generate`: the tokens told are the answer's, and the answer is the same."""
     if padded:
-        monkeypatch.setattr(generate, "can_decode", lambda _: False)
+        monkeypatch.setattr(generate, "can_decode", lambda *_: False)
     told: list[list[int]] = []
     silent = generate.generate(loaded, QUESTIONS[:1], settings_)
     assert generate.generate(loaded, QUESTIONS[:1], settings_, heard=lambda new: told.append(list(new))) == silent
@@ -266,7 +289,7 @@ def test_an_answer_can_be_listened_to(loaded, settings_, padded, monkeypatch):
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_listener_can_end_the_answer(loaded, padded, monkeypatch):
     if padded:
-        monkeypatch.setattr(generate, "can_decode", lambda _: False)
+        monkeypatch.setattr(generate, "can_decode", lambda *_: False)
     told: list[int] = []
 
     class EnoughError(Exception):

@@ -16,9 +16,11 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from relearn import parallel
-from relearn.models.forward import answer_logprobs, bare, can_pack, decoder_layers, plain_head, predict
+from relearn.models.forward import answer_logprobs, predict
 from relearn.models.lora import save_adapter
 from relearn.models.shards import is_sharded, whole_state
+from relearn.models.single_pass import bare, decoder_layers
+from relearn.models.trial import can_pack, plain_head
 from relearn.objectives.base import METHODS
 from relearn.rundir import write_json
 from relearn.tokens.batches import own_accumulation, share

@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from relearn.models import packing
-from relearn.models.forward import can_pack
 from relearn.models.packing import packed_tokens
+from relearn.models.trial import can_pack
 from relearn.objectives.base import METHODS
 from relearn.tokens.batches import MicroBatch, _cut, can_share, own_accumulation, share, with_step_sizes
 from relearn.training.passes import make_reference, observe

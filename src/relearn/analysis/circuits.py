@@ -18,7 +18,7 @@ import torch
 
 from relearn.analysis.inside import Inside
 from relearn.errors import InputError
-from relearn.models.forward import bare
+from relearn.models.single_pass import bare
 
 THRESHOLDS = (0.06, 0.08)
 # Numbers held at once for the parts of some nodes.

@@ -18,8 +18,8 @@ import torch
 from relearn.config import Recipe
 from relearn.errors import InputError
 from relearn.inference.models import RunModels, put_adapter
-from relearn.models.forward import evaluating
 from relearn.models.lora import add_lora
+from relearn.models.single_pass import evaluating
 from relearn.objectives.base import METHODS, Batch, Objective
 from relearn.objectives.scored import Scored
 from relearn.records import Record

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch.func import functional_call, jvp
 
-from relearn.models.forward import TokenRow, evaluating
+from relearn.models.forward import TokenRow
+from relearn.models.single_pass import evaluating
 
 Direction = Mapping[str, torch.Tensor]
 

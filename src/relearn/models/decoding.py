@@ -15,17 +15,18 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
-from relearn.models.forward import CPU_PACK_TOKENS, GPU_PACK_TOKENS, answer_logits, bare, can_pack, evaluating
+from relearn.models.forward import CPU_PACK_TOKENS, GPU_PACK_TOKENS
 from relearn.models.packing import Layout, TokenRow, gather, pack, rows_attention, share
 from relearn.models.sampling import Chooser
 from relearn.models.shards import is_sharded
+from relearn.models.single_pass import bare, evaluating
+from relearn.models.trial import can_pack, trial
 
 # Above this many rows a pass takes longer by as much as it does more.
 CPU_ROWS, GPU_ROWS = 128, 256
 CPU_MEMORY = 4 << 30
 # So much of the room must be free before new questions are read, which costs a pass of their own.
 _REFILL = 8
-_PROBE = (TokenRow("a", (1, 2, 3, 1, 2, 4, 5, 3, 2), 6), TokenRow("b", (1, 2, 3, 1, 2, 4, 6, 1, 2, 4), 7))
 _DECODES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -270,9 +271,9 @@ def _logits(
     return output.logits[0]
 
 
-def can_decode(model: Any) -> bool:
-    """Whether the model says token by token what it says at once: tried once on two short rows."""
-    if getattr(bare(model), "takes_rows", False) or is_sharded(model) or not can_pack(model):
+def can_decode(model: Any, longest: int = 0) -> bool:
+    """Whether the model says token by token what it says at once, up to `longest` tokens: tried once, on two rows."""
+    if getattr(bare(model), "takes_rows", False) or is_sharded(model) or not can_pack(model, longest):
         return False
     inner = bare(model)
     if inner not in _DECODES:
@@ -283,17 +284,16 @@ def can_decode(model: Any) -> bool:
 @torch.inference_mode()
 def _says_the_same(model: Any) -> bool:
     device = next(model.parameters()).device
-    memory = Memory(len(_PROBE), max(len(row.ids) for row in _PROBE))
-    lengths = [row.answer_start for row in _PROBE]
     try:
         with evaluating(model):
-            expected = answer_logits(model, _PROBE)
-            steps = [read(model, memory, [row.ids[: row.answer_start] for row in _PROBE], 0, device)]
-            for ahead in range(_PROBE[0].answer_tokens - 1):
-                tokens = [row.answer_ids[ahead] for row in _PROBE]
-                steps.append(say(model, memory, tokens, [length + ahead for length in lengths], device))
+            tried = trial(model)
+            rows = tried.rows
+            memory = Memory(len(rows), max(len(row.ids) for row in rows))
+            steps = [read(model, memory, [row.ids[: row.answer_start] for row in rows], 0, device)]
+            for ahead in range(rows[0].answer_tokens - 1):
+                tokens = [row.answer_ids[ahead] for row in rows]
+                lengths = [row.answer_start + ahead for row in rows]
+                steps.append(say(model, memory, tokens, lengths, device))
     except (AttributeError, TypeError, ValueError, IndexError, KeyError):
         return False
-    found = torch.stack(steps, 1).flatten(0, 1).float()
-    tolerance = 1e-3 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 5e-2
-    return bool((found - expected).abs().max() <= tolerance * (1 + expected.abs().max()))
+    return tried.agrees(torch.stack(steps, 1).flatten(0, 1))

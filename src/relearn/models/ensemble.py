@@ -19,9 +19,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 
 from relearn.config import Model
 from relearn.errors import InputError
-from relearn.models.forward import Predicted, TokenRow, evaluating, predict
+from relearn.models.forward import Predicted, TokenRow, predict
 from relearn.models.load import Loaded, check_adapter, load
 from relearn.models.lora import save_adapter
+from relearn.models.single_pass import evaluating
 from relearn.models.wrapped import Wrapped
 from relearn.rundir import read_json, write_json
 

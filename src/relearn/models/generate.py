@@ -17,9 +17,9 @@ from relearn import parallel
 from relearn.config import Generate
 from relearn.console import Ticker, quiet
 from relearn.models.decoding import Decoder, can_decode
-from relearn.models.forward import bare
 from relearn.models.load import Loaded
 from relearn.models.sampling import Choice, ChoiceProcessor, Chooser
+from relearn.models.single_pass import bare
 from relearn.records import Form
 
 PADDED_ROWS = 16
@@ -78,7 +78,7 @@ def _shared_out(
         tick(min(done * count, len(order)), len(order))
 
     def answer(share: list[int]) -> list[list[int]]:
-        penalty = _penalty(loaded.model)
+        penalty = _penalty(loaded.model, max(map(len, ids)) + settings.max_new_tokens)
         way = _padded if penalty is None else _decoded
         choice = Choice(settings, [keys[number] for number in share], penalty or 1.0)
         return way(loaded, [ids[number] for number in share], settings, choice, finished, heard)
@@ -166,11 +166,14 @@ def _up_to_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
     return tokens[: next((place for place, token in enumerate(tokens) if token in stops), len(tokens))]
 
 
-def _penalty(model: Any) -> float | None:
-    """The repetition penalty of a model that is decoded here; None for one that goes through its own `generate`."""
+def _penalty(model: Any, longest: int = 0) -> float | None:
+    """The repetition penalty of a model that is decoded here; None for one that goes through its own `generate`.
+
+    `longest`: tokens of the longest prompt and answer.
+    """
     own = getattr(bare(model), "generation_config", None) or GenerationConfig()
     asked = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
-    if asked - _HEEDED or not can_decode(model):
+    if asked - _HEEDED or not can_decode(model, longest):
         return None
     return float(own.repetition_penalty or 1.0)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from relearn.models.forward import Predicted, TokenRow, evaluating, predict
+from relearn.models.forward import Predicted, TokenRow, predict
+from relearn.models.single_pass import evaluating
 from relearn.objectives.base import Batch, Need, Objective, Parts
 from relearn.tokens.batches import MicroBatch, Size, distinct_rows
 from relearn.training.reference import Reference, mixed, mixed_losses, scored

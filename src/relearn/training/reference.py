@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from relearn import parallel
-from relearn.models.forward import Predicted, TokenRow, answer_targets, evaluating, plain_head, predict
+from relearn.models.forward import Predicted, TokenRow, answer_targets, predict
+from relearn.models.single_pass import evaluating
+from relearn.models.trial import plain_head
 from relearn.objectives.scored import Scored
 from relearn.tokens.batches import Size
 

@@ -20,7 +20,8 @@ import torch
 from transformers import TrainerCallback
 
 from relearn.models.chat import ChatFormat
-from relearn.models.forward import TokenRow, evaluating, predict
+from relearn.models.forward import TokenRow, predict
+from relearn.models.single_pass import evaluating
 from relearn.records.sample import evenly
 from relearn.rundir import append_jsonl, read_jsonl, write_jsonl
 from relearn.tokens.encode import encode, record_example

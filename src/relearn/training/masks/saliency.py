@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from relearn import parallel
-from relearn.models.forward import TokenRow, bare, evaluating, predict
+from relearn.models.forward import TokenRow, predict
+from relearn.models.single_pass import bare, evaluating
 from relearn.records.sample import evenly
 from relearn.tokens.batches import MicroBatch, Size, distinct_rows
 from relearn.training.reference import scored
