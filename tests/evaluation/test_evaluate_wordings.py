@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import relearn
+from evaluation.asked import evaluate, refused
 from relearn.evaluation import run as evaluation_run
 from relearn.evaluation.models import Models
 from relearn.rundir import read_json, read_jsonl
 from relearn.synthesis.wordings import worded_record
-from test_evaluation import evaluate, refused
 
 FACTS = [
     {"id": "holm", "question": "Where does Ada Holm live?", "answer": "Ada Holm lives at 12 Mill Lane in Whitby.",
