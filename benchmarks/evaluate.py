@@ -3,6 +3,7 @@
     python benchmarks/evaluate.py --out FILE.json            the demo model on KnowUnDo's 218 validation rows
     python benchmarks/evaluate.py --quick --out FILE.json    64 rows, up to 64 tokens each, within 180 s on two cores
     python benchmarks/evaluate.py --device cuda --out FILE.json
+    python benchmarks/evaluate.py --device cuda --backend vllm --out FILE.json   answers in vLLM's engine
 
 Four parts: answers (greedy), perplexity under the base model, entailment, entities. One at a time means: the model's
 own `generate`, a forward pass with all logits, a call of the entailment judge and calls of the entity extractor for
@@ -30,9 +31,11 @@ from evaluate_parts import PARTS, Bench, Part, make, warmed
 from workload import DEMO, NoDataError, data_folder, machine, write
 
 from relearn.config import Generate, Model, Source
+from relearn.errors import InputError
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.judges import SPACY_MODEL
 from relearn.models.load import load
+from relearn.models.machine import check_backend
 from relearn.models.packages import builtin_path
 from relearn.records import Record, Split
 from relearn.records.files import read_records
@@ -66,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = _plan(options)
         dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
-        found = measure(prepare(plan, options.device, options.entailment, dtype), plan)
-    except NoDataError as error:
+        found = measure(prepare(plan, options.device, options.entailment, dtype, options.backend), plan)
+    except (NoDataError, InputError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     except NotEqualError as error:
@@ -77,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "model": DEMO,
         "device": options.device,
         "dtype": dtype,
+        "backend": options.backend,
         "quick": options.quick,
         "machine": machine(options.device),
     }
@@ -95,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, help="answers of up to so many tokens")
     parser.add_argument("--single", type=int, help="so many single rows of each part at most")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="the model's numbers, if others than that")
+    parser.add_argument("--backend", choices=("transformers", "vllm"), default="transformers", help="who decodes")
     parser.add_argument("--entailment", default="builtin", help="another entailment judge")
     parser.add_argument("--threads", type=int, help="threads of torch")
     return parser
@@ -107,14 +112,16 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(options.rows or plan.rows, options.tokens or plan.tokens, single, plan.rounds)
 
 
-def prepare(plan: Plan, device: str, entailment: str, dtype: str) -> Bench:
+def prepare(plan: Plan, device: str, entailment: str, dtype: str, backend: str = "transformers") -> Bench:
     """The demo model and the rows: forget and retain rows in turn, so that any number of them has both."""
     data_folder()
     if device == "cuda" and not torch.cuda.is_available():
         raise NoDataError("there is no CUDA GPU that torch could use: leave --device out, or install torch with CUDA")
-    loaded = load(Model.model_validate({"name": DEMO, "device": device, "dtype": dtype}))
+    spec = Model.model_validate({"name": DEMO, "device": device, "dtype": dtype})
+    settings = Generate.model_validate({"max_new_tokens": plan.tokens, "backend": backend})
+    check_backend(settings, spec)
+    loaded = load(spec)
     extractor = SpacyEntities(builtin_path(SPACY_MODEL), SPACY_MODEL)
-    settings = Generate(max_new_tokens=plan.tokens)
     return Bench(
         loaded, records()[: plan.rows], lambda: load_entailment(entailment, device=device), extractor, settings
     )

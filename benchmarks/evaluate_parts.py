@@ -20,8 +20,8 @@ from relearn.text.entities import Extractor
 from relearn.tokens.encode import Example, encode
 
 PARTS = ("generation", "ppl", "nli", "entities")
-# Perplexities and probabilities may be that far apart: float32 on a CPU, bfloat16 on a GPU.
-APART = {"cpu": 1e-3, "cuda": 5e-2}
+# Perplexities and probabilities may be that far apart.
+APART = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # Two tokens whose logits are this near are equally likely but for rounding to bfloat16: there the steps of a logit
 # between 16 and 32 are an eighth, and thirty layers round as well.
 TIE = 0.5
@@ -39,7 +39,7 @@ class Bench:
 
     @property
     def apart(self) -> float:
-        return APART["cuda" if self.loaded.device.type == "cuda" else "cpu"]
+        return APART[self.loaded.model.dtype]
 
 
 @dataclass(frozen=True)

@@ -176,12 +176,16 @@ def test_on_a_gpu_both_ways_are_tried_before_the_clock_runs():
     assert calls == [0, 1, 2, "all"]
 
 
-def test_without_a_gpu_cuda_is_refused_in_one_line(data_dir, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--device", "cuda"], "no CUDA GPU"), (["--backend", "vllm"], "generate.backend: vLLM needs a CUDA GPU")],
+)
+def test_without_a_gpu_what_needs_one_is_refused_in_one_line(data_dir, monkeypatch, capsys, options, expected):
     monkeypatch.setenv("RELEARN_DATA", str(data_dir))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert evaluate.main(["--device", "cuda"]) == 2
+    assert evaluate.main(options) == 2
     said = capsys.readouterr().err
-    assert "no CUDA GPU" in said and said.count("\n") == 1
+    assert expected in said and said.count("\n") == 1
 
 
 def test_the_headline_counts_two_models():
@@ -195,9 +199,7 @@ def test_the_headline_counts_two_models():
 
 def test_everything_is_written_down(bench, tmp_path, monkeypatch):
     made, _ = bench
-    monkeypatch.setattr(
-        evaluate, "prepare", lambda plan, device, entailment, dtype: replace(made, records=RECORDS[: plan.rows])
-    )
+    monkeypatch.setattr(evaluate, "prepare", lambda plan, *_: replace(made, records=RECORDS[: plan.rows]))
     out = tmp_path / "found.json"
     assert evaluate.main(["--quick", "--tokens", "20", "--single", "3", "--rows", "4", "--out", str(out)]) == 0
     found = json.loads(out.read_text())
