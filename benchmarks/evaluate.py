@@ -112,7 +112,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(options.rows or plan.rows, options.tokens or plan.tokens, single, plan.rounds)
 
 
-def prepare(plan: Plan, device: str, entailment: str, dtype: str, backend: str = "transformers") -> Bench:
+def prepare(plan: Plan, device: str, entailment: str, dtype: str, backend: str) -> Bench:
     """The demo model and the rows: forget and retain rows in turn, so that any number of them has both."""
     data_folder()
     if device == "cuda" and not torch.cuda.is_available():

@@ -84,9 +84,8 @@ def test_a_model_whose_packed_rows_see_each_other_is_found_out(tiny_model_dir, k
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=kind).eval()
     rows = [TokenRow("a", tuple(range(3, 20)), 4), TokenRow("b", tuple(range(30, 44)), 6)]
     expected = single_row_logits(model, rows).float()
-    apart = rows_attention
     monkeypatch.setitem(
-        ALL_ATTENTION_FUNCTIONS, ATTENTION, lambda *given, row_layout=None, **more: apart(*given, **more)
+        ALL_ATTENTION_FUNCTIONS, ATTENTION, lambda *given, row_layout=None, **more: rows_attention(*given, **more)
     )
     assert not can_pack(model)
     assert "they are padded" in capsys.readouterr().err
@@ -99,6 +98,13 @@ def test_every_attention_separates_rows(tiny_model_dir, attention, packs):
     assert can_pack(model) is packs
     rows = [TokenRow("a", tuple(range(3, 20)), 4), TokenRow("b", tuple(range(30, 44)), 6)]
     assert torch.allclose(answer_logits(model, rows), single_row_logits(model, rows), atol=1e-4)
+
+
+def mistral(window: int) -> MistralConfig:
+    return MistralConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, sliding_window=window,
+    )  # fmt: skip
 
 
 SHAPES = {
@@ -114,14 +120,8 @@ SHAPES = {
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=64, head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"],
     ),
-    "mistral_wide": lambda: MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, sliding_window=24,
-    ),
-    "mistral": lambda: MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, sliding_window=8,
-    ),
+    "mistral": lambda: mistral(8),
+    "mistral_wide": lambda: mistral(24),
     "qwen3": lambda: Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=64, head_dim=8,
