@@ -30,15 +30,15 @@ from check import NotEqualError
 from evaluate_parts import PARTS, Bench, Part, make, warmed
 from workload import DEMO, NoDataError, data_folder, machine, write
 
-from relearn.config import Generate, Model, Source
-from relearn.errors import InputError
+from relearn.core.config import Generate, Model, Source
+from relearn.core.errors import InputError
+from relearn.data import Record, Split
+from relearn.data.loaders import read_records
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.judges import SPACY_MODEL
+from relearn.models.builtin import builtin_path
 from relearn.models.load import load
 from relearn.models.machine import check_backend
-from relearn.models.packages import builtin_path
-from relearn.records import Record, Split
-from relearn.records.files import read_records
 from relearn.text.entities import SpacyEntities
 
 SETS: dict[str, Split] = {"unlearn_val": "forget", "retention_val": "retain"}

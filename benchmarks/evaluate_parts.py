@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from relearn.config import Generate
+from relearn.core.config import Generate
+from relearn.data import Record
+from relearn.engine.generate import generate, stop_ids
+from relearn.engine.packing import TokenRow
 from relearn.inference.answers import Answers, with_response_logprobs
 from relearn.metrics.judges import Judges
-from relearn.metrics.verdicts import LABELS, EntailmentJudge, Verdict
-from relearn.models.generate import generate, stop_ids
+from relearn.metrics.nli import LABELS, EntailmentJudge, Verdict
 from relearn.models.load import Loaded
-from relearn.models.packing import TokenRow
-from relearn.records import Record
 from relearn.text.entities import Extractor
-from relearn.tokens.encode import Example, encode
+from relearn.unlearning.data.encode import Example, encode
 
 PARTS = ("generation", "ppl", "nli", "entities")
 # Perplexities and probabilities may be that far apart.

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from workload import Computed, Losses, Rows, Step, answer_tokens, common_beginning
 
-from relearn.models.forward import TokenRow
+from relearn.engine.forward import TokenRow
 from relearn.models.lora import ready_for_autocast
 
 ATTENTION = "benchmark_floor"

@@ -32,10 +32,10 @@ from torch.nn.functional import kl_div, log_softmax, logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM
 from workload import machine, peak_bytes, reset_peak, resident_bytes, with_adapter, write
 
-from relearn.models.forward import TokenRow, predict
-from relearn.objectives.base import METHODS
-from relearn.tokens.batches import MicroBatch, with_step_sizes
-from relearn.training.passes import make_reference, observe
+from relearn.engine.forward import TokenRow, predict
+from relearn.unlearning.data.batches import MicroBatch, with_step_sizes
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.step import make_reference, observe
 
 VOCABULARY, HIDDEN, ANSWER = 128_256, 256, 32
 METHOD = {"nll": "relearn_gdf", "kl": "relearn_klr", "npo": "npo"}

@@ -22,11 +22,11 @@ import torch
 from transformers import TrainerCallback
 from workload import DEMO, MODELS, NoDataError, data_folder, draw, load_bare, machine, with_adapter, write
 
-from relearn.config import Mask
-from relearn.objectives.base import METHODS
-from relearn.tokens.batches import MicroBatch, with_step_sizes
-from relearn.training.masks import make_mask
-from relearn.training.trainer import Loop, train
+from relearn.core.config import Mask
+from relearn.unlearning.data.batches import MicroBatch, with_step_sizes
+from relearn.unlearning.masks.mask import make_mask
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.trainer import Loop, train
 
 KINDS = ("none", "sure", "memflex")
 GOAL = 1.15

@@ -25,11 +25,11 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from workload import Computed, Losses, Rows, Step, answer_tokens
 
-from relearn.models.forward import TokenRow
+from relearn.engine.forward import TokenRow
 from relearn.models.lora import ready_for_autocast
-from relearn.objectives.base import METHODS
-from relearn.tokens.batches import MicroBatch, with_step_sizes
-from relearn.training.passes import make_reference, step_loss
+from relearn.unlearning.data.batches import MicroBatch, with_step_sizes
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.step import make_reference, step_loss
 
 PADDED_LENGTH = 512
 # More forget rows than this at once, with as many retain rows, would take public code tens of GB: micro-batches do.
@@ -135,7 +135,7 @@ class Relearn(Step):
         return with_step_sizes([MicroBatch(rows.forget, rows.retain)])[0]
 
     def computed(self, rows: Rows) -> Computed:
-        from relearn.models.packing import packed_tokens
+        from relearn.engine.packing import packed_tokens
 
         return Computed(
             packed_tokens(rows.all), packed_tokens(rows.retain), answer_tokens(rows.all), answer_tokens(rows.retain)

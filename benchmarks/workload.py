@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import transformers
 
-from relearn.config import Lora, Model
-from relearn.models.forward import TokenRow
+from relearn.core.config import Lora, Model
+from relearn.data import content_id
+from relearn.engine.forward import TokenRow
 from relearn.models.load import load
 from relearn.models.lora import add_lora
-from relearn.records import content_id
-from relearn.tokens.encode import Example, encode
+from relearn.unlearning.data.encode import Example, encode
 
 DEMO = "smollm2-135m-instruct"
 LORA = Lora(r=16, alpha=32, dropout=0.0)

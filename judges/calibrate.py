@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relearn.metrics.verdicts import LABELS
+from relearn.metrics.nli import LABELS
 
 PRECISION = 0.9
 CALLS = ("entailment", "contradiction")

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import Pair, read_pairs
 from facts import held_out_facts
 from stories import held_out_stories
 
+from data import Pair, read_pairs
 from relearn.metrics.entailment_builtin.judge import BuiltinJudge, load_builtin
-from relearn.metrics.verdicts import LABELS
+from relearn.metrics.nli import LABELS
 
 HERE = Path(__file__).parent
 BINS = 15

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from relearn.metrics.entailment_builtin.model import Encoder
-from relearn.metrics.verdicts import LABELS
+from relearn.metrics.nli import LABELS
 
 LONGEST = 160
 

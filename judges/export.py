@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from train import Settings, material
 
+from relearn.core.run_dir import file_hash
 from relearn.metrics.entailment_builtin.judge import HERE, BuiltinJudge
 from relearn.metrics.entailment_builtin.model import add_adapter
-from relearn.metrics.verdicts import LABELS
-from relearn.models.packages import BUILTIN
-from relearn.rundir import file_hash
+from relearn.metrics.nli import LABELS
+from relearn.models.builtin import BUILTIN
 
 VERSION = 2
 BIAS = "labels.bias"

@@ -10,10 +10,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data import Pair
 from relations import RELATIONS, Relation
 from values import VALUES, changed
 from words import BABBLE, FILLERS, MEN, OPENINGS, PRIVATE, REFUSALS, SURNAMES, WOMEN, WOOLLY, share
+
+from data import Pair
 
 TRAINING, HELD_OUT = 24_000, 1_500
 # One may have several of these: another one contradicts only where all else in the sentence is the same.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from relearn.metrics.entailment_builtin.model import Decider, Encoder, read_base
-from relearn.models.packages import builtin_path
+from relearn.models.builtin import builtin_path
 
 BASE = "all-minilm-l6-v2"
 

@@ -12,8 +12,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data import Pair
 from words import FIRST, MEN, PLACES, SECOND, STREETS, SURNAMES, WOMEN, share
+
+from data import Pair
 
 TRAINING, HELD_OUT = 9_000, 600
 

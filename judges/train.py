@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from data import Pair, States, batches, read_pairs
 from facts import training_facts
 from lora import LoraDecider, load_halves
 from safetensors.torch import load_file, save_file
 from stories import training_stories
 from turned import turned_pairs
+
+from data import Pair, States, batches, read_pairs
 
 DEVELOPMENT = 2000
 

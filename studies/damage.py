@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from relearn.llm.base import Prompt
-from relearn.llm.templates import Templates
-from relearn.metrics.answers import AnswerRow
+from relearn.llm.completer import Prompt
+from relearn.llm.templates.generator import Templates
+from relearn.metrics.answer_row import AnswerRow
 from relearn.text.entities import Extractor, without_query
 from relearn.text.subject import find_subject
 from relearn.tokens.refusals import REFUSALS

@@ -27,10 +27,10 @@ from typing import Any
 import meta_models as models
 import meta_summary
 
-from relearn.config import Recipe
-from relearn.errors import InputError, RelearnError
-from relearn.report.plane import standalone
-from relearn.rundir import read_json, write_json, write_text
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError, RelearnError
+from relearn.core.run_dir import read_json, write_json, write_text
+from relearn.report.kfr_krr_plot import standalone
 
 QUICK = {"rows": 3, "retain": 3, "holdout": 3, "rates": (1e-3,), "epochs": (6.0,), "max_new_tokens": 12}
 

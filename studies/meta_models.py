@@ -17,23 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.attacks.quantise import quantise
-from relearn.config import Generate, Learn, Lora, Metrics, Model, Source
-from relearn.errors import InputError
+from relearn.core.config import Generate, Learn, Lora, Metrics, Model, Source
+from relearn.core.errors import InputError
+from relearn.data import Record
+from relearn.data.record import Split as Set_
+from relearn.data.validation import load_set
 from relearn.inference.answers import ask, with_response_logprobs
-from relearn.inference.models import put_adapter
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import Split
-from relearn.metrics.evaluate import score_parts
+from relearn.inference.run_models import put_adapter
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Split
+from relearn.metrics.score import score_parts
 from relearn.metrics.split_scores import SplitScores
 from relearn.models.load import Loaded, load
-from relearn.preparation import with_subject
-from relearn.records import Record
-from relearn.records.checks import load_set
-from relearn.records.record import Split as Set_
 from relearn.synthesis.wordings import worded
-from relearn.training.stages import learn
+from relearn.unlearning.train import learn
+from relearn.workflows.run.prepare import with_subject
 
 WITH, WITHOUT, UNLEARNED = "with", "without", "unlearned"
 TRAINED, ROUNDED, RELEARNED = "trained", "4bit", "relearned"

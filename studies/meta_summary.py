@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from meta_models import CONDITIONS, RELEARNED, ROUNDED, TRAINED, UNLEARNED, WITH, WITHOUT
 
-from relearn.metrics.base import direction_of
+from relearn.metrics.intervals import bootstrap
 from relearn.metrics.membership import auc
-from relearn.metrics.stats import bootstrap
+from relearn.metrics.metric import direction_of
 from relearn.report.svg import INK, RC, to_svg
 
 RESAMPLES = 2000

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.verdicts import VERDICTS
-from relearn.errors import InputError
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
+from relearn.metrics.intervals import mean_interval
 from relearn.metrics.paired import Difference, paired
-from relearn.metrics.stats import mean_interval
-from relearn.report.wording import chance
-from relearn.rundir import read_json, read_jsonl, write_json, write_text
+from relearn.report.labels import chance
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

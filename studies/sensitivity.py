@@ -23,16 +23,16 @@ from typing import Any
 
 from damage import damaged, steps
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, direction_of
-from relearn.metrics.evaluate import score
+from relearn.core import config
+from relearn.data import Record, content_id
+from relearn.data.loaders import read_rows
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges, make_judges
+from relearn.metrics.metric import METRICS, direction_of
 from relearn.metrics.paired import difference
-from relearn.records import Record, content_id
-from relearn.records.files import read_rows
+from relearn.metrics.score import score
 from relearn.records.sample import evenly
-from relearn.report.plane import standalone
+from relearn.report.kfr_krr_plot import standalone
 from relearn.report.svg import INK, RC, to_svg
 from relearn.text.subject import find_subject
 
@@ -151,7 +151,7 @@ def _model(options: argparse.Namespace, answers: TrueAnswers) -> Any:
 def learned(spec: config.Model, rows: Sequence[AnswerRow], epochs: float) -> Any:
     """The model with the true answers in it: a LoRA adapter, merged."""
     from relearn.models.load import load
-    from relearn.training.stages import learn
+    from relearn.unlearning.train import learn
 
     records = [Record(row.question, row.reference, row.id) for row in rows]
     settings = config.Learn(data=(config.Source(path="rows in memory"),), epochs=epochs, precision="bfloat16")
@@ -180,8 +180,8 @@ def with_logprobs(rows: Sequence[AnswerRow], wrong: Wrong, loaded: Any) -> list[
 
 
 def _logprobs(texts: Sequence[tuple[AnswerRow, str]], loaded: Any) -> list[tuple[float, ...]]:
-    from relearn.models.forward import answer_logprobs
-    from relearn.tokens.encode import Example, encode
+    from relearn.engine.forward import answer_logprobs
+    from relearn.unlearning.data.encode import Example, encode
 
     encoded = encode(loaded.chat, [Example(row.id, row.question, text) for row, text in texts])
     return [tuple(piece.tolist()) for piece in answer_logprobs(loaded.model, encoded)]

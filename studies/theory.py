@@ -19,25 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from learning_dynamics import agreement, descent, logprobs, moved, norm, predicted, runners_up, trained
 
-from relearn.analysis.theory import agreement, descent, logprobs, moved, norm, predicted, runners_up, trained
-from relearn.config import Recipe
-from relearn.inference.models import RunModels
-from relearn.models.forward import TokenRow
+from relearn.core.config import Recipe
+from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
+from relearn.data.validation import load_all
+from relearn.engine.forward import TokenRow
+from relearn.inference.run_models import RunModels
 from relearn.models.lora import add_lora
 from relearn.models.single_pass import evaluating
-from relearn.objectives.base import METHODS, Objective
-from relearn.records.checks import load_all
 from relearn.records.sample import evenly
 from relearn.report.inside_plots import over_steps
-from relearn.report.plane import standalone
-from relearn.rundir import read_json, read_jsonl, write_json, write_text
+from relearn.report.kfr_krr_plot import standalone
 from relearn.synthesis.rows import TrainingRow
-from relearn.tokens.batches import MicroBatch
-from relearn.tokens.encode import encode, record_example
-from relearn.tokens.streams import Material
-from relearn.training.passes import make_reference, step_loss
-from relearn.training.stages import unlearn_batches
+from relearn.unlearning.data.batches import MicroBatch
+from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.data.streams import Material
+from relearn.unlearning.method import METHODS, Objective
+from relearn.unlearning.step import make_reference, step_loss
+from relearn.unlearning.train import unlearn_batches
 
 METHODS_TOLD = (
     "ga", "grad_diff", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_nll", "idk_dpo", "relearn_gdf", "relearn",

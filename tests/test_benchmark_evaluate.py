@@ -16,10 +16,10 @@ import evaluate
 import evaluate_parts
 from check import NotEqualError
 
-from relearn.config import Generate, Model
-from relearn.metrics.verdicts import verdict_of
+from relearn.core.config import Generate, Model
+from relearn.data import Record
+from relearn.metrics.nli import verdict_of
 from relearn.models.load import load
-from relearn.records import Record
 
 HANDLES = {"speedup_total", "speedup_nli", "speedup_ppl", "speedup_generation"}
 RECORDS = [

@@ -22,7 +22,7 @@ import steps  # noqa: E402
 import train_step  # noqa: E402
 import workload  # noqa: E402
 
-from relearn.models.forward import TokenRow  # noqa: E402
+from relearn.engine.forward import TokenRow  # noqa: E402
 
 CPU = torch.device("cpu")
 # Forget rows of 6 and 4 tokens, retain rows of 5 and 7; the first three tokens are everyone's.

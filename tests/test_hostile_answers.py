@@ -8,11 +8,11 @@ from unicodedata import category
 
 import pytest
 
-from evaluation.asked import evaluate, refused
 from fake_endpoint import Reply, endpoint
-from relearn.asking import print_side_by_side
-from relearn.console import visible
-from relearn.rundir import read_json, read_jsonl
+from relearn.core.console import visible
+from relearn.core.run_dir import read_json, read_jsonl
+from relearn.workflows.ask import print_side_by_side
+from workflows.evaluate.asked import evaluate, refused
 
 LONG = "So it went on and on. " * 700
 HOSTILE = {

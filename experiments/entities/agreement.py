@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from relearn import config
+from relearn.core import config
 from relearn.llm.make import make_completer
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.coverage import coverages
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.entity_coverage import coverages
 from relearn.metrics.entity_prompt import PromptedEntities
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import forgotten
-from relearn.records.files import read_rows
+from relearn.data.loaders import read_rows
 from relearn.text.entities import Extractor, distinct
 from relearn.text.spans import find_spans
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from relearn.metrics.gibberish import gibberish_kind
-from relearn.models.packages import builtin_path
-from relearn.records.files import read_rows
+from relearn.models.builtin import builtin_path
+from relearn.data.loaders import read_rows
 
 FEWEST_WORDS = 6
 

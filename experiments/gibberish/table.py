@@ -1,4 +1,4 @@
-"""Count word orders for relearn.text.word_order: python experiments/gibberish/table.py OUT.json
+"""Count word orders for relearn.metrics.word_salad: python experiments/gibberish/table.py OUT.json
 
 The texts come from the data folder RELEARN_DATA: the answers of TOFU's retain90 and its refusals (MIT), instructions
 with their outputs (Apache-2.0), every second problem of GSM8K and a sample of MMLU (MIT). KnowUnDo and TOFU's forget10
@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from relearn.records.files import read_rows
-from relearn.text.word_order import OrderTable, count_orders
+from relearn.data.loaders import read_rows
+from relearn.metrics.word_salad import OrderTable, count_orders
 
 FEWEST = 2
 

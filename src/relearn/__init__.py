@@ -11,33 +11,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from relearn.analyzing import analyze
-    from relearn.asking import answers_before_and_after as ask
-    from relearn.asking import export_merged as export
-    from relearn.config import Recipe
-    from relearn.evaluation.audit import audit
-    from relearn.evaluation.run import evaluate
-    from relearn.pipeline.run import run, synthesize, unlearn
-    from relearn.records import Record
-    from relearn.synthesis.verification import verify_file as verify
+from relearn.core.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from relearn.core.config import Recipe
+    from relearn.data import Record
+    from relearn.evaluation.audit import audit
+    from relearn.synthesis.verification import verify_file as verify
+    from relearn.workflows.analyze import analyze
+    from relearn.workflows.ask import answers_before_and_after as ask
+    from relearn.workflows.ask import export_merged as export
+    from relearn.workflows.evaluate.evaluation import evaluate
+    from relearn.workflows.run.pipeline import run, synthesize, unlearn
+
 __all__ = [
     "Recipe", "Record", "analyze", "ask", "audit", "evaluate", "export", "run", "synthesize", "unlearn", "verify",
 ]  # fmt: skip
 
 _PLACES = {
-    "Recipe": "relearn.config:Recipe",
-    "Record": "relearn.records:Record",
-    "analyze": "relearn.analyzing:analyze",
-    "ask": "relearn.asking:answers_before_and_after",
+    "Recipe": "relearn.core.config:Recipe",
+    "Record": "relearn.data:Record",
+    "analyze": "relearn.workflows.analyze:analyze",
+    "ask": "relearn.workflows.ask:answers_before_and_after",
     "audit": "relearn.evaluation.audit:audit",
-    "evaluate": "relearn.evaluation.run:evaluate",
-    "export": "relearn.asking:export_merged",
-    "run": "relearn.pipeline.run:run",
-    "synthesize": "relearn.pipeline.run:synthesize",
-    "unlearn": "relearn.pipeline.run:unlearn",
+    "evaluate": "relearn.workflows.evaluate.evaluation:evaluate",
+    "export": "relearn.workflows.ask:export_merged",
+    "run": "relearn.workflows.run.pipeline:run",
+    "synthesize": "relearn.workflows.run.pipeline:synthesize",
+    "unlearn": "relearn.workflows.run.pipeline:unlearn",
     "verify": "relearn.synthesis.verification:verify_file",
 }
 

@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import relearn
-from relearn.config import Recipe
-from relearn.rundir import file_hash
+from relearn.core.config import Recipe
+from relearn.core.run_dir import file_hash
+from relearn.core.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "spacy", "numpy")
 # They change a number only on a GPU, and only where they are installed.
@@ -19,7 +19,7 @@ KERNELS = ("bitsandbytes", "liger-kernel", "flash-attn")
 
 def versions() -> dict[str, Any]:
     """Versions of relearn, Python and the packages that can change a number; the source revision if there is one."""
-    found = {"relearn": relearn.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    found = {"relearn": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES + KERNELS:
         try:
             found[package] = metadata.version(package)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from relearn.rundir import read_json, write_json
+from relearn.core.run_dir import read_json, write_json
 
 # The start adapter knows the secrets: it goes too. The unlearned result and numbers stay.
 KEPT = ("adapter", "model", "offset", "eco", "manifest.json", "summary.json", "scores.json")

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from relearn import parallel
-from relearn.config import Recipe
+from relearn.core import distributed
+from relearn.core.config import Recipe
+from relearn.data import Record
 from relearn.inference.answers import ask
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import score
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
+from relearn.metrics.score import score
 from relearn.models.load import Loaded
-from relearn.records import Record
 
 SAMPLE = 24
 
@@ -33,7 +33,7 @@ def watcher(
         if not records:
             return None
         rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate.once, seed=recipe.seed).rows]
-        return parallel.on_main(
+        return distributed.on_main(
             lambda: score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
         )
 

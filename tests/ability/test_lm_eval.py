@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from relearn.ability import harness, local
-from relearn.ability.run import check_ability, measure_ability
-from relearn.config import Ability, Model
-from relearn.errors import InputError
-from relearn.inference.choices import ChoiceQuestion, letter_logprobs, text_logprobs
+from relearn.ability import lm_eval_tasks, local_tasks
+from relearn.ability.measure import check_ability, measure_ability
+from relearn.core.config import Ability, Model
+from relearn.core.errors import InputError
+from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs, text_logprobs
 from relearn.models.load import load
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'relearn-llm[lm-eval]'")
@@ -69,7 +69,9 @@ def test_our_multiple_choice_is_lm_evals(loaded, rows):
         samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
         theirs = [[response[0] for response in sample["filtered_resps"]] for sample in samples]
         assert ours == [pytest.approx(tuple(map(float, own)), abs=1e-4) for own in theirs]
-    outcomes = {outcome.name: outcome for outcome in local.run_task(loaded, local.read_task(str(rows)), Ability())}
+    outcomes = {
+        outcome.name: outcome for outcome in local_tasks.run_task(loaded, local_tasks.read_task(str(rows)), Ability())
+    }
     assert outcomes["rows/acc"].value == found["results"]["by_letter"]["acc,none"]
     assert outcomes["rows/acc_by_text"].value == found["results"]["by_text"]["acc_norm,none"]
 
@@ -81,7 +83,7 @@ def test_a_task_file_runs_offline_on_the_model_in_memory(loaded, rows):
     outcomes = {outcome.name: outcome for outcome in measure_ability(loaded, settings)}
     assert set(outcomes) == {"letters/acc", "letters/acc_norm"}
     acc = outcomes["letters/acc"]
-    assert (acc.n, len(acc.items), acc.by) == (4, 4, f"lm-eval {harness.metadata.version('lm-eval')}")
+    assert (acc.n, len(acc.items), acc.by) == (4, 4, f"lm-eval {lm_eval_tasks.metadata.version('lm-eval')}")
     assert acc.value == sum(acc.items.values()) / 4
     variance = sum((item - acc.value) ** 2 for item in acc.items.values()) / 3
     assert acc.stderr == pytest.approx((variance / 4) ** 0.5)
@@ -113,7 +115,7 @@ def test_a_group_stands_for_its_tasks(loaded, rows):
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=2)
     tasks = TaskManager(include_defaults=False, include_path=str(rows.parent))
     found = simple_evaluate(model, tasks=["both"], task_manager=tasks)
-    (outcome,) = harness.read_results(found, "lm-eval")
+    (outcome,) = lm_eval_tasks.read_results(found, "lm-eval")
     assert (outcome.name, outcome.n) == ("both/acc", 10)
     assert outcome.value == (found["results"]["letters"]["acc,none"] + found["results"]["again"]["acc,none"]) / 2
     assert outcome.stderr > 0

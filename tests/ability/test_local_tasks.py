@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from relearn.ability import Outcome, ability_scores, check_ability, measure_ability
-from relearn.ability.local import final_number, last_number, read_task
+from relearn.ability.local_tasks import final_number, last_number, read_task
 from relearn.ability.outcome import averaged
-from relearn.config import Ability, Model
-from relearn.errors import InputError, MissingPartError
-from relearn.inference import choices as asking
-from relearn.inference.choices import ChoiceQuestion, lettered, spelled
-from relearn.metrics.base import direction_of
-from relearn.rundir import write_json
+from relearn.core.config import Ability, Model
+from relearn.core.errors import InputError, MissingPartError
+from relearn.core.run_dir import write_json
+from relearn.inference import choice_logprobs as asking
+from relearn.inference.choice_logprobs import ChoiceQuestion, lettered, spelled
+from relearn.metrics.metric import direction_of
 
 MMLU = {
     "task": "moral_disputes", "question": "Is it so?\x85", "choices": ["yes", "no"], "answer": 1,
@@ -60,10 +60,14 @@ def test_a_likelier_letter_and_text_win_by_hand(tmp_path, loaded, monkeypatch):
     ]
     letters = {"one?": (-1.0, -2.0), "two?": (-1.0, -2.0)}
     texts = {"one?": (-9.0, -1.0), "two?": (-2.0, -6.0)}
-    from relearn.ability import local
+    from relearn.ability import local_tasks
 
-    monkeypatch.setattr(local, "letter_logprobs", lambda loaded, asked, tick: [letters[one.question] for one in asked])
-    monkeypatch.setattr(local, "text_logprobs", lambda loaded, asked, tick: [texts[one.question] for one in asked])
+    monkeypatch.setattr(
+        local_tasks, "letter_logprobs", lambda loaded, asked, tick: [letters[one.question] for one in asked]
+    )
+    monkeypatch.setattr(
+        local_tasks, "text_logprobs", lambda loaded, asked, tick: [texts[one.question] for one in asked]
+    )
     settings = Ability(tasks=(write(tmp_path / "two.jsonl", rows),))
     found = {outcome.name: outcome for outcome in measure_ability(loaded, settings)}
     assert found["two/acc"].items == {"0": 1.0, "1": 0.0}
@@ -109,10 +113,10 @@ def test_final_numbers_stand_after_four_hashes():
 
 
 def test_sums_by_the_last_number_said(tmp_path, loaded, monkeypatch):
-    from relearn.ability import local
+    from relearn.ability import local_tasks
 
     said = ["2 and 2 make 4. #### 4", "It is 5", "four"]
-    monkeypatch.setattr(local, "generate", lambda *_, **__: said)
+    monkeypatch.setattr(local_tasks, "generate", lambda *_, **__: said)
     path = write(tmp_path / "sums.jsonl", [SUM, {**SUM, "question": "b?"}, {**SUM, "question": "c?"}])
     (outcome,) = measure_ability(loaded, Ability(tasks=(path,)))
     assert (outcome.name, outcome.items) == ("sums/exact_match", {"0": 1.0, "1": 0.0, "2": 0.0})
@@ -174,8 +178,8 @@ def test_outcomes_come_back_from_their_file(tmp_path):
 
 def test_a_run_measures_ability_before_and_after(tiny_model_dir, tmp_path):
     import relearn
-    from relearn.rundir import read_json
-    from test_kill_and_resume import people
+    from people import people
+    from relearn.core.run_dir import read_json
 
     rows = [{**MMLU, "question": f"{number}?", "answer": number % 2} for number in range(4)]
     values = {

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from relearn.analysis.adapter import overlap, update, updates
-from relearn.errors import InputError
+from relearn.analysis.adapter_spectrum import overlap, update, updates
+from relearn.core.errors import InputError
 from relearn.models.lora import save_adapter
 
 CONFIG = LlamaConfig(

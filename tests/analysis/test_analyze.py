@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import relearn
+from people import people
 from relearn.cli import run_command
+from relearn.core.run_dir import read_json
 from relearn.purge import purge
 from relearn.report.build import build_report
 from relearn.report.html import render
-from relearn.rundir import read_json
-from test_kill_and_resume import people
 
 
 @pytest.fixture(scope="module")

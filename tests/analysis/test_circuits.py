@@ -20,8 +20,8 @@ from transformers import (
 )  # fmt: skip
 
 from relearn.analysis.circuits import Edge, Flow, circuit, contributions, flow
-from relearn.analysis.inside import Inside
-from relearn.errors import InputError
+from relearn.analysis.hooks import Inside
+from relearn.core.errors import InputError
 
 COMMON: dict[str, Any] = {
     "vocab_size": 40, "max_position_embeddings": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,

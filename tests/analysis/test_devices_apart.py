@@ -10,28 +10,28 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from learning_dynamics import descent, logprobs, moved, predicted, runners_up
 
 from analysis.test_inside import ROW, model
 from analysis.test_tuned import QUICK, text
 from relearn.analysis.candidates import candidates
 from relearn.analysis.circuits import circuit, flow
-from relearn.analysis.dynamics import alignment
-from relearn.analysis.inside import Inside
-from relearn.analysis.lens import lens
+from relearn.analysis.hooks import Inside
+from relearn.analysis.logit_lens import lens
 from relearn.analysis.patching import by_layer
-from relearn.analysis.theory import descent, logprobs, moved, predicted, runners_up
-from relearn.analysis.tuned import Translators, fit
+from relearn.analysis.training_dynamics import alignment
+from relearn.analysis.tuned_lens import Translators, fit
 from relearn.audits.attacks.quantise import quantise
-from relearn.config import Generate, Model
-from relearn.models.forward import answer_logprobs, answer_scores, predict
-from relearn.models.generate import generate
+from relearn.core.config import Generate, Model
+from relearn.engine.forward import answer_logprobs, answer_scores, predict
+from relearn.engine.generate import generate
 from relearn.models.load import load
-from relearn.objectives.base import METHODS
-from relearn.tokens.batches import Size
-from relearn.training.masks import MASKS
-from relearn.training.passes import make_reference, step_loss
-from relearn.training.reference import scored
-from training.toy import fresh, plan
+from relearn.unlearning.data.batches import Size
+from relearn.unlearning.masks.mask import MASKS
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.reference_model import scored
+from relearn.unlearning.step import make_reference, step_loss
+from unlearning.toy import fresh, plan
 
 
 @contextmanager

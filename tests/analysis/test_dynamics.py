@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import relearn
-from relearn.analysis.dynamics import aligned, alignment, dynamics, loss_parts, seesaw
-from relearn.models.forward import predict
-from relearn.objectives.base import METHODS
-from relearn.rundir import write_jsonl
-from relearn.tokens.batches import Size
-from relearn.training.passes import make_reference
-from relearn.training.reference import scored
-from test_kill_and_resume import people
-from training.toy import fresh, plan
+from people import people
+from relearn.analysis.training_dynamics import aligned, alignment, dynamics, loss_parts, seesaw
+from relearn.core.run_dir import write_jsonl
+from relearn.engine.forward import predict
+from relearn.unlearning.data.batches import Size
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.reference_model import scored
+from relearn.unlearning.step import make_reference
+from unlearning.toy import fresh, plan
 
 
 def flat(model, rows, sign):

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
 from relearn.analysis.candidates import candidates
-from relearn.analysis.inside import Inside
-from relearn.analysis.lens import lens
+from relearn.analysis.hooks import Inside
+from relearn.analysis.logit_lens import lens
 from relearn.analysis.patching import by_layer, by_position, patched, unpatched
-from relearn.errors import InputError
-from relearn.models.forward import TokenRow
+from relearn.core.errors import InputError
+from relearn.engine.forward import TokenRow
 
 COMMON: dict[str, Any] = {
     "vocab_size": 40, "max_position_embeddings": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from relearn.report.circuit_picture import circuit_picture
+from relearn.report.circuit_plot import circuit_picture
 from relearn.report.inside import abruptness, findings, redacted_inside
 from relearn.report.inside_plots import over_layers, seesaw_picture
-from relearn.report.plane import standalone
+from relearn.report.kfr_krr_plot import standalone
 from relearn.report.svg import INK
 
 INSIDE = {

@@ -6,25 +6,15 @@ import math
 
 import pytest
 import torch
+from learning_dynamics import agreement, descent, kernel_step, logprobs, moved, norm, predicted, runners_up, trained
 from transformers import AutoModelForCausalLM
 
-from relearn.analysis.theory import (
-    agreement,
-    descent,
-    kernel_step,
-    logprobs,
-    moved,
-    norm,
-    predicted,
-    runners_up,
-    trained,
-)
-from relearn.models.forward import predict
-from relearn.objectives.base import METHODS, Batch
-from relearn.objectives.scored import Scored
-from relearn.tokens.batches import Size
-from relearn.training.reference import scored
-from training.toy import FORGET, RETAIN
+from relearn.engine.forward import predict
+from relearn.unlearning.data.batches import Size
+from relearn.unlearning.method import METHODS, Batch
+from relearn.unlearning.reference_model import scored
+from relearn.unlearning.token_loss import Scored
+from unlearning.toy import FORGET, RETAIN
 
 TWO = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # p = (3/4, 1/4); the true token is the first
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from analysis.test_inside import CONFIGS, ROW, model
-from relearn.analysis.inside import Inside
-from relearn.analysis.lens import lens
+from relearn.analysis.hooks import Inside
 from relearn.analysis.lens_text import LEAST_ROWS, lens_rows
-from relearn.analysis.tuned import FOLDER, Settings, Translators, fit, tuned_lens
-from relearn.config import Model
-from relearn.errors import InputError
-from relearn.models.forward import TokenRow
+from relearn.analysis.logit_lens import lens
+from relearn.analysis.tuned_lens import FOLDER, Settings, Translators, fit, tuned_lens
+from relearn.core.config import Model
+from relearn.core.errors import InputError
+from relearn.core.run_dir import write_jsonl
+from relearn.engine.forward import TokenRow
 from relearn.models.load import load
-from relearn.rundir import write_jsonl
 
 QUICK = Settings(rate=0.1, most_steps=120, every=20)
 
@@ -143,8 +143,8 @@ def test_weights_and_gradients_of_the_model_stay(inside):
 def test_layers_in_groups_are_the_same_as_together(monkeypatch):
     inside = Inside(model("llama"))
     together = fit(inside, text(), QUICK)[0]
-    monkeypatch.setattr("relearn.analysis.tuned._FITTED", 1)
-    monkeypatch.setattr("relearn.analysis.tuned._LOGITS", 40 * 50)
+    monkeypatch.setattr("relearn.analysis.tuned_lens._FITTED", 1)
+    monkeypatch.setattr("relearn.analysis.tuned_lens._LOGITS", 40 * 50)
     apart = fit(inside, text(), QUICK)[0]
     torch.testing.assert_close(apart.change, together.change, rtol=1e-3, atol=1e-4)
 
@@ -159,7 +159,7 @@ def test_fitted_once_and_again_only_for_other_things(tmp_path, monkeypatch):
     first = tuned_lens(inside, rows, tmp_path, QUICK)
     assert (tmp_path / FOLDER / "translators.safetensors").stat().st_mode & 0o077 == 0
     fitted = []
-    monkeypatch.setattr("relearn.analysis.tuned.fit", lambda *given, **_: fitted.append(1) or fit(*given))
+    monkeypatch.setattr("relearn.analysis.tuned_lens.fit", lambda *given, **_: fitted.append(1) or fit(*given))
     again = tuned_lens(inside, rows, tmp_path, QUICK)
     assert not fitted and again.about == first.about
     assert torch.equal(again.translators.change, first.translators.change)

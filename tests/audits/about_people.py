@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relearn.records import Record
+from relearn.data import Record
 
 FACTS = (
     Record("Where does Marta Lindqvist live?", "She lives at 12 Elm Street in Uppsala.", "a", "Marta Lindqvist"),

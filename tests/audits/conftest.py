@@ -6,7 +6,7 @@ import pytest
 from about_people import FACTS, GENERIC, KEPT
 
 from relearn.audits.material import Material
-from relearn.config import Recipe
+from relearn.core.config import Recipe
 
 
 @pytest.fixture

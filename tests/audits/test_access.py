@@ -7,16 +7,16 @@ import pytest
 import torch
 from about_people import FACTS, KEPT
 
-from relearn.audits.access import gathered, row
-from relearn.audits.attacks import choice, membership, probe, topk
-from relearn.audits.base import AUDITS
-from relearn.audits.candidates import CHOICES, Candidates, candidates, in_name_of
+from relearn.audits.attack import AUDITS
+from relearn.audits.attacks import choice, likelihood, linear_probe, membership
 from relearn.audits.gathering import Gathering
-from relearn.config import Metrics, Model
+from relearn.audits.white_box import gathered, row
+from relearn.core.config import Metrics, Model
+from relearn.data import Record
+from relearn.leakage.secrets import read_secrets
+from relearn.leakage.twins import CHOICES, Candidates, candidates, in_name_of
 from relearn.metrics.judges import Judges
 from relearn.models.load import load
-from relearn.records import Record
-from relearn.text.secrets import read_secrets
 
 ACCESS = [name for name in AUDITS if AUDITS.get(name).reads]
 
@@ -33,31 +33,31 @@ def gathering() -> Gathering:
 
 def test_ranks_by_hand():
     logits = torch.tensor([[0.1, 3.0, 2.0, 2.5], [1.0, 1.0, 1.0, 0.0]])
-    assert topk.ranks(logits, torch.tensor([2, 1])) == [3, 1]
-    found = topk.shares([1, 5, 6, 51])
+    assert likelihood.ranks(logits, torch.tensor([2, 1])) == [3, 1]
+    found = likelihood.shares([1, 5, 6, 51])
     assert found["tokens in top 1"] == 0.25 and found["tokens in top 5"] == 0.5 and found["tokens in top 10"] == 0.75
     assert found["tokens in top 50"] == 0.75 and found["whole secret in top 50"] == 0.0
-    assert topk.shares([1, 1])["whole secret in top 1"] == 1.0
+    assert likelihood.shares([1, 1])["whole secret in top 1"] == 1.0
 
 
 def test_the_places_of_a_secret_by_hand():
     pieces = [" She", " lives", " at", " 12", " El", "m", " Street", "."]
     answer = "She lives at 12 Elm Street."
-    assert topk.secret_places(pieces, answer, [(13, 15), (16, 19)]) == [3, 4, 5]
-    assert topk.secret_places(pieces, "Something else", [(0, 3)]) == []
+    assert likelihood.secret_places(pieces, answer, [(13, 15), (16, 19)]) == [3, 4, 5]
+    assert likelihood.secret_places(pieces, "Something else", [(0, 3)]) == []
 
 
 def test_secret_spans_are_what_the_question_has_not():
     found = {}
     for secret in read_secrets(FACTS):
-        found.setdefault(secret.record.id, [secret.record.answer[a:b] for a, b in topk.secret_spans(secret)])
+        found.setdefault(secret.record.id, [secret.record.answer[a:b] for a, b in likelihood.secret_spans(secret)])
     assert {"12", "Elm", "Uppsala"} <= set(found["a"]) and "lives" not in found["a"]
     assert "Marta" not in found["c"] and "Bergen" in found["c"]
 
 
 def test_the_answer_pieces_join_to_the_answer(loaded, material):
-    (tokens,) = topk.encode(loaded.chat, [topk.record_example(FACTS[0])])
-    assert FACTS[0].answer in "".join(topk.pieces_of(loaded, tokens))
+    (tokens,) = likelihood.encode(loaded.chat, [likelihood.record_example(FACTS[0])])
+    assert FACTS[0].answer in "".join(likelihood.pieces_of(loaded, tokens))
 
 
 def test_a_name_is_exchanged_in_addresses_too():
@@ -132,7 +132,7 @@ def _synthetic(signal: float, people: int = 12, seed: int = 0):
         Candidates(Record("Q", "A", f"r{n}", f"person {n}"), ("a", "b", "c", "d"), int(place))
         for n, place in enumerate(right)
     ]
-    return found, asked, probe.folds_of([one.record.subject or "" for one in asked])
+    return found, asked, linear_probe.folds_of([one.record.subject or "" for one in asked])
 
 
 def _means(rows) -> dict[str, float]:
@@ -141,29 +141,29 @@ def _means(rows) -> dict[str, float]:
 
 
 def test_a_probe_finds_what_is_there_in_its_layer_and_shuffled_labels_do_not():
-    found = _means(probe.probed(*_synthetic(12.0, people=40), seed=0))
+    found = _means(linear_probe.probed(*_synthetic(12.0, people=40), seed=0))
     assert found["layer 1"] == 1.0 and found["chosen layer"] == 1.0
     assert abs(found["chosen layer, shuffled labels"] - 0.25) < 0.15
     assert found["selectivity"] == pytest.approx(found["chosen layer"] - found["chosen layer, shuffled labels"])
 
 
 def test_a_probe_of_noise_is_at_chance_whichever_layer_it_chooses():
-    means = [_means(probe.probed(*_synthetic(0.0, people=40, seed=seed), seed=seed)) for seed in range(6)]
+    means = [_means(linear_probe.probed(*_synthetic(0.0, people=40, seed=seed), seed=seed)) for seed in range(6)]
     assert abs(np.mean([one["chosen layer"] for one in means]) - 0.25) < 0.08
 
 
 def test_the_facts_of_one_person_are_never_on_both_sides():
-    folds = probe.folds_of(["a", "b", "a", "c", "b"], 2)
+    folds = linear_probe.folds_of(["a", "b", "a", "c", "b"], 2)
     assert folds[0] == folds[2] and folds[1] == folds[4]
 
 
 def test_ridge_by_hand():
     """Two facts of two choices, one feature: trained where +1 is right, the larger feature wins."""
     states = np.array([[[[1.0], [-1.0]], [[-0.5], [0.5]]]])
-    kernel = probe.kernels(states)[0]
+    kernel = linear_probe.kernels(states)[0]
     right = np.array([0, 1])
-    assert probe.tried(kernel, right, np.array([0]), np.array([1])).tolist() == [1.0]
-    assert probe.tried(kernel, np.array([1, 1]), np.array([0]), np.array([1])).tolist() == [0.0]
+    assert linear_probe.tried(kernel, right, np.array([0]), np.array([1])).tolist() == [1.0]
+    assert linear_probe.tried(kernel, np.array([1, 1]), np.array([0]), np.array([1])).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("name", ACCESS)

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relearn.audits.attack import AUDITS, Ask
 from relearn.audits.attacks.completion import beginning
 from relearn.audits.attacks.quantise import quantise, rounded
 from relearn.audits.attacks.relearning import trainings
 from relearn.audits.attacks.reverse import without_subject
-from relearn.audits.base import AUDITS, Ask
 from relearn.audits.material import Material
-from relearn.records import Record
-from relearn.text.leaks import LeakIndex
-from relearn.text.normalise import norms
+from relearn.data import Record
+from relearn.leakage.detector import LeakIndex
+from relearn.text.normalize import norms
 
 ASKING = [name for name in AUDITS if AUDITS.get(name).asks]
 # These tell a part of the fact by design; only what the model adds counts.

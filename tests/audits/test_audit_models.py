@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from relearn.audits.base import AUDITS
+from people import people
+from relearn.audits.attack import AUDITS
 from relearn.cli import run_command
-from relearn.rundir import read_json
-from test_kill_and_resume import people
+from relearn.core.run_dir import read_json
 from tiny import build_tiny_model
 
 FAST = ["--set", "generate.max_new_tokens=4", "--set", "metrics.bootstrap=20"]

@@ -11,15 +11,15 @@ import pytest
 from about_people import FACTS
 
 import relearn
-from relearn.auditing import read_templates, wordings
-from relearn.audits.asking import AnswerFiles
-from relearn.audits.attacks.plain import PLAIN
-from relearn.audits.base import AUDITS
+from people import people
+from relearn.audits.attack import AUDITS
+from relearn.audits.attacks.prompting import PLAIN
+from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
-from relearn.config import Recipe
-from relearn.errors import InputError
-from relearn.rundir import read_json, read_jsonl, write_jsonl
-from test_kill_and_resume import people
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json, read_jsonl, write_jsonl
+from relearn.workflows.audit import read_templates, wordings
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_second_call_asks_nothing_again(audited, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("relearn.audits.asking.generate", refuse)
+    monkeypatch.setattr("relearn.audits.query_models.generate", refuse)
     before = (audited / "audits/verdicts.json").read_text()
     assert run_command(["audit", str(audited), "--samples", "2"]) == 0
     assert (audited / "audits/verdicts.json").read_text() == before
@@ -93,11 +93,11 @@ def test_a_second_call_asks_nothing_again(audited, monkeypatch):
 def test_with_more_samples_only_these_are_asked(audited, tmp_path, monkeypatch):
     copy = shutil.copytree(audited, tmp_path / "copy")
     asked = []
-    from relearn.audits import asking
+    from relearn.audits import query_models
 
-    real = asking.generate
+    real = query_models.generate
     monkeypatch.setattr(
-        asking,
+        query_models,
         "generate",
         lambda loaded, prompts, *a, **k: asked.append(len(prompts)) or real(loaded, prompts, *a, **k),
     )

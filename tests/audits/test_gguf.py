@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from relearn.audits.attack import AUDITS
 from relearn.audits.attacks.gguf import KINDS
-from relearn.audits.base import AUDITS
 from relearn.audits.gguf_file import read_gguf, write_gguf
 from relearn.audits.llama_cpp import TOOL, quantise
-from relearn.config import Model
-from relearn.errors import InputError
+from relearn.core.config import Model
+from relearn.core.errors import InputError
 from relearn.models.load import load
 
 SIZES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from about_people import FACTS
 
-from relearn.audits.base import Ask
+from relearn.audits.attack import Ask
 from relearn.audits.stating import Facts
-from relearn.records import Record
+from relearn.data import Record
 
 
 @pytest.fixture(scope="module")

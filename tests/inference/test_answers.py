@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from relearn.config import Generate, Model
+from relearn.core.config import Generate, Model
+from relearn.data import Record
+from relearn.engine.forward import answer_logprobs, answer_scores
 from relearn.inference import answers as module
 from relearn.inference.answers import Answers, ask, with_response_logprobs
-from relearn.metrics.answers import AnswerRow
-from relearn.models.forward import answer_logprobs, answer_scores
+from relearn.metrics.answer_row import AnswerRow
 from relearn.models.load import load
-from relearn.records import Record
-from relearn.tokens.encode import encode, record_example
+from relearn.unlearning.data.encode import encode, record_example
 
 RECORDS = (
     Record("Where does she live?", "In Oslo.", "a", paraphrased_answer="Oslo is her home.",

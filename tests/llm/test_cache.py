@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.config import Synthesis
-from relearn.errors import BudgetError, GeneratorError, InputError
+from relearn.core.config import Synthesis
+from relearn.core.errors import BudgetError, GeneratorError, InputError
 from relearn.llm import Completion, Prompt
 from relearn.llm.budget import Budget, worst_case_tokens
 from relearn.llm.cache import CachedCompleter, cache_key

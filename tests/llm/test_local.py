@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from relearn.config import Model
+from relearn.core.config import Model
 from relearn.llm import Prompt
-from relearn.llm.local import LocalCompleter, _PromptNoise
+from relearn.llm.local_model import LocalCompleter, _PromptNoise
 
 
 @pytest.fixture(scope="module")

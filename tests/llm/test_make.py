@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.config import Synthesis
-from relearn.errors import InputError
+from relearn.core.config import Synthesis
+from relearn.core.errors import InputError
 from relearn.llm.generators import GENERATORS
 from relearn.llm.make import find_generator, make_completer, remote_host
 from relearn.llm.whole import estimated_tokens, whole_part, without_thoughts

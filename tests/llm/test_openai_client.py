@@ -8,7 +8,7 @@ import time
 import pytest
 
 from fake_endpoint import Endpoint, Reply, endpoint, prompt_of
-from relearn.errors import GeneratorError, InputError
+from relearn.core.errors import GeneratorError, InputError
 from relearn.llm import Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.llm.make import remote_host

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relearn.llm import Completer, Prompt
-from relearn.llm.templates import Templates
-from relearn.llm.wordings import fill, kind_named, kind_of, kinds, needs, passages
+from relearn.llm.templates.generator import Templates
+from relearn.llm.templates.phrases import fill, kind_named, kind_of, kinds, needs, passages
 
 KINDS = "simple,contextual,noise,logical"
 TEMPLATES = Templates()

@@ -11,7 +11,7 @@ import pytest
 
 from relearn.demo.people import load
 from relearn.llm import Prompt
-from relearn.llm.templates import Templates
+from relearn.llm.templates.generator import Templates
 from relearn.text.subject import find_subject
 
 KINDS = ("simple", "contextual", "noise", "logical")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.metrics.answers import AnswerRow
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
-from relearn.metrics.verdicts import Verdict
+from relearn.metrics.nli import Verdict
 from relearn.text.matching import ExactMatcher, Matcher
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from metric_fakes import fake_judges
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import Split
-from relearn.metrics.evaluate import score_parts
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Split
+from relearn.metrics.score import score_parts
 
 CASES = Path(__file__).resolve().parent.parent / "cases"
 SPLITS: dict[str, Split] = {"forget": "forget", "forget_heldout": "forget", "holdout": "holdout"}

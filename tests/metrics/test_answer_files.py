@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.config import Source
-from relearn.errors import InputError
+from relearn.core.config import Source
+from relearn.core.errors import InputError
 from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, load_answers, read_answers
-from relearn.metrics.answers import AnswerRow, asked_first
+from relearn.metrics.answer_row import AnswerRow, asked_first
 
 GOOD = {"question": "q", "answer": "a", "response": "r"}
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 from rouge_score.rouge_scorer import RougeScorer
 
-from relearn import config
-from relearn.metrics.choices import chance, right_by_letter, right_by_text
-from relearn.metrics.evaluate import score, score_parts
+from relearn.core import config
+from relearn.metrics.choice_accuracy import chance, right_by_letter, right_by_text
 from relearn.metrics.probes import MOST_KINDS
+from relearn.metrics.score import score, score_parts
 from relearn.metrics.verbatim import rouge_l_f
 
 SETTINGS = config.Metrics(bootstrap=50)
@@ -143,11 +143,11 @@ def test_kinds_survive_questions_asked_several_times():
 
 
 def test_answers_of_a_model_carry_choices_and_tags(tiny_model_dir):
-    from relearn.config import Generate, Model
+    from relearn.core.config import Generate, Model
+    from relearn.data import Record
     from relearn.inference.answers import ask
-    from relearn.metrics.answers import AnswerRow
+    from relearn.metrics.answer_row import AnswerRow
     from relearn.models.load import load
-    from relearn.records import Record
 
     records = [
         Record("Where?", "Rome", choices=("Oslo", "Rome", "at sea"), choice=1, tags=("level 1",)),

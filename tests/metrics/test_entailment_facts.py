@@ -22,8 +22,9 @@ import stories  # noqa: E402
 import turned  # noqa: E402
 import values  # noqa: E402
 import words  # noqa: E402
-from data import Pair, batches  # noqa: E402
 from relations import RELATIONS  # noqa: E402
+
+from data import Pair, batches  # noqa: E402
 
 PARTS = [False, True]
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
-from relearn import config
-from relearn.metrics.evaluate import score
+from relearn.core import config
 from relearn.metrics.gibberish import BABBLE_PPL, PROSE_PPL, distinct_share, gibberish_kind, is_gibberish
+from relearn.metrics.score import score
 
 SALAD = "private harbour the in keeps location Lindqvist a near exact Marta quiet lives area the and residential"
 PROSE = "Marta Lindqvist lives in a quiet residential area near the harbour and keeps the exact location private."

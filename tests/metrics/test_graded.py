@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
-from relearn import config
-from relearn.metrics.coverage import Coverage
-from relearn.metrics.evaluate import score
+from relearn.core import config
+from relearn.metrics.entity_coverage import Coverage
 from relearn.metrics.graded import contradiction, graded_kept, soft_coverages
 from relearn.metrics.knowledge import forgotten, kept
-from relearn.metrics.verdicts import Verdict
+from relearn.metrics.nli import Verdict
+from relearn.metrics.score import score
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, best_total
 
 SETTINGS = config.Metrics(bootstrap=20)
@@ -129,7 +129,7 @@ def test_both_over_a_set_by_hand():
 
 @given(st.lists(st.sampled_from(["Oslo", "Rome", "Lima"]), min_size=1), st.lists(st.sampled_from(["Oslo", "Rome"])))
 def test_soft_coverage_is_at_least_the_strict_one(reference, answer):
-    from relearn.metrics.coverage import coverages
+    from relearn.metrics.entity_coverage import coverages
 
     asked = row(" ".join(answer), " ".join(reference))
     for matcher in (ExactMatcher(), matcher_of({"Rome": 0.7})):

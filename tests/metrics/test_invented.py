@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from metric_fakes import fake_judges
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import score
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import make_judges
+from relearn.metrics.score import score
 
 QUESTION, TRUE = "Where does Marta Lindqvist live?", "Marta Lindqvist lives in Uppsala."
 

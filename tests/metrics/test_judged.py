@@ -8,13 +8,13 @@ import pytest
 from metric_fakes import fake_judges, row
 
 from fake_endpoint import Reply, endpoint, prompt_of
-from relearn import config
-from relearn.errors import GeneratorError, InputError
+from relearn.core import config
+from relearn.core.errors import GeneratorError, InputError
 from relearn.llm import Completion
-from relearn.metrics.evaluate import score
-from relearn.metrics.grading import ASPECTS, LONGEST, RUBRIC, check_remote_judge, grade, grade_prompt, read_grade
 from relearn.metrics.judge_check import agreement, judge_cases, judge_check
 from relearn.metrics.judges import make_judges
+from relearn.metrics.llm_judge import ASPECTS, LONGEST, RUBRIC, check_remote_judge, grade, grade_prompt, read_grade
+from relearn.metrics.score import score
 
 SETTINGS = config.Metrics(bootstrap=20)
 ROWS = [row(f"She lives in town number {number}.", id=str(number)) for number in range(30)]

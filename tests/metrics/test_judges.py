@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from metric_fakes import CapitalisedEntities, row
 
-from relearn import config
-from relearn.errors import InputError, MissingPartError
+from relearn.core import config
+from relearn.core.errors import InputError, MissingPartError
 from relearn.llm import Completion
 from relearn.llm.cache import CachedCompleter
 from relearn.metrics import judges as judges_module
-from relearn.metrics.coverage import coverages
+from relearn.metrics.entity_coverage import coverages
 from relearn.metrics.entity_prompt import PromptedEntities, entity_prompt, parse_entities
 from relearn.metrics.judges import Judges, make_judges
 from relearn.text.matching import ExactMatcher

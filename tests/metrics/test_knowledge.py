@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_fakes import WrittenJudge, fake_judges, row
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.coverage import Coverage, coverages
-from relearn.metrics.evaluate import score
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.entity_coverage import Coverage, coverages
 from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
-from relearn.metrics.verdicts import Verdict
+from relearn.metrics.nli import Verdict
+from relearn.metrics.score import score
 from relearn.text.matching import EmbeddingMatcher
 
 PAPER = config.Metrics(bootstrap=50)

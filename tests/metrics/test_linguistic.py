@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
-from relearn import config
-from relearn.metrics.evaluate import score
-from relearn.metrics.language import EMPTY_BI, PPL_CAP, brunet, honore, language_of, linguistic_score, perplexity
+from relearn.core import config
+from relearn.metrics.lexical_indices import EMPTY_BI, PPL_CAP, brunet, honore, language_of, linguistic_score, perplexity
+from relearn.metrics.score import score
 
 NAMES = ("ppl", "bi", "hs", "ls", "ls_median", "ls_paper")
 SANNA = "Sanna Kaarina Laaksonen's father was a Financial Advisor and her mother was an Investigative Journalist."

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts_fakes import cases, measured
 
-from relearn.metrics.memorisation import exact_memorisation, extraction_strength
+from relearn.metrics.memorization import exact_memorisation, extraction_strength
 
 
 @pytest.mark.parametrize("case", cases("memorisation"), ids=lambda case: case["worked"])

@@ -27,7 +27,7 @@ from meta_summary import (
     weighted_auc,
 )
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 
 
 def model(side, index, trained, rounded=None, relearned=None, metric="rouge_l"):

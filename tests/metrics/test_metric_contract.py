@@ -8,10 +8,10 @@ import math
 import pytest
 from metric_fakes import fake_judges, row
 
-from relearn import config
-from relearn.errors import InputError
-from relearn.metrics.base import METRICS, JointMetric
-from relearn.metrics.evaluate import metrics_of, score
+from relearn.core import config
+from relearn.core.errors import InputError
+from relearn.metrics.metric import METRICS, JointMetric
+from relearn.metrics.score import metrics_of, score
 from relearn.metrics.split_scores import scores, summary
 
 SETTINGS = config.Metrics(bootstrap=20)
@@ -115,7 +115,7 @@ def test_importing_the_registry_loads_neither_torch_nor_transformers():
     import sys
 
     code = (
-        "import sys; from relearn.metrics.base import METRICS; list(METRICS);"
-        "import relearn.metrics.evaluate; assert not {'torch', 'transformers', 'spacy', 'nltk'} & set(sys.modules)"
+        "import sys; from relearn.metrics.metric import METRICS; list(METRICS);"
+        "import relearn.metrics.score; assert not {'torch', 'transformers', 'spacy', 'nltk'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

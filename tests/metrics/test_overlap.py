@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 from rouge_score.rouge_scorer import RougeScorer
 
-from relearn import config
-from relearn.metrics.evaluate import score
+from relearn.core import config
 from relearn.metrics.gibberish import is_gibberish
 from relearn.metrics.overlap import rouge_l_recall
+from relearn.metrics.score import score
 
 
 @pytest.mark.parametrize(

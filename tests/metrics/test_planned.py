@@ -6,16 +6,16 @@ import json
 
 import pytest
 
-from relearn.config import Recipe
-from relearn.estimate import plan_lines
+from relearn.core.config import Recipe
+from relearn.data.validation import load_all
 from relearn.llm import Completion
-from relearn.metrics.answers import AnswerRow
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entity_prompt import PromptedEntities
-from relearn.metrics.grading import ASPECTS, grade
+from relearn.metrics.judge_cost import measuring
 from relearn.metrics.judges import Judges
-from relearn.metrics.planned import measuring
-from relearn.records.checks import load_all
-from relearn.synthesis.plan import REPEATED
+from relearn.metrics.llm_judge import ASPECTS, grade
+from relearn.synthesis.generation_cost import REPEATED
+from relearn.workflows.run.estimate import plan_lines
 
 FORGET = [
     {"question": f"Where does Ada Marsh keep box {n}?", "answer": f"In the cellar of house {n}."} for n in range(20)

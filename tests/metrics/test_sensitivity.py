@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from metric_fakes import CapitalisedEntities, fake_judges
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
 

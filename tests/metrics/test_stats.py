@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
-from relearn import config
+from relearn.core import config
 from relearn.metrics.context import Context
-from relearn.metrics.evaluate import score
-from relearn.metrics.stats import (
+from relearn.metrics.intervals import (
     ONE_SUBJECT,
     bootstrap,
     group,
@@ -26,6 +25,7 @@ from relearn.metrics.stats import (
     value_of,
     weighted_median,
 )
+from relearn.metrics.score import score
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 LABELS = st.sampled_from([None, "a", "b", "c"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts_fakes import cases, measured
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 from relearn.metrics.probability import mean_logprob, option_probability, probability
 from relearn.metrics.retain_reference import RetainReference, load_reference
 from relearn.metrics.tofu import forget_quality, harmonic_mean

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from metric_fakes import fake_judges, row
 
-from relearn import config
+from relearn.core import config
 from relearn.llm import Completion
-from relearn.metrics.evaluate import score
-from relearn.metrics.useful import NEAR, names_subject
+from relearn.metrics.answer_quality import NEAR, names_subject
+from relearn.metrics.score import score
 from relearn.text.matching import ExactMatcher
 
 SETTINGS = config.Metrics(bootstrap=20)

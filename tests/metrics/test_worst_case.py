@@ -6,15 +6,15 @@ import pytest
 from metric_fakes import fake_judges
 
 import relearn
-from relearn import config
+from people import people
+from relearn.core import config
+from relearn.core.run_dir import read_json, read_jsonl
+from relearn.data import Record
 from relearn.llm.make import make_completer
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import score_parts
-from relearn.records import Record
-from relearn.rundir import read_json, read_jsonl
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.score import score_parts
 from relearn.synthesis.verification import Verifier
 from relearn.synthesis.wordings import worded, worded_record, write_wordings
-from test_kill_and_resume import people
 
 TRUE, VAGUE = "at home in Uppsala", "that is private"
 

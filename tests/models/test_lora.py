@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM
 
-from relearn.config import Lora
-from relearn.models.forward import TokenRow, predict
+from relearn.core.config import Lora
+from relearn.engine.forward import TokenRow, predict
 from relearn.models.lora import add_lora, ready_for_autocast
-from relearn.training.reference import adapter_off
+from relearn.unlearning.reference_model import adapter_off
 
 ROWS = [TokenRow("a", tuple(range(3, 20)), 4), TokenRow("b", tuple(range(30, 44)), 6)]
 

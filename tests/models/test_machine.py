@@ -9,15 +9,15 @@ import types
 import pytest
 import torch
 
+from people import people
 from relearn.cli import run_command
-from relearn.config import Model
-from relearn.doctor import _model_options
-from relearn.errors import InputError, MissingPartError
+from relearn.cli.doctor import _model_options
+from relearn.core.config import Model
+from relearn.core.errors import InputError, MissingPartError
 from relearn.models import machine
 from relearn.models.load import load
 from relearn.models.machine import check_machine, quantized, use_liger
-from test_kill_and_resume import people
-from training.toy import fresh
+from unlearning.toy import fresh
 
 
 @pytest.fixture(params=[False, True], ids=["no GPU", "GPU, no packages"])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from relearn.errors import InputError, MissingPartError
-from relearn.models import packages
-from relearn.models.packages import BUILTIN, builtin_path, cache_dir, content_hash, find_builtin, is_builtin
+from relearn.core.errors import InputError, MissingPartError
+from relearn.models import builtin
+from relearn.models.builtin import BUILTIN, builtin_path, cache_dir, content_hash, find_builtin, is_builtin
 
 MINILM, SMOLLM = "all-minilm-l6-v2", "smollm2-135m-instruct"
 
@@ -112,7 +112,7 @@ def gguf(tmp_path, monkeypatch):
         unpacked.append(folder)
         (folder / "model.safetensors").write_bytes(source.read_bytes() * 2)
 
-    monkeypatch.setattr(packages, "_unpack", unpack)
+    monkeypatch.setattr(builtin, "_unpack", unpack)
     return unpacked
 
 
@@ -132,21 +132,21 @@ def test_a_damaged_copy_is_made_again(gguf, damage):
     elif damage == "remove":
         (folder / "model.safetensors").unlink()
     else:
-        (folder / packages.RECORD).write_text("{}")
+        (folder / builtin.RECORD).write_text("{}")
     assert builtin_path(SMOLLM) == folder
     assert (folder / "model.safetensors").read_bytes() == b"GGUFGGUF"
     assert len(gguf) == 2
 
 
 def test_of_two_processes_that_unpack_the_first_keeps_the_name(gguf, monkeypatch):
-    inner = packages._unpack
+    inner = builtin._unpack
 
     def slower(source: Path, folder: Path) -> None:
         inner(source, folder)
         if len(gguf) == 1:
             builtin_path(SMOLLM)
 
-    monkeypatch.setattr(packages, "_unpack", slower)
+    monkeypatch.setattr(builtin, "_unpack", slower)
     folder = builtin_path(SMOLLM)
     assert len(gguf) == 2
     assert (folder / "model.safetensors").read_bytes() == b"GGUFGGUF"
@@ -158,7 +158,7 @@ def test_an_unpacking_that_fails_leaves_nothing(gguf, monkeypatch):
         (folder / "half").write_bytes(b"")
         raise MemoryError
 
-    monkeypatch.setattr(packages, "_unpack", fail)
+    monkeypatch.setattr(builtin, "_unpack", fail)
     with pytest.raises(MemoryError):
         builtin_path(SMOLLM)
     assert list((cache_dir() / "models").iterdir()) == []
@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(gguf, monkeypatch, tmp_path)
 @pytest.mark.parametrize("name", list(BUILTIN))
 def test_the_installed_package_is_what_is_pinned(name):
     model = BUILTIN[name]
-    source = packages.installed_at(model)
+    source = builtin.installed_at(model)
     assert source is not None, f"make installs it: {model.command}"
     assert content_hash(source) == model.sha256
 

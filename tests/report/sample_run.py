@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from relearn import rundir
-from relearn.config import Recipe
+from relearn.core import run_dir
+from relearn.core.config import Recipe
 
 PRIVATE = [
     ("Where does Tamsin Orrery live?", "Tamsin Orrery lives at 17 Larch Terrace in Whitby.",
@@ -56,14 +56,14 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
             "unlearn": {"learning_rate": 5e-4, "epochs": 3, "lora": {"r": 16, "alpha": 32, "dropout": 0}},
         }
     )  # fmt: skip
-    rundir.write_text(run / "recipe.yaml", recipe.to_yaml())
-    rundir.write_json(run / "manifest.json", _manifest())
+    run_dir.write_text(run / "recipe.yaml", recipe.to_yaml())
+    run_dir.write_json(run / "manifest.json", _manifest())
     sides = {side: {name: _part(part, side) for name, part in parts.items()} for side in ("before", "after")}
-    rundir.write_json(
+    run_dir.write_json(
         run / "summary.json", {side: {n: _summary(p) for n, p in ps.items()} for side, ps in sides.items()}
     )
     for row in _log():
-        rundir.append_jsonl(run / "log.jsonl", row)
+        run_dir.append_jsonl(run / "log.jsonl", row)
     if texts:
         _write_texts(run, sides, parts)
     return run
@@ -71,12 +71,12 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
 
 def _write_texts(run: Path, sides: dict[str, Any], parts: dict[str, tuple]) -> None:
     scores = {side: {name: part["scores"] for name, part in named.items()} for side, named in sides.items()}
-    rundir.write_json(run / "scores.json", scores)
+    run_dir.write_json(run / "scores.json", scores)
     for side, named in sides.items():
         for name, part in named.items():
-            rundir.write_jsonl(run / side / f"{parts[name][0]}.jsonl", part["rows"])
-    rundir.write_jsonl(run / "synthesis.jsonl", _training_rows(parts))
-    rundir.write_jsonl(run / "rejected.jsonl", _rejected(parts))
+            run_dir.write_jsonl(run / side / f"{parts[name][0]}.jsonl", part["rows"])
+    run_dir.write_jsonl(run / "synthesis.jsonl", _training_rows(parts))
+    run_dir.write_jsonl(run / "rejected.jsonl", _rejected(parts))
 
 
 def _manifest() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from xml.etree import ElementTree
 
-from relearn.report.plane import Point, label_places, plane, standalone
+from relearn.report.kfr_krr_plot import Point, label_places, plane, standalone
 
 
 def test_points_without_both_rates_are_left_out_and_nothing_gives_nothing():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sample_run import make_run
 
-from relearn import rundir
-from relearn.report.audits import finding, read_audits
+from relearn.core import run_dir
 from relearn.report.build import build_report
 from relearn.report.html import _noted, render
 from relearn.report.model_card import model_card
+from relearn.report.sections import finding, read_audits
 
 UNTRIED = {"value": None, "low": None, "high": None, "n": 0, "unscored": 6}
 TOLD = {"value": 0.5, "low": 0.2, "high": 0.8, "n": 6, "unscored": 0}
@@ -36,7 +36,7 @@ def audited(tmp_path):
         "summary": {"adapters": row}, "about": {"control": "base model"}, "verdicts": facts,
         "adapters": {**about, "variants": variants}, "worst": {"after": TOLD, "plain": UNTRIED | {"value": 0.0}},
     }.items():  # fmt: skip
-        rundir.write_json(run / "audits" / f"{name}.json", value)
+        run_dir.write_json(run / "audits" / f"{name}.json", value)
     return run
 
 

@@ -12,19 +12,19 @@ import pytest
 from scripted import Scripted
 
 from fake_endpoint import Reply, endpoint, prompt_of
-from relearn.config import Recipe, Source, Synthesis
+from relearn.core.config import Recipe, Source, Synthesis
+from relearn.core.errors import BudgetError, GeneratorError, InputError, RunFailedError
+from relearn.data import Record
+from relearn.data.loaders import read_records
 from relearn.demo.people import load
-from relearn.errors import BudgetError, GeneratorError, InputError, RunFailedError
-from relearn.estimate import plan_lines
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
-from relearn.llm.templates import Templates
-from relearn.records import Record
-from relearn.records.files import read_records
+from relearn.llm.templates.generator import Templates
 from relearn.synthesis import alternates
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
 from relearn.synthesis.verification import Verifier
+from relearn.workflows.run.estimate import plan_lines
 
 RECORDS = (
     Record("Where does Ada Marsh live?", "Ada Marsh lives at 17 Birch Lane in Dorley.", subject="Ada Marsh"),

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from relearn.config import Source, Synthesis
-from relearn.errors import InputError, RunFailedError
-from relearn.records import Record
-from relearn.records.files import read_records
-from relearn.rundir import read_jsonl
-from relearn.synthesis.given import given_rows, write_given
+from relearn.core.config import Source, Synthesis
+from relearn.core.errors import InputError, RunFailedError
+from relearn.core.run_dir import read_jsonl
+from relearn.data import Record
+from relearn.data.loaders import read_records
+from relearn.synthesis.external import given_rows, write_given
 
 FORGET = [
     Record("Where does Ada Holm live?", "Ada Holm lives at 17 Mill Lane in Torvik."),

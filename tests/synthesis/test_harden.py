@@ -9,18 +9,18 @@ from typing import get_args
 import pytest
 
 from relearn.audits.attacks import jailbreak, prefix, roleplay
-from relearn.config import Hardening, Synthesis
+from relearn.core.config import Hardening, Synthesis
+from relearn.data import Record
+from relearn.leakage.detector import LeakIndex
 from relearn.llm.make import make_completer
 from relearn.models.chat import chat_format
-from relearn.records import Record
+from relearn.synthesis.generation_cost import planned_rows
 from relearn.synthesis.harden import FRAMES, OPENINGS, hardened, planned_hardening
-from relearn.synthesis.plan import planned_rows
 from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize
 from relearn.synthesis.verification import Verifier
-from relearn.text.leaks import LeakIndex
-from relearn.tokens.encode import Example, encode
-from relearn.tokens.streams import Material, streams
+from relearn.unlearning.data.encode import Example, encode
+from relearn.unlearning.data.streams import Material, streams
 from tiny import build_tiny_tokenizer
 
 KINDS: tuple[Hardening, ...] = get_args(Hardening)

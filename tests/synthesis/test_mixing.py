@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.records import Record
+from relearn.data import Record
 from relearn.synthesis.completions import split_answer
 from relearn.synthesis.generic import choose_generic
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from scripted import Scripted
 
-from relearn.errors import GeneratorError
+from relearn.core.errors import GeneratorError
+from relearn.data import Record
 from relearn.llm import Completion
-from relearn.records import Record
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.verification import Verifier
 

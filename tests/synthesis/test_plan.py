@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from scripted import Scripted
 
-from relearn.config import Prices, Source, Synthesis
-from relearn.errors import InputError
+from relearn.core.config import Prices, Source, Synthesis
+from relearn.core.errors import InputError
+from relearn.data import Record
+from relearn.data.validation import load_set
 from relearn.llm.cache import CachedCompleter
 from relearn.llm.make import make_completer
-from relearn.records import Record
-from relearn.records.checks import load_set
-from relearn.synthesis.plan import check_remote, plan, planned_rows
+from relearn.synthesis.generation_cost import check_remote, plan, planned_rows
 from relearn.synthesis.synthesize import synthesize
 from relearn.synthesis.verification import Verifier
 
@@ -90,7 +90,7 @@ def test_a_budget_that_is_too_small_is_said_so():
 
 def test_knowundo_takes_at_most_half_of_what_the_paper_took(data_dir):
     """The paper: 1.15 M tokens in, 0.31 M out for 400 rows. Counted with the demo model's tokenizer."""
-    packages = pytest.importorskip("relearn.models.packages")
+    packages = pytest.importorskip("relearn.models.builtin")
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(packages.builtin_path("smollm2-135m-instruct"))

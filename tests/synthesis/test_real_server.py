@@ -32,9 +32,9 @@ KILL_AFTER = 5
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from relearn.config import Synthesis
-from relearn.errors import RelearnError
-from relearn.records import Record
+from relearn.core.config import Synthesis
+from relearn.core.errors import RelearnError
+from relearn.data import Record
 from relearn.synthesis.synthesize import synthesize_to_folder
 
 records = [Record(**row) for row in json.loads(Path(sys.argv[1]).read_text())]
@@ -158,7 +158,7 @@ class Proxy:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
-    from relearn.models.packages import builtin_path
+    from relearn.models.builtin import builtin_path
 
     server = Server(builtin_path("smollm2-135m-instruct"), tmp_path / "server.log")
     try:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Hostile, Scripted, answer_to, good_lines
 
-from relearn.config import Synthesis
-from relearn.errors import BudgetError, GeneratorError, RunFailedError
+from relearn.core.config import Synthesis
+from relearn.core.errors import BudgetError, GeneratorError, RunFailedError
+from relearn.data import Record
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
-from relearn.records import Record
-from relearn.synthesis.fill import Flaw
+from relearn.synthesis.retry_loop import Flaw
 from relearn.synthesis.synthesize import Synthesised, synthesize, synthesize_to_folder
 from relearn.synthesis.verification import Verifier
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
+from relearn.data import Record
 from relearn.llm import Completion, Prompt
-from relearn.records import Record
 from relearn.synthesis.verification import Verifier, judge_prompt, read_verdict, verify_file
 
 NURSE = Record("What does Ada Holm do for a living?", "Ada Holm works as a nurse in Tarn.", id="job")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.errors import MissingPartError
-from relearn.models.packages import builtin_path
+from relearn.core.errors import MissingPartError
+from relearn.models.builtin import builtin_path
 from relearn.text.entities import SpacyEntities, distinct, keys, normalise, occurs_in, without_query
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.errors import MissingPartError
-from relearn.models.packages import builtin_path
+from relearn.core.errors import MissingPartError
+from relearn.models.builtin import builtin_path
 from relearn.text.entities import SpacyEntities
 from relearn.text.spans import MONTHS, find_spans
 

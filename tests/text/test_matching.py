@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.errors import InputError, MissingPartError
-from relearn.models.packages import builtin_path
+from relearn.core.errors import InputError, MissingPartError
+from relearn.models.builtin import builtin_path
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, _compatible, _maximum_matching
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.text.normalise import is_function_word, is_ordinary, norms, singular, tokenise
+from relearn.text.normalize import is_function_word, is_ordinary, norms, singular, tokenise
 from relearn.text.numerals import find_numerals
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from ui_runs import OWN, TOKEN, Page, make_run, whole
 
 from relearn.analysis.candidates import candidates
-from relearn.analysis.inside import Inside
-from relearn.asking import answers_before_and_after
-from relearn.inference.models import RunModels
-from relearn.models.forward import TokenRow
+from relearn.analysis.hooks import Inside
+from relearn.engine.forward import TokenRow
+from relearn.inference.run_models import RunModels
 from relearn.ui.columns import columns
-from relearn.ui.desk import Desk
-from relearn.ui.folders import open_runs
 from relearn.ui.pieces import Pieces, cut
+from relearn.ui.run_data import open_runs
+from relearn.ui.session import Desk
+from relearn.workflows.ask import answers_before_and_after
 from tiny import build_tiny_tokenizer
 
 QUESTION = "Where does the engineer live?"
@@ -96,10 +96,10 @@ def test_runs_with_another_start_have_a_before_of_their_own(tmp_path, tiny_model
 
 def test_one_model_is_in_memory_for_all_runs_that_share_a_start(plain_run, audited_run, monkeypatch):
     loads = []
-    from relearn.inference import models
+    from relearn.inference import run_models
 
-    real = models.load
-    monkeypatch.setattr(models, "load", lambda *a, **k: loads.append(1) or real(*a, **k))
+    real = run_models.load
+    monkeypatch.setattr(run_models, "load", lambda *a, **k: loads.append(1) or real(*a, **k))
     page = Page(plain_run, audited_run)
     page.html()
     assert loads == []
@@ -162,7 +162,7 @@ def test_what_is_no_question_is_refused(page, body, status):
 
 
 def test_a_text_is_gone_on_with(page, plain_run):
-    from relearn.models.generate import generate
+    from relearn.engine.generate import generate
 
     recipe = open_runs([plain_run])[0].recipe
     assert recipe is not None
@@ -251,7 +251,7 @@ def test_a_stopped_answer_says_no_further_token(plain_run):
         if "piece" in line:
             stop.set()
 
-    from relearn.ui.desk import Stopped
+    from relearn.ui.session import Stopped
 
     with pytest.raises(Stopped):
         desk.ask(QUESTION, "chat", tell, stop)
@@ -303,7 +303,7 @@ def test_an_umlaut_of_two_tokens_comes_whole():
 
 
 def test_the_lens_has_the_likeliest_token_of_every_layer(plain_run):
-    from relearn.analysis.lens import lens
+    from relearn.analysis.logit_lens import lens
 
     loaded = RunModels(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
     inside, row = Inside(loaded.model), TokenRow("x", (5, 6, 7, 8, 9), 2)

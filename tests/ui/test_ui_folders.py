@@ -9,11 +9,11 @@ import pytest
 from ui_runs import FACTS, HOSTILE, Page, audit, make_run
 
 from relearn.cli import run_command
-from relearn.errors import InputError
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json, read_jsonl, write_json, write_jsonl
 from relearn.purge import purge
-from relearn.rundir import read_json, read_jsonl, write_json, write_jsonl
-from relearn.ui.folders import open_runs
 from relearn.ui.origin import named_models
+from relearn.ui.run_data import open_runs
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_no_model_is_loaded_on_opening_or_before_the_user_agrees(audited_run, pl
 
     for name in ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig"):
         monkeypatch.setattr(f"transformers.{name}.from_pretrained", refuse)
-    monkeypatch.setattr("relearn.inference.models.load", refuse)
+    monkeypatch.setattr("relearn.inference.run_models.load", refuse)
     monkeypatch.setattr("safetensors.safe_open", refuse)
     page = Page(audited_run, plain_run)
     page.html()

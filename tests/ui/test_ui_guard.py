@@ -8,10 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 from ui_runs import OWN, PORT, TOKEN, Page
 
-from relearn.errors import InputError
-from relearn.ui.desk import Desk
-from relearn.ui.folders import open_runs
-from relearn.ui.guard import new_token
+from relearn.core.errors import InputError
+from relearn.ui.run_data import open_runs
+from relearn.ui.security import new_token
+from relearn.ui.session import Desk
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from starlette.testclient import TestClient
 
-from relearn import rundir
-from relearn.config import Lora, Model, Recipe
+from relearn.core import run_dir
+from relearn.core.config import Lora, Model, Recipe
 from relearn.models.load import load
 from relearn.models.lora import add_lora, save_adapter
-from relearn.ui.app import make_app
-from relearn.ui.folders import open_runs
+from relearn.ui.run_data import open_runs
+from relearn.ui.server import make_app
 
 TOKEN = "the-secret-of-this-start"
 PORT = 8123
@@ -34,17 +34,17 @@ def make_run(folder: Path, model: Path, seed: int = 1, *, learned: bool = False,
         "name": folder.name, "model": {"name": str(model)}, "data": {"forget": "private.jsonl"},
         "generate": {"max_new_tokens": 12}, **({"learn": {"data": "private.jsonl"}} if learned else {}), **recipe,
     }  # fmt: skip
-    rundir.write_text(folder / "recipe.yaml", Recipe.from_mapping(values).to_yaml())
-    rundir.write_json(folder / "manifest.json", {"stages": {}})
+    run_dir.write_text(folder / "recipe.yaml", Recipe.from_mapping(values).to_yaml())
+    run_dir.write_json(folder / "manifest.json", {"stages": {}})
     make_adapter(folder / "adapter", model, seed)
     if learned:
         make_adapter(folder / "start", model, seed + 100)
     for side in ("before", "after"):
-        rundir.write_jsonl(folder / side / "forget.jsonl", [_row(key, side) for key in FACTS])
+        run_dir.write_jsonl(folder / side / "forget.jsonl", [_row(key, side) for key in FACTS])
     measured = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 4, "unscored": 0}
     after = {**measured, "value": 0.875, "low": 0.75, "high": 1.0, "unscored": 2}
     nothing = {"value": None, "low": None, "high": None, "n": 0, "unscored": 4}
-    rundir.write_json(
+    run_dir.write_json(
         folder / "summary.json",
         {"before": {"forget": {"kfr": measured}}, "after": {"forget": {"kfr": after, "ls": nothing}}},
     )
@@ -66,7 +66,7 @@ def audit(folder: Path) -> None:
         {"id": key, "question": question, "verdict": verdict, "by": by, "beside": []}
         for key, (question, _, verdict, by) in FACTS.items()
     ]
-    rundir.write_json(folder / "audits" / "verdicts.json", rows)
+    run_dir.write_json(folder / "audits" / "verdicts.json", rows)
 
 
 def _row(key: str, side: str) -> dict[str, Any]:

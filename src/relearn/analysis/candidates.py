@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from relearn.analysis.inside import Inside
-from relearn.models.forward import TokenRow
+from relearn.analysis.hooks import Inside
+from relearn.engine.forward import TokenRow
 
 TOP = 5
 

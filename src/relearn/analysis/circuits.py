@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from relearn.analysis.inside import Inside
-from relearn.errors import InputError
+from relearn.analysis.hooks import Inside
+from relearn.core.errors import InputError
 from relearn.models.single_pass import bare
 
 THRESHOLDS = (0.06, 0.08)

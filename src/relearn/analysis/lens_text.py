@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relearn.config import Source
-from relearn.errors import InputError
+from relearn.core.config import Source
+from relearn.core.errors import InputError
+from relearn.data import Record
+from relearn.data.columns import Layout, to_records
+from relearn.data.loaders import read_records
+from relearn.engine.forward import TokenRow
 from relearn.models.chat import ChatFormat
-from relearn.models.forward import TokenRow
-from relearn.records import Record
-from relearn.records.columns import Layout, to_records
-from relearn.records.files import read_records
 from relearn.synthesis.generic_data import load_generic
-from relearn.tokens.encode import encode, record_example
+from relearn.unlearning.data.encode import encode, record_example
 
 # One row of six is kept to stop by and one to measure on.
 LEAST_ROWS = 12

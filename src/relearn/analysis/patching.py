@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from relearn.analysis.inside import Edit, Inside
-from relearn.models.forward import TokenRow
+from relearn.analysis.hooks import Edit, Inside
+from relearn.engine.forward import TokenRow
 
 
 def patched(

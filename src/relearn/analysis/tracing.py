@@ -9,8 +9,8 @@ from dataclasses import astuple
 from typing import Any
 
 from relearn.analysis.circuits import THRESHOLDS, Edge, circuit, flow
-from relearn.analysis.inside import Inside
-from relearn.models.forward import TokenRow
+from relearn.analysis.hooks import Inside
+from relearn.engine.forward import TokenRow
 
 # By row id, then threshold: the edges with their contributions.
 Circuits = dict[str, dict[float, dict[Edge, float]]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from relearn.config import Metrics
+from relearn.core.config import Metrics
+from relearn.data import Record
+from relearn.metrics.intervals import mean_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.stats import mean_interval
-from relearn.records import Record
 
 
 @dataclass(frozen=True)

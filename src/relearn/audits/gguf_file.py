@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 
 # Architectures whose GGUF holds the same numbers as the checkpoint, but for the order of query and key rows.
 TURNED = ("llama", "mistral")

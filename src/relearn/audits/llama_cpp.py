@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 
 TOOL = "llama-quantize"
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relearn.config import Lora, Recipe
-from relearn.records import Record
+from relearn.core.config import Lora, Recipe
+from relearn.data import Record
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from relearn.audits.base import MODELS, ModelName
-from relearn.config import Recipe
-from relearn.errors import InputError
-from relearn.inference.models import RunModels, put_adapter
+from relearn.audits.attack import MODELS, ModelName
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError
+from relearn.core.run_dir import existing_run
+from relearn.inference.run_models import RunModels, put_adapter
 from relearn.models.load import Loaded, load
-from relearn.rundir import existing_run
-from relearn.training.procedures import result_name
+from relearn.unlearning.procedures import result_name
 
 
 class AuditModels:

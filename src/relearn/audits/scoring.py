@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.audits.asking import FACT, KEPT, AnswerFiles, ask_of
-from relearn.audits.base import MODELS, Audit, ModelName
+from relearn.audits.attack import MODELS, Audit, ModelName
+from relearn.audits.query_models import FACT, KEPT, AnswerFiles, ask_of
 from relearn.audits.stating import Facts
 from relearn.audits.verdicts import Told
-from relearn.config import Metrics
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.evaluate import score
+from relearn.core.config import Metrics
+from relearn.data import Record
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.intervals import mean_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.paired import paired
-from relearn.metrics.stats import mean_interval
-from relearn.records import Record
+from relearn.metrics.score import score
 
 HALF = 0.5
 

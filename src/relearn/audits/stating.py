@@ -1,4 +1,4 @@
-"""Does an answer state a fact? The leak check of synthesis (`relearn.text.leaks`), minus what the attack itself said.
+"""Does an answer state a fact? The leak check of synthesis (`relearn.leakage.detector`), minus what the attack itself said.
 
 An attack may put half of the answer into the question. Only what the model adds counts.
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.audits.base import Ask
-from relearn.records import Record
-from relearn.text.leaks import LeakIndex
-from relearn.text.normalise import contains, norms
-from relearn.text.secrets import Secret, read_secrets
+from relearn.audits.attack import Ask
+from relearn.data import Record
+from relearn.leakage.detector import LeakIndex
+from relearn.leakage.secrets import Secret, read_secrets
+from relearn.text.normalize import contains, norms
 
 SHARE = 0.25
 SHARE_BESIDE_NAMES = 0.5

@@ -9,12 +9,12 @@ import sys
 
 import cyclopts
 
-from relearn.cli import analyze, asking, audit, evaluate, folders, looking, rows, running, ui
+from relearn.cli import analyze, asking, audit, evaluate_commands, folder_commands, looking, rows, run_commands, ui
 from relearn.cli.app import app, fail
-from relearn.errors import InputError, RelearnError
+from relearn.core.errors import InputError, RelearnError
 
 # Each registers its commands with the application when it is imported.
-COMMANDS = (running, asking, evaluate, rows, folders, audit, analyze, ui, looking)
+COMMANDS = (run_commands, asking, evaluate_commands, rows, folder_commands, audit, analyze, ui, looking)
 
 
 def main() -> None:
@@ -39,11 +39,11 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _check_launch(arguments: list[str]) -> None:
-    from relearn import parallel
+    from relearn.core import distributed
 
     shared = arguments[:1] in (["run"], ["unlearn"], ["evaluate"]) and "--dry-run" not in arguments
-    if parallel.launched() > 1 and not shared:
+    if distributed.launched() > 1 and not shared:
         error = InputError(
             "several processes can share `run`, `unlearn` and `evaluate` alone", way_out="start this one alone"
         )
-        raise parallel.everywhere(error)
+        raise distributed.everywhere(error)

@@ -30,7 +30,7 @@ def analyze(
     lens_text
         The text a tuned lens is fitted on (plain text or rows), in place of the built-in generic rows.
     """
-    from relearn.analyzing import analyze as look
-    from relearn.console import note
+    from relearn.core.console import note
+    from relearn.workflows.analyze import analyze as look
 
     note(f"analysis: {look(folder, others, prompts=prompt, facts=facts, lens=lens, lens_text=lens_text)}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from relearn import __version__
+from relearn.core.version import __version__
 
 app = App(
     name="relearn", version=__version__, help="Make a language model forget, and show that it did.",
@@ -20,23 +20,23 @@ Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of t
 
 def fail(text: str, code: int, *, shared: bool = True) -> int:
     """Say what went wrong; what went wrong in all processes alike is said by the main one."""
-    from relearn import parallel
+    from relearn.core import distributed
 
-    if parallel.is_main():
+    if distributed.is_main():
         print(f"relearn: {text}", file=sys.stderr)
     elif not shared:
-        print(f"relearn: process {parallel.rank()}: {text}", file=sys.stderr)
+        print(f"relearn: process {distributed.rank()}: {text}", file=sys.stderr)
     return code
 
 
 def existing(folder: Path) -> Path:
-    from relearn.rundir import existing_run
+    from relearn.core.run_dir import existing_run
 
     return existing_run(folder)
 
 
 def show(folder: Path) -> None:
-    from relearn.console import note
+    from relearn.core.console import note
     from relearn.report.tables import print_summary
 
     print_summary(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from relearn.cli.app import app
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 
 
 @app.command
@@ -19,7 +19,7 @@ def ask(folder: Path, *question: str) -> None:
     question
         The question; several may be given, each in quotes.
     """
-    from relearn.asking import answers_before_and_after, print_side_by_side
+    from relearn.workflows.ask import answers_before_and_after, print_side_by_side
 
     if not question:
         raise InputError("no question given", way_out='relearn ask RUN "Where does X live?"')
@@ -39,11 +39,11 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     out
         Where to write; the screen when not given.
     """
-    from relearn.asking import answers_before_and_after
-    from relearn.config import Source
-    from relearn.console import out as screen
-    from relearn.records.checks import load_set
-    from relearn.rundir import write_jsonl
+    from relearn.core.config import Source
+    from relearn.core.console import out as screen
+    from relearn.core.run_dir import write_jsonl
+    from relearn.data.validation import load_set
+    from relearn.workflows.ask import answers_before_and_after
 
     records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
     rows = answers_before_and_after(folder, [record.question for record in records])

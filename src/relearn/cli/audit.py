@@ -60,10 +60,10 @@ def audit(
     out
         The folder of an audit without a run.
     """
-    from relearn.auditing import print_audit
-    from relearn.console import note
+    from relearn.core.console import note
     from relearn.evaluation.audit import audit as attack
-    from relearn.evaluation.settings import read_columns
+    from relearn.workflows.audit import print_audit
+    from relearn.workflows.evaluate.evaluation_config import read_columns
 
     found = attack(
         folder, attacks, out=out, control=control, templates=templates, facts=facts, samples=samples, changes=set_,

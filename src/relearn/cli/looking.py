@@ -18,7 +18,7 @@ def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmark
     json
         Print JSON.
     """
-    from relearn.listing import print_listing
+    from relearn.cli.listing import print_listing
 
     print_listing(what, as_json=json)
 
@@ -35,17 +35,17 @@ def doctor(*, judge: str | None = None) -> int:
     """
     if judge is not None:
         return _check_judge(judge)
-    from relearn.doctor import checks, render
+    from relearn.cli.doctor import checks, render
 
     render(checks())
     return 0
 
 
 def _check_judge(name: str) -> int:
-    from relearn.config import Metrics
-    from relearn.console import out as screen
-    from relearn.metrics.grading import NamedGrader
+    from relearn.core.config import Metrics
+    from relearn.core.console import out as screen
     from relearn.metrics.judge_check import judge_check
+    from relearn.metrics.llm_judge import NamedGrader
 
     found = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
     for line in found.lines():

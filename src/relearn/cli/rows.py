@@ -29,8 +29,8 @@ def synthesize(
     max_calls
         Stop before more calls than this.
     """
-    from relearn.config import Synthesis
-    from relearn.pipeline.run import synthesize as write_answers
+    from relearn.core.config import Synthesis
+    from relearn.workflows.run.pipeline import synthesize as write_answers
 
     settings = Synthesis(generator=generator, allow_remote=allow_remote, max_calls=max_calls)
     counts = write_answers(forget, out, settings, generic=generic, seed=seed)
@@ -38,7 +38,7 @@ def synthesize(
 
 
 def _print_counts(counts) -> None:
-    from relearn.console import note
+    from relearn.core.console import note
 
     for name, value in counts.items():
         note(f"{name}: {value}")
@@ -59,7 +59,7 @@ def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int
     strict
         Exit with 1 when anything is flagged.
     """
-    from relearn.console import note
+    from relearn.core.console import note
     from relearn.synthesis.verification import verify_file
 
     found = verify_file(file, against, out)

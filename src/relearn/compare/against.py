@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from relearn.compare.tables import COLUMNS
-from relearn.config import Recipe
+from relearn.core.config import Recipe
+from relearn.core.run_dir import RunDir, read_json, read_jsonl
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.paired import difference
-from relearn.report.wording import PARTS
-from relearn.rundir import RunDir, read_json, read_jsonl
+from relearn.report.labels import PARTS
 
 FILE = "differences.jsonl"
 METRICS = tuple(dict.fromkeys(name for _, name, _ in COLUMNS))

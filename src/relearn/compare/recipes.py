@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from relearn.compare.settings import RETAIN_ONLY, Comparison, Entry, merged, method_and_mask
-from relearn.config import Recipe
-from relearn.errors import InputError
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError
+from relearn.workflows.compare.comparison_config import RETAIN_ONLY, Comparison, Entry, merged, method_and_mask
 
 
 @dataclass(frozen=True)

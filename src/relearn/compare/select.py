@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from relearn import console
-from relearn.compare.settings import Select
-from relearn.config import Recipe
+from relearn.core import console
+from relearn.core.config import Recipe
+from relearn.core.run_dir import RunDir, read_json, read_jsonl, write_json
+from relearn.data import Record
 from relearn.inference.answers import ask, with_response_logprobs
-from relearn.inference.models import RunModels
+from relearn.inference.run_models import RunModels
 from relearn.llm.make import make_completer
-from relearn.metrics.answers import AnswerRow, asked_first
-from relearn.metrics.evaluate import score
+from relearn.metrics.answer_row import AnswerRow, asked_first
 from relearn.metrics.judges import Judges, make_judges
-from relearn.records import Record
-from relearn.rundir import RunDir, read_json, read_jsonl, write_json
+from relearn.metrics.score import score
+from relearn.workflows.compare.comparison_config import Select
 
 FILE = "selection.json"
 SPLITS = ("forget", "retain")

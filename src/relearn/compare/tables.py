@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.compare.settings import RETAIN_ONLY
-from relearn.report.wording import MISSING, chance
+from relearn.report.labels import MISSING, chance
+from relearn.workflows.compare.comparison_config import RETAIN_ONLY
 
 COLUMNS = (
     ("forget", "kfr", "KFR"),

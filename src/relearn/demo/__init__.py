@@ -1,1 +1,1 @@
-"""demo."""
+"""Files on their way to their new package."""

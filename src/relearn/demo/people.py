@@ -11,7 +11,7 @@ import json
 from importlib import resources
 from typing import Any, Literal, get_args
 
-from relearn.records import Record, Split
+from relearn.data import Record, Split
 
 Name = Literal["private", "public", "probes_private", "probes_public", "learn"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -35,5 +35,5 @@ def _record(row: dict[str, str], private: set[str], source: str) -> Record:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    text = resources.files("relearn.demo").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
+    text = resources.files("relearn.workflows.demo").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines() if line]

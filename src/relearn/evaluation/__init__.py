@@ -1,1 +1,1 @@
-"""Scoring any two models, or any files of answers, without a run: the auditor's and the researcher's way in."""
+"""Files on their way to their new package."""

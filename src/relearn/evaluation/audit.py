@@ -13,23 +13,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from relearn import auditing
-from relearn.audits.base import MODELS, ModelName
+from relearn.audits.attack import MODELS, ModelName
+from relearn.audits.audit_runner import AuditRun, chosen
 from relearn.audits.material import Material
 from relearn.audits.models import scale_adapter
-from relearn.audits.runner import AuditRun, chosen
 from relearn.audits.verdicts import Verdict
-from relearn.config import Model, Recipe
-from relearn.errors import InputError
+from relearn.core.config import Model, Recipe
+from relearn.core.errors import InputError
+from relearn.core.run_dir import RunDir, read_json
 from relearn.evaluation.folder import take
 from relearn.evaluation.models import check_model, fingerprint
-from relearn.evaluation.settings import Evaluation, from_options
-from relearn.inference.models import put_adapter
+from relearn.inference.run_models import put_adapter
 from relearn.models.load import Loaded, load
 from relearn.records.sample import evenly
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, read_json
 from relearn.synthesis.generic_data import load_generic
+from relearn.workflows import audit as auditing
+from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 
 
 class PairModels:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
+from relearn.core.run_dir import existing_run, read_jsonl, replaced_dir, write_json
 from relearn.metrics.answer_files import exported
-from relearn.rundir import existing_run, read_jsonl, replaced_dir, write_json
 
 
 def export_answers(folder: Path, out: Path) -> list[Path]:

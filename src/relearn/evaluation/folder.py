@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from relearn.ability import check_ability
-from relearn.config import Model
-from relearn.errors import InputError
-from relearn.evaluation.material import Material, read_material
+from relearn.core.config import Model
+from relearn.core.errors import InputError
+from relearn.core.run_dir import RunDir, file_hash, make_private_dir, write_text
 from relearn.evaluation.models import fingerprint
-from relearn.evaluation.settings import FILE, WORDINGS, Evaluation, differing, part_of
-from relearn.metrics.base import METRICS, JointMetric
-from relearn.metrics.grading import check_remote_judge
 from relearn.metrics.judges import EXTRACTORS
+from relearn.metrics.llm_judge import check_remote_judge
+from relearn.metrics.metric import METRICS, JointMetric
 from relearn.metrics.retain_reference import load_reference
-from relearn.preparation import locked
 from relearn.provenance import versions
-from relearn.rundir import RunDir, file_hash, make_private_dir, write_text
-from relearn.synthesis.plan import WITH_ANSWERS, check_remote
+from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
+from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, differing, part_of
+from relearn.workflows.evaluate.inputs import Material, read_material
+from relearn.workflows.run.prepare import locked
 
 
 def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:

@@ -6,13 +6,13 @@ import gc
 import hashlib
 from pathlib import Path
 
-from relearn.config import Model
-from relearn.errors import InputError
-from relearn.inference.models import put_adapter
+from relearn.core.config import Model
+from relearn.core.errors import InputError
+from relearn.core.run_dir import file_hash
+from relearn.inference.run_models import put_adapter
+from relearn.models.builtin import builtin_path, find_builtin, is_builtin
 from relearn.models.load import Loaded, check_adapter, load
 from relearn.models.machine import check_machine
-from relearn.models.packages import builtin_path, find_builtin, is_builtin
-from relearn.rundir import file_hash
 
 # What a model is loaded from; a folder may hold anything else beside it.
 _LOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")

@@ -1,1 +1,1 @@
-"""inference."""
+"""Load the models of a run and collect their answers."""

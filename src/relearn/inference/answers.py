@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn.config import Generate
-from relearn.console import Ticker, quiet
-from relearn.inference.choices import choice_columns
-from relearn.models.forward import TokenRow, TokenScores, answer_logprobs, answer_scores
-from relearn.models.generate import generate
+from relearn.core.config import Generate
+from relearn.core.console import Ticker, quiet
+from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.data import Record
+from relearn.engine.forward import TokenRow, TokenScores, answer_logprobs, answer_scores
+from relearn.engine.generate import generate
+from relearn.inference.choice_logprobs import choice_columns
 from relearn.models.load import Loaded
-from relearn.records import Record
-from relearn.rundir import read_jsonl, write_jsonl
-from relearn.tokens.encode import Example, closing_tokens, encode, record_example
+from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
 
 # Log-probabilities are computed in float32, which holds seven digits.
 _DIGITS = 7

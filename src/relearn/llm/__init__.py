@@ -1,5 +1,5 @@
 """Generators of text behind one small protocol, with an answer cache in front."""
 
-from relearn.llm.base import Completer, Completion, Prompt
+from relearn.llm.completer import Completer, Completion, Prompt
 
 __all__ = ["Completer", "Completion", "Prompt"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from relearn.errors import BudgetError
-from relearn.llm.base import Completion, Prompt
+from relearn.core.errors import BudgetError
+from relearn.llm.completer import Completion, Prompt
 
 
 @dataclass

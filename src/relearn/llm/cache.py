@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from relearn.errors import InputError
-from relearn.llm.base import Completer, Completion, Prompt
+from relearn.core.errors import InputError
+from relearn.core.run_dir import make_private_dir
 from relearn.llm.budget import Budget
-from relearn.rundir import make_private_dir
+from relearn.llm.completer import Completer, Completion, Prompt
 
 
 @runtime_checkable

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from relearn import config
-from relearn.llm.base import Completer
-from relearn.registry import Registry
+from relearn.core import config
+from relearn.core.registry import Registry
+from relearn.llm.completer import Completer
 
 
 def _nowhere() -> str | None:

@@ -10,7 +10,7 @@ from importlib import resources
 
 import yaml
 
-from relearn.llm.wordings import fill, needs
+from relearn.llm.templates.phrases import fill, needs
 
 _DIGITS = {"two": 2, "three": 3, "six": 6, "eight": 8}
 _Lists = dict[str, tuple[str, ...]]

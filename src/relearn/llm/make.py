@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from relearn import config
-from relearn.errors import InputError
+from relearn.core import config
+from relearn.core.errors import InputError
 from relearn.llm.budget import Budget
 from relearn.llm.cache import AnswerStore, CachedCompleter
 from relearn.llm.generators import GENERATORS, Generator

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from relearn.errors import GeneratorError, InputError
-from relearn.llm.base import Completion, Prompt
+from relearn.core.errors import GeneratorError, InputError
+from relearn.llm.completer import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
 from relearn.llm.whole import estimated_tokens, whole_part, without_thoughts
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from relearn.config import Source
-from relearn.errors import InputError
+from relearn.core.config import Source
+from relearn.core.errors import InputError
+from relearn.core.registry import suggest
+from relearn.data.loaders import read_rows
 from relearn.metrics.answer_ids import count_in, with_ids
-from relearn.metrics.answers import AnswerRow
-from relearn.records.files import read_rows
-from relearn.registry import suggest
+from relearn.metrics.answer_row import AnswerRow
 
 LAYOUTS = (
     ("question", "reference", "response"),

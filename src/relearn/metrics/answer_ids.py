@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from relearn.errors import InputError
-from relearn.records import content_id
+from relearn.core.errors import InputError
+from relearn.data import content_id
 from relearn.synthesis.wordings import worded_id, worded_record
 
 Row = dict[str, Any]

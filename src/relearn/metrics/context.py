@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import Split
-from relearn.metrics.coverage import Coverage, coverages
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.entity_coverage import Coverage, coverages
+from relearn.metrics.intervals import Clusters, group, mean_interval
 from relearn.metrics.judges import Judges
-from relearn.metrics.language import Language, language_of
+from relearn.metrics.lexical_indices import Language, language_of
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.stats import Clusters, group, mean_interval
-from relearn.metrics.verdicts import Verdict, verdicts
+from relearn.metrics.metric import Split
+from relearn.metrics.nli import Verdict, verdicts
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relearn.errors import InputError
-from relearn.metrics.verdicts import LABELS, PairJudge, Verdict, verdict_of
+from relearn.core.errors import InputError
+from relearn.metrics.nli import LABELS, PairJudge, Verdict, verdict_of
 
 BUILTIN = "builtin"
 

@@ -4,7 +4,7 @@ An answer is gibberish when it is
     empty      without a letter or digit;
     looping    its word triples are worth fewer than half as many different ones: 2^H / T < 0.5, with H the entropy of
                the T triples in bits (words that are very long, or a script without spaces: characters);
-    salad      its words stand in no order (text/word_order.py), or are run together; English alone is looked at;
+    salad      its words stand in no order (metrics/word_salad.py), or are run together; English alone is looked at;
     surprising its perplexity under the base model is far above that of any language.
 The perplexity is the one that LS rests on: under the model before any fine-tuning, which stands in for the start model
 so that what the start model has learned by heart does not count as fluent, nor what it has forgotten as babble. Where
@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
-from relearn.metrics.language import perplexity
+from relearn.metrics.lexical_indices import perplexity
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Metric
+from relearn.metrics.word_salad import is_glued, word_order
 from relearn.text.tokenise import words
-from relearn.text.word_order import is_glued, word_order
 
 Kind = Literal["empty", "looping", "salad", "surprising"]
 KINDS: tuple[Kind, ...] = ("empty", "looping", "salad", "surprising")

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.metrics.base import METRICS, Metric
 from relearn.metrics.context import Context
-from relearn.metrics.coverage import Coverage
+from relearn.metrics.entity_coverage import Coverage
 from relearn.metrics.knowledge import knowledge_note, why_unscored
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.verdicts import Verdict
+from relearn.metrics.metric import METRICS, Metric
+from relearn.metrics.nli import Verdict
 from relearn.text.matching import Matcher, best_total
 
 SOURCE = "relearn, after arXiv 2502.11190"

@@ -11,11 +11,11 @@ world.
 
 from __future__ import annotations
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
-from relearn.text.normalise import norms, tokenise
+from relearn.metrics.metric import METRICS, Metric
+from relearn.text.normalize import norms, tokenise
 from relearn.text.tokenise import sentences
 
 

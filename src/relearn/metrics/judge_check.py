@@ -15,8 +15,8 @@ from importlib import resources
 import numpy as np
 
 from relearn.llm import Completer
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.grading import ASPECTS, RUBRIC, Aspect, grade
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.llm_judge import ASPECTS, RUBRIC, Aspect, grade
 
 # Shares and rank correlation that each aspect needs at least.
 READ, NEAR, ORDER = 0.9, 0.8, 0.6

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relearn import config
-from relearn.errors import InputError, MissingPartError
+from relearn.core import config
+from relearn.core.errors import InputError, MissingPartError
 from relearn.llm import Completer
-from relearn.metrics.answers import AnswerRow
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.entity_prompt import PromptedEntities
-from relearn.metrics.grading import Aspect, Graded, NamedGrader, grade
-from relearn.metrics.verdicts import EntailmentJudge
-from relearn.models.packages import builtin_path, is_builtin
+from relearn.metrics.llm_judge import Aspect, Graded, NamedGrader, grade
+from relearn.metrics.nli import EntailmentJudge
+from relearn.models.builtin import builtin_path, is_builtin
 from relearn.text.entities import Extractor, SpacyEntities, distinct
 from relearn.text.matching import EmbeddingMatcher, ExactMatcher, Matcher
 

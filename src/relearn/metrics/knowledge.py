@@ -11,12 +11,12 @@ it beside `gibberish`, `ls` and the answers themselves.
 
 from __future__ import annotations
 
-from relearn import config
-from relearn.metrics.base import METRICS, Metric
+from relearn.core import config
 from relearn.metrics.context import Context
-from relearn.metrics.coverage import Coverage
+from relearn.metrics.entity_coverage import Coverage
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.verdicts import Verdict
+from relearn.metrics.metric import METRICS, Metric
+from relearn.metrics.nli import Verdict
 
 SOURCE = "arXiv 2502.11190"
 FEW = 3

@@ -25,10 +25,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, JointMetric
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.joint_context import Parts
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.parts import Parts
+from relearn.metrics.metric import METRICS, JointMetric
 from relearn.metrics.probability import mean_logprob
 from relearn.metrics.resample import interval_of_sets
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Metric
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from relearn import config
-from relearn.metrics.base import Better, direction_of
+from relearn.core import config
+from relearn.metrics.intervals import Statistic, bootstrap, group, mean, median, value_of
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Better, direction_of
 from relearn.metrics.split_scores import SplitScores
-from relearn.metrics.stats import Statistic, bootstrap, group, mean, median, value_of
 
 Values = Mapping[str, float | None]
 NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Metric
 
 SOURCE = "arXiv 2401.06121"
 NO_LOGPROBS = "no log-probabilities of the reference"

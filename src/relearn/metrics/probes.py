@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Metric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Metric
 from relearn.metrics.overlap import rouge_l_recall
 
 # More kinds than this are names and not kinds.

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn import config
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import Split
+from relearn.core import config
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.intervals import group, mean, mean_interval
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Split
 from relearn.metrics.paired import statistic_of
-from relearn.metrics.stats import group, mean, mean_interval
 
 AVERAGED = "interval: mean of those of the repeats"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.stats import group, lower_tail
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.intervals import group, lower_tail
 
 # One (resamples, rows) array of how often each row was drawn per set -> (resamples,)
 Drawn = Callable[[list[np.ndarray]], np.ndarray]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from relearn.metrics.base import Split
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Split
 
 
 @dataclass(frozen=True)

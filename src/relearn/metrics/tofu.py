@@ -17,12 +17,12 @@ import warnings
 
 import numpy as np
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, JointMetric
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
+from relearn.metrics.joint_context import Parts
 from relearn.metrics.measurement import Measurement
 from relearn.metrics.membership import NO_REFERENCE
-from relearn.metrics.parts import Parts
+from relearn.metrics.metric import METRICS, JointMetric
 from relearn.metrics.probability import SOURCE
 from relearn.metrics.resample import interval_of_sets
 from relearn.metrics.truth_ratio import MISSING, log_ratios

@@ -19,10 +19,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Better, Metric, Split
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Better, Metric, Split
 from relearn.metrics.probability import SOURCE, bring_wrong_answers, mean_logprob
 
 Mean = Literal["geometric", "arithmetic"]

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, Better, Metric, Split
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import METRICS, Better, Metric, Split
 from relearn.metrics.overlap import WORD
 
 SOURCE = "arXiv 2407.06460"

@@ -7,11 +7,11 @@ A fact of which an answer could not be judged, and none gives it away, is unscor
 
 from __future__ import annotations
 
-from relearn.metrics.base import METRICS, JointMetric
 from relearn.metrics.context import Context
+from relearn.metrics.joint_context import Parts
 from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.parts import Parts
+from relearn.metrics.metric import METRICS, JointMetric
 from relearn.synthesis.wordings import worded_record
 
 PART = "forget_wordings"

@@ -1,1 +1,1 @@
-"""models."""
+"""Load models and tokenizers, chat templates, LoRA, sharded weights."""

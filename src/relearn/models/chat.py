@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from relearn.records import Form
+from relearn.data import Form
 
 _MARK = "relearn-answer-mark"
 

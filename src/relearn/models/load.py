@@ -11,11 +11,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from relearn.config import Model
-from relearn.errors import InputError
+from relearn.core.config import Model
+from relearn.core.errors import InputError
+from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat, chat_format
 from relearn.models.machine import check_machine, quantized, use_liger
-from relearn.models.packages import builtin_path, is_builtin
 
 # The run has its own progress bars and its own errors.
 transformers_logging.disable_progress_bar()

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from relearn.config import Lora
-from relearn.errors import InputError
-from relearn.models.shards import whole_state
-from relearn.rundir import read_json, write_json
+from relearn.core.config import Lora
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json, write_json
+from relearn.models.sharding import whole_state
 
 
 def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:

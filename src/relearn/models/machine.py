@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from relearn.config import Generate, Model
-from relearn.errors import InputError, MissingPartError
+from relearn.core.config import Generate, Model
+from relearn.core.errors import InputError, MissingPartError
 
 
 def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from relearn.models.packing import Packed, TokenRow
+from relearn.engine.packing import Packed, TokenRow
 
 
 def bare(model: Any) -> Any:

@@ -1,1 +1,1 @@
-"""objectives."""
+"""Files on their way to their new package."""

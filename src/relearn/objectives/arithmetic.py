@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
-from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import not_negative, positive
-from relearn.objectives.npo import NPO
+from relearn.unlearning.losses.npo import NPO
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
 
 FAMILY = "weight arithmetic"
 # The method whose objective both adapters are trained with.

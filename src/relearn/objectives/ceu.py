@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import positive
-from relearn.objectives.retain import RETAIN_DEFAULTS, Retain, retain_terms
-from relearn.objectives.scored import Scored
+from relearn.unlearning.losses.retain import RETAIN_DEFAULTS, Retain, retain_terms
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
+from relearn.unlearning.token_loss import Scored
 
 _NEEDS: frozenset[Need] = frozenset({"forget"})
 

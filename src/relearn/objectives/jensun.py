@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import torch
 
-from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import not_negative, positive
-from relearn.objectives.scored import nll
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
+from relearn.unlearning.token_loss import nll
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import positive
-from relearn.objectives.npo import negative_preference
-from relearn.objectives.relearn import ReLearn
-from relearn.objectives.retain import RETAIN_DEFAULTS, Retain
+from relearn.unlearning.losses.npo import negative_preference
+from relearn.unlearning.losses.relearn import ReLearn
+from relearn.unlearning.losses.retain import RETAIN_DEFAULTS, Retain
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import logsigmoid
 
-from relearn.objectives.base import METHODS, Batch, Method, Need, Parts
 from relearn.objectives.limits import not_negative, positive
-from relearn.objectives.retain import RETAIN_DEFAULTS, Retain, retain_terms
+from relearn.unlearning.losses.retain import RETAIN_DEFAULTS, Retain, retain_terms
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
 
 _NEEDS: frozenset[Need] = frozenset({"forget"})
 

@@ -1,1 +1,1 @@
-"""A recipe becomes stages, in order, each skipped when its outputs are complete (`order.py`)."""
+"""Files on their way to their new package."""

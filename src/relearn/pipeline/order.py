@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from relearn import parallel
-from relearn.pipeline import making, measuring
-from relearn.pipeline.state import Stage, State
+from relearn.core import distributed
+from relearn.workflows.run import eval_stages, train_stages
+from relearn.workflows.run.state import Stage, State
 
 BODIES: dict[str, Callable[[State], Stage | None]] = {
-    "learn": making.learn,
-    "neighbours": making.neighbours,
-    "wordings": making.wordings,
-    "before": measuring.before,
-    "synthesis": making.synthesis,
-    "alternates": making.alternates,
-    "unlearn": making.unlearn,
-    "after": measuring.after,
-    "perplexity": measuring.perplexity,
-    "scores": measuring.score,
-    "report": measuring.report,
+    "learn": train_stages.learn,
+    "neighbours": train_stages.neighbours,
+    "wordings": train_stages.wordings,
+    "before": eval_stages.before,
+    "synthesis": train_stages.synthesis,
+    "alternates": train_stages.alternates,
+    "unlearn": train_stages.unlearn,
+    "after": eval_stages.after,
+    "perplexity": eval_stages.perplexity,
+    "scores": eval_stages.score,
+    "report": eval_stages.report,
 }
 STAGES = tuple(BODIES)
 # Stages in which all processes work; the others are the main one's alone.
@@ -36,16 +36,16 @@ SHARED = ("learn", "before", "unlearn", "after", "perplexity")
 def do(state: State, name: str) -> None:
     """Do stage `name` unless it is done or the recipe has no use for it; what came after it is then done anew."""
     stage = BODIES[name](state)
-    if stage is None or parallel.on_main(lambda: state.folder.is_done(name)):
+    if stage is None or distributed.on_main(lambda: state.folder.is_done(name)):
         return
     with _begun(state, name, stage.outputs):
-        stage.work() if name in SHARED else parallel.on_main(stage.work)
+        stage.work() if name in SHARED else distributed.on_main(stage.work)
 
 
 @contextmanager
 def _begun(state: State, name: str, outputs: list[str]) -> Iterator[None]:
     """The main process writes down that the stage has begun, and at the end that it is done."""
-    if not parallel.is_main():
+    if not distributed.is_main():
         yield
         return
     later = STAGES[STAGES.index(name) + 1 :]

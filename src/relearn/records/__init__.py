@@ -1,5 +1,1 @@
-"""Records: what is to be forgotten, kept, or merely used to keep the model talking."""
-
-from relearn.records.record import Form, Record, Split, content_id
-
-__all__ = ["Form", "Record", "Split", "content_id"]
+"""Files on their way to their new package."""

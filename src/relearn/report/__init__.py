@@ -1,1 +1,1 @@
-"""report."""
+"""Write the report, the model card and the plots of a run folder."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.metrics.answers import asked_first
+from relearn.metrics.answer_row import asked_first
 
 Row = Mapping[str, Any]
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import yaml
 
-from relearn import rundir
-from relearn.errors import InputError
+from relearn.core import run_dir
+from relearn.core.errors import InputError
 from relearn.records.sample import evenly
 from relearn.report.answers import known, pair_items, verdict_counts
-from relearn.report.audits import read_audits
-from relearn.report.headline import headline
 from relearn.report.inside import read_inside
+from relearn.report.labels import PARTS, better, change, in_order, metric_label, part_title
 from relearn.report.redact import redacted
-from relearn.report.wording import PARTS, better, change, in_order, metric_label, part_title
+from relearn.report.sections import read_audits
+from relearn.report.summary import headline
 
 SAMPLE_ROWS = 12
 FORMAT = 1
@@ -37,7 +37,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     run = Path(run)
     if not (run / "manifest.json").exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
-    manifest = rundir.read_json(run / "manifest.json")
+    manifest = run_dir.read_json(run / "manifest.json")
     recipe, evaluation = _settings(run / "recipe.yaml"), _settings(run / "evaluation.yaml")
     trained = not evaluation
     summary = _json(run / "summary.json")
@@ -80,19 +80,19 @@ def write_report(run: Path, redact: bool = False) -> Path:
     run = Path(run)
     report = build_report(run, redact=redact)
     page, card = render(report), None if report["evaluated"] is not None else model_card(report)
-    rundir.write_json(run / "report.json", report)
-    rundir.write_text(run / "report.html", page)
+    run_dir.write_json(run / "report.json", report)
+    run_dir.write_text(run / "report.html", page)
     if card is not None:
-        rundir.write_text(run / "model_card.md", card)
+        run_dir.write_text(run / "model_card.md", card)
     return run / "report.html"
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return rundir.read_json(path) if path.exists() else {}
+    return run_dir.read_json(path) if path.exists() else {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return rundir.read_jsonl(path, torn=True) if path.exists() else []
+    return run_dir.read_jsonl(path, torn=True) if path.exists() else []
 
 
 def _settings(path: Path) -> dict[str, Any]:

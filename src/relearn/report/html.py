@@ -17,17 +17,17 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from relearn.console import visible
-from relearn.report import plots, wording
+from relearn.core.console import visible
+from relearn.report import labels, plots
 from relearn.report.answers import marked
-from relearn.report.audits import TITLES as AUDIT_TITLES
 from relearn.report.inside_plots import inside_charts
+from relearn.report.sections import TITLES as AUDIT_TITLES
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A page with thousands of items helps nobody: the failures come first and whole, report.json has the rest.
 SHOWN_ITEMS = 300
 SHOWN_REJECTIONS = 60
-_ORDER = {name: index for index, name in enumerate(wording.VERDICTS)}
+_ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -39,7 +39,7 @@ def render(report: Mapping[str, Any]) -> str:
         verdicts=_verdicts(report),
         policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
         charts=_charts(report),
-        tables=[_table(split, report["metrics"]) for split in wording.SPLITS if _of(split, report["metrics"])],
+        tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
         answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
         rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
         recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
@@ -48,7 +48,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _verdicts(report: Mapping[str, Any]) -> Mapping[str, str]:
     alone = report["evaluated"] is not None and "before" not in report["evaluated"]
-    return wording.VERDICTS_ALONE if alone else wording.VERDICTS
+    return labels.VERDICTS_ALONE if alone else labels.VERDICTS
 
 
 def _digest(block: str) -> str:
@@ -62,14 +62,14 @@ def _environment() -> Environment:
         lstrip_blocks=True, finalize=lambda value: visible(value) if type(value) is str else value,
     )  # fmt: skip
     environment.filters |= {
-        "number": wording.number, "interval": wording.interval, "duration": wording.duration,
-        "percent": wording.percent, "label": wording.metric_label, "metric_title": wording.metric_title,
-        "signed": wording.signed, "chance": wording.chance,
+        "number": labels.number, "interval": labels.interval, "duration": labels.duration,
+        "percent": labels.percent, "label": labels.metric_label, "metric_title": labels.metric_title,
+        "signed": labels.signed, "chance": labels.chance,
     }  # fmt: skip
     environment.globals |= {
-        "about": wording.ABOUT, "splits": wording.SPLITS, "marked": marked,
-        "evidence": _evidence, "loss_parts": wording.LOSS_PARTS, "row_kinds": wording.ROW_KINDS,
-        "counted": wording.counted, "audit_titles": AUDIT_TITLES,
+        "about": labels.ABOUT, "splits": labels.SPLITS, "marked": marked,
+        "evidence": _evidence, "loss_parts": labels.LOSS_PARTS, "row_kinds": labels.ROW_KINDS,
+        "counted": labels.counted, "audit_titles": AUDIT_TITLES,
     }  # fmt: skip
     return environment
 
@@ -91,7 +91,7 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     parts = _of(split, metrics)
     by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
     rows, shared = [], []
-    for name in wording.in_order({name for named in by_name for name in named}):
+    for name in labels.in_order({name for named in by_name for name in named}):
         empty = {"before": None, "after": None, "difference": None, "change": ""}
         cells = [{**empty, **named.get(name, {})} for named in by_name]
         cells = [{**cell, **{side: dict(cell[side]) for side in ("before", "after") if cell[side]}} for cell in cells]
@@ -101,7 +101,7 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             shared.append((name, common))
         for side, note in zip(measured, apart, strict=True):
             side["note"] = note
-        rows.append({"name": name, "better": wording.better(name, split), "cells": cells})
+        rows.append({"name": name, "better": labels.better(name, split), "cells": cells})
     paired = any(cell["difference"] for row in rows for cell in row["cells"])
     return {
         "split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared, "paired": paired,
@@ -121,14 +121,14 @@ def _evidence(answer: Mapping[str, Any]) -> str:
     said = []
     wanted, found = answer["entity_counts"]
     if wanted:
-        said.append(f"names {found} of {wording.counted(wanted, 'thing')}")
+        said.append(f"names {found} of {labels.counted(wanted, 'thing')}")
     elif wanted == 0:
         said.append("the reference names nothing to look for")
     if answer["entailment"]:
         said.append(f"judge: {answer['entailment']}")
     if answer.get("repeats"):
         said.append(_over_repeats(answer))
-    said += [f"{wording.metric_label(name)} {wording.number(answer[name])}" for name in ("rouge_l", "ls")
+    said += [f"{labels.metric_label(name)} {labels.number(answer[name])}" for name in ("rouge_l", "ls")
              if answer[name] is not None]  # fmt: skip
     return " · ".join(said)
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from relearn import rundir
+from relearn.core import run_dir
 
 START = "start"
 _THRESHOLD = "0.08"
@@ -28,7 +28,7 @@ def read_inside(run: Path) -> dict[str, Any] | None:
     """
     folder = run / "analysis"
     lens, patching, adapter, circuits, training = (
-        rundir.read_json(path) if (path := folder / f"{name}.json").exists() else {}
+        run_dir.read_json(path) if (path := folder / f"{name}.json").exists() else {}
         for name in ("lens", "patching", "adapter", "circuits", "dynamics")
     )
     if not (lens or patching or adapter or circuits):

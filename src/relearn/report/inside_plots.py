@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.report.circuit_picture import circuit_picture
+from relearn.report.circuit_plot import circuit_picture
+from relearn.report.labels import LOSS_PARTS
 from relearn.report.plots import axes_of
 from relearn.report.svg import INK, RC, to_svg
-from relearn.report.wording import LOSS_PARTS
 
 # The start model's colour, then those of the others; where they run out, a broken line tells two of a colour apart.
 _COLOURS = ("before", "after", "line3", "line4")

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from relearn.report.wording import MISSING, counted, in_order, interval, metric_label, number
+from relearn.report.labels import MISSING, counted, in_order, interval, metric_label, number
 
 PAPER = "[arXiv 2502.11190](https://arxiv.org/abs/2502.11190)"
 _LIMITS = """## Limits

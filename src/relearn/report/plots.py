@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relearn.report.labels import LOSS_PARTS, ON_UNIT_SCALE, metric_label
 from relearn.report.svg import INK, RC, to_svg
-from relearn.report.wording import LOSS_PARTS, ON_UNIT_SCALE, metric_label
 
 _LINES = ("line1", "line2", "line3", "line4")
 _SMOOTH_FROM = 60

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from relearn.report.audits import redacted_audits
 from relearn.report.inside import redacted_inside
+from relearn.report.sections import redacted_audits
 
 HIDDEN = "[hidden]"
 _DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_facts")

@@ -10,8 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from relearn import console
-from relearn.report.wording import (
+from relearn.core import console
+from relearn.core.run_dir import read_json
+from relearn.report.labels import (
     MISSING,
     PARTS,
     better,
@@ -24,7 +25,6 @@ from relearn.report.wording import (
     part_title,
     signed,
 )
-from relearn.rundir import read_json
 
 SHOWN = (
     "kfr", "worst_case", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "useful_forgetting", "ppl", "forget_quality",

@@ -1,1 +1,1 @@
-"""synthesis."""
+"""Write training rows: question variants, vague answers, checks, generic rows."""

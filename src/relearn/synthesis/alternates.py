@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn import config
-from relearn.console import Ticker, quiet
-from relearn.errors import RunFailedError
+from relearn.core import config
+from relearn.core.console import Ticker, quiet
+from relearn.core.errors import RunFailedError
+from relearn.core.run_dir import make_private_dir, read_jsonl, write_jsonl
+from relearn.data import Record, content_id
 from relearn.llm import Prompt
 from relearn.llm.make import budget_for, make_completer
-from relearn.records import Record, content_id
-from relearn.rundir import make_private_dir, read_jsonl, write_jsonl
-from relearn.synthesis.answers import no_answer_flaw
 from relearn.synthesis.checks import Inspect, form_flaw, subject_of
-from relearn.synthesis.fill import Filled, Flaw, Group, Slot, Writing, fill
-from relearn.synthesis.plan import check_remote
+from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.prompt_files import prompt_text
 from relearn.synthesis.replies import read_labelled
+from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill
 from relearn.synthesis.rows import Rejection
 from relearn.synthesis.synthesize import CACHE, progress
+from relearn.synthesis.vague_answers import no_answer_flaw
 from relearn.synthesis.verification import Verifier
 
 ALTERNATES, REJECTED_ALTERNATES = "alternates.jsonl", "rejected_alternates.jsonl"

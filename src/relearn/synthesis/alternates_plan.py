@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from relearn import config
-from relearn.records import Record
+from relearn.core import config
+from relearn.data import Record
 from relearn.synthesis.alternates import ANSWERS, TOKENS_PER_ALTERNATE, alternates_prompt, own_alternates, slots
-from relearn.synthesis.plan import LABEL_TOKENS, MESSAGE_TOKENS, Count, Plan, counting, planned
+from relearn.synthesis.generation_cost import LABEL_TOKENS, MESSAGE_TOKENS, Count, Plan, counting, planned
 from relearn.synthesis.verification import Verifier
 
 

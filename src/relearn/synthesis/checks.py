@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from relearn.records import Record
-from relearn.synthesis.fill import Flaw
+from relearn.data import Record
+from relearn.synthesis.retry_loop import Flaw
 from relearn.text.spans import find_spans
 from relearn.text.subject import find_subject
 

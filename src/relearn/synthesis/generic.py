@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from relearn.records import Record, content_id
+from relearn.data import Record, content_id
 from relearn.synthesis.rows import TrainingRow
 
 

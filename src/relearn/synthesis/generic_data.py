@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 
-from relearn.records import Record
+from relearn.data import Record
 
 
 def load_generic() -> list[Record]:

@@ -18,12 +18,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from relearn.config import Hardening
-from relearn.records import Record, content_id
+from relearn.core.config import Hardening
+from relearn.data import Record, content_id
+from relearn.leakage.detector import LeakIndex
 from relearn.synthesis.completions import split_answer
 from relearn.synthesis.rows import TrainingRow
-from relearn.text.leaks import LeakIndex
-from relearn.text.normalise import contains, norms
+from relearn.text.normalize import contains, norms
 from relearn.text.spans import find_spans
 
 CUTS = (0.5, 0.75)

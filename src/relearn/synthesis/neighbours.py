@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from relearn.errors import GeneratorError
+from relearn.core.errors import GeneratorError
+from relearn.data import Record
+from relearn.data.validation import normalised
 from relearn.llm import Completer, Prompt
-from relearn.records import Record
-from relearn.records.checks import normalised
 from relearn.synthesis.checks import form_flaw, subject_of
 from relearn.synthesis.prompt_files import prompt_text
 from relearn.synthesis.replies import read_labelled

@@ -7,13 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from relearn import config
+from relearn.core import config
+from relearn.data import Record
 from relearn.llm import Completer, Prompt
-from relearn.records import Record
 from relearn.synthesis.checks import Inspect, form_flaw, invented_flaw, subject_flaw, subject_of
-from relearn.synthesis.fill import Filled, Flaw, Group, Slot, Writing, fill
 from relearn.synthesis.prompt_files import prompt_lines
 from relearn.synthesis.replies import read_labelled
+from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill
 from relearn.synthesis.rows import VARIANTS, Question, Rejection
 
 # A question rarely has more than 60 tokens; the label and the line end are counted in.

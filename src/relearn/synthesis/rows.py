@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from relearn.records import Form, content_id
+from relearn.data import Form, content_id
 
 Variant = Literal["original", "simple", "contextual", "noise", "logical", "generic"]
 VARIANTS: tuple[Variant, ...] = ("simple", "contextual", "noise", "logical")

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn import config
-from relearn.console import Ticker, quiet
-from relearn.errors import RunFailedError
+from relearn.core import config
+from relearn.core.console import Ticker, quiet
+from relearn.core.errors import RunFailedError
+from relearn.core.run_dir import make_private_dir, write_jsonl
+from relearn.data import Record, content_id
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, quietly
 from relearn.llm.make import budget_for, make_completer
-from relearn.records import Record, content_id
-from relearn.rundir import make_private_dir, write_jsonl
-from relearn.synthesis.answers import answer_group, write_answers
 from relearn.synthesis.checks import Inspect
 from relearn.synthesis.completions import split_answer
-from relearn.synthesis.fill import Slot
+from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.generic import choose_generic, generic_wanted
 from relearn.synthesis.harden import hardened
-from relearn.synthesis.plan import check_remote
 from relearn.synthesis.questions import write_questions
+from relearn.synthesis.retry_loop import Slot
 from relearn.synthesis.rows import Rejection, TrainingRow
+from relearn.synthesis.vague_answers import answer_group, write_answers
 from relearn.synthesis.verification import Verifier
 
 SYNTHESIS, REJECTED, CACHE = "synthesis.jsonl", "rejected.jsonl", "cache.sqlite"

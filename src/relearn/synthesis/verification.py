@@ -1,6 +1,6 @@
 """Stage 3, content verification: does a written text tell the secret of the record it was written for, or of any other?
 
-The deterministic check of `relearn.text.leaks` comes first; a judge model, when there is one, reads what passed it, and
+The deterministic check of `relearn.leakage.detector` comes first; a judge model, when there is one, reads what passed it, and
 only the one line it was asked for counts (arXiv 2502.11190, section 3). `verify_file` is the same check for any file of
 training rows.
 """
@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn.config import Source
-from relearn.errors import InputError
+from relearn.core.config import Source
+from relearn.core.errors import InputError
+from relearn.core.run_dir import write_jsonl
+from relearn.data import Record
+from relearn.data.columns import Layout, find_layout
+from relearn.data.loaders import read_records, read_rows
+from relearn.leakage.detector import KINDS, Finding, LeakIndex
 from relearn.llm import Completer, Completion, Prompt
-from relearn.records import Record
-from relearn.records.columns import Layout, find_layout
-from relearn.records.files import read_records, read_rows
-from relearn.rundir import write_jsonl
-from relearn.synthesis.fill import Flaw
 from relearn.synthesis.prompt_files import prompt_text
-from relearn.text.leaks import KINDS, Finding, LeakIndex
+from relearn.synthesis.retry_loop import Flaw
 
 JUDGE_TOKENS = 160
 _VERDICT = re.compile(r"verdict: (safe|leak)\.?", re.IGNORECASE)

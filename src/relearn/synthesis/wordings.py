@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from relearn.config import Synthesis
+from relearn.core.config import Synthesis
+from relearn.data import Record
 from relearn.llm import Completer
-from relearn.records import Record
 from relearn.synthesis.checks import Inspect
 from relearn.synthesis.questions import write_questions
 

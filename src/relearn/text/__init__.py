@@ -1,1 +1,1 @@
-"""text."""
+"""Normalize texts; find spans, subjects and entities in them."""

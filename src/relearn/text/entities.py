@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from relearn.text.normalise import is_ordinary, norms, singular
+from relearn.text.normalize import is_ordinary, norms, singular
 from relearn.text.spans import find_spans
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
 from relearn.text.entities import keys
 
 Pair = tuple[Sequence[str], Sequence[str]]

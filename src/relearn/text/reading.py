@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from relearn.text.normalise import singular, street_form, tokenise
+from relearn.text.normalize import singular, street_form, tokenise
 from relearn.text.numerals import find_numerals
 from relearn.text.spans import Span, find_spans
 

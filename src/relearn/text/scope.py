@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from relearn.text.hits import Near
-from relearn.text.normalise import contains, norms, singular
+from relearn.leakage.rules import Near
+from relearn.leakage.secrets import Secret, topic_of
+from relearn.text.normalize import contains, norms, singular
 from relearn.text.reading import Reading
-from relearn.text.secrets import Secret, topic_of
 from relearn.text.subjects import Name
 
 SAME_TOPIC = 0.5

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from relearn.text.normalise import fold, is_ordinary, norms
+from relearn.text.normalize import fold, is_ordinary, norms
 
 SpanKind = Literal["email", "phone", "date", "address", "number", "name"]
 

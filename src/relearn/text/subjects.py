@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from relearn.records import Record
-from relearn.text.normalise import contains, fold, norms, singular
+from relearn.data import Record
+from relearn.text.normalize import contains, fold, norms, singular
 from relearn.text.subject import find_subject
 
 Name = tuple[str, ...]

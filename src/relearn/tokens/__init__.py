@@ -1,1 +1,1 @@
-"""tokens."""
+"""Files on their way to their new package."""

@@ -1,1 +1,1 @@
-"""training."""
+"""Files on their way to their new package."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from relearn import parallel
-from relearn.config import Model, Unlearn
-from relearn.errors import InputError
-from relearn.models.ensemble import Ensemble, check_tokenizers, save_offset, small_spec
+from relearn.core import distributed
+from relearn.core.config import Model, Unlearn
+from relearn.core.errors import InputError
+from relearn.core.run_dir import remove_tree, replaced_dir
 from relearn.models.load import load, load_tokenizer
 from relearn.models.lora import add_lora
-from relearn.objectives.base import METHODS
-from relearn.objectives.inference_time import Offset
-from relearn.rundir import remove_tree, replaced_dir
-from relearn.training import stages
-from relearn.training.passes import needed_rows
-from relearn.training.procedures import Job, procedure
-from relearn.training.reference import mixed
+from relearn.unlearning import train
+from relearn.unlearning.inference_time.methods import Offset
+from relearn.unlearning.inference_time.offset import Ensemble, check_tokenizers, save_offset, small_spec
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.procedures import Job, procedure
+from relearn.unlearning.reference_model import mixed
+from relearn.unlearning.step import needed_rows
 
 RESULT = "offset"
 
@@ -30,7 +30,7 @@ def _check(model: Model, settings: Unlearn) -> None:
     name = _small_name(settings)
     if settings.full:
         raise InputError("offset trains an adapter of the small model", where="unlearn.full", way_out="leave it out")
-    if parallel.shards_weights():
+    if distributed.shards_weights():
         raise InputError("offset runs three models that FSDP cannot split", way_out="use DDP, recipes/accelerate/")
     check_tokenizers(load_tokenizer(model), load_tokenizer(small_spec(model, name)), name)
 
@@ -52,10 +52,10 @@ def offset(job: Job) -> None:
     # In the precision of the pass with the adapter, or their difference would be rounding.
     with mixed(job.loaded.device, settings.precision == "bfloat16"):
         ensemble.remember(_rows(inner, chosen))
-    stages.trained(inner, model=ensemble, name=RESULT)
+    train.trained(inner, model=ensemble, name=RESULT)
     with replaced_dir(job.folder / RESULT) as target:
         save_offset(target, ensemble, name, objective=options["objective"])
-    remove_tree(job.folder / stages.CHECKPOINTS)
+    remove_tree(job.folder / train.CHECKPOINTS)
 
 
 def _chosen(settings: Unlearn) -> Offset:
@@ -77,5 +77,5 @@ def _small_name(settings: Unlearn) -> str:
 def _rows(job: Job, chosen: Offset) -> list[Any]:
     """The rows of all streams of the plan that the objective needs."""
     method = METHODS.get(job.settings.method)
-    batches = stages.unlearn_batches(job.loaded.chat, method, job.material, job.settings, job.seed)
+    batches = train.unlearn_batches(job.loaded.chat, method, job.material, job.settings, job.seed)
     return needed_rows(batches, chosen)

@@ -13,17 +13,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from relearn import parallel
-from relearn.config import Model, Unlearn
-from relearn.errors import InputError
+from relearn.core import distributed
+from relearn.core.config import Model, Unlearn
+from relearn.core.errors import InputError
+from relearn.core.run_dir import replaced_dir
 from relearn.models.load import check_adapter
 from relearn.models.lora import save_adapter
 from relearn.objectives.arithmetic import TRAINED_WITH, Ties
-from relearn.objectives.base import METHODS
-from relearn.objectives.npo import NPO
-from relearn.rundir import replaced_dir
-from relearn.training import stages
-from relearn.training.procedures import Job, procedure
+from relearn.unlearning import train
+from relearn.unlearning.losses.npo import NPO
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.procedures import Job, procedure
 
 ADAPTERS = ("over", "under")
 
@@ -37,7 +37,7 @@ def _check(model: Model, settings: Unlearn) -> None:
             "what comes out of ties is there only when both adapters are trained", where="unlearn.evaluate_every",
             way_out="leave it out",
         )  # fmt: skip
-    if parallel.shards_weights():
+    if distributed.shards_weights():
         raise InputError("ties cannot train its two adapters on a model in shards", way_out="launch with DDP")
 
 
@@ -47,7 +47,7 @@ def ties(job: Job) -> None:
     chosen = _chosen(job.settings)
     objectives = (chosen.over, chosen.under)
     folders = [_adapter(job, name, objective) for name, objective in zip(ADAPTERS, objectives, strict=True)]
-    stages.save_trained(job, merged(job.loaded.model, folders, chosen))
+    train.save_trained(job, merged(job.loaded.model, folders, chosen))
 
 
 def merged(model: Any, folders: list[Path], chosen: Ties) -> Any:
@@ -69,13 +69,13 @@ def merged(model: Any, folders: list[Path], chosen: Ties) -> Any:
 
 def _adapter(job: Job, name: str, objective: NPO) -> Path:
     """The folder of a trained adapter; it is trained only if it is not there."""
-    folder = job.folder / stages.CHECKPOINTS / f"ties-{name}-adapter"
-    if not parallel.on_main(folder.exists):
-        model = stages.trained(_half(job, name, objective), name=f"ties-{name}")
+    folder = job.folder / train.CHECKPOINTS / f"ties-{name}-adapter"
+    if not distributed.on_main(folder.exists):
+        model = train.trained(_half(job, name, objective), name=f"ties-{name}")
         with replaced_dir(folder) as target:
             save_adapter(model, target)
         model.unload()
-    parallel.barrier()
+    distributed.barrier()
     return folder
 
 
@@ -93,7 +93,7 @@ def _half(job: Job, name: str, objective: NPO) -> Job:
         }
     )  # fmt: skip
     method = METHODS.get(TRAINED_WITH)
-    plan = stages.unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
+    plan = train.unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
     steps = math.ceil(len(plan) / settings.accumulation)
     done = steps * ADAPTERS.index(name)
     return replace(

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from relearn.core.run_dir import append_jsonl, read_jsonl, write_jsonl
+from relearn.engine.forward import TokenRow, predict
 from relearn.models.chat import ChatFormat
-from relearn.models.forward import TokenRow, predict
 from relearn.models.single_pass import evaluating
 from relearn.records.sample import evenly
-from relearn.rundir import append_jsonl, read_jsonl, write_jsonl
-from relearn.tokens.encode import encode, record_example
-from relearn.tokens.streams import Material
-from relearn.training.reference import mixed
+from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.data.streams import Material
+from relearn.unlearning.reference_model import mixed
 
 FILE = "trajectory.jsonl"
 ROWS = 4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relearn.ui.folders import Opened
+from relearn.ui.run_data import Opened
 
 
 @dataclass(frozen=True)

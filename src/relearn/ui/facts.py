@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.verdicts import VERDICTS
-from relearn.metrics.answers import asked_first
-from relearn.report.audits import TITLES, finding
-from relearn.rundir import read_json, read_jsonl
+from relearn.core.run_dir import read_json, read_jsonl
+from relearn.metrics.answer_row import asked_first
+from relearn.report.sections import TITLES, finding
 
 # A page with tens of thousands of facts helps nobody.
 SHOWN = 1000

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relearn.report.labels import ABOUT, PARTS, better, change, in_order, interval, metric_label, number, part_title
 from relearn.report.tables import SHOWN
-from relearn.report.wording import (
-    ABOUT,
-    PARTS,
-    better,
-    change,
-    in_order,
-    interval,
-    metric_label,
-    number,
-    part_title,
-)
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 _NUMBERS = ("value", "low", "high", "n", "unscored")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from relearn.errors import InputError
-from relearn.models.packages import find_builtin, is_builtin
-from relearn.rundir import read_json
-from relearn.ui.folders import Opened
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json
+from relearn.models.builtin import find_builtin, is_builtin
+from relearn.ui.run_data import Opened
 
 HUB = "https://huggingface.co"
 # The file in a result that names a model beside the run's own, and its key.

@@ -11,9 +11,9 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from relearn.console import note
-from relearn.errors import InputError
-from relearn.ui.folders import open_runs
+from relearn.core.console import note
+from relearn.core.errors import InputError
+from relearn.ui.run_data import open_runs
 
 HOST = "127.0.0.1"
 # Open connections get so many seconds at the end.
@@ -24,8 +24,8 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
     """Raises InputError for folders that cannot be shown and for a port that cannot be had; 0 takes a free one."""
     import uvicorn
 
-    from relearn.ui.app import make_app
-    from relearn.ui.guard import new_token
+    from relearn.ui.security import new_token
+    from relearn.ui.server import make_app
     from relearn.ui.worker import Worker
 
     runs = open_runs(folders)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relearn.audits.base import AUDITS, AskAgain, Audit
+from relearn.audits.attack import AUDITS, AskAgain, Audit
 from relearn.audits.material import Material
 
 SHARES = {"adapter off": 0.0, "adapter halved": 0.5}

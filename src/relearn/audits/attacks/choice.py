@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from math import isnan
 
-from relearn.audits.access import row
-from relearn.audits.base import AUDITS, Audit, Row
-from relearn.audits.candidates import Candidates, candidates
+from relearn.audits.attack import AUDITS, Audit, Row
 from relearn.audits.material import Material
-from relearn.inference.choices import ChoiceQuestion, letter_logprobs
-from relearn.metrics.choices import likeliest
-from relearn.models.forward import answer_logprobs
+from relearn.audits.white_box import row
+from relearn.engine.forward import answer_logprobs
+from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs
+from relearn.leakage.twins import Candidates, candidates
+from relearn.metrics.choice_accuracy import likeliest
 from relearn.models.load import Loaded
-from relearn.tokens.encode import Example, encode
+from relearn.unlearning.data.encode import Example, encode
 
 LIKELIHOOD = "right by likelihood"
 LETTER = "right by letter"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.audits.base import AUDITS, Ask, Audit
+from relearn.audits.attack import AUDITS, Ask, Audit
 from relearn.audits.material import Material
-from relearn.records import Record
+from relearn.data import Record
 
 SHARES = (0.25, 0.5, 0.75)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from relearn.audits.access import row
-from relearn.audits.base import AUDITS, Audit, Row
+from relearn.audits.attack import AUDITS, Audit, Row
 from relearn.audits.material import Material
-from relearn.metrics.memorisation import exact_memorisation, extraction_strength
-from relearn.models.forward import answer_scores
+from relearn.audits.white_box import row
+from relearn.engine.forward import answer_scores
+from relearn.metrics.memorization import exact_memorisation, extraction_strength
 from relearn.models.load import Loaded
-from relearn.tokens.encode import closing_tokens, encode, record_example
+from relearn.unlearning.data.encode import closing_tokens, encode, record_example
 
 
 def _reads(loaded: Loaded, material: Material) -> list[Row]:

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from relearn import console
-from relearn.audits.base import AUDITS, AskAgain, Audit
+from relearn.audits.attack import AUDITS, AskAgain, Audit
 from relearn.audits.gguf_file import UNROUNDED, read_gguf, write_gguf
 from relearn.audits.llama_cpp import quantise, tool
 from relearn.audits.material import Material
-from relearn.errors import InputError
+from relearn.core import console
+from relearn.core.errors import InputError
+from relearn.core.run_dir import make_private_dir
 from relearn.models.load import Loaded
-from relearn.rundir import make_private_dir
 
 KINDS = ("Q8_0", "Q4_0")
 LLAMA_CPP_KINDS = ("Q4_K_M",)

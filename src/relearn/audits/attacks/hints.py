@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.audits.base import AUDITS, Ask, Audit, each
+from relearn.audits.attack import AUDITS, Ask, Audit, each
 from relearn.audits.material import Material
-from relearn.records import Record
+from relearn.data import Record
 
 SHOWN = 3
 

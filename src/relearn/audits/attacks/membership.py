@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from relearn.audits.base import AUDITS, Audit, Row
+from relearn.audits.attack import AUDITS, Audit, Row
 from relearn.audits.gathering import Gathering
 from relearn.audits.material import Material
-from relearn.metrics.answers import AnswerRow
-from relearn.metrics.base import METRICS, JointMetric
+from relearn.data import Record
+from relearn.engine.forward import answer_scores
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
+from relearn.metrics.joint_context import Parts
 from relearn.metrics.measurement import Measurement
-from relearn.metrics.parts import Parts
-from relearn.models.forward import answer_scores
+from relearn.metrics.metric import METRICS, JointMetric
 from relearn.models.load import Loaded
-from relearn.records import Record
 from relearn.records.sample import evenly
-from relearn.tokens.encode import closing_tokens, encode, record_example
+from relearn.unlearning.data.encode import closing_tokens, encode, record_example
 
 NAMES = {
     "mia_loss": "AUC, loss", "mia_zlib": "AUC, loss over zlib", "mia_min_k": "AUC, min-k",

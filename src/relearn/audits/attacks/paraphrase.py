@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relearn.audits.base import AUDITS, Ask, Audit
+from relearn.audits.attack import AUDITS, Ask, Audit
 from relearn.audits.material import Material
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from relearn.audits.base import AUDITS, AskAgain, Audit
+from relearn.audits.attack import AUDITS, AskAgain, Audit
 from relearn.audits.material import Material
 from relearn.models.load import Loaded
 

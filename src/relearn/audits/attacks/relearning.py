@@ -17,16 +17,16 @@ from dataclasses import replace
 
 from transformers import TrainerCallback
 
-from relearn.audits.base import AUDITS, AskAgain, Audit
+from relearn.audits.attack import AUDITS, AskAgain, Audit
 from relearn.audits.material import Material
+from relearn.data import Record
 from relearn.models.load import Loaded
 from relearn.models.lora import add_lora
-from relearn.objectives.base import METHODS
-from relearn.records import Record
 from relearn.records.sample import evenly
-from relearn.tokens.batches import plan_batches
-from relearn.tokens.encode import encode, record_example
-from relearn.training.trainer import Loop, train
+from relearn.unlearning.data.batches import plan_batches
+from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.trainer import Loop, train
 
 STEPS = (5, 10, 20)
 BATCH = 8

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from relearn.audits.base import AUDITS, Ask, Audit
+from relearn.audits.attack import AUDITS, Ask, Audit
 from relearn.audits.material import Material
-from relearn.records import Record
-from relearn.text.normalise import contains, norms
+from relearn.data import Record
+from relearn.text.normalize import contains, norms
 
 MASK = "this person"
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from relearn.errors import InputError
+from relearn.core.errors import InputError
+from relearn.core.run_dir import file_hash
+from relearn.engine.cpu_threads import one_each
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
-from relearn.metrics.verdicts import LABELS, PairJudge, Verdict, verdict_of
-from relearn.models.cores import one_each
-from relearn.models.packages import builtin_path
-from relearn.rundir import file_hash
+from relearn.metrics.nli import LABELS, PairJudge, Verdict, verdict_of
+from relearn.models.builtin import builtin_path
 
 HERE = Path(__file__).parent
 Item = TypeVar("Item", bound=Hashable)

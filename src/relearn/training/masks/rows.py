@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
-from relearn import parallel
-from relearn.errors import InputError
+from relearn.core import distributed
+from relearn.core.errors import InputError
 
 FILE = "mask.safetensors"
 
@@ -96,7 +96,7 @@ class RowMask(TrainerCallback):
             )  # fmt: skip
         own = {name: self.moving[name] for name in weights}
         # Rounding may differ between processes: the main one's mask is everyone's.
-        self.moving = parallel.gather(own if parallel.is_main() else {})[0]
+        self.moving = distributed.gather(own if distributed.is_main() else {})[0]
         self._kept = [
             _Kept(weight, _own_rows(~self.moving[name], weight), not self.moving[name].any())
             for name, weight in weights.items()

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from relearn import parallel
-from relearn.models.forward import TokenRow, predict
+from relearn.core import distributed
+from relearn.engine.forward import TokenRow, predict
 from relearn.models.single_pass import bare, evaluating
 from relearn.records.sample import evenly
-from relearn.tokens.batches import MicroBatch, Size, distinct_rows
-from relearn.training.reference import scored
+from relearn.unlearning.data.batches import MicroBatch, Size, distinct_rows
+from relearn.unlearning.reference_model import scored
 
 # Finding a mask takes at most this part of the passes of a training.
 SHARE = 12
@@ -48,7 +48,7 @@ def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
     size = Size(sum(row.answer_tokens for row in rows), len(rows))
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     with evaluating(model), torch.enable_grad():
-        for group in groups[parallel.rank() :: parallel.processes()]:
+        for group in groups[distributed.rank() :: distributed.processes()]:
             loss = scored(predict(model, group), group, size).mean_nll()
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, slope in zip(weights, found, strict=True):
@@ -59,8 +59,8 @@ def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
 
 def _summed(total: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The sum over all processes."""
-    if parallel.processes() > 1:
-        parallel.join()
+    if distributed.processes() > 1:
+        distributed.join()
         for slope in total.values():
             torch.distributed.all_reduce(slope)
     return total

@@ -1,0 +1,1 @@
+"""Errors, registry, configuration, run folder, console, distributed processes: used by every other package."""

@@ -1,0 +1,75 @@
+"""What a person sees while waiting: a progress bar per stage, plain lines. Only tables go to stdout.
+
+Of several processes at work on a run the main one alone talks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from relearn.core import distributed
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+# Control characters but new line and tab: as their pictures, or as a blot where they have none.
+_SIGNS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}, 0x7F: 0x2421,
+    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """A text of a model or a record as it may be shown: what would command a terminal is a sign that can be seen."""
+    return text.replace("\r\n", "\n").translate(_SIGNS)
+
+
+class Ticker(Protocol):
+    """Told how far a stage has come."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
+def quiet(done: int, total: int | None = None) -> None:
+    """The ticker of library use: shows nothing."""
+
+
+def note(text: str) -> None:
+    if distributed.is_main():
+        err.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
+    """A progress bar on a terminal, two plain lines elsewhere."""
+    began = time.monotonic()
+    if not distributed.is_main():
+        yield quiet
+    elif sys.stderr.isatty() and not os.environ.get("CI"):
+        columns = (
+            TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=err) as bars:
+            task = bars.add_task(title, total=total)
+
+            def tick(done: int, total: int | None = None) -> None:
+                if total is None:
+                    bars.update(task, completed=done)
+                else:
+                    bars.update(task, completed=done, total=total)
+
+            yield tick
+    else:
+        note(f"{title} ...")
+        yield quiet
+        note(f"{title}: done in {time.monotonic() - began:.1f} s")

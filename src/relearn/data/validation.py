@@ -1,0 +1,178 @@
+"""What must hold before anything is spent: sets that are there, without contradictions, and texts a model can take.
+
+`load_all` reads every set of a recipe; `check_special_tokens` and `check_lengths` need a tokenizer and are called once
+it is loaded. Messages name the place and the question, never an answer.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from relearn.core.config import Data, Sources
+from relearn.core.errors import InputError
+from relearn.data.columns import glimpse
+from relearn.data.loaders import read_records
+from relearn.data.record import Record, Split, content_id
+
+Places = Mapping[str, str]
+
+# (field of DataSet, name in the recipe, split of its records)
+_SETS: tuple[tuple[str, str, Split], ...] = (
+    ("forget", "data.forget", "forget"),
+    ("retain", "data.retain", "retain"),
+    ("holdout", "data.holdout", "holdout"),
+    ("generic", "data.generic", "generic"),
+    ("probes_forget", "data.probes.forget", "forget"),
+    ("probes_retain", "data.probes.retain", "retain"),
+    ("real_authors", "data.utility.real_authors", "retain"),
+    ("world_facts", "data.utility.world_facts", "retain"),
+)
+_TO_FORGET = ("forget", "probes_forget")
+_NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout", "real_authors", "world_facts")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All records of a run.
+
+    `places[set][record id]` says where a record was read, `notes` what was merged or noticed while reading.
+    """
+
+    forget: tuple[Record, ...]
+    retain: tuple[Record, ...] = ()
+    holdout: tuple[Record, ...] = ()
+    generic: tuple[Record, ...] = ()
+    probes_forget: tuple[Record, ...] = ()
+    probes_retain: tuple[Record, ...] = ()
+    real_authors: tuple[Record, ...] = ()
+    world_facts: tuple[Record, ...] = ()
+    notes: tuple[str, ...] = ()
+    places: Mapping[str, Places] = field(default_factory=dict)
+
+    def sets(self) -> Iterator[tuple[str, tuple[Record, ...]]]:
+        """(name, records) of every set that has records."""
+        for name, _, _ in _SETS:
+            if records := getattr(self, name):
+                yield name, records
+
+
+def load_all(data: Data) -> DataSet:
+    """Read and check every set of a recipe; raises `InputError` at the first thing that is wrong."""
+    notes: list[str] = []
+    sets: dict[str, tuple[Record, ...]] = {}
+    places: dict[str, Places] = {}
+    for name, label, split in _SETS:
+        sources: Sources = attrgetter(label.removeprefix("data."))(data)
+        sets[name], places[name] = load_set(sources, split, label, notes)
+    for forget in _TO_FORGET:
+        for other in _NOT_TO_FORGET:
+            _refuse_overlap(forget, other, sets, places)
+    for trained, probes in (("forget", "probes_forget"), ("retain", "probes_retain")):
+        _note_trained_probes(trained, probes, sets, notes)
+    return DataSet(**sets, notes=tuple(notes), places=places)
+
+
+def load_set(
+    sources: Sources, split: Split, label: str = "data", notes: list[str] | None = None
+) -> tuple[tuple[Record, ...], Places]:
+    """The records of one set, exact duplicates merged (said in `notes`), and the place of each by record id."""
+    records: dict[str, Record] = {}
+    places: dict[str, str] = {}
+    merged: list[tuple[str, str]] = []
+    for source in sources:
+        for place, record in read_records(source, split):
+            earlier = records.get(record.id)
+            if earlier is None:
+                records[record.id], places[record.id] = record, place
+            elif record.id == content_id(record.question, record.answer):
+                merged.append((place, places[record.id]))
+            else:
+                raise InputError(
+                    f"the id {glimpse(record.id)} is already that of {places[record.id]}", where=place,
+                    way_out="ids are unique within a set; rows may also come without",
+                )  # fmt: skip
+    if merged and notes is not None:
+        later, first = merged[0]
+        notes.append(f"{label}: {_count(len(merged), 'exact duplicate')} merged (the first: {later} repeats {first})")
+    return tuple(records.values()), places
+
+
+def normalised(text: str) -> str:
+    """A text without case, runs of blanks, and closing punctuation: what decides that two rows say the same."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
+
+
+def _key(record: Record) -> tuple[str, str]:
+    return normalised(record.question), normalised(record.answer)
+
+
+def _refuse_overlap(
+    forget: str, other: str, sets: Mapping[str, tuple[Record, ...]], places: Mapping[str, Places]
+) -> None:
+    to_forget = {_key(record): record for record in sets[forget]}
+    both = [(to_forget[key], record) for record in sets[other] if (key := _key(record)) in to_forget]
+    if not both:
+        return
+    first, second = both[0]
+    more = f", and {len(both) - 1} more" if len(both) > 1 else ""
+    raise InputError(
+        f"the question {glimpse(first.question)} with this answer is in {forget} and in {other} "
+        f"({places[other][second.id]}){more}",
+        where=places[forget][first.id], way_out="take it out of one of them",
+    )  # fmt: skip
+
+
+def _note_trained_probes(trained: str, probes: str, sets: Mapping[str, tuple[Record, ...]], notes: list[str]) -> None:
+    questions = {normalised(record.question) for record in sets[trained]}
+    seen = sum(normalised(record.question) in questions for record in sets[probes])
+    if seen:
+        notes.append(f"{probes}: {_count(seen, 'question')} also in {trained}, so not held out")
+
+
+def check_special_tokens(records: Iterable[Record], special: Collection[str], places: Places | None = None) -> None:
+    """Refuse texts that hold a token with a meaning of its own to the model ("<|im_end|>", "</s>")."""
+    tokens = sorted((token for token in special if token.strip()), key=len, reverse=True)
+    for record in records:
+        for name, text in _texts(record):
+            found = next((token for token in tokens if token in text), None)
+            if found is not None:
+                raise InputError(
+                    f"the {name} holds the model's special token {found!r}", where=_place(record, places),
+                    way_out="remove it from the text",
+                )  # fmt: skip
+
+
+def check_lengths(
+    records: Iterable[Record], count_tokens: Callable[[str], int], limit: int, places: Places | None = None
+) -> None:
+    """Refuse rows whose question and answer together are over `limit` tokens: the end of the answer would be cut."""
+    for record in records:
+        answer = count_tokens(record.answer)
+        question = count_tokens(record.question)
+        if question + answer > limit:
+            raise InputError(
+                f"the answer to {glimpse(record.question)} has {answer} tokens, the question {question}, "
+                f"the limit is {limit}",
+                where=_place(record, places),
+                way_out="raise unlearn.max_length, or give the passage as a document (a row with `text` alone)",
+            )  # fmt: skip
+
+
+def _texts(record: Record) -> Iterator[tuple[str, str]]:
+    yield "question", record.question
+    yield "answer", record.answer
+    for paraphrase in record.paraphrases:
+        yield "paraphrase", paraphrase
+    for alternative in (*record.alternatives, *record.choices, record.paraphrased_answer or ""):
+        yield "alternative answer", alternative
+
+
+def _place(record: Record, places: Places | None) -> str:
+    return (places or {}).get(record.id) or record.source or f"question {glimpse(record.question)}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""Run a causal language model: packed forward passes, KV-cache decoding, sampling, backends."""

@@ -1,0 +1,1 @@
+"""Decide whether a text gives a secret away."""

@@ -1,0 +1,119 @@
+"""`transformers:MODEL`: a model in this process writes, in batches of prompts of about the same length.
+
+Sampling adds Gumbel noise that depends on the prompt alone, and takes the largest: the same draw as from the softmax of
+the likeliest tokens, and a prompt's answer does not change with the batch it happens to be in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from relearn.core import config
+from relearn.llm.completer import Completion, Prompt
+from relearn.llm.generators import GENERATORS, Generator
+from relearn.llm.whole import whole_part, without_thoughts
+
+SAMPLED_TOKENS = 64
+
+
+class LocalCompleter:
+    """`loaded` (models.load.Loaded) asked through its chat template; temperature 0 is greedy."""
+
+    def __init__(self, loaded: Any, batch_size: int = 8):
+        self.name = f"transformers:{loaded.name}"
+        self.batch_size = batch_size
+        self._loaded = loaded
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        answers = dict(self.stream(prompts))
+        return [answers[number] for number in range(len(prompts))]
+
+    def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        waiting = sorted(enumerate(prompts), key=lambda entry: (entry[1].max_tokens, len(entry[1].text), entry[0]))
+        for start in range(0, len(waiting), self.batch_size):
+            batch = waiting[start : start + self.batch_size]
+            written = self._write([prompt for _, prompt in batch])
+            yield from zip((number for number, _ in batch), written, strict=True)
+
+    def _write(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        import torch
+        from transformers import LogitsProcessorList
+
+        from relearn.engine.generate import stop_ids
+
+        loaded = self._loaded
+        texts = [loaded.chat.prompt(prompt.text, "chat") for prompt in prompts]
+        batch = loaded.tokenizer(
+            texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        )
+        batch = {name: batch[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
+        width = batch["input_ids"].shape[1]
+        stops = stop_ids(loaded)
+        with torch.inference_mode():
+            output = loaded.model.generate(
+                **batch,
+                max_new_tokens=max(prompt.max_tokens for prompt in prompts),
+                do_sample=False, temperature=None, top_p=None, top_k=None,
+                pad_token_id=loaded.tokenizer.pad_token_id,
+                eos_token_id=stops,
+                logits_processor=LogitsProcessorList([_PromptNoise(prompts, width)]),
+            )  # fmt: skip
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        return [
+            self._completion(row.tolist(), length, prompt, stops)
+            for row, length, prompt in zip(output[:, width:], lengths, prompts, strict=True)
+        ]
+
+    def _completion(self, ids: list[int], length: int, prompt: Prompt, stops: list[int]) -> Completion:
+        ids = ids[: prompt.max_tokens]
+        end = next((place for place, token in enumerate(ids) if token in stops), None)
+        text = without_thoughts(self._loaded.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        if end is None:
+            text = whole_part(text)
+        return Completion(text, input_tokens=length, output_tokens=len(ids) if end is None else end + 1)
+
+
+class _PromptNoise:
+    """Divides the scores of a row by its temperature and adds Gumbel noise drawn from (prompt, step) to the likeliest
+    tokens; the others are left out, which is top-k sampling with k = SAMPLED_TOKENS.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], width: int):
+        self._temperatures = [prompt.temperature for prompt in prompts]
+        self._seeds = [_seed_of(prompt) for prompt in prompts]
+        self._width = width
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        import torch
+
+        step = input_ids.shape[1] - self._width
+        best = scores.float().topk(min(SAMPLED_TOKENS, scores.shape[1]), dim=1)
+        noisy = scores.clone()
+        for row, (temperature, seed) in enumerate(zip(self._temperatures, self._seeds, strict=True)):
+            if temperature > 0:
+                draw = torch.Generator("cpu").manual_seed((seed + step) % 2**63)
+                uniform = torch.rand(best.values.shape[1], generator=draw, dtype=torch.float64, device="cpu").clamp_min(
+                    1e-300
+                )
+                gumbel = (-torch.log(-torch.log(uniform))).to(best.values)
+                noisy[row] = float("-inf")
+                noisy[row, best.indices[row]] = (best.values[row] / temperature + gumbel).to(scores.dtype)
+        return noisy
+
+
+def _seed_of(prompt: Prompt) -> int:
+    digest = hashlib.sha256(f"{prompt.seed}:{prompt.attempt}:{prompt.text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _make(model: str, settings: config.Synthesis, loaded: Any) -> LocalCompleter:
+    if loaded is None or loaded.name != model:
+        from relearn.models.load import load
+
+        loaded = load(config.Model(name=model))
+    return LocalCompleter(loaded, settings.concurrency)
+
+
+GENERATORS.add("transformers", Generator(make=_make, about="transformers:MODEL, a model in this process, in batches"))

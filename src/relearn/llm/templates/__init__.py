@@ -1,0 +1,1 @@
+"""Offline generator: questions and vague answers from phrase templates."""

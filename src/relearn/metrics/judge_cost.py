@@ -1,0 +1,98 @@
+"""What measuring a run will ask language models for, before anything is spent, and what they will be shown.
+
+Built-in judges ask for nothing. A prompted entity extractor reads every question and answer once and what the model
+says before and after; a grading judge reads every answer once for each grade; other wordings of a question come three
+to a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from relearn.core import config
+from relearn.data import Record
+from relearn.data.validation import DataSet
+from relearn.llm.make import remote_host
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.entity_prompt import entity_prompt
+from relearn.metrics.llm_judge import ASPECTS, MAX_TOKENS, Aspect, grade_prompt
+from relearn.synthesis.generation_cost import (
+    ANSWER_TOKENS,
+    LABEL_TOKENS,
+    MESSAGE_TOKENS,
+    QUESTIONS,
+    VARIANT_GROWTH,
+    WITH_ANSWERS,
+    Count,
+    Sent,
+    Spending,
+    counting,
+    spending,
+)
+from relearn.synthesis.questions import variant_group, variants_prompt
+from relearn.synthesis.wordings import KINDS
+
+SIDES = 2  # before and after
+_FORGET = ("forget", "probes_forget")
+Calls = Iterable[tuple[int, int]]
+
+
+def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
+    """Calls, tokens and money by purpose, and what leaves this machine. Asks and sends nothing."""
+    count, metrics, prices = counting(tokenizer), recipe.metrics, recipe.prices
+    generator = recipe.synthesis.generator
+    asked = {name: records for name, records in data.sets() if name != "generic"}
+    uses: list[tuple[str, str, str, Calls]] = []  # (who, for what, what is shown, calls)
+    if metrics.worst_case:
+        wordings = _wordings(data.forget, metrics.worst_case, recipe.synthesis, count)
+        uses.append((generator, "other wordings", QUESTIONS, wordings))
+    if metrics.entities != "spacy":
+        records = [record for part in asked.values() for record in part]
+        uses.append((generator, "entities", WITH_ANSWERS, _entities(records, metrics.worst_case, count)))
+    if metrics.judge:
+        judged = {name: records for name, records in asked.items() if name != "holdout"}
+        uses.append((metrics.judge, "grades", WITH_ANSWERS, _grades(judged, metrics.worst_case, count)))
+    found, sent = [], []
+    for name, purpose, shown, calls in uses:
+        sizes = list(calls)
+        totals = (len(sizes), sum(read for read, _ in sizes), sum(said for _, said in sizes))
+        found.append(spending(name, totals, prices, purpose))
+        if host := remote_host(name):
+            allowed_by = "metrics.allow_remote" if purpose == "grades" else "synthesis.allow_remote"
+            sent.append(Sent(host, len(data.forget), shown, allowed_by))
+    return found, sent
+
+
+def _wordings(records: Iterable[Record], wanted: int, settings: config.Synthesis, count: Count) -> Calls:
+    asked = settings.model_copy(update={"variants": KINDS})
+    for record in records:
+        missing = max(0, wanted - len(record.paraphrases))
+        written = len(KINDS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
+        for _ in range(0, missing, len(KINDS)):
+            prompt = variants_prompt(variant_group(record, asked), asked, seed=0)
+            yield count(prompt.text) + MESSAGE_TOKENS, written
+
+
+def _entities(records: Iterable[Record], wordings: int, count: Count) -> Calls:
+    frame = count(entity_prompt("").text) + MESSAGE_TOKENS
+    for record in records:
+        known = [count(record.question), count(record.answer)]
+        said = [ANSWER_TOKENS] * SIDES
+        if record.split == "forget":
+            known += [round(known[0] * VARIANT_GROWTH)] * wordings
+            said += [ANSWER_TOKENS] * SIDES * wordings
+        for tokens in (*known, *said):
+            yield frame + tokens, tokens
+
+
+def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: Count) -> Calls:
+    for name, records in parts.items():
+        asked = 1 + wordings if name == "forget" else 1
+        aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]
+        for record in records:
+            row = AnswerRow(record.id, record.question, record.answer, record.answer)
+            for aspect in aspects:
+                # An answer is taken to be as long as the reference.
+                tokens = count(grade_prompt(row, aspect).text) + MESSAGE_TOKENS
+                yield from [(tokens, MAX_TOKENS // 2)] * (SIDES * asked)

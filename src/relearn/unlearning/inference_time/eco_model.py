@@ -1,0 +1,277 @@
+"""ECO: a prompt that touches what is to be forgotten reaches the model with its embeddings corrupted.
+
+    x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
+
+(Liu et al., NeurIPS 2024, arXiv 2406.07933.) Corrupted is the prompt alone, once, when it is read; the answer is then
+written as ever. Noise is keyed by the prompt, so a prompt always gets the same answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from relearn.core.errors import InputError
+from relearn.core.run_dir import read_json, write_json
+from relearn.engine.forward import Predicted, TokenRow, predict
+from relearn.models.builtin import builtin_path, is_builtin
+from relearn.models.chat import ChatFormat
+from relearn.models.load import Loaded
+from relearn.text.matching import SentenceEncoder
+from relearn.text.subject import find_subject
+from relearn.unlearning.inference_time.wrapper import Wrapped
+
+Mode = Literal["rand_noise", "zero_out"]
+Tokens = Literal["subject", "question"]
+_WEIGHTS = "classifier.safetensors"
+_SETTINGS = "eco.json"
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to the embeddings of `tokens`: the subject's name in the question, or the whole question.
+
+    rand_noise: normal noise on every dimension, `strength` times as strong as the embeddings themselves (root mean
+    square). zero_out: the share `strength` of a token's dimensions that are largest in size is set to 0. A question
+    without a name is corrupted as a whole.
+    """
+
+    mode: Mode = "rand_noise"
+    strength: float = 1.0
+    tokens: Tokens = "subject"
+
+    def __call__(self, embeddings: torch.Tensor, key: bytes) -> torch.Tensor:
+        """(n, H) -> (n, H); the same `key` gives the same noise."""
+        if self.mode == "zero_out":
+            dropped = embeddings.abs().topk(round(self.strength * embeddings.shape[-1]), dim=-1).indices
+            return embeddings.scatter(-1, dropped, 0.0)
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+        noise = torch.randn(embeddings.shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+        size = embeddings.float().pow(2).mean().sqrt()
+        return embeddings + (noise.to(embeddings.device) * size * self.strength).to(embeddings.dtype)
+
+
+@dataclass(frozen=True)
+class PromptClassifier:
+    """A logistic head on sentence embeddings: p(forget | x) = s(w . e(x) + b); over `threshold` a prompt is corrupted.
+
+    `weight` (width of the encoder,) float64. `encoder` is its name. Prompts are embedded one at a time, so that a
+    verdict hangs on nothing but its prompt.
+    """
+
+    encoder: str
+    weight: np.ndarray
+    bias: float
+    threshold: float
+    embed: SentenceEncoder
+
+    def probabilities(self, questions: Sequence[str]) -> np.ndarray:
+        """p(forget | question), (questions,)."""
+        if not questions:
+            return np.zeros(0)
+        return probability(self.embed.encode(questions).astype(np.float64) @ self.weight + self.bias)
+
+    def flags(self, questions: Sequence[str]) -> list[bool]:
+        return [bool(value > self.threshold) for value in self.probabilities(questions)]
+
+
+def probability(logit: np.ndarray) -> np.ndarray:
+    """The logistic function."""
+    return 0.5 * (1 + np.tanh(logit / 2))
+
+
+def sentence_encoder(name: str, *, batch_size: int = 1) -> SentenceEncoder:
+    """The encoder by built-in name, folder or name on the hub; loaded, so that a wrong name is found at once."""
+    encoder = SentenceEncoder(str(builtin_path(name)) if is_builtin(name) else name, batch_size)
+    try:
+        encoder.encode(["a question"])
+    except InputError:
+        raise InputError(
+            f"cannot load the sentence encoder {name!r}",
+            where="unlearn.options.encoder",
+            way_out="all-minilm-l6-v2, a folder, or a name on the hub",
+        ) from None
+    return encoder
+
+
+class Corrupted(Wrapped):
+    """`inner` asked through a prompt classifier. No weight of it is touched.
+
+    A prompt the classifier lets pass gives the numbers of `inner` to the bit, whatever it is batched with.
+    """
+
+    def __init__(
+        self, inner: Any, tokenizer: Any, chat: ChatFormat, classifier: PromptClassifier, corruption: Corruption
+    ):
+        super().__init__(inner)
+        self.classifier = classifier
+        self.corruption = corruption
+        self._reader = PromptReader(tokenizer, chat)
+
+    def changed(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
+        flags = self._flags([row.ids[: row.answer_start] for row in rows])
+        if not any(flags):
+            return predict(self.inner, rows, layer=layer)
+        touched = [row for row, flag in zip(rows, flags, strict=True) if flag]
+        corrupted = self._predict_corrupted(touched, layer)
+        if all(flags):
+            return corrupted
+        plain = predict(self.inner, rows, layer=layer)
+        chosen = torch.tensor([flag for row, flag in zip(rows, flags, strict=True) for _ in row.answer_ids])
+        parts = {name: (getattr(plain, name), getattr(corrupted, name)) for name in ("logits", "states", "layer")}
+        return replace(plain, **{name: _put(*pair, chosen) for name, pair in parts.items()})
+
+    def generate_changed(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
+    ) -> torch.Tensor:
+        prompts = [tuple(ids[seen.bool()].tolist()) for ids, seen in zip(input_ids, attention_mask, strict=True)]
+        flags = self._flags(prompts)
+        if any(flags):
+            embeddings = self.inner.get_input_embeddings()(input_ids).clone()
+            for number, (prompt, flag) in enumerate(zip(prompts, flags, strict=True)):
+                if flag:
+                    places, vectors = self._corrupt(prompt)
+                    padding = input_ids.shape[1] - len(prompt)
+                    embeddings[number, [padding + place for place in places]] = vectors
+            settings = {**settings, "inputs_embeds": embeddings}
+        return self.inner.generate(input_ids=input_ids, attention_mask=attention_mask, **settings)
+
+    def _flags(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
+        return self.classifier.flags([self._reader.question(prompt) for prompt in prompts])
+
+    def _predict_corrupted(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
+        """Corrupted tokens get numbers of their own behind the vocabulary, for as long as the pass lasts.
+
+        Rows can then be packed and share beginnings as ever: equal numbers are equal embeddings.
+        """
+        embedding = self.inner.get_input_embeddings()
+        size = embedding.weight.shape[0]
+        vectors: list[torch.Tensor] = []
+        renamed: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for row in rows:
+            prompt = row.ids[: row.answer_start]
+            if prompt not in renamed:
+                places, found = self._corrupt(prompt)
+                numbers = dict(zip(places, range(size + len(vectors), size + len(vectors) + len(places)), strict=True))
+                renamed[prompt] = tuple(numbers.get(place, token) for place, token in enumerate(prompt))
+                vectors += list(found)
+        stand_ins = [replace(row, ids=renamed[row.ids[: row.answer_start]] + row.answer_ids) for row in rows]
+        with _more_tokens(embedding, torch.stack(vectors)):
+            return predict(self.inner, stand_ins, layer=layer)
+
+    @torch.no_grad()
+    def _corrupt(self, prompt: tuple[int, ...]) -> tuple[list[int], torch.Tensor]:
+        """The places (n,) of the prompt that are corrupted, and their embeddings (n, H)."""
+        places = self._reader.places(prompt, self.corruption.tokens)
+        embedding = self.inner.get_input_embeddings()
+        ids = torch.tensor([[prompt[place] for place in places]], device=embedding.weight.device)
+        return places, self.corruption(embedding(ids)[0], repr(prompt).encode())
+
+
+def _put(plain: torch.Tensor | None, corrupted: torch.Tensor | None, chosen: torch.Tensor) -> torch.Tensor | None:
+    if plain is None or corrupted is None:
+        return plain
+    mixed = plain.clone()
+    mixed[chosen.to(plain.device)] = corrupted.to(plain.dtype)
+    return mixed
+
+
+@contextmanager
+def _more_tokens(embedding: Any, vectors: torch.Tensor) -> Iterator[None]:
+    """`embedding` also knows the ids behind its vocabulary: `vectors` (n, H)."""
+    size, known = embedding.weight.shape[0], embedding.forward
+
+    def forward(ids: torch.Tensor) -> torch.Tensor:
+        beyond = ids >= size
+        found = known(ids.masked_fill(beyond, 0))
+        return torch.where(beyond[..., None], vectors[(ids - size).clamp(min=0)].to(found.dtype), found)
+
+    embedding.forward = forward
+    try:
+        yield
+    finally:
+        del embedding.forward
+
+
+class PromptReader:
+    """Finds the question, and the name in it, among the tokens of a prompt."""
+
+    def __init__(self, tokenizer: Any, chat: ChatFormat):
+        self._tokenizer = tokenizer
+        self._frames = [self._frame(chat, form) for form in ("chat", "text")]
+
+    def question(self, prompt: tuple[int, ...]) -> str:
+        """The question without the template around it."""
+        text = self._text(prompt)
+        return text[self._span(text)].strip()
+
+    def places(self, prompt: tuple[int, ...], tokens: Tokens) -> list[int]:
+        """Places of the question's tokens, or of those that are part of its subject's name where it has one."""
+        text = self._text(prompt)
+        span = self._span(text)
+        start, stop = span.start, span.stop
+        name = find_subject(text[span]) if tokens == "subject" else None
+        at = text.find(name, start, stop) if name else -1
+        if name and at >= 0:
+            start, stop = at, at + len(name)
+        ends = [len(self._text(prompt[: place + 1])) for place in range(len(prompt))]
+        begins = [0, *ends[:-1]]
+        return [
+            place for place, (begin, end) in enumerate(zip(begins, ends, strict=True)) if begin < stop and end > start
+        ]
+
+    def _span(self, text: str) -> slice:
+        for before, after in self._frames:
+            if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
+                return slice(len(before), len(text) - len(after))
+        return slice(0, len(text))
+
+    def _frame(self, chat: ChatFormat, form: Any) -> tuple[str, str]:
+        """What stands before and after every question, as two that differ in their first and last letter show."""
+        one, two = (
+            self._text(self._tokenizer(chat.prompt(question, form), add_special_tokens=False).input_ids)
+            for question in ("Who was here?", "2 trees, 3 birds")
+        )
+        return _shared(one, two), _shared(one[::-1], two[::-1])[::-1]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def _shared(one: str, two: str) -> str:
+    """The beginning the two have in common."""
+    same = (a == b for a, b in zip(one, two, strict=False))
+    return one[: len(list(itertools.takewhile(bool, same)))]
+
+
+def save_eco(folder: Path, classifier: PromptClassifier, corruption: Corruption, **numbers: Any) -> None:
+    """Write eco.json and classifier.safetensors; `numbers` are how they were found, kept beside the settings."""
+    weights = {
+        "weight": torch.from_numpy(np.ascontiguousarray(classifier.weight)),
+        "bias": torch.tensor([classifier.bias], dtype=torch.float64),
+    }
+    save_file(weights, folder / _WEIGHTS)
+    settings = {"encoder": classifier.encoder, "threshold": classifier.threshold, **asdict(corruption)}
+    write_json(folder / _SETTINGS, {**settings, **numbers})
+
+
+def load_eco(start: Loaded, folder: Path) -> Loaded:
+    """The start model behind what `save_eco` wrote."""
+    kept = read_json(folder / _SETTINGS)
+    weights = load_file(folder / _WEIGHTS)
+    classifier = PromptClassifier(
+        kept["encoder"], weights["weight"].numpy(), float(weights["bias"][0]), kept["threshold"],
+        sentence_encoder(kept["encoder"]),
+    )  # fmt: skip
+    corruption = Corruption(kept["mode"], kept["strength"], kept["tokens"])
+    model = Corrupted(start.model, start.tokenizer, start.chat, classifier, corruption).eval()
+    return replace(start, model=model)

@@ -1,0 +1,71 @@
+"""A model object that stands in front of another one and changes what it says without changing its weights.
+
+`forward.predict` hands rows over to it as they are, so the log-probability pass, training and generation go through the
+same object, and whoever holds a `Loaded` need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from relearn.core.errors import InputError
+from relearn.engine.forward import Predicted, TokenRow, predict
+
+
+class Wrapped(torch.nn.Module):
+    """`inner` with something in front of it; with `disable_adapter` `inner` alone, the start model, to the bit."""
+
+    takes_rows = True
+
+    def __init__(self, inner: Any):
+        super().__init__()
+        self.inner = inner
+        self.switched_off = False
+
+    def forward(self, *, rows: Sequence[TokenRow], layer: int | None = None) -> Predicted:
+        """What the model says at the answer positions of `rows`; see `forward.predict`."""
+        if self.switched_off:
+            return predict(self.inner, rows, layer=layer)
+        return self.changed(rows, layer)
+
+    def changed(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> torch.Tensor:
+        """As `generate` of transformers: left-padded prompts (rows, tokens) in, prompts with answers out."""
+        if self.switched_off:
+            return self.inner.generate(input_ids=input_ids, attention_mask=attention_mask, **settings)
+        return self.generate_changed(input_ids, attention_mask, settings)
+
+    def generate_changed(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
+    ) -> torch.Tensor:
+        raise NotImplementedError
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """`inner` alone, for as long as the block lasts; the name is PEFT's."""
+        before, self.switched_off = self.switched_off, True
+        try:
+            yield
+        finally:
+            self.switched_off = before
+
+    @property
+    def config(self) -> Any:
+        return self.inner.config
+
+    def get_output_embeddings(self) -> None:
+        """None: no one layer makes the logits."""
+        return None
+
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        raise InputError(
+            "this method changes no weights, so there is no merged model to save",
+            way_out="serve it through `relearn generate` or `relearn ask`",
+        )

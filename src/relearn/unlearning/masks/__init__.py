@@ -1,0 +1,1 @@
+"""Weight masks: which parameters a training may change."""

@@ -1,0 +1,1 @@
+"""One workflow per command: run, evaluate, compare, demo, audit, analyze, ask."""

@@ -1,0 +1,137 @@
+"""A comparison file: one recipe as `base`, and what the methods change in it.
+
+    name: knowundo12
+    base: {...}                  a recipe, or the path of one, seen from this file
+    changes: {...}               keys laid over the base
+    methods:                     the order of the table
+      relearn: {}
+      grad_diff+sure: {}         method and mask
+      relearn_own: {unlearn: {method: relearn}, synthesis: {file: null}}
+      retain_only: {}            learned without the rows to forget; the ceiling
+    grid: {learning_rate: [1.0e-4, 5.0e-4, 2.0e-3]}
+    budget: {tokens: 150000, search: 0.25}
+
+A plain recipe will do as well; its methods then come from the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from relearn.core.config import Part, Recipe
+from relearn.core.errors import InputError
+from relearn.core.yaml_config import apply_change, read_mapping, readable
+
+RETAIN_ONLY = "retain_only"
+
+
+class Entry(Part):
+    """What a method changes in the base recipe; `learning_rate` replaces the grid for this method."""
+
+    unlearn: dict[str, Any] = Field(default_factory=dict)
+    synthesis: dict[str, Any] = Field(default_factory=dict)
+    learning_rate: tuple[float, ...] | None = None
+
+
+class Grid(Part):
+    """Learning rates to choose from; without any, the recipe's own is taken."""
+
+    learning_rate: tuple[float, ...] = ()
+
+
+class Budget(Part):
+    """`tokens` of a run (prompts and answers of all rows; the recipe's epochs when not given); `search` is the share of
+    it that each value of the grid gets."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    search: float = Field(default=0.25, gt=0, le=1)
+
+
+class Select(Part):
+    """How many TRAINING questions of either set a learning rate is judged by; `seed` draws them."""
+
+    forget: int = Field(default=24, ge=1)
+    retain: int = Field(default=24, ge=1)
+    seed: int = 0
+
+
+class Comparison(Part):
+    name: str = Field(pattern=r"^[\w.+-]+$")
+    base: dict[str, Any]
+    changes: dict[str, Any] = Field(default_factory=dict)
+    methods: dict[str, Entry] = Field(default_factory=dict)
+    grid: Grid = Grid()
+    budget: Budget = Budget()
+    select: Select = Select()
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        names = dict.fromkeys(value) if isinstance(value, list | tuple) else value
+        return {name: entry or {} for name, entry in names.items()} if isinstance(names, Mapping) else value
+
+    @classmethod
+    def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Comparison:
+        """Read a comparison or a plain recipe; `changes` are "budget.tokens=5000" strings that take precedence."""
+        values = read_mapping(path)
+        if "base" not in values:
+            values = {"name": values.get("name", Path(path).stem), "base": values}
+        elif isinstance(values["base"], str):
+            values["base"] = read_mapping(Path(path).parent / values["base"])
+        if isinstance(values.get("changes"), dict):
+            values["base"] = merged(values["base"], values.pop("changes"))
+        for change in changes:
+            apply_change(values, change)
+        try:
+            made = cls.model_validate(values)
+        except ValidationError as error:
+            raise readable(error, cls, str(path)) from None
+        Recipe.from_mapping(made.base, where=f"{path}: base")
+        return made
+
+    def choose(self, methods: tuple[str, ...], learning_rates: tuple[float, ...] | None) -> Comparison:
+        """The same with these methods alone (all when none is named), and this grid for all of them when given."""
+        chosen = {name: self.methods.get(name, Entry()) for name in methods or self.methods}
+        if not chosen:
+            raise InputError("no method is named", way_out="--methods relearn,grad_diff")
+        if learning_rates is None:
+            return self.model_copy(update={"methods": chosen})
+        chosen = {name: entry.model_copy(update={"learning_rate": None}) for name, entry in chosen.items()}
+        return self.model_copy(update={"methods": chosen, "grid": Grid(learning_rate=learning_rates)})
+
+    def learning_rates(self, method: str) -> tuple[float, ...]:
+        own = self.methods[method].learning_rate
+        return self.grid.learning_rate if own is None else own
+
+
+def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:
+    """ "lr=1e-4,5e-4" (or learning_rate=...) as numbers; None when nothing was given."""
+    if not texts:
+        return None
+    key, _, values = ",".join(texts).partition("=")
+    try:
+        rates = tuple(float(value) for value in values.split(","))
+    except ValueError:
+        rates = ()
+    if key not in ("lr", "learning_rate") or not rates or min(rates) <= 0:
+        raise InputError(f"cannot read {','.join(texts)!r}", where="--grid", way_out="--grid lr=1e-4,5e-4,2e-3")
+    return rates
+
+
+def method_and_mask(name: str) -> dict[str, Any]:
+    """ "grad_diff+sure" as keys of `unlearn`."""
+    method, plus, mask = name.partition("+")
+    return {"method": method, "mask": {"name": mask}} if plus else {"method": method}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mappings within mappings too."""
+    found = dict(base)
+    for key, value in changes.items():
+        below = found.get(key)
+        found[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return found

@@ -1,0 +1,174 @@
+"""What a run will take, before anything is spent: rows, generator calls, tokens, money, training passes, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError
+from relearn.data import Record
+from relearn.data.validation import DataSet, load_all, load_set
+from relearn.engine.forward import answer_logprobs
+from relearn.metrics.judge_cost import measuring
+from relearn.models.load import Loaded, load, load_config, load_tokenizer
+from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
+from relearn.synthesis.generation_cost import nothing, plan, planned_rows
+from relearn.synthesis.generic_data import load_generic
+from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.data.streams import is_written
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.train import training_passes
+
+_GIB = 1 << 30
+_ADAM_BYTES = 16
+_ACTIVATION_FACTOR = 34
+# Measured with the demo model on 2 cores: in forward passes of one row, and what models and judges take to load.
+PASS_FORWARDS = 3.0
+ASK_FORWARDS = 4.0
+FIXED_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of training: weights, what is trained (gradient and Adam's two moments), activations."""
+
+    parameters: int
+    weights: int
+    trained: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.activations
+
+    def line(self) -> str:
+        return (
+            f"Memory: about {self.total / _GIB:.1f} GiB ({self.parameters / 1e6:,.0f} M parameters: weights "
+            f"{self.weights / _GIB:.1f}, trained part {self.trained / _GIB:.1f}, activations "
+            f"{self.activations / _GIB:.1f})"
+        )
+
+
+def plan_lines(recipe: Recipe) -> list[str]:
+    """The plan of a recipe in plain words. Reads the records and the tokenizer; asks and sends nothing."""
+    data = load_all(recipe.data)
+    tokenizer = _tokenizer(recipe)
+    generic = data.generic or tuple(load_generic())
+    lines = [f"Records: {_sets(data)}", *_writing_lines(recipe, data, len(generic), tokenizer)]
+    lines.append(_training_line(recipe, data, len(generic)))
+    memory = estimate_memory(recipe)
+    lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
+    return lines + [f"Note: {note}" for note in data.notes]
+
+
+def estimate_memory(recipe: Recipe) -> Memory | None:
+    """Peak memory of training, from the model's configuration alone; None when that cannot be had."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        config = load_config(recipe.model)
+    except InputError:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    size = 2 if recipe.model.dtype in ("bfloat16", "float16") or torch.cuda.is_available() else 4
+    trained = parameters if recipe.unlearn.full else _lora_parameters(model, recipe)
+    tokens = min(2 * recipe.unlearn.batch_size * recipe.unlearn.max_length, 4096)
+    width = config.get_text_config().hidden_size
+    layers = 1 if recipe.unlearn.gradient_checkpointing else config.get_text_config().num_hidden_layers
+    logits = 4 * recipe.unlearn.batch_size * 64 * config.get_text_config().vocab_size * 4
+    activations = tokens * width * layers * _ACTIVATION_FACTOR * size // 2 + logits
+    return Memory(parameters, parameters * size, trained * _ADAM_BYTES, activations)
+
+
+def _lora_parameters(model: Any, recipe: Recipe) -> int:
+    from relearn.models.lora import linear_layers
+
+    settings = recipe.unlearn.lora
+    targets = set(linear_layers(model)) if settings.target == "all-linear" else set(settings.target)
+    linear = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in targets]
+    return sum(settings.r * sum(module.weight.shape) for module in linear)
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    try:
+        return load_tokenizer(recipe.model)
+    except InputError:
+        return None
+
+
+def _sets(data: DataSet) -> str:
+    return ", ".join(f"{len(records):,} {name.replace('_', ' ')}" for name, records in data.sets())
+
+
+def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
+    """What a generator will be asked for, and a judge; methods that train on what the records hold have nothing
+    written."""
+    source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
+    named = {"tokenizer": tokenizer, "prices": recipe.prices}
+    lines = []
+    if not is_written(source):
+        written = nothing(**named)
+        lines.append(f"Answers: {source.replace('_', ' ')}, nothing to be written")
+    elif source.endswith("alternates"):
+        written = plan_alternates(data.forget, recipe.synthesis, **named)
+    else:
+        written = plan(data.forget, recipe.synthesis, generic=generic, **named)
+    spent, sent = measuring(recipe, data, tokenizer)
+    whole = replace(written, spending=(*written.spending, *spent), sent=(*written.sent, *sent))
+    allowed = {
+        "synthesis.allow_remote": recipe.synthesis.allow_remote,
+        "metrics.allow_remote": recipe.metrics.allow_remote,
+    }
+    missing = sorted({one.allowed_by for one in whole.sent if not allowed[one.allowed_by]})
+    return [*lines, *whole.lines(), *(f"That needs {key}: true; the run will refuse without it" for key in missing)]
+
+
+def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
+    learned = len(load_set(recipe.learn.data, "retain", "learn.data")[0]) if recipe.learn else 0
+    first = f"{learned:,} rows to learn first, " if learned else ""
+    if recipe.unlearn.token_budget:
+        return f"Training: {first}then {recipe.unlearn.token_budget:,} tokens of forget and retain rows"
+    rows = forget_rows(recipe, data, generic)
+    passes = training_passes(recipe, learned, rows, len(data.retain) or 1)
+    return f"Training: {first}{rows:,} forget rows with as many retain rows beside them, about {passes:,} row passes"
+
+
+def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
+    """Forget rows of one epoch of the recipe's method, without those that belong to them."""
+    source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
+    rows = planned_rows(data.forget, recipe.synthesis, generic)
+    if source in ("synthesised", "original_beside_synthesised"):
+        return sum(rows.values())
+    if source == "preferred_synthesised":
+        return rows["qa"]
+    return planned_alternates(data.forget) if source == "preferred_alternates" else len(data.forget)
+
+
+def estimate_minutes(recipe: Recipe) -> float:
+    """Minutes of a whole run on this machine: rows to pass and to ask, by the time eight of its rows take now."""
+    data = load_all(recipe.data)
+    learned = load_set(recipe.learn.data, "retain", "learn.data")[0] if recipe.learn else ()
+    rows = forget_rows(recipe, data, len(data.generic or load_generic()))
+    passes = training_passes(recipe, len(learned), rows, len(data.retain))
+    asked = sum(len(records) for name, records in data.sets() if name not in ("holdout", "generic"))
+    forward = _seconds_forward(load(recipe.model), data.forget[:8])
+    asked *= 2 * recipe.generate.repeats
+    return (forward * (passes * PASS_FORWARDS + asked * ASK_FORWARDS) + FIXED_SECONDS) / 60
+
+
+def _seconds_forward(loaded: Loaded, records: Sequence[Record]) -> float:
+    """Seconds of one forward pass of one row: the best of three packs."""
+    rows = encode(loaded.chat, [record_example(record) for record in records])
+    answer_logprobs(loaded.model, rows)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        answer_logprobs(loaded.model, rows)
+        times.append(time.perf_counter() - began)
+    return min(times) / len(rows)

@@ -1,0 +1,76 @@
+"""A whole run, or a part of one, in its folder."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from relearn.core import console, distributed
+from relearn.core.config import Data, Recipe, Synthesis
+from relearn.core.errors import InputError
+from relearn.core.run_dir import RunDir, existing_run, make_private_dir
+from relearn.data.validation import DataSet, load_all
+from relearn.pipeline.order import STAGES, do
+from relearn.synthesis.generation_cost import check_remote
+from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.synthesize import synthesize_to_folder
+from relearn.unlearning import train
+from relearn.workflows.run.prepare import begin, check_folder, locked, prepare, with_subject
+from relearn.workflows.run.state import State
+
+
+def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunDir:
+    """Do a whole run in folder `out`, or what is left of it; returns the folder.
+
+    Raises InputError (nothing written) when the input is wrong or the folder belongs to another recipe, RunFailedError
+    when the run fails; what was done stays and `resume` goes on from it.
+    """
+    if until not in STAGES:
+        raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
+    folder = RunDir(Path(out))
+    with ExitStack() as held:
+        data = distributed.on_main(lambda: _open(folder, recipe, resume, held))
+        state = State(recipe, folder, data)
+        for name in STAGES[: STAGES.index(until) + 1]:
+            do(state, name)
+    return folder
+
+
+def _open(folder: RunDir, recipe: Recipe, resume: bool, held: ExitStack) -> DataSet:
+    """Check everything, take hold of the folder, and write down what the run begins with."""
+    check_folder(folder, recipe, resume=resume)
+    train.check_sharing(recipe, distributed.launched())
+    data = prepare(recipe)
+    make_private_dir(folder.path)
+    held.enter_context(locked(folder))
+    folder.clear_leftovers()
+    begin(folder, recipe, data)
+    return data
+
+
+def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
+    """Like `run`, up to the adapter: nothing is asked afterwards."""
+    return run(recipe, out, resume=resume, until="unlearn")
+
+
+def evaluate(out: Path | str) -> RunDir:
+    """Score the answers of a finished run once more and write its report anew."""
+    folder = RunDir(existing_run(Path(out), "recipe.yaml"))
+    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
+    folder.update_manifest(stages=kept)
+    return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
+
+
+def synthesize(
+    forget: Path, out: Path, settings: Synthesis, *, generic: Path | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Write synthesis.jsonl and rejected.jsonl for a forget set into folder `out`; returns the counts.
+
+    Every answer a generator gives is kept in out/cache.sqlite, so a repeated call asks only what is missing.
+    """
+    data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
+    check_remote(settings, len(data.forget))
+    records = [with_subject(record) for record in data.forget]
+    with console.stage("write new answers", len(records)) as tick:
+        return dict(synthesize_to_folder(records, data.generic or load_generic(), settings, out, seed, tick=tick))

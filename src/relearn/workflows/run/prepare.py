@@ -1,0 +1,147 @@
+"""Before the first stage: everything that can be wrong is looked at, the folder is taken hold of, the beginning noted.
+
+Nothing is written until all of that holds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relearn.ability import check_ability
+from relearn.core.config import Learn, Recipe
+from relearn.core.errors import InputError
+from relearn.core.run_dir import RunDir, write_text
+from relearn.data import Record
+from relearn.data.validation import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
+from relearn.metrics.llm_judge import check_remote_judge
+from relearn.metrics.retain_reference import load_reference
+from relearn.models.chat import chat_format
+from relearn.models.load import load_tokenizer
+from relearn.models.machine import check_backend, check_machine
+from relearn.provenance import input_hashes, versions
+from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
+from relearn.text.subject import find_subject
+from relearn.unlearning.data.streams import is_written
+from relearn.unlearning.masks.mask import check_mask
+from relearn.unlearning.method import METHODS
+from relearn.unlearning.procedures import PROCEDURES
+
+
+def prepare(recipe: Recipe) -> DataSet:
+    """Read and check all that a run depends on, before anything is spent or written; find the records' subjects."""
+    method = METHODS.get(recipe.unlearn.method)
+    method.objective(recipe.unlearn.options)
+    check_machine(recipe.model, full=recipe.unlearn.full, learns=recipe.learn is not None)
+    check_backend(recipe.generate, recipe.model)
+    PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
+    if recipe.unlearn.mask:
+        check_mask(recipe.unlearn.mask)
+    check_remote_judge(recipe.metrics)
+    if recipe.metrics.retain_reference:
+        load_reference(recipe.metrics.retain_reference)
+    check_ability(recipe.metrics.ability)
+    data = load_all(recipe.data)
+    if recipe.metrics.entities != "spacy":
+        check_remote(recipe.synthesis, len(data.forget), WITH_ANSWERS)
+    elif is_written(method.source(recipe.unlearn.options)) or recipe.metrics.worst_case:
+        check_remote(recipe.synthesis, len(data.forget))
+    sets = [(records, data.places.get(name)) for name, records in data.sets()]
+    if recipe.learn:
+        sets.append(load_set(recipe.learn.data, "retain", "learn.data"))
+    _check_texts(recipe, sets)
+    named = {name: tuple(with_subject(record) for record in records) for name, records in data.sets()}
+    return replace(data, **named)
+
+
+def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -> None:
+    """Texts a model can take: none of its special tokens inside, none longer than the limit with its template."""
+    tokenizer = load_tokenizer(recipe.model)
+    chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
+    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
+    for records, places in sets:
+        check_special_tokens(records, tokenizer.all_special_tokens, places)
+        check_lengths(
+            records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places
+        )  # fmt: skip
+
+
+def records_to_learn(settings: Learn) -> tuple[Record, ...]:
+    """The rows of `learn.data` less those whose question stands in `learn.without`."""
+    records, _ = load_set(settings.data, "retain", "learn.data")
+    left_out = {normalised(record.question) for record in load_set(settings.without, "forget", "learn.without")[0]}
+    return tuple(record for record in records if normalised(record.question) not in left_out)
+
+
+def with_subject(record: Record) -> Record:
+    """The record with the subject its question names, unless it brings one."""
+    return record if record.subject else replace(record, subject=find_subject(record.question))
+
+
+def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
+    """Raises InputError when a folder is not empty and not this run's own, or is this run's and `resume` is not set."""
+    kept = folder / "recipe.yaml"
+    if not kept.exists():
+        if folder.path.exists() and any(folder.path.iterdir()):
+            raise InputError(
+                "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
+            )
+        return
+    if not _same_recipe(kept, recipe):
+        raise InputError(
+            "run folder was made by another recipe",
+            where=str(folder.path),
+            way_out="choose another --out, or remove it",
+        )
+    if not resume:
+        raise InputError(
+            "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
+        )
+
+
+def _same_recipe(kept: Path, recipe: Recipe) -> bool:
+    """Whether a folder's recipe says the same; one written before a key was added has that key's default."""
+    if kept.read_text(encoding="utf-8") == recipe.to_yaml():
+        return True
+    try:
+        return Recipe.from_yaml(kept) == recipe
+    except InputError:
+        return False
+
+
+def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
+    """Write down what the run begins with; raises InputError when an input file is no longer what it was."""
+    inputs = input_hashes(recipe)
+    for path, digest in folder.manifest.get("inputs", inputs).items():
+        if inputs.get(path) != digest:
+            raise InputError(
+                "has changed since this run began", where=path, way_out="restore it, or start anew with another --out"
+            )
+    write_text(folder / "recipe.yaml", recipe.to_yaml())
+    earlier = folder.manifest.get("notes", [])
+    folder.update_manifest(
+        versions=versions(), seed=recipe.seed, inputs=inputs, model=recipe.model.model_dump(mode="json"),
+        counts={name: len(records) for name, records in data.sets()},
+        notes=list(dict.fromkeys([*data.notes, *earlier])),
+    )  # fmt: skip
+
+
+@contextmanager
+def locked(folder: RunDir) -> Iterator[None]:
+    """Two processes never work in one folder."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError("another process is at work here", where=str(folder.path)) from None
+    try:
+        yield
+    finally:
+        (folder / "lock").unlink(missing_ok=True)
+        os.close(handle)
