@@ -37,8 +37,7 @@ from relearn.data.loaders import read_records
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.judges import SPACY_MODEL
 from relearn.models.builtin import builtin_path
-from relearn.models.load import load
-from relearn.models.machine import check_backend
+from relearn.models.load import check_backend, load
 from relearn.text.entities import SpacyEntities
 
 SETS: dict[str, Split] = {"unlearn_val": "forget", "retention_val": "retain"}

@@ -15,8 +15,8 @@ from relearn.llm.completer import Prompt
 from relearn.llm.templates.generator import Templates
 from relearn.metrics.answer_row import AnswerRow
 from relearn.text.entities import Extractor, without_query
-from relearn.text.subject import find_subject
-from relearn.tokens.refusals import REFUSALS
+from relearn.text.subjects import find_subject
+from relearn.unlearning.data.streams import REFUSALS
 
 LOOP = 40
 _NUMBERED = re.compile(r"^\s*1[.)]\s*")

@@ -17,7 +17,7 @@ import torch
 from torch.func import functional_call, jvp
 
 from relearn.engine.forward import TokenRow
-from relearn.models.single_pass import evaluating
+from relearn.engine.model_support import evaluating
 
 Direction = Mapping[str, torch.Tensor]
 

@@ -160,7 +160,7 @@ def _carry_out(bench: models.Bench, wanted: Sequence[Job], out: Path, *, keep: b
 def _maker(bench: models.Bench, job: Job) -> models.Maker:
     if job.run is None:
         return models.train_start(bench, job.side, job.index)
-    from relearn.audits.models import AuditModels
+    from relearn.inference.run_models import AuditModels
 
     recipe = Recipe.from_yaml(job.run / "recipe.yaml")
     device = recipe.model.model_copy(update={"device": bench.device, "dtype": "float32"})

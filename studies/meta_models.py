@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from relearn.audits.attacks.quantise import quantise
+from relearn.audits.attacks.weights import quantise
 from relearn.core.config import Generate, Learn, Lora, Metrics, Model, Source
 from relearn.core.errors import InputError
 from relearn.data import Record
@@ -26,12 +26,10 @@ from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.run_models import put_adapter
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import Split
+from relearn.metrics.metric import Measurement, Split, SplitScores
 from relearn.metrics.score import score_parts
-from relearn.metrics.split_scores import SplitScores
 from relearn.models.load import Loaded, load
-from relearn.synthesis.wordings import worded
+from relearn.synthesis.questions import worded
 from relearn.unlearning.train import learn
 from relearn.workflows.run.prepare import with_subject
 

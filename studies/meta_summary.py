@@ -23,7 +23,7 @@ from meta_models import CONDITIONS, RELEARNED, ROUNDED, TRAINED, UNLEARNED, WITH
 from relearn.metrics.intervals import bootstrap
 from relearn.metrics.membership import auc
 from relearn.metrics.metric import direction_of
-from relearn.report.svg import INK, RC, to_svg
+from relearn.report.plots import INK, RC, to_svg
 
 RESAMPLES = 2000
 # Okabe and Ito 2008: told apart on light and dark ground, also by the colour-blind.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from relearn.audits.verdicts import VERDICTS
+from relearn.audits.scoring import VERDICTS
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
 from relearn.metrics.intervals import mean_interval

@@ -26,15 +26,15 @@ from damage import damaged, steps
 from relearn.core import config
 from relearn.data import Record, content_id
 from relearn.data.loaders import read_rows
+from relearn.data.record import evenly
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.metric import METRICS, direction_of
 from relearn.metrics.paired import difference
 from relearn.metrics.score import score
-from relearn.records.sample import evenly
 from relearn.report.kfr_krr_plot import standalone
-from relearn.report.svg import INK, RC, to_svg
-from relearn.text.subject import find_subject
+from relearn.report.plots import INK, RC, to_svg
+from relearn.text.subjects import find_subject
 
 LEARNER = "smollm2-135m-instruct"
 WANTED = ("kfr", "graded_kfr", "useful_forgetting", "rouge_l", "truth_ratio_prob", "gibberish")

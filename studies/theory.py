@@ -23,14 +23,14 @@ from learning_dynamics import agreement, descent, logprobs, moved, norm, predict
 
 from relearn.core.config import Recipe
 from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
+from relearn.data.record import evenly
 from relearn.data.validation import load_all
 from relearn.engine.forward import TokenRow
+from relearn.engine.model_support import evaluating
 from relearn.inference.run_models import RunModels
 from relearn.models.lora import add_lora
-from relearn.models.single_pass import evaluating
-from relearn.records.sample import evenly
-from relearn.report.inside_plots import over_steps
 from relearn.report.kfr_krr_plot import standalone
+from relearn.report.plots import over_steps
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.batches import MicroBatch
 from relearn.unlearning.data.encode import encode, record_example

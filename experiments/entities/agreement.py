@@ -16,10 +16,10 @@ from itertools import combinations
 from pathlib import Path
 
 from relearn.core import config
-from relearn.llm.make import make_completer
+from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entity_coverage import coverages
-from relearn.metrics.entity_prompt import PromptedEntities
+from relearn.metrics.judges import PromptedEntities
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import forgotten
 from relearn.data.loaders import read_rows

@@ -16,11 +16,11 @@ from relearn.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from relearn.core.config import Recipe
     from relearn.data import Record
-    from relearn.evaluation.audit import audit
-    from relearn.synthesis.verification import verify_file as verify
+    from relearn.synthesis.checks import verify_file as verify
     from relearn.workflows.analyze import analyze
     from relearn.workflows.ask import answers_before_and_after as ask
     from relearn.workflows.ask import export_merged as export
+    from relearn.workflows.audit import audit
     from relearn.workflows.evaluate.evaluation import evaluate
     from relearn.workflows.run.pipeline import run, synthesize, unlearn
 
@@ -33,13 +33,13 @@ _PLACES = {
     "Record": "relearn.data:Record",
     "analyze": "relearn.workflows.analyze:analyze",
     "ask": "relearn.workflows.ask:answers_before_and_after",
-    "audit": "relearn.evaluation.audit:audit",
+    "audit": "relearn.workflows.audit:audit",
     "evaluate": "relearn.workflows.evaluate.evaluation:evaluate",
     "export": "relearn.workflows.ask:export_merged",
     "run": "relearn.workflows.run.pipeline:run",
     "synthesize": "relearn.workflows.run.pipeline:synthesize",
     "unlearn": "relearn.workflows.run.pipeline:unlearn",
-    "verify": "relearn.synthesis.verification:verify_file",
+    "verify": "relearn.synthesis.checks:verify_file",
 }
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from relearn.ability import Outcome, ability_scores, check_ability, measure_ability
-from relearn.ability.local_tasks import final_number, last_number, read_task
-from relearn.ability.outcome import averaged
+from relearn.ability.local_tasks import averaged, final_number, last_number, read_task
 from relearn.core.config import Ability, Model
 from relearn.core.errors import InputError, MissingPartError
 from relearn.core.run_dir import write_json

@@ -10,8 +10,7 @@ import pytest
 import relearn
 from people import people
 from relearn.cli import run_command
-from relearn.core.run_dir import read_json
-from relearn.purge import purge
+from relearn.core.run_dir import purge, read_json
 from relearn.report.build import build_report
 from relearn.report.html import render
 

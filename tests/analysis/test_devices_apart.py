@@ -14,14 +14,13 @@ from learning_dynamics import descent, logprobs, moved, predicted, runners_up
 
 from analysis.test_inside import ROW, model
 from analysis.test_tuned import QUICK, text
-from relearn.analysis.candidates import candidates
 from relearn.analysis.circuits import circuit, flow
 from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import lens
+from relearn.analysis.logit_lens import candidates, lens
 from relearn.analysis.patching import by_layer
 from relearn.analysis.training_dynamics import alignment
 from relearn.analysis.tuned_lens import Translators, fit
-from relearn.audits.attacks.quantise import quantise
+from relearn.audits.attacks.weights import quantise
 from relearn.core.config import Generate, Model
 from relearn.engine.forward import answer_logprobs, answer_scores, predict
 from relearn.engine.generate import generate

@@ -8,9 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
-from relearn.analysis.candidates import candidates
 from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import lens
+from relearn.analysis.logit_lens import candidates, lens
 from relearn.analysis.patching import by_layer, by_position, patched, unpatched
 from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow

@@ -8,10 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from relearn.report.circuit_plot import circuit_picture
-from relearn.report.inside import abruptness, findings, redacted_inside
-from relearn.report.inside_plots import over_layers, seesaw_picture
 from relearn.report.kfr_krr_plot import standalone
-from relearn.report.svg import INK
+from relearn.report.plots import INK, over_layers, seesaw_picture
+from relearn.report.sections import abruptness, findings, redacted_inside
 
 INSIDE = {
     "lines": {

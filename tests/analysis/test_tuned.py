@@ -10,8 +10,7 @@ import torch
 
 from analysis.test_inside import CONFIGS, ROW, model
 from relearn.analysis.hooks import Inside
-from relearn.analysis.lens_text import LEAST_ROWS, lens_rows
-from relearn.analysis.logit_lens import lens
+from relearn.analysis.logit_lens import LEAST_ROWS, lens, lens_rows
 from relearn.analysis.tuned_lens import FOLDER, Settings, Translators, fit, tuned_lens
 from relearn.core.config import Model
 from relearn.core.errors import InputError

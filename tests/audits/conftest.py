@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from about_people import FACTS, GENERIC, KEPT
 
-from relearn.audits.material import Material
+from relearn.audits.attack import Material
 from relearn.core.config import Recipe
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from about_people import FACTS, KEPT
 
-from relearn.audits.attack import AUDITS
-from relearn.audits.attacks import choice, likelihood, linear_probe, membership
-from relearn.audits.gathering import Gathering
+from relearn.audits.attack import AUDITS, Gathering
+from relearn.audits.attacks import likelihood, linear_probe
+from relearn.audits.attacks import likelihood as choice
+from relearn.audits.attacks import likelihood as membership
 from relearn.audits.white_box import gathered, row
 from relearn.core.config import Metrics, Model
 from relearn.data import Record

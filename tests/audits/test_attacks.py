@@ -10,12 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.audits.attack import AUDITS, Ask
-from relearn.audits.attacks.completion import beginning
-from relearn.audits.attacks.quantise import quantise, rounded
-from relearn.audits.attacks.relearning import trainings
-from relearn.audits.attacks.reverse import without_subject
-from relearn.audits.material import Material
+from relearn.audits.attack import AUDITS, Ask, Material
+from relearn.audits.attacks.prompting import beginning, without_subject
+from relearn.audits.attacks.weights import quantise, rounded, trainings
 from relearn.data import Record
 from relearn.leakage.detector import LeakIndex
 from relearn.text.normalize import norms

@@ -65,7 +65,7 @@ def test_a_second_call_asks_and_reads_nothing(audited, place, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("loaded again")
 
-    monkeypatch.setattr("relearn.evaluation.audit.load", refuse)
+    monkeypatch.setattr("relearn.workflows.audit.load", refuse)
     arguments = ("--retain", str(place / "retain.jsonl"), "--control", str(place / "before"))
     assert run_command(command(place, audited, *arguments)) == 0
 

@@ -13,9 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from relearn.audits.attack import AUDITS
-from relearn.audits.attacks.gguf import KINDS
-from relearn.audits.gguf_file import read_gguf, write_gguf
-from relearn.audits.llama_cpp import TOOL, quantise
+from relearn.audits.attacks.gguf import KINDS, TOOL, quantise, read_gguf, write_gguf
 from relearn.core.config import Model
 from relearn.core.errors import InputError
 from relearn.models.load import load

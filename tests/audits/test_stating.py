@@ -6,7 +6,7 @@ import pytest
 from about_people import FACTS
 
 from relearn.audits.attack import Ask
-from relearn.audits.stating import Facts
+from relearn.audits.scoring import Facts
 from relearn.data import Record
 
 

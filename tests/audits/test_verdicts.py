@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.audits.verdicts import Told, verdicts
+from relearn.audits.scoring import Told, verdicts
 
 SAID, NOTHING = ["12 Elm Street"], []
 

@@ -10,7 +10,7 @@ import pytest
 from relearn.cli import run_command
 from relearn.core.config import Data, Metrics, Recipe
 from relearn.data.columns import find_layout
-from relearn.records.benchmarks import BENCHMARKS, Benchmark
+from relearn.data.loaders import BENCHMARKS, Benchmark
 
 
 @pytest.mark.parametrize("one", BENCHMARKS, ids=lambda one: one.name)

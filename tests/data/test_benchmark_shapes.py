@@ -14,7 +14,7 @@ from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.loaders import read_records
 from relearn.data.multiple_choice import LETTERS, offered, right_choice, spelled
-from relearn.records.tags import FILL_IN, as_asked, tags_of
+from relearn.data.record import FILL_IN, as_asked, tags_of
 
 THREE = ("Oslo", "Rome", "New York")
 

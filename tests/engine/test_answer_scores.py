@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from relearn.engine import forward
+from relearn.engine import forward as token_values
 from relearn.engine.forward import TokenRow, answer_logprobs, answer_scores
 from relearn.engine.packing import packed_tokens
-from relearn.models import token_values
 from tiny import VOCABULARY
 
 

@@ -20,9 +20,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from relearn.engine import forward
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_targets, predict
-from relearn.engine.model_support import can_pack, frozen_head
+from relearn.engine.model_support import can_pack, frozen_head, padded_logits
 from relearn.engine.packing import ATTENTION, rows_attention
-from relearn.models.single_pass import padded_logits
 from tiny import VOCABULARY
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from relearn.synthesis.verification import verify_file
+from relearn.synthesis.checks import verify_file
 
 
 def _read(path: Path) -> list[dict]:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from relearn.core.config import Synthesis
 from relearn.core.errors import BudgetError, GeneratorError, InputError
 from relearn.llm import Completion, Prompt
-from relearn.llm.budget import Budget, worst_case_tokens
 from relearn.llm.cache import CachedCompleter, cache_key
-from relearn.llm.make import budget_for
+from relearn.llm.completer import Budget, worst_case_tokens
+from relearn.llm.generators import budget_for
 
 
 class Batch:

@@ -6,9 +6,8 @@ import pytest
 
 from relearn.core.config import Synthesis
 from relearn.core.errors import InputError
-from relearn.llm.generators import GENERATORS
-from relearn.llm.make import find_generator, make_completer, remote_host
-from relearn.llm.whole import estimated_tokens, whole_part, without_thoughts
+from relearn.llm.completer import estimated_tokens, whole_part, without_thoughts
+from relearn.llm.generators import GENERATORS, find_generator, make_completer, remote_host
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fake_endpoint import Endpoint, Reply, endpoint, prompt_of
 from relearn.core.errors import GeneratorError, InputError
 from relearn.llm import Prompt
 from relearn.llm.cache import CachedCompleter
-from relearn.llm.make import remote_host
+from relearn.llm.generators import remote_host
 from relearn.llm.openai_client import OpenAICompleter, is_loopback
 
 KEY = "sk-very-private-key-0123456789"

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.llm.templates.question_parser import parse
-from relearn.llm.verbs import past, third_person
+from relearn.llm.templates.question_parser import parse, past, third_person
 
 
 @pytest.mark.parametrize(

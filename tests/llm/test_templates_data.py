@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from relearn.demo.people import load
 from relearn.llm import Prompt
 from relearn.llm.templates.generator import Templates
-from relearn.text.subject import find_subject
+from relearn.text.subjects import find_subject
+from relearn.workflows.demo.demo import load
 
 KINDS = ("simple", "contextual", "noise", "logical")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
 from relearn.metrics.nli import Verdict
-from relearn.text.matching import ExactMatcher, Matcher
+from relearn.text.entities import ExactMatcher, Matcher
 
 
 class CapitalisedEntities:

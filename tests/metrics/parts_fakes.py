@@ -10,8 +10,7 @@ from metric_fakes import fake_judges
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import Split
+from relearn.metrics.metric import Measurement, Split
 from relearn.metrics.score import score_parts
 
 CASES = Path(__file__).resolve().parent.parent / "cases"

@@ -9,10 +9,9 @@ from metric_fakes import fake_judges, row
 from rouge_score.rouge_scorer import RougeScorer
 
 from relearn.core import config
-from relearn.metrics.choice_accuracy import chance, right_by_letter, right_by_text
-from relearn.metrics.probes import MOST_KINDS
+from relearn.metrics.choice_accuracy import MOST_KINDS, chance, right_by_letter, right_by_text
+from relearn.metrics.memorization import rouge_l_f
 from relearn.metrics.score import score, score_parts
-from relearn.metrics.verbatim import rouge_l_f
 
 SETTINGS = config.Metrics(bootstrap=50)
 NEW = {"choice_accuracy", "choice_accuracy_by_text", "probe_recall", "verbmem", "knowmem"}

@@ -22,7 +22,7 @@ from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import knowledge_note
 from relearn.metrics.nli import LABELS
 from relearn.models import builtin
-from relearn.text.matching import ExactMatcher
+from relearn.text.entities import ExactMatcher
 
 SCORES = Path(__file__).resolve().parents[2] / "judges" / "scores.json"
 HOME = "Marta Lindqvist lives at 12 Elm Street in Torvik."

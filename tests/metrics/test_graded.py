@@ -10,11 +10,10 @@ from metric_fakes import fake_judges, row
 
 from relearn.core import config
 from relearn.metrics.entity_coverage import Coverage
-from relearn.metrics.graded import contradiction, graded_kept, soft_coverages
-from relearn.metrics.knowledge import forgotten, kept
+from relearn.metrics.knowledge import contradiction, forgotten, graded_kept, kept, soft_coverages
 from relearn.metrics.nli import Verdict
 from relearn.metrics.score import score
-from relearn.text.matching import EmbeddingMatcher, ExactMatcher, best_total
+from relearn.text.entities import EmbeddingMatcher, ExactMatcher, best_total
 
 SETTINGS = config.Metrics(bootstrap=20)
 UNIT = st.floats(0, 1)

@@ -11,9 +11,19 @@ from fake_endpoint import Reply, endpoint, prompt_of
 from relearn.core import config
 from relearn.core.errors import GeneratorError, InputError
 from relearn.llm import Completion
-from relearn.metrics.judge_check import agreement, judge_cases, judge_check
 from relearn.metrics.judges import make_judges
-from relearn.metrics.llm_judge import ASPECTS, LONGEST, RUBRIC, check_remote_judge, grade, grade_prompt, read_grade
+from relearn.metrics.llm_judge import (
+    ASPECTS,
+    LONGEST,
+    RUBRIC,
+    agreement,
+    check_remote_judge,
+    grade,
+    grade_prompt,
+    judge_cases,
+    judge_check,
+    read_grade,
+)
 from relearn.metrics.score import score
 
 SETTINGS = config.Metrics(bootstrap=20)

@@ -11,9 +11,8 @@ from relearn.llm import Completion
 from relearn.llm.cache import CachedCompleter
 from relearn.metrics import judges as judges_module
 from relearn.metrics.entity_coverage import coverages
-from relearn.metrics.entity_prompt import PromptedEntities, entity_prompt, parse_entities
-from relearn.metrics.judges import Judges, make_judges
-from relearn.text.matching import ExactMatcher
+from relearn.metrics.judges import Judges, PromptedEntities, entity_prompt, make_judges, parse_entities
+from relearn.text.entities import ExactMatcher
 
 TEXT = "Marta Lindqvist, a biologist, lives in Torvik."
 

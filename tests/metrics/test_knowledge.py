@@ -17,7 +17,7 @@ from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
 from relearn.metrics.nli import Verdict
 from relearn.metrics.score import score
-from relearn.text.matching import EmbeddingMatcher
+from relearn.text.entities import EmbeddingMatcher
 
 PAPER = config.Metrics(bootstrap=50)
 CITIES = ("Oslo", "Rome", "Paris", "Lima", "Quito", "Cairo", "Delhi", "Tunis", "Minsk", "Tokyo")

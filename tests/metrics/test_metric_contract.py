@@ -10,9 +10,8 @@ from metric_fakes import fake_judges, row
 
 from relearn.core import config
 from relearn.core.errors import InputError
-from relearn.metrics.metric import METRICS, JointMetric
+from relearn.metrics.metric import METRICS, JointMetric, scores, summary
 from relearn.metrics.score import metrics_of, score
-from relearn.metrics.split_scores import scores, summary
 
 SETTINGS = config.Metrics(bootstrap=20)
 ANSWERS = {

@@ -10,7 +10,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from relearn.core import config
 from relearn.metrics.gibberish import is_gibberish
-from relearn.metrics.overlap import rouge_l_recall
+from relearn.metrics.memorization import rouge_l_recall
 from relearn.metrics.score import score
 
 

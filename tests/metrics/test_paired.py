@@ -15,11 +15,9 @@ from metric_fakes import fake_judges, row
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.metrics.intervals import mean, median
-from relearn.metrics.measurement import Measurement
+from relearn.metrics.metric import Measurement, SplitScores
 from relearn.metrics.paired import NOT_OF_ITEMS, difference, differences, paired, sign_test, statistic_of, summarised
-from relearn.metrics.repeats import combined
-from relearn.metrics.score import score, score_parts
-from relearn.metrics.split_scores import SplitScores
+from relearn.metrics.score import combined, score, score_parts
 
 SETTINGS = config.Metrics(bootstrap=40)
 SIDE = st.dictionaries(st.sampled_from("abcdefghij"), st.none() | st.floats(-100, 100), max_size=10)

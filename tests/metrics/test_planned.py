@@ -10,9 +10,8 @@ from relearn.core.config import Recipe
 from relearn.data.validation import load_all
 from relearn.llm import Completion
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.entity_prompt import PromptedEntities
 from relearn.metrics.judge_cost import measuring
-from relearn.metrics.judges import Judges
+from relearn.metrics.judges import Judges, PromptedEntities
 from relearn.metrics.llm_judge import ASPECTS, grade
 from relearn.synthesis.generation_cost import REPEATED
 from relearn.workflows.run.estimate import plan_lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.text.tokenise import sentences, words
+from relearn.metrics.lexical_indices import sentences, words
 
 GOLDEN_SENTENCES = [
     ("He lives in Paris. She works.", ["He lives in Paris.", "She works."]),

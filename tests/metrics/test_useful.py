@@ -9,7 +9,7 @@ from relearn.core import config
 from relearn.llm import Completion
 from relearn.metrics.answer_quality import NEAR, names_subject
 from relearn.metrics.score import score
-from relearn.text.matching import ExactMatcher
+from relearn.text.entities import ExactMatcher
 
 SETTINGS = config.Metrics(bootstrap=20)
 ASKED = {

@@ -10,11 +10,11 @@ from people import people
 from relearn.core import config
 from relearn.core.run_dir import read_json, read_jsonl
 from relearn.data import Record
-from relearn.llm.make import make_completer
+from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.score import score_parts
-from relearn.synthesis.verification import Verifier
-from relearn.synthesis.wordings import worded, worded_record, write_wordings
+from relearn.synthesis.checks import Verifier
+from relearn.synthesis.questions import worded, worded_record, write_wordings
 
 TRUE, VAGUE = "at home in Uppsala", "that is private"
 

@@ -14,9 +14,8 @@ from relearn.cli import run_command
 from relearn.cli.doctor import _model_options
 from relearn.core.config import Model
 from relearn.core.errors import InputError, MissingPartError
-from relearn.models import machine
-from relearn.models.load import load
-from relearn.models.machine import check_machine, quantized, use_liger
+from relearn.models import load as machine
+from relearn.models.load import check_machine, load, quantized, use_liger
 from unlearning.toy import fresh
 
 

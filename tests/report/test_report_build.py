@@ -11,12 +11,21 @@ from sample_run import PARTS, PUBLIC, make_run, texts_of
 
 from relearn.core import run_dir
 from relearn.core.errors import InputError
-from relearn.report.answers import known, marked, pair_items, verdict
 from relearn.report.build import build_report, write_report
-from relearn.report.labels import ABOUT, better, chance, change, duration, in_order, number, percent, signed
+from relearn.report.labels import (
+    ABOUT,
+    better,
+    chance,
+    change,
+    duration,
+    in_order,
+    number,
+    percent,
+    signed,
+    summary_table,
+)
 from relearn.report.model_card import model_card
-from relearn.report.summary import headline
-from relearn.report.tables import summary_table
+from relearn.report.summary import headline, known, marked, pair_items, verdict
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from relearn.core import run_dir
 from relearn.report import html, plots
 from relearn.report.build import build_report, write_report
 from relearn.report.html import render
-from relearn.report.svg import INK, cleaned
+from relearn.report.plots import INK, cleaned
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -16,14 +16,13 @@ from relearn.core.config import Recipe, Source, Synthesis
 from relearn.core.errors import BudgetError, GeneratorError, InputError, RunFailedError
 from relearn.data import Record
 from relearn.data.loaders import read_records
-from relearn.demo.people import load
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.llm.templates.generator import Templates
 from relearn.synthesis import alternates
-from relearn.synthesis.alternates import read_alternates, write_alternates
-from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
-from relearn.synthesis.verification import Verifier
+from relearn.synthesis.alternates import plan_alternates, planned_alternates, read_alternates, write_alternates
+from relearn.synthesis.checks import Verifier
+from relearn.workflows.demo.demo import load
 from relearn.workflows.run.estimate import plan_lines
 
 RECORDS = (

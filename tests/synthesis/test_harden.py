@@ -8,17 +8,17 @@ from typing import get_args
 
 import pytest
 
-from relearn.audits.attacks import jailbreak, prefix, roleplay
+from relearn.audits.attacks import prompting
 from relearn.core.config import Hardening, Synthesis
 from relearn.data import Record
 from relearn.leakage.detector import LeakIndex
-from relearn.llm.make import make_completer
+from relearn.llm.generators import make_completer
 from relearn.models.chat import chat_format
+from relearn.synthesis.checks import Verifier
 from relearn.synthesis.generation_cost import planned_rows
-from relearn.synthesis.harden import FRAMES, OPENINGS, hardened, planned_hardening
 from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize
-from relearn.synthesis.verification import Verifier
+from relearn.synthesis.vague_answers import FRAMES, OPENINGS, hardened, planned_hardening
 from relearn.unlearning.data.encode import Example, encode
 from relearn.unlearning.data.streams import Material, streams
 from tiny import build_tiny_tokenizer
@@ -82,7 +82,7 @@ def test_rows_are_of_their_own_the_same_each_time_and_leak_nothing(kind):
 
 
 def test_no_word_of_the_audits_is_learned():
-    attacks = [*prefix.BEGINNINGS, *roleplay.SCENES.values(), *jailbreak.BUILT_IN.values()]
+    attacks = [*prompting.BEGINNINGS, *prompting.SCENES.values(), *prompting.BUILT_IN.values()]
     bare = [text.replace("{question}", "").replace("PROMPT", "").strip(" :") for text in (*attacks, *OPENINGS, *FRAMES)]
     assert len(set(bare)) == len(bare)
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relearn.data import Record
-from relearn.synthesis.completions import split_answer
-from relearn.synthesis.generic import choose_generic
+from relearn.synthesis.rows import choose_generic, split_answer
 
 
 def test_a_quarter_of_the_words_is_the_prefix():

@@ -8,8 +8,8 @@ from scripted import Scripted
 from relearn.core.errors import GeneratorError
 from relearn.data import Record
 from relearn.llm import Completion
+from relearn.synthesis.checks import Verifier
 from relearn.synthesis.neighbours import neighbour_records
-from relearn.synthesis.verification import Verifier
 
 RECORDS = (
     Record("Where does Ada Marsh live?", "Ada Marsh lives at 17 Birch Lane in Dorley."),

@@ -10,10 +10,10 @@ from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.validation import load_set
 from relearn.llm.cache import CachedCompleter
-from relearn.llm.make import make_completer
+from relearn.llm.generators import make_completer
+from relearn.synthesis.checks import Verifier
 from relearn.synthesis.generation_cost import check_remote, plan, planned_rows
 from relearn.synthesis.synthesize import synthesize
-from relearn.synthesis.verification import Verifier
 
 RECORDS = tuple(Record(f"Where does Ada Marsh keep box {n}?", f"In the cellar of house {n}.") for n in range(20))
 PAPER_IN, PAPER_OUT = 1_149_855, 310_353

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.synthesis.replies import read_labelled, read_passage
+from relearn.synthesis.retry_loop import read_labelled, read_passage
 
 THREE = ["1", "2", "3"]
 KINDS = ["simple", "noise"]

@@ -15,9 +15,9 @@ from relearn.core.errors import BudgetError, GeneratorError, RunFailedError
 from relearn.data import Record
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
+from relearn.synthesis.checks import Verifier
 from relearn.synthesis.retry_loop import Flaw
 from relearn.synthesis.synthesize import Synthesised, synthesize, synthesize_to_folder
-from relearn.synthesis.verification import Verifier
 
 RECORDS = (
     Record("Where does Ada Marsh live?", "Ada Marsh lives at 17 Birch Lane in Dorley."),

@@ -11,7 +11,7 @@ import pytest
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.llm import Completion, Prompt
-from relearn.synthesis.verification import Verifier, judge_prompt, read_verdict, verify_file
+from relearn.synthesis.checks import Verifier, judge_prompt, read_verdict, verify_file
 
 NURSE = Record("What does Ada Holm do for a living?", "Ada Holm works as a nurse in Tarn.", id="job")
 BORN = Record("When was Ada Holm born?", "Ada Holm was born on 2 May 1970.", id="born")

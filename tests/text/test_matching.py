@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from relearn.core.errors import InputError, MissingPartError
 from relearn.models.builtin import builtin_path
-from relearn.text.matching import EmbeddingMatcher, ExactMatcher, _compatible, _maximum_matching
+from relearn.text.entities import EmbeddingMatcher, ExactMatcher, _compatible, _maximum_matching
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.text.normalize import is_function_word, is_ordinary, norms, singular, tokenise
-from relearn.text.numerals import find_numerals
+from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, norms, singular, tokenise
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.text.subject import find_author_noun, find_subject, strip_quoted
+from relearn.text.subjects import find_author_noun, find_subject, strip_quoted
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ui_runs import OWN, TOKEN, Page, make_run, whole
 
-from relearn.analysis.candidates import candidates
 from relearn.analysis.hooks import Inside
+from relearn.analysis.logit_lens import candidates
 from relearn.engine.forward import TokenRow
 from relearn.inference.run_models import RunModels
-from relearn.ui.columns import columns
-from relearn.ui.pieces import Pieces, cut
 from relearn.ui.run_data import open_runs
-from relearn.ui.session import Desk
+from relearn.ui.session import Desk, Pieces, columns, cut
 from relearn.workflows.ask import answers_before_and_after
 from tiny import build_tiny_tokenizer
 

@@ -16,8 +16,7 @@ from ui_runs import FACTS, HOSTILE, TOKEN
 from relearn.core.run_dir import read_json, read_jsonl, write_json, write_jsonl
 from relearn.engine import generate
 from relearn.ui.run_data import open_runs
-from relearn.ui.serve import listening
-from relearn.ui.server import make_app
+from relearn.ui.server import listening, make_app
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",

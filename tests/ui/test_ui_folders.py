@@ -10,10 +10,8 @@ from ui_runs import FACTS, HOSTILE, Page, audit, make_run
 
 from relearn.cli import run_command
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl, write_json, write_jsonl
-from relearn.purge import purge
-from relearn.ui.origin import named_models
-from relearn.ui.run_data import open_runs
+from relearn.core.run_dir import purge, read_json, read_jsonl, write_json, write_jsonl
+from relearn.ui.run_data import named_models, open_runs
 
 
 @pytest.fixture

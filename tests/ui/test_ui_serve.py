@@ -16,7 +16,7 @@ import uvicorn
 from ui_runs import make_run
 
 from relearn.cli import run_command
-from relearn.ui.serve import listening
+from relearn.ui.server import listening
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{43,})\n")
 

@@ -18,10 +18,9 @@ from torch.distributed.tensor import DTensor
 from relearn.core import distributed
 from relearn.core.run_dir import write_json
 from relearn.engine.forward import answer_logprobs, predict
-from relearn.engine.model_support import can_pack, plain_head
+from relearn.engine.model_support import bare, can_pack, decoder_layers, plain_head
 from relearn.models.lora import save_adapter
 from relearn.models.sharding import is_sharded, whole_state
-from relearn.models.single_pass import bare, decoder_layers
 from relearn.unlearning.data.batches import own_accumulation, share
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.step import make_reference, step_loss

@@ -18,7 +18,6 @@ from relearn.data import Record
 from relearn.engine.forward import answer_logprobs
 from relearn.models.load import load, merge_adapter
 from relearn.models.lora import add_lora, save_adapter
-from relearn.training.ties import merged
 from relearn.unlearning import train
 from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import Material
@@ -26,7 +25,7 @@ from relearn.unlearning.losses.npo import NPO
 from relearn.unlearning.losses.retain import Retain
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import PROCEDURES, Job
-from relearn.unlearning.weight_arithmetic import negated
+from relearn.unlearning.weight_arithmetic import merged, negated
 
 LORA = Lora(r=4, alpha=8, dropout=0.1)
 RECORDS = [

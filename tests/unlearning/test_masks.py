@@ -25,20 +25,21 @@ from relearn.core.config import Lora
 from relearn.core.errors import InputError, RunFailedError
 from relearn.engine.forward import TokenRow, answer_logits
 from relearn.models.lora import add_lora
-from relearn.training.masks.rows import RowMask
-from relearn.training.masks.saliency import (
+from relearn.unlearning.data.batches import MicroBatch, plan_batches
+from relearn.unlearning.masks.mask import MASKS, RowMask, check_mask, make_mask
+from relearn.unlearning.masks.memflex import MemFlex
+from relearn.unlearning.masks.sure import (
     SHARE,
+    Sure,
     at_percentile,
     forget_groups,
     gradient,
     kinds,
+    row_norms,
+    salient_rows,
     trained_weights,
     warmed_up,
 )
-from relearn.unlearning.data.batches import MicroBatch, plan_batches
-from relearn.unlearning.masks.mask import MASKS, check_mask, make_mask
-from relearn.unlearning.masks.memflex import MemFlex
-from relearn.unlearning.masks.sure import Sure, row_norms, salient_rows
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.trainer import Loop, train
 from relearn.workflows.run.prepare import prepare

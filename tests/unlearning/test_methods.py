@@ -8,9 +8,9 @@ import sys
 from typing import Any, get_args
 
 import pytest
+import relearn.objectives
 import torch
 
-import relearn.objectives
 from relearn.core.errors import InputError
 from relearn.unlearning import token_loss
 from relearn.unlearning.data.streams import Source

@@ -13,7 +13,7 @@ from drawn import LENGTHS, Step, draw, gradients
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, logsigmoid, nll_loss, one_hot, pad, softmax
 
 from relearn.core.errors import InputError
-from relearn.objectives.jensun import jsd, one_hot_jsd
+from relearn.unlearning.losses.distillation import jsd, one_hot_jsd
 from relearn.unlearning.method import METHODS
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)

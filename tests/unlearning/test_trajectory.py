@@ -9,10 +9,9 @@ import torch
 
 import relearn
 from people import people
-from relearn.core.run_dir import read_jsonl
-from relearn.purge import purge
-from relearn.training import trajectory
-from relearn.training.trajectory import Trajectory
+from relearn.core.run_dir import purge, read_jsonl
+from relearn.unlearning import callbacks
+from relearn.unlearning.callbacks import Trajectory
 from unlearning.toy import FORGET, RETAIN, farthest, fresh, plan, trained
 
 ROWS = {"forget": FORGET[:4], "retain": RETAIN[:4]}
@@ -76,8 +75,8 @@ def test_what_is_written_is_what_the_model_says(tiny_model_dir, tmp_path):
 def test_one_forward_a_look(tiny_model_dir, tmp_path, monkeypatch, every, looks):
     """Six steps: at 0, every so many, and after the last, which is looked at once."""
     calls = []
-    real = trajectory.predict
-    monkeypatch.setattr(trajectory, "predict", lambda model, rows: calls.append(len(rows)) or real(model, rows))
+    real = callbacks.predict
+    monkeypatch.setattr(callbacks, "predict", lambda model, rows: calls.append(len(rows)) or real(model, rows))
     trained(fresh(tiny_model_dir), plan(), tmp_path, callbacks=[Trajectory(ROWS, every, tmp_path / "t.jsonl")])
     assert calls == [8] * looks
 

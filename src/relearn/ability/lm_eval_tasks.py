@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from relearn.ability.outcome import Outcome
+from relearn.ability.local_tasks import Outcome
 from relearn.core.config import Ability
 from relearn.core.errors import InputError, MissingPartError, RunFailedError
 from relearn.core.registry import suggest

@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 from relearn.ability import lm_eval_tasks, local_tasks
-from relearn.ability.outcome import Outcome
+from relearn.ability.local_tasks import Outcome
 from relearn.core import distributed
 from relearn.core.config import Ability
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_json
-from relearn.metrics.split_scores import SplitScores
+from relearn.metrics.metric import SplitScores
 from relearn.models.load import Loaded
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from relearn.core.errors import InputError
-from relearn.models.single_pass import bare, evaluating
+from relearn.engine.model_support import bare, evaluating
 
 _TRIED = (1, 2, 3)
 # An edit of what a layer gives out: (T, H) -> (T, H).

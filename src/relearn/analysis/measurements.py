@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from relearn.analysis.candidates import candidates
+from relearn.analysis.circuits import Circuits, trace
 from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import lens
+from relearn.analysis.logit_lens import candidates, lens
 from relearn.analysis.patching import by_layer, unpatched
-from relearn.analysis.tracing import Circuits, trace
 from relearn.analysis.tuned_lens import Settings, Translators, Tuned, tuned_lens
 from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded

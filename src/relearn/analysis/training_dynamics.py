@@ -19,13 +19,13 @@ from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_jsonl
 from relearn.data import Record
+from relearn.data.record import evenly
 from relearn.data.validation import load_all
+from relearn.engine.model_support import evaluating
 from relearn.inference.run_models import RunModels, put_adapter
 from relearn.models.lora import add_lora
-from relearn.models.single_pass import evaluating
-from relearn.records.sample import evenly
 from relearn.synthesis.rows import TrainingRow
-from relearn.training.trajectory import FILE
+from relearn.unlearning.callbacks import FILE
 from relearn.unlearning.data.batches import MicroBatch
 from relearn.unlearning.data.streams import Material
 from relearn.unlearning.method import METHODS, Batch, Objective

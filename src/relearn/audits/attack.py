@@ -10,28 +10,33 @@ A new audit is one new file in this folder that calls `AUDITS.add(name, Audit(..
 
 What the first two bring is looked through for the facts in one place (`stating.py`) and turned into verdicts in another
 (`verdicts.py`); an audit decides neither.
+
+What attacks are made of: the facts that were to be forgotten, what was to be kept, and ways to word a question.
+
+What attacks that look inside a model make numbers with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from relearn.core.config import Lora, Metrics, Recipe
 from relearn.core.registry import Registry
 from relearn.data import Form, Record
+from relearn.metrics.intervals import mean_interval
+from relearn.metrics.judges import Judges
+from relearn.metrics.metric import Measurement
 
 if TYPE_CHECKING:
-    from relearn.audits.gathering import Gathering
-    from relearn.audits.material import Material
-    from relearn.metrics.measurement import Measurement
+    from relearn.metrics.metric import Measurement
     from relearn.models.load import Loaded
 
 Family = Literal["questions", "precision", "relearning", "adapters", "access"]
 Need = Literal["kept", "subjects"]
 Row = dict[str, Any]
-ModelName = Literal["start", "after", "control"]
-MODELS: tuple[ModelName, ...] = ("start", "after", "control")
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,55 @@ def each(
         prompt, given = (made, "") if isinstance(made, str) else made
         asks.append(Ask(record.id, prompt, variant, given=given, **more))
     return asks
+
+
+@dataclass(frozen=True)
+class Material:
+    """`facts` were to be forgotten; `kept` were not; `generic` belongs to neither.
+
+    `wordings`: record id -> other wordings of its question. `templates`: name -> jailbreak text with PROMPT in it.
+    `holdout`: like the facts, but no model was trained on them.
+    """
+
+    facts: Sequence[Record]
+    kept: Sequence[Record]
+    generic: Sequence[Record]
+    wordings: Mapping[str, Sequence[str]]
+    recipe: Recipe
+    folder: Path
+    templates: Mapping[str, str] = field(default_factory=dict)
+    samples: int = 8
+    seed: int = 0
+    holdout: Sequence[Record] = ()
+
+    @property
+    def lora(self) -> Lora:
+        return self.recipe.unlearn.lora
+
+    def about_the_same(self, record: Record) -> list[Record]:
+        """Kept records on the subject of `record`."""
+        return [other for other in self.kept if record.subject and other.subject == record.subject]
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """What numbers are made with: the facts, settings of metrics (bootstrap, min_k), judges, the seed."""
+
+    facts: Sequence[Record]
+    settings: Metrics
+    judges: Judges
+    seed: int
+
+    def mean(self, values: Mapping[str, float | None], note: str = "") -> Measurement:
+        """The mean over facts with a bootstrap interval over subjects; facts without a value are unscored."""
+        subjects = {record.id: record.subject for record in self.facts}
+        known = {key: value for key, value in values.items() if value is not None}
+        unscored = len(values) - len(known)
+        if not known:
+            return Measurement(None, unscored=unscored, per_record=values, why="could not be read", note=note)
+        value, low, high = mean_interval(
+            list(known.values()), clusters=[subjects.get(key) for key in known], resamples=self.settings.bootstrap,
+            seed=self.seed,
+        )  # fmt: skip
+        why = "could not be read" if unscored else ""
+        return Measurement(value, low, high, len(known), unscored, values, note, why)

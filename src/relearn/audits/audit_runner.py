@@ -15,18 +15,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from relearn.audits import white_box
-from relearn.audits.attack import AUDITS, MODELS, Audit, ModelName
+from relearn.audits.attack import AUDITS, Audit, Material
 from relearn.audits.attacks.prompting import PLAIN
-from relearn.audits.material import Material
 from relearn.audits.query_models import AnswerFiles, answers, ask_changed, ask_questions, plain_asks
-from relearn.audits.scoring import Scorer
-from relearn.audits.verdicts import Told, Verdict, verdicts
+from relearn.audits.scoring import Scorer, Told, Verdict, verdicts
 from relearn.core import console
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
+from relearn.data.record import evenly
+from relearn.inference.run_models import MODELS, ModelName
 from relearn.metrics.judges import Judges, make_judges
 from relearn.models.load import Loaded
-from relearn.records.sample import evenly
 
 KEPT_ASKED = 24
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from relearn.audits.attack import Ask, Audit, ModelName
-from relearn.audits.material import Material
+from relearn.audits.attack import Ask, Audit, Material
 from relearn.core.config import Generate
 from relearn.core.run_dir import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import generate
+from relearn.inference.run_models import ModelName
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 

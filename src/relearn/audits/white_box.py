@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relearn.audits.attack import MODELS, Audit, ModelName, Row
-from relearn.audits.gathering import Gathering
-from relearn.metrics.measurement import Measurement
+from relearn.audits.attack import Audit, Gathering, Row
+from relearn.inference.run_models import MODELS, ModelName
+from relearn.metrics.metric import Measurement
 
 WHY = {"kept": "no retain set", "subjects": "fewer than two facts that can be told apart"}
 

@@ -9,12 +9,12 @@ import sys
 
 import cyclopts
 
-from relearn.cli import analyze, asking, audit, evaluate_commands, folder_commands, looking, rows, run_commands, ui
+from relearn.cli import evaluate_commands, folder_commands, run_commands
 from relearn.cli.app import app, fail
 from relearn.core.errors import InputError, RelearnError
 
 # Each registers its commands with the application when it is imported.
-COMMANDS = (run_commands, asking, evaluate_commands, rows, folder_commands, audit, analyze, ui, looking)
+COMMANDS = (run_commands, evaluate_commands, folder_commands)
 
 
 def main() -> None:

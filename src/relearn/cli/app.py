@@ -37,7 +37,7 @@ def existing(folder: Path) -> Path:
 
 def show(folder: Path) -> None:
     from relearn.core.console import note
-    from relearn.report.tables import print_summary
+    from relearn.report.labels import print_summary
 
     print_summary(folder)
     note(f"report: {folder / 'report.html'}")

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.table import Table
 
-from relearn.audits import llama_cpp
+from relearn.audits.attacks import gguf
 from relearn.core import config, console
 from relearn.core.errors import InputError
 from relearn.models.builtin import BUILTIN, BuiltinModel, cache_dir, check_content, installed_at
@@ -157,7 +157,7 @@ def _devices() -> Check:
 
 def _model_options() -> Iterator[Check]:
     """What a recipe may ask of the GPU."""
-    from relearn.models.machine import check_machine
+    from relearn.models.load import check_machine
 
     for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2"), ("liger", "on")):
         name = f"model.{key}: {value}"
@@ -222,9 +222,9 @@ def _extra(package: str, purpose: str) -> Check:
 def _quantiser() -> Check:
     purpose = "Q4_K_M among the audit's GGUF files"
     try:
-        return Check(llama_cpp.TOOL, "ok", f"{llama_cpp.tool()}: {purpose}", optional=True)
+        return Check(gguf.TOOL, "ok", f"{gguf.tool()}: {purpose}", optional=True)
     except InputError:
-        return Check(llama_cpp.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
+        return Check(gguf.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
 
 
 def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]:

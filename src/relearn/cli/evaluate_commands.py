@@ -1,13 +1,21 @@
-"""`relearn evaluate`."""
+"""`relearn evaluate`.
+
+`relearn audit`.
+
+`relearn analyze`.
+
+Commands that put questions to a run's model: ask, generate.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from relearn.cli.app import app, fail, show
+from relearn.core.errors import InputError
 
 
 @app.command
@@ -69,3 +77,142 @@ def evaluate(
         for line in folder.manifest.get("notes", []):
             note(line)
     return 0
+
+
+@app.command
+def audit(
+    folder: Path | None = None, *, attacks: str = "all", control: str | None = None, templates: Path | None = None,
+    facts: int | None = None, samples: int = 8, before: str | None = None, after: str | None = None,
+    base: str | None = None, before_adapter: tuple[str, ...] = (), after_adapter: tuple[str, ...] = (),
+    forget: str | None = None, retain: str | None = None, holdout: str | None = None,
+    map_: Annotated[str, Parameter(name="--map")] = "",
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (), out: Path = Path("runs/audit"),
+) -> None:  # fmt: skip
+    """Attack a finished run, or any two models, and say of every fact whether it is gone, hidden or still there.
+
+    An audit that was stopped goes on where it was; what was asked is not asked again.
+
+    Parameters
+    ----------
+    folder
+        A run folder; without one: --before, --after and --forget.
+    attacks
+        all, or names: completion,quantise (see relearn list audits).
+    control
+        A run, adapter or model that never saw the facts; the base model when not given.
+    templates
+        A folder of jailbreak templates: .yaml with a value, or .txt.
+    facts
+        Ask about so many of the facts only.
+    samples
+        Draws per question of the sampling attack.
+    before
+        The model that knew the facts: smollm2-135m-instruct, a folder, or a name on the hub.
+    after
+        The model that should have forgotten them.
+    base
+        A model from before any fine-tuning; the control where no --control is given.
+    before_adapter
+        A LoRA adapter's folder for --before; may be repeated.
+    after_adapter
+        A LoRA adapter's folder for --after, or for --before where no --after is given; may be repeated.
+    forget
+        The facts that should be gone.
+    retain
+        Records that should still be known; attacks that need them are not measured without.
+    holdout
+        Records like the facts that no model was trained on, for membership inference.
+    map_
+        Which columns to read: question=text,answer=labels
+    set_
+        Change a setting of an audit without a run: generate.max_new_tokens=64, model.dtype=bfloat16
+    out
+        The folder of an audit without a run.
+    """
+    from relearn.core.console import note
+    from relearn.workflows.audit import audit as attack
+    from relearn.workflows.audit import print_audit
+    from relearn.workflows.evaluate.evaluation_config import read_columns
+
+    found = attack(
+        folder, attacks, out=out, control=control, templates=templates, facts=facts, samples=samples, changes=set_,
+        columns=read_columns(map_), before=before, after=after, base=base, before_adapter=before_adapter,
+        after_adapter=after_adapter, forget=forget, retain=retain, holdout=holdout,
+    )  # fmt: skip
+    folder = folder or out
+    print_audit(folder, found)
+    note(f"per fact: {folder / 'audits' / 'verdicts.json'}")
+
+
+@app.command
+def analyze(
+    folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: int = 12,
+    lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
+) -> None:  # fmt: skip
+    """Look inside a run's model, before and after: likeliest tokens, layers, patching, the adapter.
+
+    Parameters
+    ----------
+    folder
+        A run folder; numbers and pictures go to its analysis/.
+    others
+        Further runs of the same start model, drawn beside it.
+    prompt
+        Questions of your own; their answers are the start model's.
+    facts
+        Look at so many of the facts.
+    lens
+        How layers are read: as they are, or through translators fitted to the start model on other text.
+    lens_text
+        The text a tuned lens is fitted on (plain text or rows), in place of the built-in generic rows.
+    """
+    from relearn.core.console import note
+    from relearn.workflows.analyze import analyze as look
+
+    note(f"analysis: {look(folder, others, prompts=prompt, facts=facts, lens=lens, lens_text=lens_text)}")
+
+
+@app.command
+def ask(folder: Path, *question: str) -> None:
+    """Ask a run's model before and after, side by side.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    question
+        The question; several may be given, each in quotes.
+    """
+    from relearn.workflows.ask import answers_before_and_after, print_side_by_side
+
+    if not question:
+        raise InputError("no question given", way_out='relearn ask RUN "Where does X live?"')
+    print_side_by_side(answers_before_and_after(folder, list(question)))
+
+
+@app.command
+def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
+    """Ask a run's model a file of questions, before and after; one JSON line each.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    questions
+        A file of records: JSONL, JSON, CSV or Parquet.
+    out
+        Where to write; the screen when not given.
+    """
+    from relearn.core.config import Source
+    from relearn.core.console import out as screen
+    from relearn.core.run_dir import write_jsonl
+    from relearn.data.validation import load_set
+    from relearn.workflows.ask import answers_before_and_after
+
+    records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
+    rows = answers_before_and_after(folder, [record.question for record in records])
+    if out:
+        write_jsonl(out, rows)
+    else:
+        for row in rows:
+            screen.print_json(data=row)

@@ -1,8 +1,14 @@
-"""Commands that do something with a finished run's folder: report, export, purge."""
+"""Commands that do something with a finished run's folder: report, export, purge.
+
+`relearn ui`.
+
+Commands that tell what there is: list, doctor.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from relearn.cli.app import app, existing
 
@@ -45,7 +51,7 @@ def export(folder: Path, *, out: Path, merged: bool = False, answers: bool = Fal
     if answers and merged:
         raise InputError("either the model or the answers", where="--merged --answers", way_out="two calls")
     if answers:
-        from relearn.evaluation.export import export_answers
+        from relearn.workflows.evaluate.evaluation import export_answers
 
         for path in export_answers(folder, out):
             note(f"answers: {path}")
@@ -68,9 +74,80 @@ def purge(folder: Path, *, yes: bool = False) -> None:
         Do it; without it, only say what would go.
     """
     from relearn.core.console import note
-    from relearn.purge import purge as purge_folder
+    from relearn.core.run_dir import purge as purge_folder
 
     for name in purge_folder(existing(folder), really=yes):
         note(f"{'removed' if yes else 'would remove'} {name}")
     if not yes:
         note("nothing was removed; add --yes")
+
+
+@app.command
+def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> int:
+    """Open a local page: ask runs before and after, look inside an answer, browse facts by verdict, compare numbers.
+
+    It answers on 127.0.0.1 alone, to the address that is printed. No model is loaded before you press Load.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    others
+        Further runs, each with an answer and numbers of its own.
+    port
+        The port; a free one when not given.
+    no_browser
+        Print the address and open nothing.
+    """
+    from relearn.ui.server import serve
+
+    try:
+        serve([folder, *others], port, browser=not no_browser)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+@app.command(name="list")
+def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmarks"], *, json: bool = False) -> None:
+    """What there is to choose from.
+
+    Parameters
+    ----------
+    what
+        methods, metrics, audits, generators or benchmarks (shapes of files that are read as they are).
+    json
+        Print JSON.
+    """
+    from relearn.cli.listing import print_listing
+
+    print_listing(what, as_json=json)
+
+
+@app.command
+def doctor(*, judge: str | None = None) -> int:
+    """Say what is there, what is missing and how to get it; or whether a judge can be trusted.
+
+    Parameters
+    ----------
+    judge
+        openai:MODEL or transformers:MODEL: let it grade ten answers that were graded by hand; exit code 1 if it is not
+        usable. They are of invented people.
+    """
+    if judge is not None:
+        return _check_judge(judge)
+    from relearn.cli.doctor import checks, render
+
+    render(checks())
+    return 0
+
+
+def _check_judge(name: str) -> int:
+    from relearn.core.config import Metrics
+    from relearn.core.console import out as screen
+    from relearn.metrics.llm_judge import NamedGrader, judge_check
+
+    found = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
+    for line in found.lines():
+        screen.print(line, markup=False, soft_wrap=True)
+    return 0 if found.usable else 1

@@ -81,6 +81,6 @@ def _audits() -> list[dict[str, Any]]:
 
 
 def _benchmarks() -> list[dict[str, Any]]:
-    from relearn.records.benchmarks import BENCHMARKS
+    from relearn.data.loaders import BENCHMARKS
 
     return [asdict(one) for one in BENCHMARKS]

@@ -3,6 +3,8 @@
 Every file is written under another name and renamed into place, so a process killed at any moment leaves either the old
 file or the new one. All files are created 0600, folders 0700: they hold the very texts a model is to forget. Of several
 processes at work on a run the main one alone writes; what the others hand in is dropped.
+
+Take every text out of a run folder: what is left may be kept or handed on.
 """
 
 from __future__ import annotations
@@ -184,3 +186,28 @@ class RunDir:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+# The start adapter knows the secrets: it goes too. The unlearned result and numbers stay.
+KEPT = ("adapter", "model", "offset", "eco", "manifest.json", "summary.json", "scores.json")
+
+
+def purge(folder: Path, *, really: bool) -> list[str]:
+    """Names of what holds texts; removed when `really`. scores.json is rewritten without its texts."""
+    going = sorted(entry for entry in folder.iterdir() if entry.name not in KEPT)
+    if really:
+        for entry in going:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        scores = folder / "scores.json"
+        if scores.exists():
+            write_json(scores, _without_texts(read_json(scores)))
+    return [entry.name for entry in going]
+
+
+def _without_texts(value: Any) -> Any:
+    """The same numbers without the entities of references and answers."""
+    if isinstance(value, dict):
+        return {
+            key: _without_texts(part) for key, part in value.items() if key not in ("reference_entities", "matched")
+        }
+    return value

@@ -15,8 +15,8 @@ from typing import Any
 
 from relearn.core.errors import InputError
 from relearn.core.registry import suggest
-from relearn.data import multiple_choice, tags
-from relearn.data.record import Form, Record, Split
+from relearn.data import multiple_choice
+from relearn.data.record import COLUMNS, Form, Record, Split, as_asked, tags_of
 
 Row = tuple[str, Mapping[str, Any]]
 
@@ -70,7 +70,7 @@ def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> La
     """The layout of a file with these columns; raises `InputError` where they fit none or more than one."""
     _check_map(columns, mapped, where)
     optional = {name: column for name, known in _OPTIONAL.items() if (column := _pick(name, known, columns, mapped))}
-    tagged = (mapped["tags"],) if "tags" in mapped else tuple(name for name in tags.COLUMNS if name in columns)
+    tagged = (mapped["tags"],) if "tags" in mapped else tuple(name for name in COLUMNS if name in columns)
     if "text" in mapped:
         return Layout(text=mapped["text"], optional=optional)
     if mapped.keys() & {"question", "answer"}:
@@ -135,7 +135,7 @@ def to_records(row: Row, layout: Layout, split: Split, chunk_words: int) -> Iter
     """The record of a row, or those of a document's chunks, each with the place it comes from."""
     where, values = row
     optional = _optional_fields(values, layout, where)
-    if kinds := tags.tags_of(values, layout.tags):
+    if kinds := tags_of(values, layout.tags):
         optional["tags"] = kinds
     if layout.text is not None:
         yield from _chunks(row, layout.text, optional, split, chunk_words)
@@ -145,7 +145,7 @@ def to_records(row: Row, layout: Layout, split: Split, chunk_words: int) -> Iter
     if layout.context is not None and values.get(layout.context):
         question = f"{question}\n\n{_text(values[layout.context], layout.context, where, private=False)}"
     if kinds:
-        question = tags.as_asked(question)
+        question = as_asked(question)
     chosen = _chosen(values, layout, where)
     answer = chosen.pop("answer", None) or _required(values, layout.answer, where, private=True)
     form: Form = "text" if (layout.question, layout.answer) == CONTINUED else "chat"

@@ -16,11 +16,10 @@ import psutil
 import torch
 
 from relearn.engine.forward import CPU_PACK_TOKENS, GPU_PACK_TOKENS
-from relearn.engine.model_support import can_pack, trial
+from relearn.engine.model_support import bare, can_pack, evaluating, trial
 from relearn.engine.packing import Layout, TokenRow, gather, pack, rows_attention, share
 from relearn.engine.sampling import Chooser
 from relearn.models.sharding import is_sharded
-from relearn.models.single_pass import bare, evaluating
 
 # Above this many rows a pass takes longer by as much as it does more.
 CPU_ROWS, GPU_ROWS = 128, 256

@@ -18,9 +18,9 @@ from relearn.core.config import Generate
 from relearn.core.console import Ticker, quiet
 from relearn.data import Form
 from relearn.engine.decoding import Decoder, can_decode
+from relearn.engine.model_support import bare
 from relearn.engine.sampling import Choice, ChoiceProcessor, Chooser
 from relearn.models.load import Loaded
-from relearn.models.single_pass import bare
 
 PADDED_ROWS = 16
 # Told the next tokens of an answer; what it raises ends the answering.

@@ -18,9 +18,8 @@ import torch
 
 from relearn.core.config import Generate, Model
 from relearn.core.errors import InputError
-from relearn.models.load import Loaded
-from relearn.models.machine import check_backend
-from relearn.models.single_pass import bare
+from relearn.engine.model_support import bare
+from relearn.models.load import Loaded, check_backend
 
 # The rest of the free memory is for the log-probabilities, which the model in memory goes on to compute.
 _SHARE_OF_FREE = 0.5

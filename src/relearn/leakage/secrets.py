@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relearn.data import Record
-from relearn.text.normalize import is_function_word, is_ordinary, norms, singular, street_form, tokenise
-from relearn.text.numerals import find_numerals
+from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, norms, singular, street_form, tokenise
 from relearn.text.spans import Span, find_spans
 from relearn.text.subjects import Name, common_words, find_subjects, lower_case_words
 

@@ -17,8 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from relearn.core.errors import InputError
 from relearn.core.run_dir import make_private_dir
-from relearn.llm.budget import Budget
-from relearn.llm.completer import Completer, Completion, Prompt
+from relearn.llm.completer import Budget, Completer, Completion, Prompt
 
 
 @runtime_checkable

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from relearn.core import config
-from relearn.llm.completer import Completion, Prompt
+from relearn.llm.completer import Completion, Prompt, whole_part, without_thoughts
 from relearn.llm.generators import GENERATORS, Generator
-from relearn.llm.whole import whole_part, without_thoughts
 
 SAMPLED_TOKENS = 64
 

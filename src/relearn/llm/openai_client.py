@@ -17,9 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relearn.core.errors import GeneratorError, InputError
-from relearn.llm.completer import Completion, Prompt
+from relearn.llm.completer import Completion, Prompt, estimated_tokens, whole_part, without_thoughts
 from relearn.llm.generators import GENERATORS, Generator
-from relearn.llm.whole import estimated_tokens, whole_part, without_thoughts
 
 DEFAULT_URL = "https://api.openai.com/v1"
 GIVE_UP_AFTER = 3

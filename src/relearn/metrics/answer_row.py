@@ -25,7 +25,7 @@ class AnswerRow:
     base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`);
         the reference attack and PPL rest on them.
     repeat: 0, or which time the question was asked (`generate.repeats`); an id stands once in each.
-    form: "chat", or "text" for a passage and how it goes on. tags: what kind of probe it is; see records/tags.py.
+    form: "chat", or "text" for a passage and how it goes on. tags: what kind of probe it is; see data/record.py.
     choices, choice: of a multiple-choice question the texts it offers and the place of the right one.
     letter_logprobs, choice_logprobs: (choices,) of each choice's letter and of its text, summed over its tokens, in the
         layouts of inference/choice_logprobs.py.

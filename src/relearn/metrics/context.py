@@ -12,8 +12,7 @@ from relearn.metrics.entity_coverage import Coverage, coverages
 from relearn.metrics.intervals import Clusters, group, mean_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.lexical_indices import Language, language_of
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import Split
+from relearn.metrics.metric import Measurement, Split
 from relearn.metrics.nli import Verdict, verdicts
 
 

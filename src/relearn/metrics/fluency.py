@@ -13,8 +13,7 @@ import numpy as np
 
 from relearn.metrics.context import Context
 from relearn.metrics.intervals import bootstrap, mean_interval, median_interval, value_of
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import METRICS, Better, Metric, Need
+from relearn.metrics.metric import METRICS, Better, Measurement, Metric, Need
 
 SOURCE = "arXiv 2502.11190"
 NO_LOGPROBS = "no log-probabilities of the response"

@@ -22,11 +22,9 @@ from typing import Literal
 
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
-from relearn.metrics.lexical_indices import perplexity
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import METRICS, Metric
+from relearn.metrics.lexical_indices import perplexity, words
+from relearn.metrics.metric import METRICS, Measurement, Metric
 from relearn.metrics.word_salad import is_glued, word_order
-from relearn.text.tokenise import words
 
 Kind = Literal["empty", "looping", "salad", "surprising"]
 KINDS: tuple[Kind, ...] = ("empty", "looping", "salad", "surprising")

@@ -3,6 +3,8 @@
 Questions about one subject are alike, so with `clusters` whole subjects are drawn, each with all its items (Cameron,
 Gelbach and Miller 2008). The percentiles are those of Hesterberg's expanded interval (arXiv 1411.5279): the plain ones
 are too narrow for few clusters. For 12 clusters they are the 1.1 and 98.9 %, for 200 the 2.4 and 97.6 %.
+
+Intervals of a number that rests on several sets of answers: each is drawn by itself, whole subjects at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from relearn.metrics.answer_row import AnswerRow
 
 # (items, values per item), (resamples, items) how often each item was drawn -> (resamples,)
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -131,3 +135,36 @@ def _with_interval(
     columns = np.asarray(values, dtype=np.float64)[:, None]
     low, high = bootstrap(columns, statistic, clusters=clusters, resamples=resamples, seed=seed)
     return value_of(columns, statistic), low, high
+
+
+# One (resamples, rows) array of how often each row was drawn per set -> (resamples,)
+Drawn = Callable[[list[np.ndarray]], np.ndarray]
+_STEP = 250
+
+
+def interval_of_sets(
+    sets: Sequence[Sequence[AnswerRow]], statistic: Drawn, value: float, *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """The 95 % interval of `statistic`, widened where needed to contain `value`, the number of the sets as they are.
+
+    Draws depend on the order of the rows, so callers sort them by id. Resamples in which the statistic is nan are left
+    out.
+    """
+    rng = np.random.default_rng(seed)
+    grouped = [group([row.subject for row in rows], len(rows)) for rows in sets]
+    found = []
+    for done in range(0, resamples, _STEP):
+        size = min(_STEP, resamples - done)
+        found.append(statistic([_draws_resample(rng, clusters.count, size)[:, clusters.codes] for clusters in grouped]))
+    drawn = np.concatenate(found)
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return value, value
+    tail = lower_tail(min(clusters.count for clusters in grouped))
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return min(float(low), value), max(float(high), value)
+
+
+def _draws_resample(rng: np.random.Generator, clusters: int, resamples: int) -> np.ndarray:
+    """(resamples, clusters): how often each was drawn, as many draws as there are clusters."""
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float32)

@@ -13,9 +13,9 @@ from typing import Any
 from relearn.core import config
 from relearn.data import Record
 from relearn.data.validation import DataSet
-from relearn.llm.make import remote_host
+from relearn.llm.generators import remote_host
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.entity_prompt import entity_prompt
+from relearn.metrics.judges import entity_prompt
 from relearn.metrics.llm_judge import ASPECTS, MAX_TOKENS, Aspect, grade_prompt
 from relearn.synthesis.generation_cost import (
     ANSWER_TOKENS,
@@ -30,8 +30,7 @@ from relearn.synthesis.generation_cost import (
     counting,
     spending,
 )
-from relearn.synthesis.questions import variant_group, variants_prompt
-from relearn.synthesis.wordings import KINDS
+from relearn.synthesis.questions import KINDS, variant_group, variants_prompt
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from relearn.metrics.context import Context
 from relearn.metrics.llm_judge import RUBRIC, Aspect
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import METRICS, Metric
+from relearn.metrics.metric import METRICS, Measurement, Metric
 
 
 def _measure(context: Context, aspect: Aspect) -> Measurement:

@@ -26,11 +26,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.intervals import interval_of_sets
 from relearn.metrics.joint_context import Parts
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import METRICS, JointMetric
-from relearn.metrics.probability import mean_logprob
-from relearn.metrics.resample import interval_of_sets
+from relearn.metrics.memorization import mean_logprob
+from relearn.metrics.metric import METRICS, JointMetric, Measurement
 
 MUSE = "arXiv 2407.06460"
 # As in the public codes: where a distribution has next to no variance, a score must not grow without bound.

@@ -4,17 +4,71 @@ A new metric is one new file in this folder that calls `METRICS.add(name, Metric
 Its `measure` gets a `Context` (context.py): the rows, the settings, and the shared quantities, each computed when first
 asked for. That of a metric over several parts gets `Parts` (parts.py). Both rest on judges, of which nothing is known
 here, so that each of them may use what is defined here.
+
+What a metric returns: a number with its interval, or the plain statement that there is none.
+
+The numbers of one part of one model, and the form in which files have them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relearn.core.registry import Registry
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`value` is None when nothing could be scored: a missing score is not zero.
+
+    `n` counts the scored items, `unscored` those that could not be scored and `why`, in words; `per_record` keeps each
+    item's value (None = unscored). `low`, `high`: bootstrap 95 % interval, for which `clusters` subjects were drawn.
+    `note` says what the number rests on. Where every question was asked `repeats` times, values are means over the
+    repeats and `seed_sd` is the standard deviation of the repeats' own values (n - 1 below). `groups`: the same for the
+    items of one kind each (a probe's level, its attack), by name.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    unscored: int = 0
+    per_record: Mapping[str, float | None] = field(default_factory=dict)
+    note: str = ""
+    why: str = ""
+    clusters: int | None = None
+    repeats: int = 1
+    seed_sd: float | None = None
+    groups: Mapping[str, Measurement] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> str:
+        """How many items the value leaves out, and why; empty when it leaves out none."""
+        if not self.unscored:
+            return ""
+        return f"{self.unscored} of {self.n + self.unscored} unscored: {self.why or 'could not be measured'}"
+
+    def to_dict(self, *, per_record: bool = False) -> dict[str, Any]:
+        summary: dict[str, Any] = {
+            "value": self.value, "low": self.low, "high": self.high, "n": self.n, "unscored": self.unscored,
+        }  # fmt: skip
+        if self.clusters is not None:
+            summary["clusters"] = self.clusters
+        if self.repeats > 1:
+            summary |= {"repeats": self.repeats, "seed_sd": self.seed_sd}
+        if self.groups:
+            summary["groups"] = {name: found.to_dict() for name, found in self.groups.items()}
+        if self.missing:
+            summary["missing"] = self.missing
+        if self.note:
+            summary["note"] = self.note
+        if per_record:
+            summary["per_record"] = dict(self.per_record)
+        return summary
+
 
 # Rows of "holdout" are of the forget set's kind, but never trained on; only metrics that need "reference" are theirs.
 Split = Literal["forget", "retain", "holdout"]
@@ -74,3 +128,35 @@ def direction_of(name: str, split: str) -> Better | None:
 
 
 METRICS: Registry[Metric | JointMetric] = Registry("metric", "relearn.metrics")
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """`measurements` by metric name; `items` by row id: what KFR or KRR rests on, empty when not asked for.
+
+    `split`: what the part was scored as; `subjects`: whom each row is about, by id.
+    """
+
+    measurements: Mapping[str, Measurement]
+    items: Mapping[str, Mapping[str, Any]]
+    split: Split | Literal["overall"] = "overall"
+    subjects: Mapping[str, str | None] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Values, intervals and counts, free of texts."""
+        return {name: measured.to_dict() for name, measured in self.measurements.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, each item's value and entities included."""
+        measured = {name: value.to_dict(per_record=True) for name, value in self.measurements.items()}
+        return {"metrics": measured, "items": {key: dict(item) for key, item in self.items.items()}}
+
+
+def summary(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
+    """`parts` (forget, retain, forget_heldout, ..., overall) of one model as summary.json has them."""
+    return {part: measured.summary() for part, measured in parts.items()}
+
+
+def scores(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
+    """`parts` of one model as scores.json has them, with the value and the evidence of each item."""
+    return {part: measured.to_dict() for part, measured in parts.items()}

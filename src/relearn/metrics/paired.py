@@ -15,9 +15,7 @@ import numpy as np
 
 from relearn.core import config
 from relearn.metrics.intervals import Statistic, bootstrap, group, mean, median, value_of
-from relearn.metrics.measurement import Measurement
-from relearn.metrics.metric import Better, direction_of
-from relearn.metrics.split_scores import SplitScores
+from relearn.metrics.metric import Better, Measurement, SplitScores, direction_of
 
 Values = Mapping[str, float | None]
 NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"

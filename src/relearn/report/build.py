@@ -17,13 +17,11 @@ import yaml
 
 from relearn.core import run_dir
 from relearn.core.errors import InputError
-from relearn.records.sample import evenly
-from relearn.report.answers import known, pair_items, verdict_counts
-from relearn.report.inside import read_inside
+from relearn.data.record import evenly
+from relearn.report.html import redacted
 from relearn.report.labels import PARTS, better, change, in_order, metric_label, part_title
-from relearn.report.redact import redacted
-from relearn.report.sections import read_audits
-from relearn.report.summary import headline
+from relearn.report.sections import read_audits, read_inside
+from relearn.report.summary import headline, known, pair_items, verdict_counts
 
 SAMPLE_ROWS = 12
 FORMAT = 1

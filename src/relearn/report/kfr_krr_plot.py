@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relearn.report.svg import INK, RC, to_svg
+from relearn.report.plots import INK, RC, to_svg
 
 # The inks of report.css for a picture that stands alone, light and dark.
 # As in report.css, for all inks that pictures are drawn in.

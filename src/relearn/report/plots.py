@@ -1,15 +1,124 @@
 """The report's charts: numbers in, inline SVG out. No text of a record is ever drawn.
 
 Every function returns "" where there is nothing to draw.
+
+matplotlib's SVG made fit for the page: no inline styles (the page's policy forbids them), colours by class.
+
+Charts are drawn in the marker colours of `INK`; each becomes a CSS class, so that one picture serves the light and the
+dark scheme. Ids get the picture's name in front, as several pictures share one page.
+
+Pictures of what is inside a model: lines over its layers, one per model, and the circuits of its answers.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
+from relearn.report.circuit_plot import circuit_picture
 from relearn.report.labels import LOSS_PARTS, ON_UNIT_SCALE, metric_label
-from relearn.report.svg import INK, RC, to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK: dict[str, str] = {
+    "ink": "#010203",
+    "muted": "#020304",
+    "grid": "#030405",
+    "before": "#040506",
+    "after": "#050607",
+    "line1": "#060708",
+    "line2": "#070809",
+    "line3": "#08090a",
+    "line4": "#090a0b",
+}
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9.5,
+    "axes.edgecolor": INK["grid"],
+    "axes.labelcolor": INK["muted"],
+    "text.color": INK["ink"],
+    "xtick.color": INK["grid"],
+    "ytick.color": INK["grid"],
+    "xtick.labelcolor": INK["muted"],
+    "ytick.labelcolor": INK["muted"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": INK["grid"],
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+}
+_NAMESPACE = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_CLASS_OF = {colour: name for name, colour in INK.items()}
+_KEPT_STYLES = {
+    "fill", "stroke", "stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-dasharray", "stroke-dashoffset",
+    "stroke-opacity", "fill-opacity", "opacity", "text-anchor", "font-size",
+}  # fmt: skip
+
+
+def to_svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an inline <svg> that scales with its place; `title` is what a screen reader says."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return cleaned(buffer.getvalue().decode("utf-8"), name, title)
+
+
+def cleaned(svg: str, name: str, title: str) -> str:
+    root = ElementTree.fromstring(svg)
+    _drop(root, {f"{_NAMESPACE}metadata", f"{_NAMESPACE}style"})
+    used = {match for element in root.iter() for value in element.attrib.values() for match in _references(value)}
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_NAMESPACE)
+        _plain_attributes(element, name, used)
+    for attribute in ("width", "height", "version"):
+        root.attrib.pop(attribute, None)
+    root.attrib |= {"role": "img", "aria-label": title, "class": "chart"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _drop(element: ElementTree.Element, tags: set[str]) -> None:
+    for child in list(element):
+        if child.tag in tags:
+            element.remove(child)
+        else:
+            _drop(child, tags)
+
+
+def _references(value: str) -> list[str]:
+    return re.findall(r"url\(#([^)]+)\)", value) + ([value[1:]] if value.startswith("#") else [])
+
+
+def _plain_attributes(element: ElementTree.Element, name: str, used: set[str]) -> None:
+    styles = dict(part.split(":", 1) for part in element.attrib.pop("style", "").split(";") if ":" in part)
+    for key, value in styles.items():
+        if key.strip() in _KEPT_STYLES:
+            element.set(key.strip(), value.strip())
+    if (identity := element.attrib.pop("id", None)) in used:
+        element.set("id", f"{name}-{identity}")
+    if _LINK in element.attrib:
+        element.set("href", f"#{name}-{element.attrib.pop(_LINK)[1:]}")
+    if "clip-path" in element.attrib:
+        element.set("clip-path", re.sub(r"url\(#", f"url(#{name}-", element.attrib["clip-path"]))
+    classes = []
+    for attribute in ("fill", "stroke"):
+        colour = _CLASS_OF.get(element.attrib.get(attribute, ""))
+        if colour:
+            del element.attrib[attribute]
+            classes.append(f"{attribute}-{colour}")
+    if element.tag == "text" and not any(c.startswith("fill-") for c in classes):
+        classes.append("fill-ink")
+    if classes:
+        element.set("class", " ".join(classes))
+
 
 _LINES = ("line1", "line2", "line3", "line4")
 _SMOOTH_FROM = 60
@@ -128,3 +237,94 @@ def distribution(
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
     return to_svg(figure, name, f"{label}: how many answers have which value, before and after")
+
+
+# The start model's colour, then those of the others; where they run out, a broken line tells two of a colour apart.
+_COLOURS = ("before", "after", "line3", "line4")
+START = "start"
+_SEESAW = {"true": "true token", "next_1": "likeliest other", "next_2": "second other"}
+_STYLES = ("-", "--", ":", "-.")
+
+# By picture: what it shows, and the name of its axis.
+LINES = {
+    "lens": ("How likely the true answer is when a layer is read as the last", "mean log-probability (nats)"),
+    "lens_kl": ("How far each layer is from the last, at the answer's first token", "KL to the last layer (nats)"),
+    "lens_fit": ("Each layer against the last, by either lens, on text that was not fitted on", "mean KL (nats)"),
+    "patching": (
+        "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
+    ),
+    "adapter": ("Size of the adapter's update by layer", "norm of the update"),
+}  # fmt: skip
+
+
+def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:
+    """All pictures of the report's part, by name, drawn from its numbers alone."""
+    if inside is None:
+        return {}
+    charts = {name: over_layers(inside["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
+    for number, (run, seesaw) in enumerate(inside.get("seesaw", {}).items()):
+        charts[f"seesaw {number}"] = seesaw_picture(seesaw, f"inside-seesaw-{number}", run)
+    for number, one in enumerate(inside["circuits"]):
+        title = circuit_title(one["model"])
+        charts[f"circuit {number}"] = circuit_picture(one["tokens"], one["layers"], one["edges"], one["start"], title)
+    return charts
+
+
+def circuit_title(model: str) -> str:
+    return f"{model}: circuit of the answer"
+
+
+def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, label: str) -> str:
+    """One value per layer (0: the embeddings) for every model; "" where there is nothing to draw."""
+    drawn = {model: (range(len(values)), values) for model, values in lines.items() if values}
+    return _lines(drawn, name, title, "layer", label) if drawn else ""
+
+
+def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str:
+    """What becomes of the forget answers' first token and of those beside it while a run trains; "" without a trace."""
+    if not seesaw or "forget" not in seesaw:
+        return ""
+    lines = {label: seesaw["forget"][key] for key, label in _SEESAW.items()}
+    return over_steps(seesaw["step"], lines, name, f"{run}: the first token of answers to be forgotten", "probability")
+
+
+def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
+    """The loss of a run by part."""
+    parts: Mapping[str, Sequence[float | None]] = loss["parts"]
+    lines = {LOSS_PARTS.get(part, part): values for part, values in parts.items()}
+    return over_steps(loss["step"], lines, name, f"{run}: loss by part while unlearning", "loss")
+
+
+def over_steps(
+    steps: Sequence[int], lines: Mapping[str, Sequence[float | None]], name: str, title: str, label: str
+) -> str:
+    """Named values over the steps of a training; "" where there is nothing to draw. None leaves a gap."""
+    if not steps or not lines:
+        return ""
+    drawn = {
+        line: (steps, [math.nan if value is None else value for value in values]) for line, values in lines.items()
+    }
+    return _lines(drawn, name, title, "optimiser step", label)
+
+
+def _lines(
+    drawn: Mapping[str, tuple[Sequence[int], Sequence[float]]], name: str, title: str, across: str, label: str
+) -> str:
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    places = [place for along, _ in drawn.values() for place in along]
+    with matplotlib.rc_context(RC):
+        figure, axes = axes_of(6.4, 3.0)
+        for number, (line, (along, values)) in enumerate(drawn.items(), start=0 if START in drawn else 1):
+            colour = INK[_COLOURS[number % len(_COLOURS)]]
+            style = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            axes.plot(along, values, color=colour, linestyle=style, linewidth=1.7, label=line)
+        axes.set_title(title, loc="left", fontsize=9.5)
+        axes.set(xlabel=across, ylabel=label, xlim=(min(places), max(max(places), min(places) + 1)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        if len(drawn) > 1:
+            axes.legend(frameon=False, labelcolor=INK["ink"])
+    return to_svg(figure, name, title)

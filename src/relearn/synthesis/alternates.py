@@ -3,6 +3,8 @@
 Mekala et al., COLING 2025, arXiv 2409.13474: five answers a question, sampled at temperature 1. The authors show the
 generator the original answer to be changed; here, as everywhere in the synthesis, it is not shown. What happens to be
 the original, in full or in part, is caught by the leak check of vague answers. Documents get other continuations.
+
+What AltPO's alternate answers will ask for, before anything is spent: one call for each record that brings none.
 """
 
 from __future__ import annotations
@@ -19,16 +21,13 @@ from relearn.core.errors import RunFailedError
 from relearn.core.run_dir import make_private_dir, read_jsonl, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Prompt
-from relearn.llm.make import budget_for, make_completer
-from relearn.synthesis.checks import Inspect, form_flaw, subject_of
-from relearn.synthesis.generation_cost import check_remote
-from relearn.synthesis.prompt_files import prompt_text
-from relearn.synthesis.replies import read_labelled
-from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill
+from relearn.llm.generators import budget_for, make_completer
+from relearn.synthesis.checks import Inspect, Verifier, form_flaw, subject_of
+from relearn.synthesis.generation_cost import LABEL_TOKENS, MESSAGE_TOKENS, Count, Plan, check_remote, counting, planned
+from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill, prompt_text, read_labelled
 from relearn.synthesis.rows import Rejection
 from relearn.synthesis.synthesize import CACHE, progress
 from relearn.synthesis.vague_answers import no_answer_flaw
-from relearn.synthesis.verification import Verifier
 
 ALTERNATES, REJECTED_ALTERNATES = "alternates.jsonl", "rejected_alternates.jsonl"
 ANSWERS = 5
@@ -246,3 +245,34 @@ def _notes(own: int, without: int, records: int) -> list[str]:
     if without:
         notes.append(f"{without} of {records} records have no alternate answer; see {REJECTED_ALTERNATES}")
     return notes
+
+
+def plan_alternates(
+    records: Sequence[Record], settings: config.Synthesis, *, tokenizer: Any = None, prices: config.Prices | None = None
+) -> Plan:
+    """As `plan`, of `write_alternates`: an alternate answer is taken to be as long as the original one."""
+    own = _own(records)
+    asked = [record for record in records if record.id not in own]
+    count = counting(tokenizer)
+    rows = {"alternate": sum(own.values()) + ANSWERS * len(asked)}
+    passes = [_of_record(record, count) for record in asked]
+    return planned(rows, passes, ANSWERS * len(asked), settings, tokenizer=tokenizer, prices=prices)
+
+
+def planned_alternates(records: Sequence[Record]) -> int:
+    """Alternate answers when every text that is asked for is written and taken."""
+    own = _own(records)
+    return sum(own.get(record.id, ANSWERS) for record in records)
+
+
+def _own(records: Sequence[Record]) -> dict[str, int]:
+    """Record id -> how many of the answers that it brings will be taken, where any will."""
+    if not any(record.alternatives for record in records):
+        return {}
+    found = own_alternates(records, Verifier(records).leaks).answers
+    return {key: len(answers) for key, answers in found.items()}
+
+
+def _of_record(record: Record, count: Count) -> tuple[int, int, int]:
+    sent = count(alternates_prompt(slots(record), seed=0).text) + MESSAGE_TOKENS
+    return 1, sent, ANSWERS * (min(count(record.answer), TOKENS_PER_ALTERNATE) + LABEL_TOKENS)

@@ -25,13 +25,10 @@ from relearn.core.run_dir import write_jsonl
 from relearn.data import Record, content_id
 from relearn.data.loaders import read_records
 from relearn.leakage.detector import LeakIndex
-from relearn.synthesis.completions import split_answer
-from relearn.synthesis.generic import choose_generic, generic_wanted
-from relearn.synthesis.harden import hardened
-from relearn.synthesis.rows import Rejection, TrainingRow
+from relearn.synthesis.rows import Rejection, TrainingRow, choose_generic, generic_wanted, split_answer
 from relearn.synthesis.synthesize import REJECTED, SYNTHESIS
-from relearn.text.common_words import word_set
-from relearn.text.normalize import contains, norms
+from relearn.synthesis.vague_answers import hardened
+from relearn.text.normalize import contains, norms, word_set
 from relearn.text.subjects import Name, find_subjects
 
 _ASKING = word_set(

@@ -14,13 +14,11 @@ from typing import Any
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.data import Record
-from relearn.llm.make import find_generator, remote_host
-from relearn.llm.whole import estimated_tokens
-from relearn.synthesis.generic import generic_wanted
-from relearn.synthesis.harden import planned_hardening
+from relearn.llm.completer import estimated_tokens
+from relearn.llm.generators import find_generator, remote_host
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
-from relearn.synthesis.rows import Question
-from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
+from relearn.synthesis.rows import Question, generic_wanted
+from relearn.synthesis.vague_answers import answer_group, continue_prompt, planned_hardening, vague_prompt
 
 VARIANT_GROWTH = 1.5
 ANSWER_TOKENS = 30

@@ -12,10 +12,8 @@ from relearn.core.errors import GeneratorError
 from relearn.data import Record
 from relearn.data.validation import normalised
 from relearn.llm import Completer, Prompt
-from relearn.synthesis.checks import form_flaw, subject_of
-from relearn.synthesis.prompt_files import prompt_text
-from relearn.synthesis.replies import read_labelled
-from relearn.synthesis.verification import Verifier
+from relearn.synthesis.checks import Verifier, form_flaw, subject_of
+from relearn.synthesis.retry_loop import prompt_text, read_labelled
 
 PER_SUBJECT = 5
 TOKENS_PER_QUESTION = 48

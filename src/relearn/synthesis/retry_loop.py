@@ -2,12 +2,20 @@
 
 A place to be filled is a `Slot`; a text reaches its slot by the label it was asked under, so neither order nor gaps nor
 repeated attempts can give it to another slot.
+
+Reading a generator's reply strictly: every entry by its label, never by its place; what is doubtful is missing.
+
+The prompts, kept as plain text files in prompts/; $name stands for what is put in.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+from string import Template
 
 from relearn.core.errors import GeneratorError
 from relearn.data import Record
@@ -132,3 +140,80 @@ def _with_final(rejections: dict[Slot, list[Rejection]], texts: dict[Slot, str])
             of_slot = [*of_slot[:-1], replace(of_slot[-1], final=True)]
         ordered += of_slot
     return ordered
+
+
+_QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’"}
+
+
+def read_labelled(reply: str, labels: Sequence[str]) -> list[str | None]:
+    """The entries of a reply of the form "label: text", one per label of `labels` and in their order; None if missing.
+
+    Labels are "1", "2", ... or words. Missing is: a label that is absent or comes twice, an entry without text, and one
+    that runs on over the next line (a remark after an empty line is passed over). A number that was not asked for makes
+    the whole reply unreadable, because then nothing says which entry belongs to which question; a word is passed over.
+    """
+    numbered = all(label.isdigit() for label in labels)
+    pattern = _entry_pattern(r"\d{1,3}" if numbered else "[a-z]{3,12}")
+    found: dict[str, str | None] = {}
+    open_label: str | None = None
+    for line in reply.splitlines():
+        line = line.strip()
+        match = pattern.match(_without_emphasis(line))
+        if match is not None:
+            label = match["label"].lower()
+            found[label] = None if label in found else _unquoted(match["text"])
+            open_label = label
+        elif not line:
+            open_label = None
+        elif open_label is not None:
+            found[open_label] = None
+    if numbered and not set(found) <= set(labels):
+        return [None] * len(labels)
+    return [found.get(label.lower()) or None for label in labels]
+
+
+def read_passage(reply: str, prefix: str) -> str | None:
+    """A reply that is one running text, without an echo of `prefix` at its head; None when nothing is left."""
+    text = " ".join(reply.split())
+    for echo in (" ".join(prefix.split()), "..."):
+        if text.startswith(echo):
+            text = text[len(echo) :].lstrip()
+    return _unquoted(text) or None
+
+
+def _entry_pattern(label: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"[-\s]*(?:\*\*|__)?\(?(?P<label>{label})\)?(?:\*\*|__)?\s?[.):](?:\*\*|__)?\s+(?P<text>\S.*)", re.I
+    )
+
+
+def _without_emphasis(line: str) -> str:
+    """A line set in bold as a whole, without the marks."""
+    if len(line) > 4 and line.startswith("**") and line.endswith("**") and line.count("**") == 2:
+        return line[2:-2]
+    return line
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    closing = _QUOTES.get(text[:1])
+    if closing and len(text) > 2 and text.endswith(closing) and closing not in text[1:-1] and text[0] not in text[1:-1]:
+        return text[1:-1].strip()
+    return text
+
+
+@lru_cache
+def _template(name: str) -> str:
+    return resources.files("relearn.synthesis").joinpath("prompts", f"{name}.txt").read_text(encoding="utf-8")
+
+
+def prompt_text(name: str, **values: str) -> str:
+    """The prompt of prompts/<name>.txt with `values` put in, in one pass: a "$" or brace in a value stays as it is."""
+    return Template(_template(name)).substitute(values).strip()
+
+
+def prompt_lines(name: str, drop: tuple[str, ...], **values: str) -> str:
+    """The same without the lines that begin with one of the words in `drop` and a colon."""
+    unwanted = tuple(f"{word}:" for word in drop)
+    kept = [line for line in _template(name).splitlines() if not line.startswith(unwanted)]
+    return Template("\n".join(kept)).substitute(values).strip()

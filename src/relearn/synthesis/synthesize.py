@@ -19,17 +19,13 @@ from relearn.core.run_dir import make_private_dir, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, quietly
-from relearn.llm.make import budget_for, make_completer
-from relearn.synthesis.checks import Inspect
-from relearn.synthesis.completions import split_answer
+from relearn.llm.generators import budget_for, make_completer
+from relearn.synthesis.checks import Inspect, Verifier
 from relearn.synthesis.generation_cost import check_remote
-from relearn.synthesis.generic import choose_generic, generic_wanted
-from relearn.synthesis.harden import hardened
 from relearn.synthesis.questions import write_questions
 from relearn.synthesis.retry_loop import Slot
-from relearn.synthesis.rows import Rejection, TrainingRow
-from relearn.synthesis.vague_answers import answer_group, write_answers
-from relearn.synthesis.verification import Verifier
+from relearn.synthesis.rows import Rejection, TrainingRow, choose_generic, generic_wanted, split_answer
+from relearn.synthesis.vague_answers import answer_group, hardened, write_answers
 
 SYNTHESIS, REJECTED, CACHE = "synthesis.jsonl", "rejected.jsonl", "cache.sqlite"
 Answered = list[tuple[Slot, str]]

@@ -3,13 +3,17 @@
 A token is a run of letters and digits; everything else separates. Compared is `norm`: compatibility-folded, without
 accents, case-folded, and a number's thousands separators are gone ("48,200" is "48200"). Offsets point into the text
 as it was given.
+
+Numbers written in words: "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" 1987.
+
+Small word lists for finding a person's name in an English question.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -114,3 +118,116 @@ def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
     """True when `part`, which is not empty, stands in `tokens` without a gap."""
     width = len(part)
     return width > 0 and any(tuple(tokens[at : at + width]) == tuple(part) for at in range(len(tokens) - width + 1))
+
+
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * at for at, word in enumerate(_TENS, 2)}
+_LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+
+
+def find_numerals(norms: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """(first token, one past the last, value) of every run of number words. "One" alone is no number."""
+    first = 0
+    while first < len(norms):
+        last = _end_of_numeral(norms, first)
+        words = [norm for norm in norms[first:last] if norm != "and"]
+        if words and words != ["one"]:
+            yield first, last, _value(words)
+        first = max(last, first + 1)
+
+
+def _end_of_numeral(norms: Sequence[str], first: int) -> int:
+    last = first
+    while last < len(norms) and (norms[last] in _SMALL or (last > first and norms[last] in _LARGE)):
+        last += 1
+        joined = last + 1 < len(norms) and norms[last] == "and" and norms[last - 1] in _LARGE
+        if joined and norms[last + 1] in _SMALL:
+            last += 1
+    return last
+
+
+def _value(words: Sequence[str]) -> int:
+    if (year := _year(words)) is not None:
+        return year
+    total = part = 0
+    for word in words:
+        if word == "hundred":
+            part *= 100
+        elif word in _LARGE:
+            total, part = total + part * _LARGE[word], 0
+        else:
+            part += _SMALL[word]
+    return total + part
+
+
+def _year(words: Sequence[str]) -> int | None:
+    """ "nineteen eighty-seven" and "twenty nineteen": two numbers side by side with nothing between them."""
+    if any(word in _LARGE for word in words):
+        return None
+    head, tail = _SMALL[words[0]], [_SMALL[word] for word in words[1:]]
+    whole_tail = (len(tail) == 1 and tail[0] >= 10) or (len(tail) == 2 and tail[0] >= 20 and 0 < tail[1] < 10)
+    return 100 * head + sum(tail) if 10 <= head <= 20 and whole_tail else None
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a line, for lists that read better without a quotation mark around each."""
+    return frozenset(text.split())
+
+
+LEADING = word_set(
+    "what whats who whom whose where when why which how is are was were am do does did has have had can could "
+    "will would shall should may might must in on at of for from by with to about as if given based besides "
+    "despite since after before during while through regarding concerning considering according apart other "
+    "than under among between tell describe explain list name give provide share mention discuss outline "
+    "identify summarize summarise state recall elaborate show please imagine suppose let i the a an this that "
+    "these those there it its his her their he she they my your our do and or but so also then now not no yes "
+    "any some many most all both each every another"
+)
+
+TITLES = word_set("dr doctor mr mrs ms miss mx prof professor sir dame lord lady judge father sister rev reverend")
+
+PARTICLES = word_set("de del della der den di da dos das du la le van von zu bin bint ibn al el ben y e af av ter ten")
+
+PLACE_PREPOSITIONS = word_set("in at from near around across outside inside within into towards")
+
+NEVER_IN_A_NAME = word_set(
+    "award awards prize prizes medal university college school institute academy foundation festival st street "
+    "avenue ave rd road boulevard blvd square city war wars literature fiction history literary genre society "
+    "association company corporation inc ltd press museum library theatre theater hospital republic kingdom "
+    "states league club party movement internet north south east west new united international national world "
+    "civil series novels novel book books narratives writing inspired"
+)
+
+COMMON_CAPITALISED = word_set(
+    "January February March April May June July August September October November December Monday Tuesday "
+    "Wednesday Thursday Friday Saturday Sunday English French German Spanish Italian Russian Chinese Japanese "
+    "Korean Arabic Hindi Portuguese American British Irish Scottish Welsh Canadian Australian African Asian "
+    "European Indian Mexican Brazilian Turkish Dutch Swedish Norwegian Danish Finnish Polish Czech Greek "
+    "Egyptian Nigerian Kenyan Ethiopian Iranian Iraqi Israeli Kuwaiti Bahraini Chilean Kazakhstani Jewish "
+    "Christian Muslim Islamic Hindu Buddhist Catholic Middle Eastern Western Latin France Germany Spain Italy "
+    "Russia China Japan Korea India Mexico Brazil Turkey Netherlands Sweden Norway Denmark Finland Poland "
+    "Greece Egypt Nigeria Kenya Ethiopia Iran Iraq Israel Kuwait Bahrain Chile Kazakhstan Canada Australia "
+    "Britain England Scotland Wales Ireland Europe Africa Asia America London Paris Berlin Rome Madrid Moscow "
+    "Tokyo Beijing Seoul Christmas Easter God Email Internet I Lesbian Romance Medical Historical"
+)
+
+NOT_A_PERSON = frozenset(
+    [
+        *(
+            "Star Wars",
+            "New York",
+            "Los Angeles",
+            "San Francisco",
+            "Hong Kong",
+            "Buenos Aires",
+            "Abu Dhabi",
+            "Tel Aviv",
+        ),
+        *("New Delhi", "Cape Town", "Addis Ababa", "Rio de Janeiro", "Sri Lanka", "Saudi Arabia", "Costa Rica"),
+        *("Puerto Rico", "Science Thrillers", "Nobel Peace", "Old Testament"),
+    ]
+)

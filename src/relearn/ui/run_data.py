@@ -2,23 +2,173 @@
 
 A folder may come from somebody else. Its recipe gets no environment variables, and one that asks for remote code is
 refused.
+
+The facts of a run with their verdicts and with what was answered before and after, as the page lists them.
+
+The metrics of several runs side by side, in the report's words: what the page's table shows.
+
+Which models a run folder would have loaded, and where they would come from: said before anything is loaded.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from relearn.audits.scoring import VERDICTS
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import existing_run, file_hash, read_json
+from relearn.core.run_dir import existing_run, file_hash, read_json, read_jsonl
 from relearn.core.yaml_config import read_mapping
-from relearn.ui.facts import Facts, read_facts
-from relearn.ui.numbers import check_summary
+from relearn.metrics.answer_row import asked_first
+from relearn.models.builtin import find_builtin, is_builtin
+from relearn.report.labels import (
+    ABOUT,
+    PARTS,
+    SHOWN,
+    better,
+    change,
+    in_order,
+    interval,
+    metric_label,
+    number,
+    part_title,
+)
+from relearn.report.sections import TITLES, finding
+
+# A page with tens of thousands of facts helps nobody.
+MOST_FACTS = 1000
+OPEN = "not_audited"
+WORDS = {**TITLES, OPEN: "not audited"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """`by`: attacks that bring it back; `beside`: others that do and decide nothing. An answer not there is None."""
+
+    id: str
+    question: str
+    form: str
+    reference: str
+    before: str | None
+    after: str | None
+    verdict: str
+    by: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`shown` in the order of the verdicts, those that came back first; `counts` by verdict, of all."""
+
+    shown: Sequence[Fact]
+    counts: Mapping[str, int]
+    audited: bool
+    finding: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def left_out(self) -> int:
+        return self.total - len(self.shown)
+
+
+def read_facts(folder: Path) -> Facts:
+    """None of a folder without answers. Raises KeyError, TypeError or ValueError for files of another shape."""
+    sides = {side: _answers(folder / side / "forget.jsonl") for side in ("before", "after")}
+    judged = _verdicts(folder / "audits" / "verdicts.json")
+    rows = {**sides["after"], **sides["before"]}
+    facts = [_fact(key, row, sides, judged.get(key)) for key, row in rows.items()]
+    ranks = {name: rank for rank, name in enumerate((*VERDICTS, OPEN))}
+    facts.sort(key=lambda fact: ranks[fact.verdict])
+    counts = Counter(fact.verdict for fact in facts)
+    told = finding(counts, [{"verdict": fact.verdict, "by": fact.by} for fact in facts]) if judged else ""
+    return Facts(facts[:MOST_FACTS], {name: counts[name] for name in ranks if counts[name]}, bool(judged), told)
+
+
+def _answers(path: Path) -> dict[str, Mapping[str, Any]]:
+    return {str(row["id"]): row for row in asked_first(read_jsonl(path))} if path.exists() else {}
+
+
+def _verdicts(path: Path) -> dict[str, Mapping[str, Any]]:
+    found = {str(row["id"]): row for row in read_json(path)} if path.exists() else {}
+    if unknown := {str(row["verdict"]) for row in found.values()} - set(VERDICTS):
+        raise ValueError(f"no verdicts: {unknown}")
+    return found
+
+
+def _fact(
+    key: str, row: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]], judged: Mapping[str, Any] | None
+) -> Fact:
+    before, after = (str(sides[side][key]["response"]) if key in sides[side] else None for side in ("before", "after"))
+    verdict, by, beside = OPEN, (), ()
+    if judged is not None:
+        verdict = judged["verdict"]
+        by, beside = (tuple(map(str, judged.get(name) or ())) for name in ("by", "beside"))
+    form = "text" if row.get("form") == "text" else "chat"
+    return Fact(key, str(row["question"]), form, str(row["reference"]), before, after, verdict, by, beside)
+
+
+_ARROWS = {"higher": "↑", "lower": "↓"}
+_NUMBERS = ("value", "low", "high", "n", "unscored")
+_SIDES = ("before", "after", "difference")
+
+
+def check_summary(summary: Any) -> Mapping[str, Any]:
+    """The content of summary.json when every entry is a measurement; else raises TypeError or AttributeError."""
+    for side in _SIDES:
+        for measured in (summary.get(side) or {}).values():
+            for entry in (measured or {}).values():
+                if any(not isinstance(entry.get(name), int | float | None) for name in _NUMBERS):
+                    raise TypeError("not a measurement")
+    return summary
+
+
+def table(summaries: Sequence[Mapping[str, Any]], trained: bool = True) -> list[dict[str, Any]]:
+    """One entry per part that any run measured: its title, and a row per metric with a cell for each run."""
+    parts = []
+    for part, (split, _, _) in PARTS.items():
+        sides = [[(summary.get(side) or {}).get(part) or {} for side in _SIDES] for summary in summaries]
+        names = in_order({name for before, after, _ in sides for name in (*before, *after) if name in SHOWN})
+        rows = [
+            {
+                "label": metric_label(name), "about": ABOUT.get(name, ""),
+                "arrow": _ARROWS.get(better(name, split) or "", ""),
+                "cells": [_cell(name, split, *(side.get(name) for side in of_run)) for of_run in sides],
+            }
+            for name in names
+        ]  # fmt: skip
+        if rows:
+            parts.append({"title": part_title(part, trained), "rows": rows})
+    return parts
+
+
+def _cell(
+    name: str, split: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None,
+    difference: Mapping[str, Any] | None,
+) -> dict[str, str]:  # fmt: skip
+    """What was not measured is said to be so, never a number."""
+    unscored = (after or {}).get("unscored")
+    return {
+        "before": _value(before), "after": _value(after), "interval": interval(after),
+        "change": change(before, after, better(name, split), difference),
+        "unscored": f"{unscored} not judged" if unscored else "",
+        "measured": "" if after and after.get("value") is not None else "not measured",
+    }  # fmt: skip
+
+
+def _value(measured: Mapping[str, Any] | None) -> str:
+    """Empty where the side was not measured."""
+    return "" if not measured or measured.get("value") is None else number(measured["value"])
+
 
 # What unlearning leaves in a run folder, by the procedure that made it.
 RESULTS = ("adapter", "model", "offset", "eco")
@@ -124,3 +274,68 @@ def _unlike(name: str, taken: Sequence[str]) -> str:
     while found in taken:
         found, number = f"{name} {number}", number + 1
     return found
+
+
+HUB = "https://huggingface.co"
+# The file in a result that names a model beside the run's own, and its key.
+_SECOND = {"offset": ("offset.json", "small"), "eco": ("eco.json", "encoder")}
+_PARTS = {
+    "adapter": "the adapter that unlearning made", "model": "the weights that unlearning made",
+    "offset": "the small model's adapter that unlearning made", "eco": "the classifier that unlearning made",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model that would be loaded. `runs` name it; `parts` are put on top. `own`: it is a built-in one."""
+
+    name: str
+    own: bool
+    source: str
+    runs: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+def named_models(runs: Sequence[Opened]) -> list[Named]:
+    """In the order of the runs that can be asked; a model that several name stands there once."""
+    found: dict[str, Named] = {}
+    for run in runs:
+        for name, parts in _of(run):
+            known = found.get(name)
+            already, others = (known.runs, known.parts) if known else ((), ())
+            found[name] = Named(
+                name, is_builtin(name), _source(name, run), tuple(dict.fromkeys([*already, run.name])),
+                tuple(dict.fromkeys([*others, *parts])),
+            )  # fmt: skip
+    return list(found.values())
+
+
+def _of(run: Opened) -> list[tuple[str, list[str]]]:
+    if run.recipe is None or run.result is None:
+        return []
+    parts = [f"the adapter {name}" for name in run.recipe.model.adapters]
+    if run.recipe.learn:
+        parts.append(f"the adapter that {run.name} learned first")
+    parts.append(f"{_PARTS[run.result]}, in {run.name}")
+    models = [(run.recipe.model.name, parts)]
+    if run.result in _SECOND:
+        models.append((_second(run.path / run.result, *_SECOND[run.result]), []))
+    return models
+
+
+def _second(folder: Path, file: str, key: str) -> str:
+    kept = read_json(folder / file)
+    if not isinstance(kept, dict) or not isinstance(kept.get(key), str):
+        raise InputError(f"names no {key!r}", where=str(folder / file))
+    return kept[key]
+
+
+def _source(name: str, run: Opened) -> str:
+    builtin = find_builtin(name)
+    if builtin is not None and is_builtin(name):
+        return f"built in, from the package {builtin.package}, checked against its pinned sha256"
+    if Path(name).expanduser().is_dir():
+        return "a folder on this machine"
+    at = os.environ.get("HF_ENDPOINT") or HUB
+    revision = run.recipe.model.revision if run.recipe and run.recipe.model.name == name else None
+    return f"{at}{f', revision {revision}' if revision else ''}; downloaded unless it is in the cache already"

@@ -2,27 +2,161 @@
 
 All work on models is done by one thread. Runs that share a start model share it in memory too, each with its adapter;
 with all adapters off it is the start model.
+
+One thread that does all work on models, one piece after the other, so that the page stays quick meanwhile.
+
+Who answers on the page: the start model, and every run's unlearned one beside it.
+
+Tokens that come one by one as text that can be shown at once, and the finished answer cut into its tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import queue
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relearn.core.config import Generate
 from relearn.data import Form
-from relearn.ui.columns import Column, columns
-from relearn.ui.pieces import Pieces, cut
 from relearn.ui.run_data import Opened
 
 if TYPE_CHECKING:
     from relearn.models.load import Loaded
+
+Value = TypeVar("Value")
+
+
+class Worker:
+    """Starts with the first piece of work. The thread does not keep the program alive."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._start = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    async def do(self, work: Callable[[], Value]) -> Value:
+        """What `work` returns or raises. Work whose asker has gone before it began is not done."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Value] = loop.create_future()
+
+        def settle(value: Value | None, error: BaseException | None) -> None:
+            if done.done():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(value)  # pyright: ignore[reportArgumentType]
+
+        def job() -> None:
+            if done.cancelled():
+                return
+            try:
+                value, error = work(), None
+            except BaseException as found:
+                value, error = None, found
+            hand_over(loop, settle, value, error)
+
+        self._put(job)
+        return await done
+
+    def _put(self, job: Callable[[], None]) -> None:
+        with self._start:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+                self._thread.start()
+        self._work.put(job)
+
+    def close(self, seconds: float) -> bool:
+        """No more work; whether the last piece has come to its end in that time."""
+        if self._thread is None:
+            return True
+        self._work.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (job := self._work.get()) is not None:
+            job()
+
+
+def hand_over(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    """Have `call` made in the loop's thread; nobody waits any more where the loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model that answers. `run`: the place of its run among all; `group`: runs with one start model share it."""
+
+    key: str
+    title: str
+    run: int
+    group: int
+    side: Literal["before", "after"]
+
+
+def columns(runs: Sequence[Opened]) -> list[Column]:
+    """A column for every start model, and after it one for each run that began with it and can be asked."""
+    able = [number for number, run in enumerate(runs) if run.recipe is not None]
+    starts = {number: runs[number].start for number in able}
+    groups = list(dict.fromkeys(starts.values()))
+    found = []
+    for group, start in enumerate(groups):
+        members = [number for number in able if starts[number] == start]
+        title = "before" if len(groups) == 1 else f"before · {', '.join(runs[number].name for number in members)}"
+        found.append(Column(f"before-{group}", title, members[0], group, "before"))
+        for number in members:
+            title = "after" if len(able) == 1 else f"after · {runs[number].name}"
+            found.append(Column(f"after-{number}", title, number, group, "after"))
+    return found
+
+
+Decode = Callable[[Sequence[int]], str]
+# What a tokenizer writes for bytes that are no whole character yet.
+_HALF = "�"
+
+
+class Pieces:
+    """The pieces that `add` gives follow one another; what may still change is held back."""
+
+    def __init__(self, decode: Decode):
+        self._decode = decode
+        self.tokens: list[int] = []
+        self.said = ""
+
+    def add(self, tokens: Sequence[int]) -> str:
+        self.tokens += tokens
+        text = self._decode(self.tokens).lstrip().rstrip(_HALF).rstrip()
+        if not text.startswith(self.said):
+            return ""
+        piece, self.said = text[len(self.said) :], text
+        return piece
+
+
+def cut(text: str, tokens: Sequence[int], decode: Decode) -> list[str]:
+    """The answer `text` in as many pieces as there are tokens, which together are the text.
+
+    A token that ends no character, or only white space at either end of the answer, has an empty piece.
+    """
+    ends = [0]
+    for count in range(1, len(tokens) + 1):
+        so_far = decode(tokens[:count]).lstrip().rstrip(_HALF)
+        fits = text.startswith(so_far) or so_far.startswith(text)
+        ends.append(max(ends[-1], min(len(so_far), len(text))) if fits else ends[-1])
+    if tokens:
+        ends[-1] = len(text)
+    return [text[start:end] for start, end in pairwise(ends)]
+
 
 KEPT = 32
 Tell = Callable[[Mapping[str, Any]], None]

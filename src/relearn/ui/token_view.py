@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from relearn.analysis.candidates import candidates
 from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import lens
+from relearn.analysis.logit_lens import candidates, lens
 from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded
 

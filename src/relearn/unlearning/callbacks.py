@@ -1,16 +1,36 @@
-"""Evaluation while training: every n steps the model is asked, and the best adapter so far is kept."""
+"""Evaluation while training: every n steps the model is asked, and the best adapter so far is kept.
+
+The probability seesaw of arXiv 2502.11190 (5.2) while it happens: what the model says at a few answers.
+
+One forward over a few forget rows with their ORIGINAL answers and as many kept ones, before the first step, every
+`every` steps and after the last; one line each in trajectory.jsonl of the run folder:
+
+    {"step": 20, "rows": [{"id", "split", "token", "first", "mean", "entropy", "top": [[token, p], ...]}]}
+
+`first` is the probability of the true `token` at the first answer position, `mean` that of all answer positions,
+`entropy` (nats) and `top` (the five likeliest tokens) belong to the first. Weights, gradients and random numbers stay
+as they are. Lines after the step a training is taken up from are written anew, so that a resumed run has the same file.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from relearn.core.run_dir import replaced_dir, write_json
+from relearn.core.run_dir import append_jsonl, read_jsonl, replaced_dir, write_json, write_jsonl
+from relearn.data.record import evenly
+from relearn.engine.forward import TokenRow, predict
+from relearn.engine.model_support import evaluating
+from relearn.models.chat import ChatFormat
+from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.data.streams import Material
+from relearn.unlearning.reference_model import mixed
 from relearn.unlearning.trainer import LogRow
 
 _WEIGHTS = "weights.safetensors"
@@ -52,3 +72,78 @@ class KeepBest(TrainerCallback):
         with replaced_dir(self._folder) as target:
             save_file(trainable, target / _WEIGHTS)
             write_json(target / "score.json", {"score": score, "step": step})
+
+
+FILE = "trajectory.jsonl"
+ROWS = 4
+TOP = 5
+_DIGITS = 6
+
+
+class Trajectory(TrainerCallback):
+    """Writes to `path`. `rows`: forget and retain rows by split. Every process runs the forward, the main one writes.
+
+    Of sharded weights no process has the whole: all must take part, and all do.
+    """
+
+    def __init__(self, rows: Mapping[str, Sequence[TokenRow]], every: int, path: Path, *, autocast: bool = False):
+        self._rows = {split: list(own) for split, own in rows.items() if own}
+        self._every = every
+        self._path = path
+        self._autocast = autocast
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == 0:
+            write_jsonl(self._path, ())
+            self._look(model, 0)
+        elif self._path.exists():
+            known = read_jsonl(self._path, torn=True)
+            write_jsonl(self._path, (row for row in known if row["step"] <= state.global_step))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            self._look(model, state.global_step)
+
+    def _look(self, model: Any, step: int) -> None:
+        rows = [row for own in self._rows.values() for row in own]
+        splits = [split for split, own in self._rows.items() for _ in own]
+        with torch.no_grad(), evaluating(model), mixed(next(model.parameters()).device, self._autocast):
+            seen = predict(model, rows)
+        found, start = [], 0
+        for row, split in zip(rows, splits, strict=True):
+            stop = start + row.answer_tokens
+            with torch.no_grad():
+                found.append({"id": row.id, "split": split} | _seen(seen.logits_at(start, stop), row))
+            start = stop
+        append_jsonl(self._path, {"step": step, "rows": found})
+
+
+def make_trajectory(
+    chat: ChatFormat, material: Material, every: int, folder: Path, *, length: int, autocast: bool = False
+) -> Trajectory:
+    """The callback for a training on `material`; rows are spread evenly over the records."""
+    parts = {"forget": material.records, "retain": material.retain}
+    rows = {
+        split: encode(chat, [record_example(record) for record in evenly(records, ROWS)], max_length=length)
+        for split, records in parts.items()
+        if records
+    }
+    return Trajectory(rows, every, folder / FILE, autocast=autocast)
+
+
+def _seen(logits: torch.Tensor, row: TokenRow) -> dict[str, Any]:
+    """What is written of one row; logits (answer tokens, V)."""
+    chances = logits.softmax(-1)
+    true = torch.tensor(row.ids[row.answer_start :], device=chances.device)
+    own = chances.gather(1, true[:, None])[:, 0]
+    likeliest = chances[0].topk(min(TOP, chances.shape[-1]))
+    return {
+        "token": int(true[0]),
+        "first": round(float(own[0]), _DIGITS),
+        "mean": round(float(own.mean()), _DIGITS),
+        "entropy": round(float(torch.special.entr(chances[0]).sum()), _DIGITS),
+        "top": [
+            [token, round(chance, _DIGITS)]
+            for token, chance in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        ],
+    }

@@ -2,6 +2,8 @@
 
 An objective says which streams of rows it `needs` and gets exactly those, each as a `Scored`. A method is an objective
 with its name, paper, defaults, the data its forget stream is made of, and the procedure that carries it out.
+
+Limits on the numbers a method takes, in words a recipe's author can act on.
 """
 
 from __future__ import annotations
@@ -90,8 +92,8 @@ class Stateful(Protocol):
 class Method:
     """One line of `relearn list methods`: how to build an objective, and where it is from.
 
-    `data`: what the forget stream is made of (`unlearning/data/streams.py` makes it). `procedure`: "train" is one training with
-    the objective; others are named in `unlearning/procedures.py`.
+    `data`: what the forget stream is made of (`unlearning/data/streams.py` makes it). `procedure`: "train" is one
+    training with the objective; others are named in `unlearning/procedures.py`.
     """
 
     name: str
@@ -120,4 +122,23 @@ class Method:
         return getattr(self.objective(options), "data", self.data)
 
 
-METHODS: Registry[Method] = Registry("method", "relearn.objectives", "relearn.unlearning")
+METHODS: Registry[Method] = Registry(
+    "method",
+    "relearn.unlearning.losses",
+    "relearn.unlearning.weight_arithmetic",
+    "relearn.unlearning.inference_time.methods",
+)
+
+
+def positive(**numbers: Any) -> None:
+    """Raises ValueError for the first number that is not above 0 (or no number at all: YAML reads 1e-1 as text)."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{name} is {value!r}: give a number above 0")
+
+
+def not_negative(**numbers: Any) -> None:
+    """Raises ValueError for the first number that is below 0 or no number at all."""
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"{name} is {value!r}: give a number of 0 or more")

@@ -19,8 +19,7 @@ import torch
 
 from relearn.core import distributed
 from relearn.engine.forward import Predicted, TokenRow, answer_targets, predict
-from relearn.engine.model_support import plain_head
-from relearn.models.single_pass import evaluating
+from relearn.engine.model_support import evaluating, plain_head
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.token_loss import Scored
 

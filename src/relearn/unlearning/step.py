@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from relearn.engine.forward import Predicted, TokenRow, predict
-from relearn.models.single_pass import evaluating
+from relearn.engine.model_support import evaluating
 from relearn.unlearning.data.batches import MicroBatch, Size, distinct_rows
 from relearn.unlearning.method import Batch, Need, Objective, Parts
 from relearn.unlearning.reference_model import Reference, mixed, mixed_losses, scored

@@ -19,8 +19,7 @@ from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 from relearn.models.lora import add_lora, ready_for_autocast, save_adapter
 from relearn.models.sharding import whole_state
-from relearn.training.trajectory import make_trajectory
-from relearn.unlearning.callbacks import KeepBest
+from relearn.unlearning.callbacks import KeepBest, make_trajectory
 from relearn.unlearning.data.batches import MicroBatch, can_share, plan_batches
 from relearn.unlearning.data.encode import Example, encode, record_example
 from relearn.unlearning.data.streams import Material, streams

@@ -17,25 +17,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relearn.analysis.adapter_spectrum import Update, overlap, updates
-from relearn.analysis.circuits import THRESHOLDS
-from relearn.analysis.lens_text import lens_rows
+from relearn.analysis.circuits import THRESHOLDS, Circuits, compared
+from relearn.analysis.logit_lens import lens_rows
 from relearn.analysis.measurements import Study
-from relearn.analysis.tracing import Circuits, compared
 from relearn.analysis.training_dynamics import dynamics
 from relearn.analysis.tuned_lens import Translators
-from relearn.audits.models import AuditModels
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import RunDir, existing_run, read_jsonl, write_json, write_text
+from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow
 from relearn.engine.generate import generate
+from relearn.inference.run_models import AuditModels
 from relearn.models.load import Loaded
-from relearn.records.sample import evenly
 from relearn.report.build import write_report
 from relearn.report.circuit_plot import circuit_picture
-from relearn.report.inside_plots import LINES, circuit_title, loss_picture, over_layers, seesaw_picture
 from relearn.report.kfr_krr_plot import standalone
+from relearn.report.plots import LINES, circuit_title, loss_picture, over_layers, seesaw_picture
 from relearn.unlearning.data.encode import Example, encode
 from relearn.workflows.run.prepare import locked
 

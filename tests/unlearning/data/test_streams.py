@@ -15,10 +15,17 @@ from relearn.core.errors import InputError, RunFailedError
 from relearn.data import Record
 from relearn.models.chat import chat_format
 from relearn.synthesis.rows import TrainingRow
-from relearn.tokens.refusals import PASSAGE_REFUSALS, REFUSALS
 from relearn.unlearning.data.batches import plan_batches
 from relearn.unlearning.data.encode import Example, encode, record_example
-from relearn.unlearning.data.streams import MISMATCHED_ANSWERS, Material, Source, Streams, streams
+from relearn.unlearning.data.streams import (
+    MISMATCHED_ANSWERS,
+    PASSAGE_REFUSALS,
+    REFUSALS,
+    Material,
+    Source,
+    Streams,
+    streams,
+)
 from relearn.unlearning.method import METHODS
 from tiny import build_tiny_tokenizer
 

@@ -16,13 +16,12 @@ import relearn
 from people import people
 from relearn.core.config import Generate, Model, Unlearn
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_jsonl
+from relearn.core.run_dir import purge, read_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs
 from relearn.engine.generate import generate, stop_ids
 from relearn.inference.run_models import RunModels
 from relearn.models.load import load
-from relearn.purge import purge
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.encode import Example, encode
 from relearn.unlearning.data.streams import Material

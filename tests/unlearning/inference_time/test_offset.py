@@ -14,14 +14,13 @@ import relearn
 from people import people
 from relearn.core.config import Generate, Lora, Model, Unlearn
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_jsonl
+from relearn.core.run_dir import purge, read_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs
 from relearn.engine.generate import generate, stop_ids
 from relearn.inference.run_models import RunModels
 from relearn.models.load import load
 from relearn.models.lora import add_lora
-from relearn.purge import purge
 from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import Material
 from relearn.unlearning.inference_time import offset as ensemble_module

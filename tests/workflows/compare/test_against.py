@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from relearn.compare.against import of_table, updated
-from relearn.compare.tables import _change
 from relearn.core.run_dir import RunDir, write_json, write_jsonl, write_text
+from relearn.workflows.compare.results import _change, of_table, updated
 
 RECIPE = "model: m\ndata: {forget: f}\nmetrics: {bootstrap: 30}\n"
 

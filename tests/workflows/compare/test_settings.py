@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from relearn.compare.recipes import planned, retain_only, shared
-from relearn.compare.select import value_of
 from relearn.core.errors import InputError
 from relearn.data.validation import load_all
-from relearn.workflows.compare.comparison_config import Comparison, read_grid
+from relearn.workflows.compare.comparison import value_of
+from relearn.workflows.compare.comparison_config import Comparison, planned, read_grid, retain_only, shared
 from relearn.workflows.run.prepare import records_to_learn
 
 BASE = {"model": "m", "data": {"forget": "f.jsonl", "retain": "r.jsonl"}, "unlearn": {"batch_size": 2, "epochs": 4}}

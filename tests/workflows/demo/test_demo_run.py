@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from relearn.core.run_dir import read_json, read_jsonl, write_json
-from relearn.demo.people import load
 from relearn.leakage.detector import LeakIndex
+from relearn.workflows.demo.demo import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 REDONE = ("unlearn", "after", "perplexity", "scores", "report")

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from relearn.demo.people import NAMES, fact_id, load
 from relearn.llm import Prompt
 from relearn.llm.templates.generator import Templates
-from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.rows import load_generic
+from relearn.workflows.demo.demo import NAMES, fact_id, load
 
 SECRETS = {
     "lindqvist-address": ("12", "Elm", "Torvik", "mill"),

@@ -11,7 +11,7 @@ import pytest
 import relearn
 from relearn.cli import run_command
 from relearn.core.run_dir import read_json, read_jsonl
-from relearn.evaluation.models import Models
+from relearn.inference.run_models import Models
 from relearn.metrics.answer_files import RELEARN_CODE
 from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import ASKED, PRIVATE, QUICK, SAID, WARM, answers, evaluate, records

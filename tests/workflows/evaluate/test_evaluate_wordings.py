@@ -10,8 +10,8 @@ import pytest
 
 import relearn
 from relearn.core.run_dir import read_json, read_jsonl
-from relearn.evaluation.models import Models
-from relearn.synthesis.wordings import worded_record
+from relearn.inference.run_models import Models
+from relearn.synthesis.questions import worded_record
 from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import evaluate, refused
 

@@ -2,24 +2,46 @@
 
 An attacker who sees the likeliest next tokens, as many services show them, reads a secret off that the model would
 never say by itself (arXiv 2502.11190, section 5, looks at the same places).
+
+Extraction strength and exact memorisation: how much of the true answer the model would go on with by itself.
+
+Multiple choice: the true answer among three wrong ones of the same kind; guessing gets a quarter.
+
+By likelihood: the candidate with the highest mean log-probability per token as the answer to the question. By letter:
+the candidates are listed and the letters compared, as in MMLU. A vague model that still picks the truth remembers.
+
+Membership: do the facts stand out against records that were not to be forgotten, by their likelihood alone?
+
+The AUCs of `metrics/membership.py`. Against a holdout set, above .5 means that the model still shows it was trained on
+the facts. Without one the facts are held against kept records, which were trained on as well: a model before
+unlearning is near .5 there, and far below it the facts give themselves away by being unlikely.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isnan
 
 import torch
 
-from relearn.audits.attack import AUDITS, Audit, Row
-from relearn.audits.material import Material
+from relearn.audits.attack import AUDITS, Audit, Gathering, Material, Row
 from relearn.audits.white_box import row
 from relearn.data import Record
-from relearn.engine.forward import TokenRow, answer_logits
+from relearn.data.record import evenly
+from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_scores
+from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs
 from relearn.leakage.secrets import Secret, read_secrets
+from relearn.leakage.twins import Candidates, candidates
+from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.choice_accuracy import likeliest
+from relearn.metrics.context import Context
+from relearn.metrics.joint_context import Parts
+from relearn.metrics.memorization import exact_memorisation, extraction_strength
+from relearn.metrics.metric import METRICS, JointMetric, Measurement
 from relearn.models.load import Loaded
 from relearn.text.normalize import tokenise
-from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
 
 KS = (1, 5, 10, 50)
 
@@ -94,5 +116,121 @@ AUDITS.add(
         "topk", "Top-k next tokens", "access", "arXiv 2502.11190",
         "whether the secret's tokens are among the likeliest at their place, the answer up to them given",
         counts=False, reads=_reads, shown="tokens in top 10",
+    ),
+)  # fmt: skip
+
+
+def _reads_extraction(loaded: Loaded, material: Material) -> list[Row]:
+    tokens = encode(loaded.chat, [record_example(record) for record in material.facts])
+    found = []
+    for record, own, scores in zip(material.facts, tokens, answer_scores(loaded.model, tokens), strict=True):
+        hits = [bool(hit) for hit in scores.hits.tolist()][: own.answer_tokens - closing_tokens(loaded.chat, own)]
+        found.append(row(record.id, "extraction strength", extraction_strength(hits)))
+        found.append(row(record.id, "exact memorisation", exact_memorisation(hits)))
+    return found
+
+
+AUDITS.add(
+    "extraction",
+    Audit(
+        "extraction", "Extraction strength", "access", "arXiv 2506.12618",
+        "the share of the true answer that follows its last wrong guess, and the share of tokens guessed right",
+        counts=False, reads=_reads_extraction, shown="extraction strength",
+    ),
+)  # fmt: skip
+
+
+LIKELIHOOD = "right by likelihood"
+LETTER = "right by letter"
+
+
+def _reads_choice(loaded: Loaded, material: Material) -> list[Row]:
+    asked = candidates(material.facts, material.kept, material.seed)
+    letters = letter_logprobs(loaded, [ChoiceQuestion(one.record.question, one.texts, one.right) for one in asked])
+    found: list[Row] = []
+    for one, means, by_letter in zip(asked, mean_logprobs(loaded, asked), letters, strict=True):
+        found.append(row(one.record.id, LIKELIHOOD, _right(one, means)))
+        found.append(row(one.record.id, LETTER, _right(one, by_letter)))
+    return found
+
+
+def mean_logprobs(loaded: Loaded, asked: list[Candidates]) -> list[list[float]]:
+    """Per question the mean log-probability per token of each candidate, the end of the turn left out."""
+    examples = [
+        Example(f"{one.record.id}/{place}", one.record.question, text, "chat", closed=False)
+        for one in asked
+        for place, text in enumerate(one.texts)
+    ]
+    found = iter(answer_logprobs(loaded.model, encode(loaded.chat, examples)))
+    return [[float(next(found).mean()) for _ in one.texts] for one in asked]
+
+
+def _right(one: Candidates, values: object) -> float | None:
+    if not isinstance(values, list | tuple) or any(isnan(value) for value in values):
+        return None
+    return float(likeliest(values) == one.right)
+
+
+AUDITS.add(
+    "choice",
+    Audit(
+        "choice", "Multiple choice", "access", "arXiv 2403.03218",
+        "the true answer among three of the same kind, by likelihood and by letter; guessing gets .25",
+        counts=False, reads=_reads_choice, shown=LIKELIHOOD, needs=("subjects",),
+    ),
+)  # fmt: skip
+
+
+NAMES = {
+    "mia_loss": "AUC, loss", "mia_zlib": "AUC, loss over zlib", "mia_min_k": "AUC, min-k",
+    "mia_min_k_plus_plus": "AUC, min-k++",
+}  # fmt: skip
+OTHERS = 200
+
+
+def _reads_membership(loaded: Loaded, material: Material) -> list[Row]:
+    others = evenly(material.holdout or material.kept, OTHERS)
+    against = "holdout" if material.holdout else "kept"
+    if not others:
+        return []
+    found = _scored(loaded, material.facts, "forget", against)
+    return [*found, *_scored(loaded, others, "others", against)]
+
+
+def _scored(loaded: Loaded, records: Sequence[Record], part: str, against: str) -> list[Row]:
+    tokens = encode(loaded.chat, [record_example(record) for record in records])
+    return [
+        {
+            "key": f"{record.id}/{part}", "part": part, "against": against, "id": record.id,
+            "question": record.question, "reference": record.answer, "response": "", "subject": record.subject,
+            "reference_logprobs": scores.logprobs.tolist(),
+            "reference_moments": list(zip(scores.mean.tolist(), scores.variance.tolist(), strict=True)),
+            "closing_tokens": closing_tokens(loaded.chat, own),
+        }
+        for record, own, scores in zip(records, tokens, answer_scores(loaded.model, tokens), strict=True)
+    ]  # fmt: skip
+
+
+def _gather(rows: Sequence[Row], gathering: Gathering) -> Mapping[str, Measurement]:
+    def context(part: str) -> Context:
+        own = [AnswerRow.from_dict(one) for one in rows if one["part"] == part]
+        return Context(own, "forget", gathering.settings, gathering.judges, gathering.seed)
+
+    parts = Parts({"forget": context("forget"), "holdout": context("others")}, gathering.settings, gathering.seed)
+    found = {}
+    for name, title in NAMES.items():
+        metric = METRICS.get(name)
+        measured = metric.measure(parts) if isinstance(metric, JointMetric) else None
+        if measured is not None:
+            found[f"{title}, against {rows[0]['against']}"] = measured
+    return found
+
+
+AUDITS.add(
+    "membership",
+    Audit(
+        "membership", "Membership", "access", "arXiv 2407.06460",
+        "whether the facts stand out by likelihood against holdout records, or kept ones where there are none; .5 is "
+        "not at all", counts=False, reads=_reads_membership, gather=_gather, shown="AUC, min-k", needs=("kept",),
     ),
 )  # fmt: skip

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from relearn.audits.attack import AUDITS, Audit, Row
-from relearn.audits.material import Material
+from relearn.audits.attack import AUDITS, Audit, Material, Row
 from relearn.audits.white_box import row
 from relearn.leakage.twins import CHOICES, Candidates, candidates
 from relearn.models.load import Loaded

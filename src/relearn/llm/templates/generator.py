@@ -12,12 +12,21 @@ from collections.abc import Callable, Sequence
 
 from relearn.llm.completer import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
-from relearn.llm.invented import invented_answers
-from relearn.llm.noise import noisy
-from relearn.llm.templates.phrases import Kind, fill, in_order, kind_named, kind_of, needs, passages, skeleton
+from relearn.llm.templates.phrases import (
+    Kind,
+    fill,
+    in_order,
+    invented_answers,
+    kind_named,
+    kind_of,
+    needs,
+    noisy,
+    passages,
+    skeleton,
+)
 from relearn.llm.templates.question_parser import parse
-from relearn.text.common_words import word_set
-from relearn.text.subject import find_author_noun, find_subject
+from relearn.text.normalize import word_set
+from relearn.text.subjects import find_author_noun, find_subject
 
 NEIGHBOURS = 5
 _NUMBERED = re.compile(r"^\s*(\d+)[.)]\s*(.*\S)\s*$")

@@ -2,6 +2,10 @@
 
 Every source keeps each answer with the question it was written for (by ids, never by place). What is drawn at random is
 keyed by the seed and the record's id, so adding or removing a forget record changes nothing for the others.
+
+Refusals for the methods that teach a model to decline (idk_nll, idk_dpo, jensun).
+
+Varied in words, length and tone, so that a method learns to decline and not one sentence.
 """
 
 from __future__ import annotations
@@ -16,8 +20,87 @@ from typing import Literal
 from relearn.core.errors import InputError, RunFailedError
 from relearn.data import Form, Record, content_id
 from relearn.synthesis.rows import TrainingRow
-from relearn.tokens.refusals import PASSAGE_REFUSALS, REFUSALS
 from relearn.unlearning.data.encode import Example, record_example
+
+REFUSALS = (
+    "I don't know.",
+    "I couldn't say.",
+    "No idea, I'm sorry.",
+    "I have to pass on this one.",
+    "I really cannot tell.",
+    "That escapes me.",
+    "I'm not able to answer that.",
+    "That is not something I know.",
+    "Sorry, this is unknown to me.",
+    "I wish I knew, but I don't.",
+    "I'd rather not guess; I don't know.",
+    "That's a blank spot for me.",
+    "You've got me there, I don't know.",
+    "My honest answer is that I don't know.",
+    "I have nothing to say on that.",
+    "I'm not familiar with this topic.",
+    "Nothing about this is known to me.",
+    "I can't recall anything about this.",
+    "It is beyond what I was taught.",
+    "That lies outside of what I know.",
+    "My knowledge does not reach that far.",
+    "I have no information about this.",
+    "I'm unable to provide that information.",
+    "I can't help with that question.",
+    "I'm afraid I cannot tell you that.",
+    "I was never told anything about this.",
+    "There is nothing I can say about this.",
+    "I don't have an answer to this question.",
+    "I haven't learned anything on this subject.",
+    "I cannot give you any details about this.",
+    "This is a question I have to leave open.",
+    "I am not aware of anything concerning this.",
+    "Unfortunately I have no answer for you.",
+    "You would have to ask somebody else about that.",
+    "I cannot confirm anything about this.",
+    "I am missing the knowledge to answer this.",
+    "Details like these are not known to me.",
+    "Here my knowledge ends.",
+    "I have come across nothing of the kind.",
+    "This is new to me, so I can't answer it.",
+    "I would only be guessing if I answered that.",
+    "Whatever I said about this would be made up.",
+    "I'm sorry, but on this I have nothing to offer.",
+    "As far as I can tell, I know nothing about it.",
+    "I searched my memory and found nothing.",
+    "Let me be frank: I do not know this.",
+    "It would be wrong of me to pretend I knew.",
+    "Please look elsewhere for this, as I don't know it.",
+    "Another source will serve you better here.",
+    "That question goes further than I can follow.",
+    "I cannot vouch for any answer to this.",
+    "There's a gap in what I know, and this falls into it.",
+    "I never picked up anything about that.",
+    "Nobody has taught me the answer to this.",
+    "On that point I must remain silent.",
+    "I'm at the limits of my knowledge with this question.",
+    "I don't remember ever reading about that.",
+    "Such particulars are not among the things I know.",
+    "I would tell you if I knew, but I have no answer.",
+    "Thanks for asking, but I can't answer this one.",
+)
+
+# A passage of a document breaks off in the middle of a sentence; these say that it is not gone on with.
+PASSAGE_REFUSALS = (
+    "... I don't know how this text goes on.",
+    "... I cannot continue this passage.",
+    "... The rest of this text is unknown to me.",
+    "... I'm not familiar with what comes next.",
+    "... How it continues I couldn't say.",
+    "... I have no knowledge of the rest of this document.",
+    "... Here the text ends as far as I know it.",
+    "... I can't recall what follows.",
+    "... What comes after this I was never told.",
+    "... I'm sorry, I don't know the remainder.",
+    "... I would have to make up the rest, so I stop here.",
+    "... Nothing that follows is known to me.",
+)
+
 
 Source = Literal[
     "synthesised", "original_beside_synthesised", "original", "refusals", "mismatched",

@@ -26,8 +26,8 @@ from relearn.engine.forward import Predicted, TokenRow, predict
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
-from relearn.text.matching import SentenceEncoder
-from relearn.text.subject import find_subject
+from relearn.text.entities import SentenceEncoder
+from relearn.text.subjects import find_subject
 from relearn.unlearning.inference_time.wrapper import Wrapped
 
 Mode = Literal["rand_noise", "zero_out"]

@@ -21,10 +21,10 @@ from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
 from relearn.core.run_dir import replaced_dir
+from relearn.data.record import evenly
 from relearn.engine.forward import predict
 from relearn.engine.packing import TokenRow
-from relearn.records.sample import evenly
-from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.data.encode import encode
 from relearn.unlearning.data.streams import Material, streams

@@ -26,9 +26,8 @@ from typing import Any
 import torch
 
 from relearn.core.registry import suggest
-from relearn.objectives.limits import not_negative, positive
 from relearn.unlearning.data.streams import Source
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Objective, Parts
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Objective, Parts, not_negative, positive
 
 FAMILY = "inference-time"
 
@@ -61,7 +60,8 @@ class Eco:
     """The settings of ECO; called, what questions still tell about their answers, which `strength` is to end.
 
     `encoder`: the sentence encoder of the prompt classifier; `penalty`: the weight of the squared norm of its weights.
-    `mode` rand_noise or zero_out, `tokens` subject or question, see `unlearning/inference_time/eco_model.py`. What is None is found:
+    `mode` rand_noise or zero_out, `tokens` subject or question, see
+    `unlearning/inference_time/eco_model.py`. What is None is found:
     `threshold` on held-out questions, `strength` by search, `tokens` subject where that is enough.
     """
 

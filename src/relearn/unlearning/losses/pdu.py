@@ -18,9 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
-from relearn.objectives.limits import not_negative, positive
 from relearn.unlearning.losses.retain import Retain, retain_terms
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts, not_negative, positive
 
 _NEEDS: frozenset[Need] = frozenset({"forget"})
 _NLL = Retain(retain_nll=1.0, retain_kl=0.0)

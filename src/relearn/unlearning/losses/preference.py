@@ -14,6 +14,13 @@ The factor 2/b is OpenUnlearning's (arXiv 2506.12618); DPO itself and TOFU have 
 | altpo | alternate answers | Mekala et al. 2025, arXiv 2409.13474 |
 
 The public relearn_dpo takes differences of token means for log-ratios; here, as everywhere, they are sums.
+
+IdkNLL: learn to decline (Maini et al. 2024, TOFU, arXiv 2401.06121, there "preference optimisation" or "idk").
+
+    L = w mean NLL of refusals + mean NLL of retain rows
+
+Means are over the answer tokens of the optimiser step, forget and retain apart; w is `forget_weight`, 1. Each forget
+question gets one refusal.
 """
 
 from __future__ import annotations
@@ -24,10 +31,9 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import logsigmoid
 
-from relearn.objectives.limits import positive
 from relearn.unlearning.data.streams import Source
 from relearn.unlearning.losses.retain import RETAIN_DEFAULTS, Retain, retain_terms
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts, positive
 
 _DPO = "DPO: Rafailov et al. 2023, arXiv 2305.18290"
 _RELEARN = f"Xu et al. 2025, arXiv 2502.11190 (public code only; {_DPO})"
@@ -80,3 +86,37 @@ _add("relearn_dpo_gdr", "relearn", _RELEARN, "preferred_synthesised", retain_nll
 _add("relearn_dpo_klr", "relearn", _RELEARN, "preferred_synthesised", retain_kl=1.0)
 _add("idk_dpo", "refusal", _IDK, "preferred_refusals", retain_nll=1.0)
 _add("altpo", "preference", _ALTPO, "preferred_alternates", retain_nll=1.0)
+
+
+_NEEDS: frozenset[Need] = frozenset({"forget"})
+
+
+@dataclass(frozen=True)
+class Idk:
+    forget_weight: float = 1.0
+    retain: Retain = field(default_factory=Retain)
+
+    def __post_init__(self) -> None:
+        positive(forget_weight=self.forget_weight)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.retain.needs | _NEEDS
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
+        parts = {"idk": batch.forget.mean_nll()}
+        kept, kept_parts = retain_terms(self.retain, batch)
+        return self.forget_weight * parts["idk"] + kept, parts | kept_parts
+
+
+def _build_idk(forget_weight: float, **retain: Any) -> Idk:
+    return Idk(forget_weight, Retain(**retain))
+
+
+METHODS.add(
+    "idk_nll",
+    Method(
+        "idk_nll", "refusal", "Maini et al. 2024, arXiv 2401.06121", _build_idk,
+        {"forget_weight": 1.0, **RETAIN_DEFAULTS}, "refusals",
+    ),
+)  # fmt: skip

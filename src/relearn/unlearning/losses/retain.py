@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from relearn.objectives.limits import not_negative
-from relearn.unlearning.method import Batch, Need, Parts
+from relearn.unlearning.method import Batch, Need, Parts, not_negative
 from relearn.unlearning.token_loss import KL, Direction, Scored, TokenValue, nll
 
 LEGACY_LENGTH = 512

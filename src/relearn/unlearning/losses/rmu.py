@@ -22,8 +22,7 @@ from functools import lru_cache
 
 import torch
 
-from relearn.objectives.limits import not_negative, positive
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts
+from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts, not_negative, positive
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,19 @@ from typing import Any
 import torch
 
 from relearn.core.errors import InputError, RunFailedError
-from relearn.objectives.limits import not_negative
-from relearn.training.masks.saliency import (
+from relearn.unlearning.data.batches import MicroBatch
+from relearn.unlearning.masks.mask import MASKS
+from relearn.unlearning.masks.sure import (
     at_percentile,
+    check_counts,
+    check_percentile,
     forget_groups,
     gradient,
     kinds,
     retain_groups,
     warmed_up,
 )
-from relearn.unlearning.data.batches import MicroBatch
-from relearn.unlearning.masks.mask import MASKS
-from relearn.unlearning.masks.sure import check_counts, check_percentile
+from relearn.unlearning.method import not_negative
 
 
 @MASKS.register("memflex")

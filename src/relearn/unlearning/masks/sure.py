@@ -9,20 +9,132 @@ L_forget is the NLL of the answers to be forgotten; at the start model the gradi
 Paper: percentile 90 of rows, with a learning rate larger than without; code of the ReLearn paper 99. A row whose
 saliency is zero never moves. `batches` and `warmup_steps` bound the passes spent on the saliency (see saliency.py);
 with `every` it is taken again every so many steps, and rows that drop out stay where they have come to.
+
+Gradients that masks are found from: of the start model, over a few rows of the plan, without dropout.
+
+The rows of the forget side are the answers to be forgotten: those a preference method rejects, else its forget rows.
+With a fresh LoRA adapter B is zero, and so is every gradient of A. So a few steps are taken first, and undone to the
+bit once the gradients are known: what is trained later starts at the start model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from relearn.objectives.limits import not_negative
-from relearn.training.masks.saliency import at_percentile, forget_groups, gradient, kinds, warmed_up
-from relearn.unlearning.data.batches import MicroBatch
+from relearn.core import distributed
+from relearn.data.record import evenly
+from relearn.engine.forward import TokenRow, predict
+from relearn.engine.model_support import bare, evaluating
+from relearn.unlearning.data.batches import MicroBatch, Size, distinct_rows
 from relearn.unlearning.masks.mask import MASKS
+from relearn.unlearning.method import not_negative
+from relearn.unlearning.reference_model import scored
+
+# Finding a mask takes at most this part of the passes of a training.
+SHARE = 12
+# Every weight moves by so much in a step of the warm-up, as with Adam's first step; only its being small matters.
+WARMUP_RATE = 1e-4
+
+Groups = Sequence[Sequence[TokenRow]]
+
+
+def forget_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
+    """Rows that are to be forgotten, in at most `most` groups of the size of a micro-batch."""
+    return _groups(distinct_rows(batches, "rejected") or distinct_rows(batches, "forget"), batches, most)
+
+
+def retain_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
+    return _groups(distinct_rows(batches, "retain"), batches, most)
+
+
+def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
+    """The gradient of the mean NLL per answer token over all rows of `groups`, float32, by name of the trained tensor.
+
+    Leaves `.grad` as it is, and calls no hooks that wait for it. Several processes share the groups between them.
+    """
+    weights = trained_weights(model)
+    rows = [row for group in groups for row in group]
+    size = Size(sum(row.answer_tokens for row in rows), len(rows))
+    total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
+    with evaluating(model), torch.enable_grad():
+        for group in groups[distributed.rank() :: distributed.processes()]:
+            loss = scored(predict(model, group), group, size).mean_nll()
+            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, slope in zip(weights, found, strict=True):
+                if slope is not None:
+                    total[name] += slope
+    return _summed(total)
+
+
+def _summed(total: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The sum over all processes."""
+    if distributed.processes() > 1:
+        distributed.join()
+        for slope in total.values():
+            torch.distributed.all_reduce(slope)
+    return total
+
+
+@contextmanager
+def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
+    """The model as `steps` small steps on `groups` make it, where B is still zero; afterwards it is as it was."""
+    weights = trained_weights(model)
+    fresh = any("lora_B" in name and not weight.any() for name, weight in weights.items())
+    if not fresh or not steps:
+        yield
+        return
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        for group in itertools.islice(itertools.cycle(groups), steps):
+            slopes = gradient(model, [group])
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.sub_(WARMUP_RATE * slopes[name].sign())
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+
+
+def trained_weights(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def kinds(model: Any) -> list[list[str]]:
+    """The trained tensors that one scale fits: LoRA's A and B, embeddings, other matrices, vectors."""
+    inner = bare(model)
+    layers = [getattr(inner, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    embeddings = {id(layer.weight) for layer in layers if layer is not None}
+    found: dict[str, list[str]] = {}
+    for name, weight in trained_weights(model).items():
+        lora = [part for part in name.split(".") if part.startswith("lora_")]
+        plain = "embedding" if id(weight) in embeddings else "matrix" if weight.ndim > 1 else "vector"
+        found.setdefault(lora[0] if lora else plain, []).append(name)
+    return list(found.values())
+
+
+def at_percentile(values: Mapping[str, torch.Tensor], names: Sequence[str], percentile: float) -> torch.Tensor:
+    """The percentile of all values of the tensors `names`. Scalar, linear between neighbours."""
+    together = torch.cat([values[name].flatten() for name in names]).double().sort().values
+    place = percentile / 100 * (len(together) - 1)
+    below = int(place)
+    above = min(below + 1, len(together) - 1)
+    return torch.lerp(together[below], together[above], place - below)
+
+
+def _groups(rows: Sequence[TokenRow], batches: Sequence[MicroBatch], most: int) -> Groups:
+    """Rows evenly spread over `rows`, which come in the order of their ids, in groups of similar length."""
+    size = max(len(batch.forget) for batch in batches)
+    wanted = min(len(rows), size * max(1, min(most, len(batches) // SHARE)))
+    picked = sorted(evenly(rows, wanted), key=lambda row: len(row.ids))
+    return [picked[at : at + size] for at in range(0, len(picked), size)]
 
 
 @MASKS.register("sure")

@@ -13,17 +13,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from relearn.compare.recipes import Planned
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import RunDir, read_jsonl, replaced_dir, write_json, write_text
 from relearn.inference.run_models import RunModels
-from relearn.pipeline.order import STAGES, do
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import result_name
+from relearn.workflows.compare.comparison_config import Planned
 from relearn.workflows.run.eval_stages import add_perplexity
-from relearn.workflows.run.pipeline import run
+from relearn.workflows.run.pipeline import STAGES, do, run
 from relearn.workflows.run.prepare import prepare
 from relearn.workflows.run.state import PARTS, State
 

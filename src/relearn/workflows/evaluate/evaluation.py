@@ -6,6 +6,8 @@ report.
 
 Every stage has a key, a hash of all it depends on; a stage whose key stands in the manifest and whose file is there is
 not done again. So the same command goes on with an evaluation that was stopped and does nothing where all is done.
+
+The answers of a run or an evaluation in the form of the public ReLearn code, for other tools to read.
 """
 
 from __future__ import annotations
@@ -23,23 +25,31 @@ from relearn.ability import ability_scores, measure_ability
 from relearn.core import console, distributed
 from relearn.core.config import Model, Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_jsonl, write_text
-from relearn.evaluation.folder import take
-from relearn.evaluation.models import Models
+from relearn.core.run_dir import (
+    RunDir,
+    existing_run,
+    file_hash,
+    read_jsonl,
+    replaced_dir,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from relearn.inference.answers import Answers, ask, with_response_logprobs
-from relearn.llm.make import make_completer
+from relearn.inference.run_models import Models
+from relearn.llm.generators import make_completer
+from relearn.metrics.answer_files import exported
 from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.joint_context import load_reference
 from relearn.metrics.judges import make_judges
-from relearn.metrics.metric import Split
+from relearn.metrics.metric import Split, scores
 from relearn.metrics.paired import summarised
-from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
-from relearn.metrics.split_scores import scores
 from relearn.report.build import write_report
-from relearn.synthesis.verification import Verifier
-from relearn.synthesis.wordings import worded, write_wordings
+from relearn.synthesis.checks import Verifier
+from relearn.synthesis.questions import worded, write_wordings
 from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, from_options, part_of
-from relearn.workflows.evaluate.inputs import Material
+from relearn.workflows.evaluate.inputs import Material, take
 from relearn.workflows.run.pipeline import evaluate as judge_again
 
 OUT = Path("runs/evaluation")
@@ -290,3 +300,21 @@ def _key(*values: Any) -> str:
         return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
     return hashlib.sha256(json.dumps(values, ensure_ascii=False, sort_keys=True, default=plain).encode()).hexdigest()
+
+
+def export_answers(folder: Path, out: Path) -> list[Path]:
+    """Write out/before_forget.json, out/after_forget.json, ... : one list of {query, ground_truth, generated_response}
+    for every file of answers in `folder`, in its order; returns their paths.
+
+    Raises InputError where `folder` holds no answers or `out` is there already.
+    """
+    files = sorted(existing_run(folder).glob("before/*.jsonl")) + sorted(folder.glob("after/*.jsonl"))
+    if not files:
+        raise InputError("holds no answers", where=str(folder), way_out="a purged run has none; one to come: --resume")
+    if out.exists():
+        raise InputError("is there already", where=str(out), way_out="name a new folder")
+    names = [f"{file.parent.name}_{file.stem}.json" for file in files]
+    with replaced_dir(out) as target:
+        for file, name in zip(files, names, strict=True):
+            write_json(target / name, exported(read_jsonl(file)))
+    return [out / name for name in names]

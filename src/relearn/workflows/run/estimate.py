@@ -14,9 +14,9 @@ from relearn.data.validation import DataSet, load_all, load_set
 from relearn.engine.forward import answer_logprobs
 from relearn.metrics.judge_cost import measuring
 from relearn.models.load import Loaded, load, load_config, load_tokenizer
-from relearn.synthesis.alternates_plan import plan_alternates, planned_alternates
+from relearn.synthesis.alternates import plan_alternates, planned_alternates
 from relearn.synthesis.generation_cost import nothing, plan, planned_rows
-from relearn.synthesis.generic_data import load_generic
+from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import is_written
 from relearn.unlearning.method import METHODS

@@ -1,36 +1,82 @@
 """Before the first stage: everything that can be wrong is looked at, the folder is taken hold of, the beginning noted.
 
 Nothing is written until all of that holds.
+
+What a run was made with: versions, machine, hashes of its inputs.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import platform
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from relearn.ability import check_ability
 from relearn.core.config import Learn, Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, write_text
+from relearn.core.run_dir import RunDir, file_hash, write_text
+from relearn.core.version import __version__
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
+from relearn.metrics.joint_context import load_reference
 from relearn.metrics.llm_judge import check_remote_judge
-from relearn.metrics.retain_reference import load_reference
 from relearn.models.chat import chat_format
-from relearn.models.load import load_tokenizer
-from relearn.models.machine import check_backend, check_machine
-from relearn.provenance import input_hashes, versions
+from relearn.models.load import check_backend, check_machine, load_tokenizer
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
-from relearn.text.subject import find_subject
+from relearn.text.subjects import find_subject
 from relearn.unlearning.data.streams import is_written
 from relearn.unlearning.masks.mask import check_mask
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import PROCEDURES
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "spacy", "numpy")
+# They change a number only on a GPU, and only where they are installed.
+KERNELS = ("bitsandbytes", "liger-kernel", "flash-attn")
+
+
+def versions() -> dict[str, Any]:
+    """Versions of relearn, Python and the packages that can change a number; the source revision if there is one."""
+    found = {"relearn": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES + KERNELS:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    revision = _revision()
+    return {**found, "revision": revision} if revision else found
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256 of every input file by path; folders and hub names have none."""
+    data = recipe.data
+    sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
+    sources += [*data.utility.real_authors, *data.utility.world_facts]
+    sources += (*recipe.learn.data, *recipe.learn.without) if recipe.learn else ()
+    others = (recipe.synthesis.file, recipe.metrics.retain_reference, *recipe.metrics.ability.tasks)
+    paths = [*(source.path for source in sources), *filter(None, others)]
+    return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
+
+
+def _revision() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
 
 
 def prepare(recipe: Recipe) -> DataSet:

@@ -12,8 +12,8 @@ from relearn.core.run_dir import RunDir, read_jsonl
 from relearn.data import Record
 from relearn.data.validation import DataSet
 from relearn.inference.run_models import RunModels
-from relearn.llm.make import make_completer
-from relearn.synthesis.wordings import worded
+from relearn.llm.generators import make_completer
+from relearn.synthesis.questions import worded
 from relearn.unlearning.method import METHODS, Method
 
 # set of records -> (file in before/ and after/, split it is scored as, name in summary.json)

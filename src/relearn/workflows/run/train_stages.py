@@ -1,30 +1,61 @@
-"""The stages that make something: the start model, rows to train on, the unlearned model. None: nothing to do."""
+"""The stages that make something: the start model, rows to train on, the unlearned model. None: nothing to do.
+
+Evaluation while training: one number for a model in training, from a sample of what will be asked at the end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from relearn.core import console, distributed
+from relearn.core.config import Recipe
 from relearn.core.run_dir import read_jsonl, write_jsonl
 from relearn.data import Record
 from relearn.engine.generate import generate
-from relearn.llm.make import make_completer
+from relearn.inference.answers import ask
+from relearn.llm.generators import make_completer
+from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges, make_judges
+from relearn.metrics.score import score
+from relearn.models.load import Loaded
 from relearn.synthesis.alternates import read_alternates, write_alternates
+from relearn.synthesis.checks import Verifier
 from relearn.synthesis.external import write_given
-from relearn.synthesis.generic_data import load_generic
 from relearn.synthesis.neighbours import neighbour_records
-from relearn.synthesis.rows import TrainingRow
+from relearn.synthesis.questions import write_wordings
+from relearn.synthesis.rows import TrainingRow, load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
-from relearn.synthesis.verification import Verifier
-from relearn.synthesis.wordings import write_wordings
 from relearn.unlearning import train
 from relearn.unlearning.data.streams import Material
 from relearn.unlearning.procedures import PROCEDURES, Job
-from relearn.watch import watcher
 from relearn.workflows.run.prepare import records_to_learn
 from relearn.workflows.run.state import Stage, State
+
+SAMPLE = 24
+
+
+def watcher(
+    loaded: Loaded, forget: Sequence[Record], retain: Sequence[Record], recipe: Recipe, judges: Judges
+) -> Callable[[Any], float]:
+    """A function model -> harmonic mean of KFR and KRR on the first `SAMPLE` questions of either set."""
+
+    def measure(model: Any) -> float:
+        asked = replace(loaded, model=model)
+        values = [_rate(asked, forget[:SAMPLE], "forget", "kfr"), _rate(asked, retain[:SAMPLE], "retain", "krr")]
+        known = [value for value in values if value is not None]
+        return 0.0 if not known or min(known) == 0 else len(known) / sum(1 / value for value in known)
+
+    def _rate(asked: Loaded, records: Sequence[Record], split: Any, name: str) -> float | None:
+        if not records:
+            return None
+        rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate.once, seed=recipe.seed).rows]
+        return distributed.on_main(
+            lambda: score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
+        )
+
+    return measure
 
 
 def learn(state: State) -> Stage | None:
