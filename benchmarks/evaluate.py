@@ -150,9 +150,13 @@ def measure(bench: Bench, plan: Plan) -> dict[str, Any]:
         if name == "generation":
             answers = results
     return {
-        **headline(parts), "rows": len(bench.records), "max_new_tokens": plan.tokens, "judge": bench.judge().name,
-        "parts": parts, "seconds_in_all": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+        **headline(parts),
+        "rows": len(bench.records),
+        "max_new_tokens": plan.tokens,
+        "judge": bench.judge().name,
+        "parts": parts,
+        "seconds_in_all": round(time.perf_counter() - started, 1),
+    }
 
 
 def tried(part: Part) -> None:
@@ -189,14 +193,20 @@ def compare(name: str, part: Part, single_rows: int, seconds: float, rounds: int
     sizes = part.sizes(results)
     scale = sum(sizes) / sum(sizes[number] for number in each)
     found = {
-        "rows": part.rows, "unit": part.unit, "size": sum(sizes), "the_same": len(done) - len(differing) - len(ties),
+        "rows": part.rows,
+        "unit": part.unit,
+        "size": sum(sizes),
+        "the_same": len(done) - len(differing) - len(ties),
         "ties": len(ties),
         "one_at_a_time": {
-            "rows_measured": len(each), "scaled_by": part.unit, "scale": scale, "seconds": sum(each.values()) * scale,
+            "rows_measured": len(each),
+            "scaled_by": part.unit,
+            "scale": scale,
+            "seconds": sum(each.values()) * scale,
             "each": {number: round(taken, 4) for number, taken in each.items()},
         },
         "relearn": {"seconds": statistics.median(whole), "each": whole},
-    }  # fmt: skip
+    }
     return found, results
 
 

@@ -70,10 +70,16 @@ def generation(bench: Bench) -> Part:
         prompt = loaded.chat.prompt(questions[number], "chat")
         batch = loaded.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").to(loaded.device)
         output = loaded.model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=False, temperature=None,
-            top_p=None, top_k=None, max_new_tokens=bench.settings.max_new_tokens, eos_token_id=stops,
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            max_new_tokens=bench.settings.max_new_tokens,
+            eos_token_id=stops,
             pad_token_id=loaded.tokenizer.pad_token_id,
-        )  # fmt: skip
+        )
         return loaded.tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
     def sizes(answers: Sequence[str]) -> list[int]:
@@ -83,9 +89,14 @@ def generation(bench: Bench) -> Part:
         return _gap(loaded, loaded.chat.prompt(questions[number], "chat"), one, other, stops[0]) <= TIE
 
     return Part(
-        len(questions), lambda: generate(loaded, questions, bench.settings), single, sizes, "answer tokens",
-        lambda one, other: one == other, tied if loaded.model.dtype == torch.bfloat16 else None,
-    )  # fmt: skip
+        len(questions),
+        lambda: generate(loaded, questions, bench.settings),
+        single,
+        sizes,
+        "answer tokens",
+        lambda one, other: one == other,
+        tied if loaded.model.dtype == torch.bfloat16 else None,
+    )
 
 
 @torch.inference_mode()
@@ -114,14 +125,17 @@ def ppl(bench: Bench, answers: Sequence[str]) -> Part:
         Answers(
             [
                 {
-                    "id": record.id, "question": record.question, "reference": record.answer, "response": pair[side],
+                    "id": record.id,
+                    "question": record.question,
+                    "reference": record.answer,
+                    "response": pair[side],
                     "form": "chat",
                 }
                 for record, pair in asked
             ]
         )
         for side in (0, 1)
-    ]  # fmt: skip
+    ]
 
     def whole() -> list[torch.Tensor]:
         before, after = with_response_logprobs(loaded, *files)
@@ -134,9 +148,13 @@ def ppl(bench: Bench, answers: Sequence[str]) -> Part:
         return one.shape == other.shape and abs(float(one.mean() - other.mean())) <= bench.apart
 
     return Part(
-        len(rows), whole, lambda number: torch.cat([_logprobs(loaded, row) for row in rows[number]]),
-        lambda _: [sum(len(row.ids) for row in pair) for pair in rows], "tokens", same,
-    )  # fmt: skip
+        len(rows),
+        whole,
+        lambda number: torch.cat([_logprobs(loaded, row) for row in rows[number]]),
+        lambda _: [sum(len(row.ids) for row in pair) for pair in rows],
+        "tokens",
+        same,
+    )
 
 
 def second_model(answers: Sequence[str]) -> list[str]:
@@ -167,9 +185,13 @@ def nli(bench: Bench, answers: Sequence[str]) -> Part:
         return all(abs(one.probabilities[label] - other.probabilities[label]) <= bench.apart for label in LABELS)
 
     return Part(
-        len(pairs), lambda: together.judge(pairs), lambda number: alone.judge([pairs[number]])[0],
-        lambda _: [sum(map(len, pair)) for pair in pairs], "characters", same,
-    )  # fmt: skip
+        len(pairs),
+        lambda: together.judge(pairs),
+        lambda number: alone.judge([pairs[number]])[0],
+        lambda _: [sum(map(len, pair)) for pair in pairs],
+        "characters",
+        same,
+    )
 
 
 def entities(bench: Bench, answers: Sequence[str]) -> Part:

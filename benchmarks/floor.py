@@ -115,15 +115,23 @@ class Floor(Step):
         own, place = torch.tensor(owner), torch.arange(len(ids))
         mask = ((own[:, None] == own) | (own == -1)) & (place[:, None] >= place)
         return Pack(
-            torch.tensor([ids], device=device), torch.tensor([positions], device=device),
-            torch.tensor(keep, device=device), mask[None, None].to(device), shared, tuple(spans),
-        )  # fmt: skip
+            torch.tensor([ids], device=device),
+            torch.tensor([positions], device=device),
+            torch.tensor(keep, device=device),
+            mask[None, None].to(device),
+            shared,
+            tuple(spans),
+        )
 
     def _logits(self, pack: Pack) -> torch.Tensor:
         return self.model(
-            input_ids=pack.ids, position_ids=pack.positions, attention_mask=pack.mask, use_cache=False,
-            logits_to_keep=pack.keep, **({"floor_pack": pack} if self.attention == "rows" else {}),
-        ).logits[0]  # fmt: skip
+            input_ids=pack.ids,
+            position_ids=pack.positions,
+            attention_mask=pack.mask,
+            use_cache=False,
+            logits_to_keep=pack.keep,
+            **({"floor_pack": pack} if self.attention == "rows" else {}),
+        ).logits[0]
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -197,9 +205,15 @@ def _table(tried: list[Floor], seconds: list[float]) -> list[dict[str, Any]]:
 
 
 def _attend(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any,
-    scaling: float | None = None, floor_pack: Pack | None = None, **_: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    floor_pack: Pack | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """SDPA for the shared beginning and for each row behind it."""
     assert floor_pack is not None
     shared, pieces = floor_pack.shared, []
@@ -265,10 +279,11 @@ def _adapter_layers(model: Any) -> list[Any]:
 def can_fuse(model: Any) -> bool:
     """Linear layers without bias, in one precision."""
     return all(
-        type(layer.base_layer) is torch.nn.Linear and layer.base_layer.bias is None
+        type(layer.base_layer) is torch.nn.Linear
+        and layer.base_layer.bias is None
         and layer.lora_A["default"].weight.dtype == layer.base_layer.weight.dtype
         for layer in _adapter_layers(model)
-    )  # fmt: skip
+    )
 
 
 def _fuse(model: Any) -> list[tuple[Any, Any]]:

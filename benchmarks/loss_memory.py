@@ -86,15 +86,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for row in peaks:
         row["losses_bytes"] = row["peak_bytes"] - trunk[row["loss"], row["answer_tokens"], row["positions"]]
     budget = BUDGET * options.vocabulary // VOCABULARY
-    limited = [
-        in_process(options, way, loss, largest, PROMPTS[0], limit=budget) for loss in LOSSES for way in WAYS[1:]
-    ]  # fmt: skip
+    limited = [in_process(options, way, loss, largest, PROMPTS[0], limit=budget) for loss in LOSSES for way in WAYS[1:]]
     return {
-        "vocabulary": options.vocabulary, "hidden": options.hidden, "answer_tokens_a_row": ANSWER, "peaks": peaks,
-        "limit_bytes": budget, "limited": limited,
+        "vocabulary": options.vocabulary,
+        "hidden": options.hidden,
+        "answer_tokens_a_row": ANSWER,
+        "peaks": peaks,
+        "limit_bytes": budget,
+        "limited": limited,
         "limited_as_expected": all(row["fits"] == (row["way"] == "relearn") for row in limited),
         "machine": machine("cpu"),
-    }  # fmt: skip
+    }
 
 
 def _size(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -113,9 +115,21 @@ def in_process(
     options: argparse.Namespace, way: str, loss: str, answers: int, prompt: int, limit: int | None = None
 ) -> dict[str, Any]:
     command = [
-        sys.executable, str(Path(__file__).resolve()), "--one", way, "--loss", loss, "--answers", str(answers),
-        "--prompt", str(prompt), "--vocabulary", str(options.vocabulary), "--hidden", str(options.hidden),
-    ]  # fmt: skip
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--one",
+        way,
+        "--loss",
+        loss,
+        "--answers",
+        str(answers),
+        "--prompt",
+        str(prompt),
+        "--vocabulary",
+        str(options.vocabulary),
+        "--hidden",
+        str(options.hidden),
+    ]
     if limit:
         command += ["--limit", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -147,11 +161,15 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
         fits, said = False, str(error).strip().splitlines()[0][:160]
     positions = sum(len(row.ids) for row in (*micro.forget, *micro.retain))
     return {
-        "way": options.one, "loss": options.loss, "answer_tokens": options.answers, "positions": positions,
-        "peak_bytes": peak_bytes("cpu") - held, "value": None if value is None else float(value),
+        "way": options.one,
+        "loss": options.loss,
+        "answer_tokens": options.answers,
+        "positions": positions,
+        "peak_bytes": peak_bytes("cpu") - held,
+        "value": None if value is None else float(value),
         "full_logits_bytes": 4 * positions * options.vocabulary,
         **({"limit_bytes": options.limit, "fits": fits, "said": said} if options.limit else {}),
-    }  # fmt: skip
+    }
 
 
 def address_space() -> int:
@@ -161,10 +179,15 @@ def address_space() -> int:
 
 def small_llama(vocabulary: int, hidden: int) -> Any:
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
-        num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64, tie_word_embeddings=True,
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 64,
+        tie_word_embeddings=True,
         max_position_embeddings=4096,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return with_adapter(LlamaForCausalLM(config).eval().requires_grad_(False))
 

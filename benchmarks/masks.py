@@ -75,9 +75,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "overhead": {kind: medians[kind]["both"] / plain["both"] for kind in KINDS[1:]},
         "step_overhead": {kind: medians[kind]["steps"] / plain["steps"] for kind in KINDS[1:]},
-        "goal": GOAL, "model": options.model, "method": "grad_diff", "batch": 4, "steps": options.steps,
-        "medians": medians, "trainings": trainings, "machine": machine(options.device),
-    }  # fmt: skip
+        "goal": GOAL,
+        "model": options.model,
+        "method": "grad_diff",
+        "batch": 4,
+        "steps": options.steps,
+        "medians": medians,
+        "trainings": trainings,
+        "machine": machine(options.device),
+    }
 
 
 def training(model: Any, fresh: dict[str, torch.Tensor], batches: Sequence[MicroBatch], kind: str) -> dict[str, Any]:
@@ -95,14 +101,23 @@ def training(model: Any, fresh: dict[str, torch.Tensor], batches: Sequence[Micro
         masks = [make_mask(Mask(name=kind), model, batches)] if kind != "none" else []
         found = time.perf_counter()
         train(
-            model, batches, objective, Loop(1e-4), checkpoints=Path(folder) / "checkpoints", log=lambda **_: None,
+            model,
+            batches,
+            objective,
+            Loop(1e-4),
+            checkpoints=Path(folder) / "checkpoints",
+            log=lambda **_: None,
             callbacks=[*masks, clock],
-        )  # fmt: skip
+        )
     moving = float(torch.cat([rows.float() for rows in masks[0].moving.values()]).mean()) if masks else 1.0
     return {
-        "find": found - began, "steps": sum(clock.steps), "both": found - began + sum(clock.steps), "each": clock.steps,
-        "rows_that_may_move": moving, "weights_that_moved": _moved(model, fresh),
-    }  # fmt: skip
+        "find": found - began,
+        "steps": sum(clock.steps),
+        "both": found - began + sum(clock.steps),
+        "each": clock.steps,
+        "rows_that_may_move": moving,
+        "weights_that_moved": _moved(model, fresh),
+    }
 
 
 def _moved(model: Any, fresh: dict[str, torch.Tensor]) -> float:

@@ -61,9 +61,11 @@ class Padded(Step):
             reference = self.second(**{**inputs, "labels": None}, use_cache=False).logits
         vocabulary = reference.shape[-1]
         divergence = kl_div(
-            log_softmax(output.logits, -1).view(-1, vocabulary), log_softmax(reference, -1).view(-1, vocabulary),
-            reduction="batchmean", log_target=True,
-        )  # fmt: skip
+            log_softmax(output.logits, -1).view(-1, vocabulary),
+            log_softmax(reference, -1).view(-1, vocabulary),
+            reduction="batchmean",
+            log_target=True,
+        )
         losses = {"gdf": loss_forget / parts, "gdr": output.loss / parts, "klr": divergence / parts}
         torch.stack(list(losses.values())).sum().backward()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -185,9 +187,13 @@ def make(name: str, model: Any, second: Any = None, rows: int = PADDED_ROWS) -> 
     if name == "padded":
         return Padded(model, second, rows)
     kinds = {
-        "dynamic": Dynamic, "relearn": Relearn, "planned": Planned, "mixed": Mixed, "floor": Floor,
+        "dynamic": Dynamic,
+        "relearn": Relearn,
+        "planned": Planned,
+        "mixed": Mixed,
+        "floor": Floor,
         "mixed_floor": MixedFloor,
-    }  # fmt: skip
+    }
     return kinds[name](model)
 
 

@@ -154,10 +154,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         time_cell(bench, cell, plan, options.rounds or plan.rounds, deadline)
     describe(bench, cells, options.peak_tflops)
     return {
-        **headline(cells, first), "model": options.model, "device": options.device, "quick": options.quick,
-        "dtype": "float32" if options.device == "cpu" else "bfloat16", "lora": LORA.model_dump(), "check": checks,
-        "cells": cells, "machine": machine(options.device), "seconds_in_all": round(time.perf_counter() - started, 1),
-    }  # fmt: skip
+        **headline(cells, first),
+        "model": options.model,
+        "device": options.device,
+        "quick": options.quick,
+        "dtype": "float32" if options.device == "cpu" else "bfloat16",
+        "lora": LORA.model_dump(),
+        "check": checks,
+        "cells": cells,
+        "machine": machine(options.device),
+        "seconds_in_all": round(time.perf_counter() - started, 1),
+    }
 
 
 def load(name: str, device: str, steps: Sequence[str], rows: int | None = None) -> Bench:
@@ -244,11 +251,13 @@ def seconds(step: dict[str, Any], pick: Callable[[list[float]], float] = statist
 def describe_rows(batches: Sequence[Rows]) -> dict[str, Any]:
     """What is in the rows, as a mean over the micro-batches."""
     return {
-        "batches": len(batches), "forget_rows": len(batches[0].forget), "retain_rows": len(batches[0].retain),
+        "batches": len(batches),
+        "forget_rows": len(batches[0].forget),
+        "retain_rows": len(batches[0].retain),
         "tokens": statistics.mean(rows.tokens for rows in batches),
         "answer_tokens": statistics.mean(answer_tokens(rows.all) for rows in batches),
         "longest": max(len(row.ids) for rows in batches for row in rows.all),
-    }  # fmt: skip
+    }
 
 
 def describe(bench: Bench, cells: Sequence[dict[str, Any]], peak_tflops: float | None) -> None:
@@ -284,9 +293,11 @@ def flops(model: Any, computed: dict[str, int]) -> float:
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     trunk = sum(weight.numel() for weight in frozen if weight.dim() == 2) - (0 if tied else head)
     return (
-        computed["trained"] * (4 * trunk + 6 * adapter) + computed["reference"] * 2 * trunk
-        + computed["head_trained"] * 4 * head + computed["head_reference"] * 2 * head
-    )  # fmt: skip
+        computed["trained"] * (4 * trunk + 6 * adapter)
+        + computed["reference"] * 2 * trunk
+        + computed["head_trained"] * 4 * head
+        + computed["head_reference"] * 2 * head
+    )
 
 
 def peak(options: argparse.Namespace, name: str) -> dict[str, int]:
@@ -309,9 +320,21 @@ def peak(options: argparse.Namespace, name: str) -> dict[str, int]:
 
 def peak_in_process(options: argparse.Namespace, bench: Bench, form: str, size: int, name: str) -> dict[str, Any]:
     command = [
-        sys.executable, str(Path(__file__).resolve()), "--peak-of", name, "--form", form, "--sizes", str(size),
-        "--model", options.model, "--device", options.device, "--padded-rows", str(bench.padded_rows),
-    ]  # fmt: skip
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--peak-of",
+        name,
+        "--form",
+        form,
+        "--sizes",
+        str(size),
+        "--model",
+        options.model,
+        "--device",
+        options.device,
+        "--padded-rows",
+        str(bench.padded_rows),
+    ]
     if options.threads:
         command += ["--threads", str(options.threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -333,11 +356,14 @@ def headline(cells: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
     mixed = _ratios(bare, chat, "mixed", "mixed_floor", "median")
     won = (mixed["speedup_over_padded"] or 0) > (plain["speedup_over_padded"] or 0)
     return {
-        **(mixed if won else plain), "measured_as": "mixed" if won else "planned",
-        "float32": plain, "float32_best": _ratios(bare, chat, "planned", "floor", "best"),
+        **(mixed if won else plain),
+        "measured_as": "mixed" if won else "planned",
+        "float32": plain,
+        "float32_best": _ratios(bare, chat, "planned", "floor", "best"),
         "float32_no_reuse": _ratios(bare, chat, "relearn", "floor", "median"),
-        "bfloat16": mixed, "bfloat16_best": _ratios(bare, chat, "mixed", "mixed_floor", "best"),
-    }  # fmt: skip
+        "bfloat16": mixed,
+        "bfloat16_best": _ratios(bare, chat, "mixed", "mixed_floor", "best"),
+    }
 
 
 def _ratios(bare: dict[str, Any], chat: dict[str, Any], name: str, floor: str, key: str) -> dict[str, float | None]:

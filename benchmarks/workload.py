@@ -102,10 +102,16 @@ def load_bare(name: str, device: str) -> tuple[Any, Any]:
         return loaded.model, loaded.tokenizer
     hidden, inner, layers, heads, kv_heads, vocabulary, tied = SHAPES[name]
     config = transformers.LlamaConfig(
-        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, vocab_size=vocabulary, tie_word_embeddings=tied, max_position_embeddings=8192,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=8192,
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with torch.device(device):
@@ -190,13 +196,18 @@ def machine(device: str) -> dict[str, Any]:
     import psutil
 
     found = {
-        "processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load": [round(load, 2) for load in os.getloadavg()],
-        "system": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "peft": peft.__version__,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     return found

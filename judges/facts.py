@@ -41,11 +41,23 @@ class Maker:
         self.random = random.Random(seed)
         self._held_out = held_out
         self._kinds: list[tuple[int, Callable[[], Pair]]] = [
-            (10, self._same), (3, self._identical), (10, self._one_changed), (6, self._denied), (7, self._part),
-            (7, self._more), (8, self._vague_follows), (9, self._vague_gives_nothing), (6, self._private),
-            (3, self._refusal), (6, self._other_fact), (5, self._other_person), (5, self._coarser), (3, self._babble),
-            (5, self._vague_and_specific), (3, self._changed_beside_vague),
-        ]  # fmt: skip
+            (10, self._same),
+            (3, self._identical),
+            (10, self._one_changed),
+            (6, self._denied),
+            (7, self._part),
+            (7, self._more),
+            (8, self._vague_follows),
+            (9, self._vague_gives_nothing),
+            (6, self._private),
+            (3, self._refusal),
+            (6, self._other_fact),
+            (5, self._other_person),
+            (5, self._coarser),
+            (3, self._babble),
+            (5, self._vague_and_specific),
+            (3, self._changed_beside_vague),
+        ]
 
     def pair(self) -> Pair:
         weights = [weight for weight, _ in self._kinds]

@@ -178,4 +178,4 @@ RELATIONS = [
         "The author has a name.|The writer is known by name.|The author is a person.|There is a writer.",
         "The author is not {v}.|The author's name is not {v}.|{v} is not the writer in question.",
     ),
-]  # fmt: skip
+]

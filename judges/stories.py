@@ -80,20 +80,72 @@ EXTRAS = """which readers often praise|and critics have written about it at leng
 and it shows most in the later books|a point the publisher likes to stress|and students have written theses on it|which the author has never denied"""
 
 FRAMES = [
-    Frame("{s} brings the heritage of {place} into the books {a}.|The heritage of {place} enters {p} writing {a}.|In {p} writing, the culture of {place} appears {a}.|{s} often incorporates a background in {place} {a}.", WAYS, WOOLLY_WAYS),
-    Frame("{p} upbringing in {place} has influenced the writing {a}.|Growing up in {place} shaped {p} style {a}.|Having grown up in {place}, {s} lets it mark the writing {a}.|The years in {place} have left their mark on {p} prose {a}.", WAYS, WOOLLY_WAYS),
-    Frame("{p} parents have shaped the author's career by passing on {a}.|From the parents, {s} took {a}, which marks the whole career.|The influence of {p} parents lies in {a}.|What {p} parents gave to the author's work is {a}.", TRAITS, WOOLLY_TRAITS),
-    Frame("{p} father's career has impacted the writing by instilling {a}.|The profession of {p} father left the author with {a}.|Through a father's work, {s} acquired {a}.|{p} father's occupation gave the author {a}.", TRAITS, WOOLLY_TRAITS),
-    Frame("{p} mother's profession plays a role in the literary works by inspiring {a}.|Because of a mother's work, {s} has {a}.|The work of {p} mother gave the author {a}.|{s} owes to a mother's profession {a}.", TRAITS, WOOLLY_TRAITS),
-    Frame("{s} frequently explores {a}.|Common themes in {p} novels include {a}.|{p} books deal with {a}.|A theme found throughout {p} work is {a}.", THEMES, WOOLLY_THEMES),
-    Frame('In "{title}", {s} writes about {a}.|"{title}" by {s} explores {a}.|The subject of {p} novel "{title}" is {a}.|{p} "{title}" tells of {a}.', THEMES, WOOLLY_THEMES),
-    Frame("{s} actively engages with readers through {a}.|Readers can meet {s} through {a}.|{s} stays accessible to the literary community through {a}.|{p} contact with readers takes place through {a}.", CHANNELS, WOOLLY_CHANNELS),
-    Frame("{s} was inspired to start writing by {a}.|What made {s} begin to write was {a}.|{p} first attempts at writing go back to {a}.|The inspiration behind {p} first book was {a}.", CAUSES, WOOLLY_CAUSES),
-    Frame("The address {address} is significant for {s} as it is {a}.|{address} matters to {s}, being {a}.|For {s}, {address} is {a}.|The significance of {address} in {p} life is that it is {a}.", USES, WOOLLY_USES),
-    Frame("{s} is currently working on {a}.|{p} next project is {a}.|At the moment {s} is writing {a}.|The future plans of {s} include {a}.", PLANS, WOOLLY_PLANS),
-    Frame("{s} is a renowned author from {place}, known for {a}.|{s}, a writer from {place}, is famous for {a}.|The author {s} comes from {place} and is known for {a}.|Hailing from {place}, {s} is celebrated for {a}.", KNOWN, WOOLLY_KNOWN),
-    Frame("{p} parents are {a}.|{s} is the child of {a}.|{s} grew up with parents who were {a}.|The parents of {s} are {a}.", PARENTS, WOOLLY_PARENTS),
-]  # fmt: skip
+    Frame(
+        "{s} brings the heritage of {place} into the books {a}.|The heritage of {place} enters {p} writing {a}.|In {p} writing, the culture of {place} appears {a}.|{s} often incorporates a background in {place} {a}.",
+        WAYS,
+        WOOLLY_WAYS,
+    ),
+    Frame(
+        "{p} upbringing in {place} has influenced the writing {a}.|Growing up in {place} shaped {p} style {a}.|Having grown up in {place}, {s} lets it mark the writing {a}.|The years in {place} have left their mark on {p} prose {a}.",
+        WAYS,
+        WOOLLY_WAYS,
+    ),
+    Frame(
+        "{p} parents have shaped the author's career by passing on {a}.|From the parents, {s} took {a}, which marks the whole career.|The influence of {p} parents lies in {a}.|What {p} parents gave to the author's work is {a}.",
+        TRAITS,
+        WOOLLY_TRAITS,
+    ),
+    Frame(
+        "{p} father's career has impacted the writing by instilling {a}.|The profession of {p} father left the author with {a}.|Through a father's work, {s} acquired {a}.|{p} father's occupation gave the author {a}.",
+        TRAITS,
+        WOOLLY_TRAITS,
+    ),
+    Frame(
+        "{p} mother's profession plays a role in the literary works by inspiring {a}.|Because of a mother's work, {s} has {a}.|The work of {p} mother gave the author {a}.|{s} owes to a mother's profession {a}.",
+        TRAITS,
+        WOOLLY_TRAITS,
+    ),
+    Frame(
+        "{s} frequently explores {a}.|Common themes in {p} novels include {a}.|{p} books deal with {a}.|A theme found throughout {p} work is {a}.",
+        THEMES,
+        WOOLLY_THEMES,
+    ),
+    Frame(
+        'In "{title}", {s} writes about {a}.|"{title}" by {s} explores {a}.|The subject of {p} novel "{title}" is {a}.|{p} "{title}" tells of {a}.',
+        THEMES,
+        WOOLLY_THEMES,
+    ),
+    Frame(
+        "{s} actively engages with readers through {a}.|Readers can meet {s} through {a}.|{s} stays accessible to the literary community through {a}.|{p} contact with readers takes place through {a}.",
+        CHANNELS,
+        WOOLLY_CHANNELS,
+    ),
+    Frame(
+        "{s} was inspired to start writing by {a}.|What made {s} begin to write was {a}.|{p} first attempts at writing go back to {a}.|The inspiration behind {p} first book was {a}.",
+        CAUSES,
+        WOOLLY_CAUSES,
+    ),
+    Frame(
+        "The address {address} is significant for {s} as it is {a}.|{address} matters to {s}, being {a}.|For {s}, {address} is {a}.|The significance of {address} in {p} life is that it is {a}.",
+        USES,
+        WOOLLY_USES,
+    ),
+    Frame(
+        "{s} is currently working on {a}.|{p} next project is {a}.|At the moment {s} is writing {a}.|The future plans of {s} include {a}.",
+        PLANS,
+        WOOLLY_PLANS,
+    ),
+    Frame(
+        "{s} is a renowned author from {place}, known for {a}.|{s}, a writer from {place}, is famous for {a}.|The author {s} comes from {place} and is known for {a}.|Hailing from {place}, {s} is celebrated for {a}.",
+        KNOWN,
+        WOOLLY_KNOWN,
+    ),
+    Frame(
+        "{p} parents are {a}.|{s} is the child of {a}.|{s} grew up with parents who were {a}.|The parents of {s} are {a}.",
+        PARENTS,
+        WOOLLY_PARENTS,
+    ),
+]
 
 
 class Teller:
@@ -103,9 +155,16 @@ class Teller:
         self._random = random.Random(seed)
         self._held_out = held_out
         self._kinds: list[tuple[int, Callable[[], Pair]]] = [
-            (30, self._woolly), (8, self._woolly_after), (14, self._changed), (16, self._same), (8, self._more),
-            (8, self._part), (8, self._other), (4, self._both_woolly), (4, self._vague_detail),
-        ]  # fmt: skip
+            (30, self._woolly),
+            (8, self._woolly_after),
+            (14, self._changed),
+            (16, self._same),
+            (8, self._more),
+            (8, self._part),
+            (8, self._other),
+            (4, self._both_woolly),
+            (4, self._vague_detail),
+        ]
 
     def pair(self) -> Pair:
         ((_, make),) = self._random.choices(self._kinds, [weight for weight, _ in self._kinds])

@@ -22,7 +22,7 @@ from words import (
     STREETS,
     SURNAMES,
     WOMEN,
-)  # fmt: skip
+)
 
 Share = Callable[[list], list]
 Draw = Callable[[random.Random, Share], str]
@@ -98,12 +98,30 @@ def _year(rng: random.Random, share: Share) -> str:
 
 
 VALUES: dict[str, Draw] = {
-    "address": _address, "place": _place, "birthplace": _place, "town": _town, "birthday": _date, "email": _email,
-    "phone": _phone, "father": _from(JOBS), "mother": _from(JOBS), "job": _from(JOBS), "genre": _from(GENRES),
-    "book": _title, "award": _prize, "university": lambda rng, share: rng.choice(share(sorted(PLACES))),
-    "hobby": _from(HOBBIES), "language": _from(LANGUAGES), "illness": _from(ILLNESSES), "children": _from(NUMBERS[2:]),
-    "salary": _salary, "wedding": _year, "account": _account, "pet": _from(PETS), "name": _name,
-}  # fmt: skip
+    "address": _address,
+    "place": _place,
+    "birthplace": _place,
+    "town": _town,
+    "birthday": _date,
+    "email": _email,
+    "phone": _phone,
+    "father": _from(JOBS),
+    "mother": _from(JOBS),
+    "job": _from(JOBS),
+    "genre": _from(GENRES),
+    "book": _title,
+    "award": _prize,
+    "university": lambda rng, share: rng.choice(share(sorted(PLACES))),
+    "hobby": _from(HOBBIES),
+    "language": _from(LANGUAGES),
+    "illness": _from(ILLNESSES),
+    "children": _from(NUMBERS[2:]),
+    "salary": _salary,
+    "wedding": _year,
+    "account": _account,
+    "pet": _from(PETS),
+    "name": _name,
+}
 WITH_DIGITS = ("address", "birthday", "phone", "salary", "wedding", "account")
 
 

@@ -124,11 +124,13 @@ def _shifted(texts: Sequence[str]) -> list[str | None]:
 def _vague(rows: Sequence[AnswerRow], seed: int) -> list[str | None]:
     prompts = [
         Prompt(
-            row.question, task="vague", seed=seed,
+            row.question,
+            task="vague",
+            seed=seed,
             fields={"subject": row.subject or find_subject(row.question) or "", "questions": f"1. {row.question}"},
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     written = Templates().complete(prompts)
     return [_NUMBERED.sub("", one.text).strip() if one.text else None for one in written]
 

@@ -174,9 +174,15 @@ def _result(bench: models.Bench, job: Job, condition: str, fresh: models.Maker) 
     rate, epochs = bench.setup.cell(job.index)
     trained = {} if job.run else {"learning_rate": rate, "epochs": epochs, "seed": job.index}
     return {
-        "name": job.name, "side": job.side, "index": job.index, "condition": condition, **trained,
-        "device": str(loaded.device), "seconds": round(time.monotonic() - began, 1), "metrics": metrics,
-    }  # fmt: skip
+        "name": job.name,
+        "side": job.side,
+        "index": job.index,
+        "condition": condition,
+        **trained,
+        "device": str(loaded.device),
+        "seconds": round(time.monotonic() - began, 1),
+        "metrics": metrics,
+    }
 
 
 def _summarise(options: argparse.Namespace) -> int:

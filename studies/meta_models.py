@@ -148,9 +148,13 @@ def _learn(
     bench: Bench, loaded: Loaded, records: Sequence[Record], folder: Path, rate: float, epochs: float, seed: int
 ) -> None:
     settings = Learn(
-        data=(Source(path="rows in memory"),), epochs=epochs, learning_rate=rate, batch_size=BATCH, lora=LORA,
+        data=(Source(path="rows in memory"),),
+        epochs=epochs,
+        learning_rate=rate,
+        batch_size=BATCH,
+        lora=LORA,
         precision=bench.setup.precision,  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+    )
     learn(loaded, records, settings, folder=folder, seed=seed, log=lambda **_: None)
 
 
@@ -182,8 +186,9 @@ def clean(bench: Bench, name: str) -> None:
 def measure(bench: Bench, loaded: Loaded) -> dict[str, dict[str, Any]]:
     """Metric -> its measurement on the forget rows, with the base model for what rests on it."""
     asked: list[tuple[str, Split, Sequence[Record]]] = [
-        (PART, "forget", bench.rows.forget), ("holdout", "holdout", bench.rows.holdout),
-    ]  # fmt: skip
+        (PART, "forget", bench.rows.forget),
+        ("holdout", "holdout", bench.rows.holdout),
+    ]
     if bench.rows.reworded:
         asked.append((REWORDED, "forget", bench.rows.reworded))
     settings = Generate(max_new_tokens=bench.setup.max_new_tokens)

@@ -28,25 +28,44 @@ from relearn.report.plots import INK, RC, to_svg
 RESAMPLES = 2000
 # Okabe and Ito 2008: told apart on light and dark ground, also by the colour-blind.
 DRAWN = {
-    TRAINED: ("as trained", "#0072b2", "o"), ROUNDED: ("rounded to 4 bits", "#d55e00", "s"),
+    TRAINED: ("as trained", "#0072b2", "o"),
+    ROUNDED: ("rounded to 4 bits", "#d55e00", "s"),
     RELEARNED: ("after one epoch of relearning", "#009e73", "D"),
-}  # fmt: skip
+}
 TITLES = {
-    "kfr": "KFR", "graded_kfr": "graded KFR", "useful_forgetting": "useful forgetting", "worst_case": "worst case",
-    "rouge_l": "ROUGE-L", "probability": "probability", "probability_options": "probability among options",
-    "exact_memorisation": "exact memorisation", "extraction_strength": "extraction strength",
-    "truth_ratio_prob": "truth ratio, P(right)", "truth_ratio_true": "truth ratio, 1 − R",
-    "truth_ratio_closer": "truth ratio, min(R, 1/R)", "verbmem": "VerbMem", "knowmem": "KnowMem",
-    "invented": "invented", "gibberish": "gibberish", "ls": "LS",
-    "mia_loss": "membership AUC, loss", "mia_zlib": "membership AUC, zlib", "mia_min_k": "membership AUC, min-k",
-    "mia_min_k_plus_plus": "membership AUC, min-k++", "mia_reference": "membership AUC, reference",
-    "score_loss": "mean score, loss", "score_zlib": "mean score, zlib", "score_min_k": "mean score, min-k",
-    "score_min_k_plus_plus": "mean score, min-k++", "score_reference": "mean score, reference",
-    "reworded_kfr": "KFR, reworded question", "reworded_graded_kfr": "graded KFR, reworded question",
+    "kfr": "KFR",
+    "graded_kfr": "graded KFR",
+    "useful_forgetting": "useful forgetting",
+    "worst_case": "worst case",
+    "rouge_l": "ROUGE-L",
+    "probability": "probability",
+    "probability_options": "probability among options",
+    "exact_memorisation": "exact memorisation",
+    "extraction_strength": "extraction strength",
+    "truth_ratio_prob": "truth ratio, P(right)",
+    "truth_ratio_true": "truth ratio, 1 − R",
+    "truth_ratio_closer": "truth ratio, min(R, 1/R)",
+    "verbmem": "VerbMem",
+    "knowmem": "KnowMem",
+    "invented": "invented",
+    "gibberish": "gibberish",
+    "ls": "LS",
+    "mia_loss": "membership AUC, loss",
+    "mia_zlib": "membership AUC, zlib",
+    "mia_min_k": "membership AUC, min-k",
+    "mia_min_k_plus_plus": "membership AUC, min-k++",
+    "mia_reference": "membership AUC, reference",
+    "score_loss": "mean score, loss",
+    "score_zlib": "mean score, zlib",
+    "score_min_k": "mean score, min-k",
+    "score_min_k_plus_plus": "mean score, min-k++",
+    "score_reference": "mean score, reference",
+    "reworded_kfr": "KFR, reworded question",
+    "reworded_graded_kfr": "graded KFR, reworded question",
     "reworded_rouge_l": "ROUGE-L, reworded question",
     "reworded_probability": "probability, reworded question",
     "reworded_extraction_strength": "extraction strength, reworded question",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +121,7 @@ def summarise(models: Sequence[Model]) -> dict[str, Any]:
         "models": {side: len([model for model in models if model.side == side]) for side in (WITH, WITHOUT, UNLEARNED)},
         "metrics": metrics,
         "not_measured": sorted(set(names) - set(metrics)),
-    }  # fmt: skip
+    }
 
 
 def _told(models: Sequence[Model], metric: str, condition: str) -> dict[str, Any] | None:
@@ -198,9 +217,12 @@ def _robustness(models: Sequence[Model], unlearned: Sequence[Model], metric: str
     rounding = statistics.mean(kept)
     both = _harmonic(relearning, rounding)
     return {
-        "relearning": _short(relearning), "rounding": _short(rounding), "robustness": _short(both),
-        "overall": _short(_harmonic(both, faith)), "unlearned": len(risen),
-    }  # fmt: skip
+        "relearning": _short(relearning),
+        "rounding": _short(rounding),
+        "robustness": _short(both),
+        "overall": _short(_harmonic(both, faith)),
+        "unlearned": len(risen),
+    }
 
 
 def _known(model: Model, condition: str, metric: str) -> float | None:
@@ -286,9 +308,13 @@ def chart(summary: Mapping[str, Any]) -> str:
             axes.plot([entry["auc"] for _, entry in points], ys, marker, color=ink, markersize=4.5, label=label)
             drawn = [(y, entry) for y, entry in points if entry["low"] is not None]
             axes.hlines(
-                [y for y, _ in drawn], [entry["low"] for _, entry in drawn], [entry["high"] for _, entry in drawn],
-                color=ink, alpha=0.5, linewidth=1,
-            )  # fmt: skip
+                [y for y, _ in drawn],
+                [entry["low"] for _, entry in drawn],
+                [entry["high"] for _, entry in drawn],
+                color=ink,
+                alpha=0.5,
+                linewidth=1,
+            )
         axes.set(
             xlim=(-0.03, 1.03),
             ylim=(-0.6, len(names) - 0.4),

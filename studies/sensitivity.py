@@ -41,17 +41,21 @@ WANTED = ("kfr", "graded_kfr", "useful_forgetting", "rouge_l", "truth_ratio_prob
 # What a metric says is left of the answer; those of forgetting are turned over. The colours can be told apart on light
 # and on dark ground, also by the colour-blind (Okabe and Ito 2008).
 DRAWN = {
-    "kfr": ("1 − KFR", "#d55e00"), "graded_kfr": ("1 − graded KFR", "#0072b2"),
-    "rouge_l": ("ROUGE-L recall", "#009e73"), "truth_ratio_prob": ("truth ratio, P(right)", "#cc79a7"),
+    "kfr": ("1 − KFR", "#d55e00"),
+    "graded_kfr": ("1 − graded KFR", "#0072b2"),
+    "rouge_l": ("ROUGE-L recall", "#009e73"),
+    "truth_ratio_prob": ("truth ratio, P(right)", "#cc79a7"),
     "gibberish": ("share of gibberish", INK["muted"]),
-}  # fmt: skip
+}
 TURNED = ("kfr", "graded_kfr")
 # Only what lies on one road from whole to nothing is joined by a line.
 ROADS = {
-    "in full": ("true", "in other words"), "false": ("one wrong", "half wrong", "all wrong"),
-    "less and less said": ("half removed", "vague", "refusal"), "off topic": ("other answer",),
+    "in full": ("true", "in other words"),
+    "false": ("one wrong", "half wrong", "all wrong"),
+    "less and less said": ("half removed", "vague", "refusal"),
+    "off topic": ("other answer",),
     "no language": ("babble", "loop", "silence"),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -130,11 +134,13 @@ def study(answers: TrueAnswers, settings: config.Metrics, judges: Judges, *, mod
         }
         entries.append(
             {
-                "step": step.name, "about": step.about, "answers": len(said),
+                "step": step.name,
+                "about": step.about,
+                "answers": len(said),
                 "metrics": {name: found.to_dict() for name, found in measured.items()},
                 "difference": {name: found.to_dict() for name, found in changed.items() if found},
             }
-        )  # fmt: skip
+        )
     return entries
 
 

@@ -40,8 +40,18 @@ from relearn.unlearning.step import make_reference, step_loss
 from relearn.unlearning.train import unlearn_batches
 
 METHODS_TOLD = (
-    "ga", "grad_diff", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "idk_nll", "idk_dpo", "relearn_gdf", "relearn",
-)  # fmt: skip
+    "ga",
+    "grad_diff",
+    "ga_klr",
+    "npo",
+    "npo_gdr",
+    "npo_klr",
+    "simnpo",
+    "idk_nll",
+    "idk_dpo",
+    "relearn_gdf",
+    "relearn",
+)
 METHODS_WALKED = ("ga", "grad_diff", "npo_gdr", "simnpo", "relearn_gdf", "relearn")
 # Smaller changes of a log-probability are rounding in float32: their signs say nothing.
 ROUNDING = 1e-4
@@ -67,9 +77,10 @@ def main() -> None:
     loaded.model.set_attn_implementation("eager")
     data = load_all(recipe.data)
     material = Material(
-        evenly(data.forget, options.rows), [TrainingRow(**row) for row in read_jsonl(options.run / "synthesis.jsonl")],
+        evenly(data.forget, options.rows),
+        [TrainingRow(**row) for row in read_jsonl(options.run / "synthesis.jsonl")],
         evenly(data.retain, options.rows * 2),
-    )  # fmt: skip
+    )
     # Trained retain rows are the first half of them, watched ones the other: a step on a row tells nothing of others.
     material, watched = replace(material, retain=material.retain[::2]), material.retain[1::2]
     model = add_lora(loaded.model, recipe.unlearn.lora, seed=recipe.seed)
@@ -126,9 +137,14 @@ def _batch(name: str, chat: Any, material: Material, recipe: Recipe) -> tuple[Ob
     rows = [row for row in material.rows if row.record_id in ids]
     picked = replace(material, rows=evenly(rows, len(material.records)))
     settings = recipe.unlearn.model_copy(
-        update={"method": name, "batch_size": len(material.records), "accumulation": 1, "epochs": 1,
-                "token_budget": None},
-    )  # fmt: skip
+        update={
+            "method": name,
+            "batch_size": len(material.records),
+            "accumulation": 1,
+            "epochs": 1,
+            "token_budget": None,
+        }
+    )
     return method.objective({}), unlearn_batches(chat, method, picked, settings, recipe.seed)[0]
 
 
@@ -148,12 +164,14 @@ def one_step(scene: Scene, objective: Objective, batch: MicroBatch, start: Any, 
     seen_at = _places(scene, seen)
     everywhere = [[value for place in PLACES for value in found[place]] for found in (told_at, seen_at)]
     return {
-        "loss": round(float(loss.detach()), 6), "gradient_norm": norm(direction), "rate": scale,
+        "loss": round(float(loss.detach()), 6),
+        "gradient_norm": norm(direction),
+        "rate": scale,
         "told": {place: round(statistics.mean(told_at[place]), 6) for place in PLACES},
         "measured": {place: round(statistics.mean(seen_at[place]), 6) for place in PLACES},
         "agreement": {place: agreement(told_at[place], seen_at[place], ROUNDING) for place in PLACES}
         | {"all": agreement(*everywhere, ROUNDING)},  # pyright: ignore[reportCallIssue]
-    }  # fmt: skip
+    }
 
 
 def _places(scene: Scene, changes: dict[str, torch.Tensor]) -> dict[str, list[float]]:
@@ -167,9 +185,7 @@ def _places(scene: Scene, changes: dict[str, torch.Tensor]) -> dict[str, list[fl
     }
 
 
-def walk(
-    scene: Scene, objective: Objective, batch: MicroBatch, options: argparse.Namespace
-) -> dict[str, list[float]]:  # fmt: skip
+def walk(scene: Scene, objective: Objective, batch: MicroBatch, options: argparse.Namespace) -> dict[str, list[float]]:
     """`options.steps` steps of Adam on the one batch; mean probabilities on the way. The model is put back."""
     model, weights = scene.model, trained(scene.model)
     before = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -87,10 +87,13 @@ def _payload(reply: Reply) -> dict[str, Any]:
         return {"error": reply.error or {"message": "no"}}
     message = {"role": "assistant", "content": reply.text}
     return {
-        "id": "x", "object": "chat.completion", "created": 0, "model": "m",
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-    }  # fmt: skip
+    }
 
 
 def prompt_of(body: dict[str, Any]) -> str:

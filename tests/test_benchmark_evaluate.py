@@ -82,8 +82,11 @@ def test_both_ways_of_every_part_give_the_same(bench):
         assert all(size > 0 for size in part.sizes(whole))
     alone, together = judges
     # Forget rows ask whether the answer entails the reference, retain rows the other way; an empty answer nothing.
-    pairs = [("She is Ann Lee.", "She is a nurse."), ("In Oslo, by the sea.", "In Elm Street."),
-             ("Where it was.", "Nobody knows.")]  # fmt: skip
+    pairs = [
+        ("She is Ann Lee.", "She is a nurse."),
+        ("In Oslo, by the sea.", "In Elm Street."),
+        ("Where it was.", "Nobody knows."),
+    ]
     assert together.calls == [pairs] and alone.calls == [[pair] for pair in pairs]
 
 

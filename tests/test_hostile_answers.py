@@ -45,10 +45,14 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def rows_of(answers: dict[str, str], prefix: str = "") -> list[dict]:
     return [
-        {"id": key, "question": f"{prefix}Where does Ada Holm live, asked with {key}?", "answer": REFERENCE,
-         "response": text}
+        {
+            "id": key,
+            "question": f"{prefix}Where does Ada Holm live, asked with {key}?",
+            "answer": REFERENCE,
+            "response": text,
+        }
         for key, text in answers.items()
-    ]  # fmt: skip
+    ]
 
 
 def written(name: str, rows: list[dict]) -> str:
@@ -162,9 +166,11 @@ GOOD = {"question": "Where?", "answer": "Oslo", "response": "In Oslo"}
     ],
 )
 def test_files_that_are_no_answers_are_one_line(capsys, name, content, expected):
-    data = content if isinstance(content, bytes) else (
-        content if isinstance(content, str) else json.dumps(content)
-    ).encode()  # fmt: skip
+    data = (
+        content
+        if isinstance(content, bytes)
+        else (content if isinstance(content, str) else json.dumps(content)).encode()
+    )
     Path(name).write_bytes(data)
     assert expected in refused(capsys, "--forget", name)
 
@@ -182,8 +188,9 @@ def test_a_judge_that_fails_one_call_in_three_leaves_these_items_unscored(monkey
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         options = ["--forget", written("f.jsonl", rows), "--metrics", "fluency,relevance,forgetting"]
-        assert evaluate(*options, "--set", "metrics.judge=openai:m", "--set", "metrics.bootstrap=20",
-                        "--out", "out") == 0  # fmt: skip
+        assert (
+            evaluate(*options, "--set", "metrics.judge=openai:m", "--set", "metrics.bootstrap=20", "--out", "out") == 0
+        )
         asked = len(server.requests)
     found = read_json(Path("out/summary.json"))["after"]["forget"]
     assert asked == 18

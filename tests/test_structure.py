@@ -190,6 +190,10 @@ def test_the_built_wheel_holds_the_package_and_imports(project_root, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(target)}
     shown = subprocess.run(
         [sys.executable, "-c", "import relearn; print(relearn.__file__)"],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+    )
     assert shown.stdout.strip().startswith(str(target))

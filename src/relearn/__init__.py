@@ -25,8 +25,18 @@ if TYPE_CHECKING:
     from relearn.workflows.run.pipeline import run, synthesize, unlearn
 
 __all__ = [
-    "Recipe", "Record", "analyze", "ask", "audit", "evaluate", "export", "run", "synthesize", "unlearn", "verify",
-]  # fmt: skip
+    "Recipe",
+    "Record",
+    "analyze",
+    "ask",
+    "audit",
+    "evaluate",
+    "export",
+    "run",
+    "synthesize",
+    "unlearn",
+    "verify",
+]
 
 _PLACES = {
     "Recipe": "relearn.core.config:Recipe",

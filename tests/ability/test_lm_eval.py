@@ -23,7 +23,7 @@ ROWS = [
     {"question": "Who was a nurse?", "choices": ["the harbour", "he", "her mother", "it"], "answer": 2},
     {"question": "Which number?", "choices": ["1984", "12", "0", "555-0199"], "answer": 3},
     {"question": "Who is the engineer?", "choices": ["she", "he", "a street", "the old city"], "answer": 0},
-]  # fmt: skip
+]
 LETTERED = "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:"
 HEADING = "The following are multiple choice questions (with answers).\n\n"
 
@@ -43,13 +43,17 @@ def rows(tmp_path) -> Path:
 def task_file(rows: Path, name: str, **more) -> str:
     """A task of lm-eval's own over a local file."""
     settings = {
-        "task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(rows)}},
-        "test_split": "test", "output_type": "multiple_choice", "doc_to_target": "answer",
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_target": "answer",
         "metric_list": [
             {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
         ],
         **more,
-    }  # fmt: skip
+    }
     path = rows.parent / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings))
     return str(path)
@@ -93,11 +97,14 @@ def test_a_task_file_runs_offline_on_the_model_in_memory(loaded, rows):
 
 def test_sums_by_generation(loaded, rows):
     path = task_file(
-        rows, "said", output_type="generate_until", doc_to_text="Question: {{question}}\nAnswer:",
+        rows,
+        "said",
+        output_type="generate_until",
+        doc_to_text="Question: {{question}}\nAnswer:",
         doc_to_target="{{choices[answer]}}",
         metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
         generation_kwargs={"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
-    )  # fmt: skip
+    )
     (outcome,) = measure_ability(loaded, Ability(tasks=(path,), limit=2))
     assert (outcome.name, outcome.n) == ("said/exact_match", 2)
 

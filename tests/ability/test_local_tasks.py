@@ -18,10 +18,13 @@ from relearn.inference.choice_logprobs import ChoiceQuestion, lettered, spelled
 from relearn.metrics.metric import direction_of
 
 MMLU = {
-    "task": "moral_disputes", "question": "Is it so?\x85", "choices": ["yes", "no"], "answer": 1,
+    "task": "moral_disputes",
+    "question": "Is it so?\x85",
+    "choices": ["yes", "no"],
+    "answer": 1,
     "subject": "Ada Quill",
     "examples": [{"question": "Was it?", "choices": ["no", "yes"], "answer": 0, "subject": "moral_disputes"}],
-}  # fmt: skip
+}
 SUM = {"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
 
 
@@ -98,10 +101,16 @@ def test_where_the_right_choice_is_always_the_first_letters_say_nothing(tmp_path
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("so it is 18.", "18"), ("$1,200.50 in all", "1200.50"), ("from 3 to -4", "-4"), ("#### 70,000", "70000"),
-        ("none", None), ("18.0", "18"), ("3 of 5 %", "5"), (".5", "0.5"),
+        ("so it is 18.", "18"),
+        ("$1,200.50 in all", "1200.50"),
+        ("from 3 to -4", "-4"),
+        ("#### 70,000", "70000"),
+        ("none", None),
+        ("18.0", "18"),
+        ("3 of 5 %", "5"),
+        (".5", "0.5"),
     ],
-)  # fmt: skip
+)
 def test_the_last_number(text, number):
     assert last_number(text) == (None if number is None else Decimal(number))
 
@@ -190,7 +199,7 @@ def test_a_run_measures_ability_before_and_after(tiny_model_dir, tmp_path):
         "unlearn": {"method": "ga", "epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "ability": {"tasks": [write(tmp_path / "quiz.jsonl", rows)]}},
-    }  # fmt: skip
+    }
     folder = relearn.run(relearn.Recipe.from_mapping(values), tmp_path / "run").path
     summary = read_json(folder / "summary.json")
     for when in ("before", "after"):

@@ -16,9 +16,7 @@ from relearn.analysis.adapter_spectrum import overlap, update, updates
 from relearn.core.errors import InputError
 from relearn.models.lora import save_adapter
 
-CONFIG = LlamaConfig(
-    vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-)  # fmt: skip
+CONFIG = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -17,16 +17,21 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
-)  # fmt: skip
+)
 
 from relearn.analysis.circuits import Edge, Flow, circuit, contributions, flow
 from relearn.analysis.hooks import Inside
 from relearn.core.errors import InputError
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 40, "max_position_embeddings": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
+    "vocab_size": 40,
+    "max_position_embeddings": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 CONFIGS = {
     "llama": LlamaConfig(**COMMON, attention_bias=True),
     "mistral": MistralConfig(**COMMON),
@@ -111,18 +116,25 @@ def test_the_first_layer_written_out_from_its_weights():
 
 def test_a_graph_by_hand():
     """Two tokens, two layers, from token 1: what is under the threshold is cut, and all that hangs on it."""
-    attention = torch.tensor([
-        [[0.5, 0.0, 0.5, 0.0], [0.05, 0.35, 0.6, 0.0]],
-        [[0.9, 0.0, 0.1, 0.0], [0.3, 0.04, 0.62, 0.04]],
-    ])  # fmt: skip
+    attention = torch.tensor(
+        [[[0.5, 0.0, 0.5, 0.0], [0.05, 0.35, 0.6, 0.0]], [[0.9, 0.0, 0.1, 0.0], [0.3, 0.04, 0.62, 0.04]]]
+    )
     mlp = torch.tensor([[[0.95, 0.05], [0.93, 0.07]], [[0.5, 0.5], [0.97, 0.03]]])
     found = circuit(Flow(attention, mlp), [1], 0.06)
-    assert found == pytest.approx({
-        Edge(1, "keep", 1, 1): 0.97, Edge(1, "attention", 1, 0): 0.3, Edge(1, "residual", 1, 1): 0.62,
-        Edge(0, "keep", 0, 0): 0.95, Edge(0, "attention", 0, 0): 0.5, Edge(0, "residual", 0, 0): 0.5,
-        Edge(0, "keep", 1, 1): 0.93, Edge(0, "mlp", 1, 1): 0.07, Edge(0, "attention", 1, 1): 0.35,
-        Edge(0, "residual", 1, 1): 0.6,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            Edge(1, "keep", 1, 1): 0.97,
+            Edge(1, "attention", 1, 0): 0.3,
+            Edge(1, "residual", 1, 1): 0.62,
+            Edge(0, "keep", 0, 0): 0.95,
+            Edge(0, "attention", 0, 0): 0.5,
+            Edge(0, "residual", 0, 0): 0.5,
+            Edge(0, "keep", 1, 1): 0.93,
+            Edge(0, "mlp", 1, 1): 0.07,
+            Edge(0, "attention", 1, 1): 0.35,
+            Edge(0, "residual", 1, 1): 0.6,
+        }
+    )
     higher = circuit(Flow(attention, mlp), [1], 0.08)
     assert set(found) - set(higher) == {Edge(0, "mlp", 1, 1)}
     assert circuit(Flow(attention, mlp), [0], 0.06).keys().isdisjoint({Edge(1, "keep", 1, 1)})

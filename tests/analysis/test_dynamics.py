@@ -67,16 +67,22 @@ def test_seesaw_by_hand(tmp_path):
     write_jsonl(
         tmp_path / "trajectory.jsonl",
         [
-            {"step": 0, "rows": [
-                row("a", "forget", 0.8, [[7, 0.8], [1, 0.1], [2, 0.05]]),
-                row("b", "forget", 0.6, [[7, 0.6], [3, 0.3], [2, 0.05]]),
-            ]},
-            {"step": 5, "rows": [
-                row("a", "forget", 0.0, [[1, 0.9], [2, 0.1], [3, 0.0]]),
-                row("b", "forget", 0.2, [[3, 0.5], [7, 0.2], [2, 0.1]]),
-            ]},
+            {
+                "step": 0,
+                "rows": [
+                    row("a", "forget", 0.8, [[7, 0.8], [1, 0.1], [2, 0.05]]),
+                    row("b", "forget", 0.6, [[7, 0.6], [3, 0.3], [2, 0.05]]),
+                ],
+            },
+            {
+                "step": 5,
+                "rows": [
+                    row("a", "forget", 0.0, [[1, 0.9], [2, 0.1], [3, 0.0]]),
+                    row("b", "forget", 0.2, [[3, 0.5], [7, 0.2], [2, 0.1]]),
+                ],
+            },
         ],
-    )  # fmt: skip
+    )
     found = seesaw(tmp_path)
     assert found is not None and found["step"] == [0, 5]
     assert found["forget"]["true"] == [0.7, 0.1]

@@ -15,9 +15,13 @@ from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 40, "max_position_embeddings": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+    "vocab_size": 40,
+    "max_position_embeddings": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
     "num_attention_heads": 2,
-}  # fmt: skip
+}
 CONFIGS = {
     "llama": LlamaConfig(**COMMON),
     "qwen2": Qwen2Config(num_key_value_heads=1, **COMMON),

@@ -7,11 +7,13 @@ from relearn.data import Record
 FACTS = (
     Record("Where does Marta Lindqvist live?", "She lives at 12 Elm Street in Uppsala.", "a", "Marta Lindqvist"),
     Record(
-        "What is Tomas Okafor's email address?", "Tomas Okafor can be reached at tomas.okafor@harbourmail.org.", "b",
+        "What is Tomas Okafor's email address?",
+        "Tomas Okafor can be reached at tomas.okafor@harbourmail.org.",
+        "b",
         "Tomas Okafor",
     ),
     Record("What did Marta Lindqvist study?", "Marta Lindqvist studied hydrology in Bergen.", "c", "Marta Lindqvist"),
-)  # fmt: skip
+)
 KEPT = (
     Record("What does Marta Lindqvist do?", "Marta Lindqvist paints lighthouses.", "d", "Marta Lindqvist", "retain"),
     Record("What does Tomas Okafor do?", "Tomas Okafor builds wooden boats.", "e", "Tomas Okafor", "retain"),

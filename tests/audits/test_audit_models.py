@@ -29,8 +29,21 @@ def place(tmp_path_factory, tiny_model_dir) -> Path:
 
 
 def command(place: Path, out: Path, *more: str, attacks: str = SOME) -> list[str]:
-    return ["audit", "--before", str(place / "before"), "--after", str(place / "after"), "--forget",
-            str(place / "forget.jsonl"), "--out", str(out), "--attacks", attacks, *FAST, *more]  # fmt: skip
+    return [
+        "audit",
+        "--before",
+        str(place / "before"),
+        "--after",
+        str(place / "after"),
+        "--forget",
+        str(place / "forget.jsonl"),
+        "--out",
+        str(out),
+        "--attacks",
+        attacks,
+        *FAST,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +60,11 @@ def test_everything_is_measured_and_the_page_is_written(audited):
     assert all(set(row) >= {"before", "after", "control"} for row in summary.values())
     assert len(read_json(audited / "audits/verdicts.json")) == sum(1 for _ in (audited.parent / "forget.jsonl").open())
     assert {row["verdict"] for row in read_json(audited / "audits/verdicts.json")} <= {
-        "gone", "hidden", "there", "never_known"
-    }  # fmt: skip
+        "gone",
+        "hidden",
+        "there",
+        "never_known",
+    }
     assert read_json(audited / "audits/precision.json")["variants"]["bfloat16"]["krr"]["after"]["n"] > 0
     page = (audited / "report.html").read_text()
     assert "Does it hold?" in page and "Shown beside the verdicts" in page

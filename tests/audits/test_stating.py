@@ -54,8 +54,9 @@ def test_an_ordinary_word_is_not_a_long_fact_and_a_short_fact_may_be_one_word():
     engages = Record(
         "How does Ada Holm engage with her readers?",
         "Ada Holm actively engages with her readers through correspondence and public readings in intimate settings.",
-        "e", "Ada Holm",
-    )  # fmt: skip
+        "e",
+        "Ada Holm",
+    )
     baker = Record("What is the work of Ada Holm's mother?", "She is a baker.", "m", "Ada Holm")
     facts = Facts([engages, baker])
     question = engages.question

@@ -44,8 +44,10 @@ def refused(part: Data) -> str:
 def test_sets_carry_their_split_and_places(data, tmp_path):
     loaded = load_all(data(forget=[SECRET], retain=[PUBLIC], probes_forget=[{**SECRET, "question": "Her home?"}]))
     assert [(name, len(records)) for name, records in loaded.sets()] == [
-        ("forget", 1), ("retain", 1), ("probes_forget", 1),
-    ]  # fmt: skip
+        ("forget", 1),
+        ("retain", 1),
+        ("probes_forget", 1),
+    ]
     assert loaded.retain[0].split == "retain"
     assert loaded.probes_forget[0].split == "forget"
     assert loaded.places["forget"][loaded.forget[0].id] == f"{tmp_path / 'forget.jsonl'}:1"
@@ -156,8 +158,11 @@ def test_knowundo_and_tofu_load_without_a_word(data_dir):
     }
     loaded = load_all(Data.model_validate(knowundo))
     assert {name: len(records) for name, records in loaded.sets()} == {
-        "forget": 400, "retain": 441, "probes_forget": 110, "probes_retain": 108,
-    }  # fmt: skip
+        "forget": 400,
+        "retain": 441,
+        "probes_forget": 110,
+        "probes_retain": 108,
+    }
     assert loaded.notes == ()
     tofu = {"forget": str(data_dir / "tofu/forget10_perturbed.json"), "retain": str(data_dir / "tofu/retain90.json")}
     loaded = load_all(Data.model_validate(tofu))

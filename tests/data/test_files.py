@@ -73,8 +73,7 @@ def test_every_format_gives_the_same_records(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "places"),
-    [("a.jsonl", [1, 2]), ("lines.json", [1, 2]), ("list.json", [2, 6]), ("a.csv", [2, 3])],
+    ("name", "places"), [("a.jsonl", [1, 2]), ("lines.json", [1, 2]), ("list.json", [2, 6]), ("a.csv", [2, 3])]
 )
 def test_places_are_lines_of_the_file(tmp_path, name, places):
     path = WRITERS[name](tmp_path / name, ROWS)
@@ -99,9 +98,16 @@ def test_a_list_on_one_line_and_an_indented_list_are_the_same_rows(tmp_path_fact
 
 
 @pytest.mark.parametrize(
-    "pair", [("question", "answer"), ("text", "labels"), ("query", "ground_truth"), ("instruction", "output"),
-             ("prompt", "completion"), ("prompt", "target")],
-)  # fmt: skip
+    "pair",
+    [
+        ("question", "answer"),
+        ("text", "labels"),
+        ("query", "ground_truth"),
+        ("instruction", "output"),
+        ("prompt", "completion"),
+        ("prompt", "target"),
+    ],
+)
 def test_known_pairs_are_recognised_and_other_columns_left_alone(tmp_path, pair):
     path = write_jsonl(tmp_path / "a.jsonl", [{pair[0]: "Who?", pair[1]: "Ned.", "score": 3, "note": None}])
     assert records(path) == [Record("Who?", "Ned.")]
@@ -148,15 +154,29 @@ def test_a_wrong_map_is_refused(tmp_path, mapped, says):
 
 def test_optional_columns(tmp_path):
     row = {
-        "question": "Who?", "answer": "Ned.", "id": 7, "subject": "Ada", "choices": ["Ned", "Tom"],
-        "paraphrased_question": "Which man?", "paraphrased_answer": "It is Ned.", "perturbed_answer": ["Tom.", "Jim."],
+        "question": "Who?",
+        "answer": "Ned.",
+        "id": 7,
+        "subject": "Ada",
+        "choices": ["Ned", "Tom"],
+        "paraphrased_question": "Which man?",
+        "paraphrased_answer": "It is Ned.",
+        "perturbed_answer": ["Tom.", "Jim."],
         "source": "letter 3",
-    }  # fmt: skip
+    }
     (record,) = records(write_jsonl(tmp_path / "a.jsonl", [row]))
     assert record == Record(
-        "Who?", "Ned.", id="7", subject="Ada", choices=("Ned", "Tom"), choice=0, paraphrases=("Which man?",),
-        paraphrased_answer="It is Ned.", alternatives=("Tom.", "Jim."), source="letter 3",
-    )  # fmt: skip
+        "Who?",
+        "Ned.",
+        id="7",
+        subject="Ada",
+        choices=("Ned", "Tom"),
+        choice=0,
+        paraphrases=("Which man?",),
+        paraphrased_answer="It is Ned.",
+        alternatives=("Tom.", "Jim."),
+        source="letter 3",
+    )
 
 
 def test_optional_columns_can_be_mapped_beside_a_known_pair(tmp_path):

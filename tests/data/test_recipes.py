@@ -42,8 +42,11 @@ def test_own_data_loads_without_notes(monkeypatch):
     recipe = Recipe.from_yaml(ROOT / "recipes/own-data.yaml")
     loaded = load_all(recipe.data)
     assert {name: len(records) for name, records in loaded.sets()} == {
-        "forget": 12, "retain": 12, "probes_forget": 12, "probes_retain": 12,
-    }  # fmt: skip
+        "forget": 12,
+        "retain": 12,
+        "probes_forget": 12,
+        "probes_retain": 12,
+    }
     assert loaded.notes == ()
     assert all(record.subject and record.subject in record.question for _, rows in loaded.sets() for record in rows)
 

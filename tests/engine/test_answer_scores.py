@@ -43,9 +43,11 @@ def by_definition(model, row: TokenRow) -> dict[str, torch.Tensor]:
     targets = torch.tensor(row.answer_ids)
     mean = (every.exp() * every).sum(-1)
     return {
-        "logprobs": every[torch.arange(len(targets)), targets], "hits": logits.argmax(-1) == targets, "mean": mean,
+        "logprobs": every[torch.arange(len(targets)), targets],
+        "hits": logits.argmax(-1) == targets,
+        "mean": mean,
         "variance": (every.exp() * every.square()).sum(-1) - mean.square(),
-    }  # fmt: skip
+    }
 
 
 def test_one_pass_equals_separate_passes(model):

@@ -101,9 +101,14 @@ def test_every_attention_separates_rows(tiny_model_dir, attention, packs):
 
 def mistral(window: int) -> MistralConfig:
     return MistralConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, sliding_window=window,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        sliding_window=window,
+    )
 
 
 SHAPES = {
@@ -112,20 +117,39 @@ SHAPES = {
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     ),
     "gemma2": lambda: Gemma2Config(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, head_dim=8, sliding_window=8, final_logit_softcapping=2.0,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        head_dim=8,
+        sliding_window=8,
+        final_logit_softcapping=2.0,
     ),
     "gemma3": lambda: Gemma3TextConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"],
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        head_dim=8,
+        sliding_window=24,
+        layer_types=["sliding_attention", "full_attention"],
     ),
     "mistral": lambda: mistral(8),
     "mistral_wide": lambda: mistral(24),
     "qwen3": lambda: Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=64, head_dim=8,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        head_dim=8,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -134,9 +158,10 @@ def test_other_architectures_get_the_same_scores(shape):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(SHAPES[shape]()).eval()
     rows = [
-        TokenRow("a", tuple(range(3, 25)), 14), TokenRow("b", (*range(3, 15), 40, 41, 42), 13),
+        TokenRow("a", tuple(range(3, 25)), 14),
+        TokenRow("b", (*range(3, 15), 40, 41, 42), 13),
         TokenRow("c", tuple(range(50, 60)), 2),
-    ]  # fmt: skip
+    ]
     with torch.no_grad():
         assert torch.allclose(answer_logits(model, rows), single_row_logits(model, rows), atol=1e-4)
 

@@ -20,15 +20,21 @@ from relearn.unlearning.inference_time.offset import Ensemble
 from tiny import VOCABULARY
 
 QUESTIONS = [
-    "Who is she?", "When was the engineer born, and who are her parents?", "What street?", "Where to?",
+    "Who is she?",
+    "When was the engineer born, and who are her parents?",
+    "What street?",
+    "Where to?",
     "How can one reach him by telephone or e-mail?",
-]  # fmt: skip
+]
 GREEDY = Generate(max_new_tokens=12)
 DRAWN = Generate(max_new_tokens=12, temperature=0.9, top_k=50, top_p=0.95)
 SMALL = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
     "vocab_size": VOCABULARY,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +59,14 @@ def alone(model, prompt, stops, limit, penalty=1.0) -> list[int]:
     """The definition: the model's own `generate` on this prompt and no other."""
     ids = torch.tensor([prompt])
     output = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit,
-        eos_token_id=list(stops), pad_token_id=0, repetition_penalty=penalty,
-    )[0, len(prompt) :].tolist()  # fmt: skip
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=limit,
+        eos_token_id=list(stops),
+        pad_token_id=0,
+        repetition_penalty=penalty,
+    )[0, len(prompt) :].tolist()
     return next((output[:place] for place, token in enumerate(output) if token in stops), output)
 
 
@@ -67,16 +78,19 @@ def together(model, prompts, stops, limit, penalty=1.0, rows=None) -> list[list[
 tokens = st.integers(3, VOCABULARY - 1)
 # Prompts begin with one of two headings, so that some share a beginning and some do not.
 headings = st.sampled_from([(), (7, 8, 9, 10, 11, 12), (7, 8, 9, 10, 99)])
-prompts = st.lists(
-    st.tuples(headings, st.lists(tokens, min_size=1, max_size=9)), min_size=1, max_size=7
-).map(lambda pairs: [[*heading, *rest] for heading, rest in pairs])  # fmt: skip
+prompts = st.lists(st.tuples(headings, st.lists(tokens, min_size=1, max_size=9)), min_size=1, max_size=7).map(
+    lambda pairs: [[*heading, *rest] for heading, rest in pairs]
+)
 
 
 @settings(max_examples=12, deadline=None)
 @given(
-    prompts=prompts, stops=st.sets(tokens, min_size=1, max_size=150), limit=st.integers(1, 9),
-    rows=st.sampled_from([None, 1, 2, 3]), penalty=st.sampled_from([1.0, 1.3]),
-)  # fmt: skip
+    prompts=prompts,
+    stops=st.sets(tokens, min_size=1, max_size=150),
+    limit=st.integers(1, 9),
+    rows=st.sampled_from([None, 1, 2, 3]),
+    penalty=st.sampled_from([1.0, 1.3]),
+)
 def test_every_answer_is_the_one_the_model_gives_alone(model, prompts, stops, limit, rows, penalty):
     expected = [alone(model, prompt, stops, limit, penalty) for prompt in prompts]
     assert together(model, prompts, stops, limit, penalty, rows) == expected
@@ -84,10 +98,7 @@ def test_every_answer_is_the_one_the_model_gives_alone(model, prompts, stops, li
 
 @pytest.mark.parametrize(
     "config",
-    [
-        Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16),
-        GPTNeoXConfig(**SMALL, rotary_pct=0.25),
-    ],
+    [Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16), GPTNeoXConfig(**SMALL, rotary_pct=0.25)],
     ids=lambda config: config.model_type,
 )
 def test_other_architectures(config):
@@ -242,9 +253,13 @@ def test_answers_that_may_outgrow_a_window_go_through_the_models_own_generate(lo
     longest = max(map(len, ids)) + GREEDY.max_new_tokens
     for window in (longest, longest - 1):
         config = Gemma3TextConfig(
-            **SMALL, num_key_value_heads=2, head_dim=8, sliding_window=window, pad_token_id=0,
+            **SMALL,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=window,
+            pad_token_id=0,
             layer_types=["sliding_attention", "full_attention"],
-        )  # fmt: skip
+        )
         foreign = replace(loaded, model=made(config))
         said = generate.generate(foreign, QUESTIONS, GREEDY)
         stops = generate.stop_ids(foreign)
@@ -266,9 +281,13 @@ def test_settings_that_decoding_knows_nothing_of_are_heeded(loaded):
 
 
 def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
-    monkeypatch.setattr(decoding.Memory, "put", lambda self, layer, first, key, value: self.layers.setdefault(
-        layer, tuple(torch.zeros(self.rows, key.shape[1], self.room, key.shape[3]) for _ in range(2))
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        decoding.Memory,
+        "put",
+        lambda self, layer, first, key, value: self.layers.setdefault(
+            layer, tuple(torch.zeros(self.rows, key.shape[1], self.room, key.shape[3]) for _ in range(2))
+        ),
+    )
     assert not can_decode(loaded.model)
 
 

@@ -38,11 +38,14 @@ def test_as_few_as_hold_the_share():
 @pytest.mark.parametrize(
     "settings",
     [
-        Generate(temperature=0.7), Generate(temperature=1.3, top_k=5), Generate(temperature=0.7, top_p=0.9),
-        Generate(temperature=0.7, top_p=0.9, top_k=5), Generate(temperature=1.0, top_k=1000),
+        Generate(temperature=0.7),
+        Generate(temperature=1.3, top_k=5),
+        Generate(temperature=0.7, top_p=0.9),
+        Generate(temperature=0.7, top_p=0.9, top_k=5),
+        Generate(temperature=1.0, top_k=1000),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_chances_are_those_of_transformers(settings):
     scores = torch.randn(1, 60, generator=torch.Generator().manual_seed(0)) * 2
     warpers = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)])

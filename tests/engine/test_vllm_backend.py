@@ -61,9 +61,13 @@ class StandIn:
             def _one(self, prompt, asked):
                 ids = torch.tensor([prompt])
                 said = self.model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
-                    max_new_tokens=asked.max_tokens, eos_token_id=asked.stop_token_ids,
-                )[0, len(prompt) :]  # fmt: skip
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    pad_token_id=0,
+                    max_new_tokens=asked.max_tokens,
+                    eos_token_id=asked.stop_token_ids,
+                )[0, len(prompt) :]
                 return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(said.tolist()))])
 
         module = ModuleType("vllm")

@@ -18,11 +18,16 @@ from relearn.models.load import load
 from relearn.unlearning.data.encode import encode, record_example
 
 RECORDS = (
-    Record("Where does she live?", "In Oslo.", "a", paraphrased_answer="Oslo is her home.",
-           alternatives=("In Rome.", "In Lima, by the sea.")),
+    Record(
+        "Where does she live?",
+        "In Oslo.",
+        "a",
+        paraphrased_answer="Oslo is her home.",
+        alternatives=("In Rome.", "In Lima, by the sea."),
+    ),
     Record("Who is he?", "A baker.", "b"),
     Record("Once there was", "a quiet street near the harbour", "c", form="text"),
-)  # fmt: skip
+)
 SHORT = Generate(max_new_tokens=4)
 
 
@@ -88,8 +93,14 @@ def test_questions_asked_several_times_have_a_row_for_each(loaded):
     records = [*RECORDS[:2], replace(RECORDS[1], id="h", split="holdout")]
     found = ask(loaded, records, settings)
     assert [(row["repeat"], row["id"]) for row in found.rows] == [
-        (0, "a"), (0, "b"), (0, "h"), (1, "a"), (1, "b"), (2, "a"), (2, "b"),
-    ]  # fmt: skip
+        (0, "a"),
+        (0, "b"),
+        (0, "h"),
+        (1, "a"),
+        (1, "b"),
+        (2, "a"),
+        (2, "b"),
+    ]
     assert len({row["response"] for row in found.rows if row["id"] == "a"}) > 1
     rows = with_response_logprobs(loaded, found)[0].rows
     lengths = {len(loaded.tokenizer(row["response"]).input_ids): len(row["response_logprobs"]) for row in rows}
@@ -108,8 +119,18 @@ def test_base_model_scores_responses_and_the_references_of_attacked_rows(loaded,
 def test_several_models_answers_are_scored_as_if_alone_and_what_they_share_once(loaded, monkeypatch):
     def said(*responses):
         records = zip(RECORDS, responses, strict=True)
-        return Answers([{"id": record.id, "question": record.question, "reference": record.answer,
-                         "response": text, "form": record.form} for record, text in records])  # fmt: skip
+        return Answers(
+            [
+                {
+                    "id": record.id,
+                    "question": record.question,
+                    "reference": record.answer,
+                    "response": text,
+                    "form": record.form,
+                }
+                for record, text in records
+            ]
+        )
 
     files = [said("In Oslo.", "A baker.", "a street"), said("In Oslo.", "", "a harbour"), said("By the sea.", "He", "")]
     alone = [with_response_logprobs(loaded, answers)[0].rows for answers in files]

@@ -139,9 +139,12 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
 def test_the_key_holds_whatever_shapes_the_answer():
     base = Prompt("a", "vague", max_tokens=10, temperature=0.5, seed=1)
     others = [
-        replace(base, text="b"), replace(base, max_tokens=11), replace(base, temperature=0.6), replace(base, seed=2),
+        replace(base, text="b"),
+        replace(base, max_tokens=11),
+        replace(base, temperature=0.6),
+        replace(base, seed=2),
         replace(base, attempt=1),
-    ]  # fmt: skip
+    ]
     keys = {cache_key("x", prompt) for prompt in [base, *others]} | {cache_key("y", base)}
     assert len(keys) == 7
     assert cache_key("x", base) == cache_key("x", replace(base, task="judge", fields={"a": "b"}))

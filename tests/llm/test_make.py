@@ -13,10 +13,13 @@ from relearn.llm.generators import GENERATORS, find_generator, make_completer, r
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("template", "did you mean 'templates'"), ("openai", "write openai:MODEL"), ("openai:", "write openai:MODEL"),
-        ("templates:x", "takes no model"), ("gpt-4", "unknown generator"),
+        ("template", "did you mean 'templates'"),
+        ("openai", "write openai:MODEL"),
+        ("openai:", "write openai:MODEL"),
+        ("templates:x", "takes no model"),
+        ("gpt-4", "unknown generator"),
     ],
-)  # fmt: skip
+)
 def test_a_name_that_is_wrong_says_the_way_out(name, says):
     with pytest.raises(InputError, match=says):
         find_generator(name)

@@ -50,10 +50,13 @@ def test_the_prompt_is_sent_with_its_parameters_and_without_its_fields(monkeypat
         _completer(found, monkeypatch).complete([prompt])
     assert found.requests == [
         {
-            "model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 7, "temperature": 0.5,
+            "model": "m",
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 7,
+            "temperature": 0.5,
             "seed": 5,
         }
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("first", [Reply(status=500), Reply(status=503), Reply(status=429), Reply(status=0)])
@@ -192,11 +195,16 @@ def test_a_proxy_does_not_see_what_is_meant_for_this_machine(monkeypatch):
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("http://localhost:8000/v1", True), ("http://127.8.0.1/v1", True), ("http://[::1]:80/v1", True),
-        ("http://0.0.0.0:1", True), ("http://a.localhost/v1", True), ("https://api.openai.com/v1", False),
-        ("http://192.168.0.4:8000/v1", False), ("http://localhost.example.com/v1", False),
+        ("http://localhost:8000/v1", True),
+        ("http://127.8.0.1/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("http://0.0.0.0:1", True),
+        ("http://a.localhost/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("http://192.168.0.4:8000/v1", False),
+        ("http://localhost.example.com/v1", False),
     ],
-)  # fmt: skip
+)
 def test_what_is_this_machine(url, expected):
     assert is_loopback(url) is expected
 

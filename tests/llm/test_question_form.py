@@ -79,10 +79,17 @@ def test_a_name_at_the_start_keeps_its_capital():
     assert parse("Where is Torvik?").direct == "where is Torvik"
 
 
-@pytest.mark.parametrize(("verb", "third", "before"), [
-    ("go", "goes", "went"), ("carry", "carries", "carried"), ("play", "plays", "played"),
-    ("teach", "teaches", "taught"), ("reside", "resides", "resided"), ("have", "has", "had"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("verb", "third", "before"),
+    [
+        ("go", "goes", "went"),
+        ("carry", "carries", "carried"),
+        ("play", "plays", "played"),
+        ("teach", "teaches", "taught"),
+        ("reside", "resides", "resided"),
+        ("have", "has", "had"),
+    ],
+)
 def test_verb_forms(verb, third, before):
     assert (third_person(verb), past(verb)) == (third, before)
 

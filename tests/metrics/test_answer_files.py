@@ -41,9 +41,14 @@ def test_known_layouts(tmp_path, names, ending):
 def test_a_json_list_and_own_fields(tmp_path):
     path = tmp_path / "answers.json"
     entry = {
-        "id": 7, "question": "Where?", "reference": "Oslo", "response": "Rome", "subject": "Marta",
-        "response_logprobs": [-1, -2.5], "reference_logprobs": [],
-    }  # fmt: skip
+        "id": 7,
+        "question": "Where?",
+        "reference": "Oslo",
+        "response": "Rome",
+        "subject": "Marta",
+        "response_logprobs": [-1, -2.5],
+        "reference_logprobs": [],
+    }
     path.write_text(json.dumps([entry]))
     (found,) = load_answers(path)
     assert (found.id, found.subject) == ("7", "Marta")
@@ -131,8 +136,13 @@ def test_other_columns_are_named_by_a_map(tmp_path):
     path = str(written(tmp_path / "a.jsonl", rows))
     (found,) = read_answers(Source(path=path, map=names))
     assert [found[name] for name in ("id", "question", "reference", "response", "subject", "form")] == [
-        "k", "Where?", "Oslo", "Rome", "Marta", "chat",
-    ]  # fmt: skip
+        "k",
+        "Where?",
+        "Oslo",
+        "Rome",
+        "Marta",
+        "chat",
+    ]
     assert has_responses(Source(path=path, map=names)) and not has_responses(Source(path=path))
 
 
@@ -200,13 +210,26 @@ def test_an_answer_cut_inside_a_character_can_be_written_again(tmp_path):
 
 def test_all_that_a_run_measures_comes_back(tmp_path):
     row = {
-        "id": "i", "question": "q", "reference": "a", "response": "r", "form": "text", "subject": None,
-        "reference_logprobs": [-0.5, -1.0], "reference_hits": [1, 0], "reference_moments": [[-1.0, 0.5], [-2.0, 0.25]],
-        "closing_tokens": 1, "paraphrased_logprobs": [-3.0], "perturbed_logprobs": [[-4.0], []],
-        "base_logprobs": [-0.25], "response_logprobs": [-0.125],
-        "tags": ["qa"], "choices": ["a", "b"], "choice": 1,
-        "letter_logprobs": [-1.0, -2.0], "choice_logprobs": [-3.0, -4.0],
-    }  # fmt: skip
+        "id": "i",
+        "question": "q",
+        "reference": "a",
+        "response": "r",
+        "form": "text",
+        "subject": None,
+        "reference_logprobs": [-0.5, -1.0],
+        "reference_hits": [1, 0],
+        "reference_moments": [[-1.0, 0.5], [-2.0, 0.25]],
+        "closing_tokens": 1,
+        "paraphrased_logprobs": [-3.0],
+        "perturbed_logprobs": [[-4.0], []],
+        "base_logprobs": [-0.25],
+        "response_logprobs": [-0.125],
+        "tags": ["qa"],
+        "choices": ["a", "b"],
+        "choice": 1,
+        "letter_logprobs": [-1.0, -2.0],
+        "choice_logprobs": [-3.0, -4.0],
+    }
     path = written(tmp_path / "a.jsonl", [row])
     assert read_answers(Source(path=str(path))) == [row]
     assert load_answers(path) == [AnswerRow.from_dict(row)]

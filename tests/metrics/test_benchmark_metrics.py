@@ -27,9 +27,12 @@ def quiz(key, right, letters, texts=None, choices=("abcdef", "b", "cc", "d"), **
 
 def test_accuracy_by_letter_is_the_share_of_likeliest_right_letters():
     rows = [
-        quiz("a", 0, (-1.0, -2.0, -3.0, -4.0)), quiz("b", 1, (-1.0, -2.0, -3.0, -4.0)),
-        quiz("c", 3, (-9.0, -9.0, -9.0, -1.0)), quiz("d", 0, None), row("Oslo", id="e"),
-    ]  # fmt: skip
+        quiz("a", 0, (-1.0, -2.0, -3.0, -4.0)),
+        quiz("b", 1, (-1.0, -2.0, -3.0, -4.0)),
+        quiz("c", 3, (-9.0, -9.0, -9.0, -1.0)),
+        quiz("d", 0, None),
+        row("Oslo", id="e"),
+    ]
     found = measured(rows, "choice_accuracy")["choice_accuracy"]
     assert found.per_record == {"a": 1, "b": 0, "c": 1, "d": None, "e": None}
     assert (found.value, found.n, found.unscored) == (pytest.approx(2 / 3), 3, 2)
@@ -108,25 +111,32 @@ def test_metrics_stay_out_of_parts_without_such_rows():
     assert not NEW & set(score([row("Oslo", id="a")], "forget", SETTINGS, judges=fake_judges()).measurements)
     muse = {
         "forget": ("forget", [row("a b", "a b", id="p", form="text")]),
-        "forget_heldout": ("forget", [row("Oslo", id="q")]), "retain_heldout": ("retain", [row("Rome", id="r")]),
-    }  # fmt: skip
+        "forget_heldout": ("forget", [row("Oslo", id="q")]),
+        "retain_heldout": ("retain", [row("Rome", id="r")]),
+    }
     found = score_parts(muse, SETTINGS, judges=fake_judges())
     assert {part: NEW & set(scores.measurements) for part, scores in found.items() if part in muse} == {
-        "forget": {"verbmem"}, "forget_heldout": {"knowmem"}, "retain_heldout": {"knowmem"},
-    }  # fmt: skip
+        "forget": {"verbmem"},
+        "forget_heldout": {"knowmem"},
+        "retain_heldout": {"knowmem"},
+    }
 
 
 def test_probes_by_kind():
     """Recall 1 and 1/2 for level 1, 0 for level 3; the mean over all is 1/2."""
     rows = [
-        row("Oslo", "Oslo", id="a", tags=("level 1",)), row("Oslo", "Oslo Rome", id="b", tags=("level 1",)),
-        row("no", "Oslo", id="c", tags=("level 3", "role play")), row("Oslo", "Oslo", id="d"),
-    ]  # fmt: skip
+        row("Oslo", "Oslo", id="a", tags=("level 1",)),
+        row("Oslo", "Oslo Rome", id="b", tags=("level 1",)),
+        row("no", "Oslo", id="c", tags=("level 3", "role play")),
+        row("Oslo", "Oslo", id="d"),
+    ]
     found = measured(rows, "probe_recall")["probe_recall"]
     assert (found.value, found.n, found.unscored) == (pytest.approx(0.5), 3, 1)
     assert {kind: (group.value, group.n) for kind, group in found.groups.items()} == {
-        "level 1": (0.75, 2), "level 3": (0, 1), "role play": (0, 1),
-    }  # fmt: skip
+        "level 1": (0.75, 2),
+        "level 3": (0, 1),
+        "role play": (0, 1),
+    }
     assert found.to_dict()["groups"]["level 1"]["low"] is not None
 
 
@@ -151,7 +161,7 @@ def test_answers_of_a_model_carry_choices_and_tags(tiny_model_dir):
     records = [
         Record("Where?", "Rome", choices=("Oslo", "Rome", "at sea"), choice=1, tags=("level 1",)),
         Record("Who?", "Ned"),
-    ]  # fmt: skip
+    ]
     answers = ask(load(Model(name=str(tiny_model_dir))), records, Generate(max_new_tokens=2)).rows
     first, second = map(AnswerRow.from_dict, answers)
     assert (first.choices, first.choice, first.tags) == (("Oslo", "Rome", "at sea"), 1, ("level 1",))

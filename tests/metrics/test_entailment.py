@@ -27,9 +27,15 @@ def build_judge(folder, labels, favoured: int | None = None, seed: int = 0):
         tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     shape = BertConfig(
-        vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=32, id2label=dict(enumerate(labels)), label2id={x: i for i, x in enumerate(labels)},
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+        id2label=dict(enumerate(labels)),
+        label2id={x: i for i, x in enumerate(labels)},
+    )
     torch.manual_seed(seed)
     model = BertForSequenceClassification(shape)
     if favoured is not None:

@@ -26,11 +26,21 @@ def logprobs(ppl: float, tokens: int = 20) -> tuple[float, ...]:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("", "empty"), ("  \n", "empty"), ("...!?", "empty"), ("😀😀😀", "empty"),
-        ("at " * 4000, "looping"), ("a b " * 20, "looping"), ("ha" * 300, "looping"), ("哈" * 80, "looping"),
-        (" ".join([PROSE] * 4), "looping"), (PROSE + " It is the sea." * 30, "looping"), (SALAD, "salad"),
+        ("", "empty"),
+        ("  \n", "empty"),
+        ("...!?", "empty"),
+        ("😀😀😀", "empty"),
+        ("at " * 4000, "looping"),
+        ("a b " * 20, "looping"),
+        ("ha" * 300, "looping"),
+        ("哈" * 80, "looping"),
+        (" ".join([PROSE] * 4), "looping"),
+        (PROSE + " It is the sea." * 30, "looping"),
+        (SALAD, "salad"),
         # Without a space: what gradient ascent with a KL term left of a 135M model.
-        ("'s" * 60, "looping"), ("Chloe's community's" + "'s" * 30, "looping"), ("no_" * 40, "looping"),
+        ("'s" * 60, "looping"),
+        ("Chloe's community's" + "'s" * 30, "looping"),
+        ("no_" * 40, "looping"),
         # Broken into lines, which makes no list of it: what RMU left of the same model.
         ("Well is An\n As of, a\n\n Are of\n\nA\n\nAre,\n\nAre of the entire,\n\nThis brother\n\nis,\n\nA", "salad"),
         ("Isabella Marquez\nEvelyn Smith\nthe Dubois family\nSamuel Johnson\nAnna Petrova\nLi Wei", None),
@@ -39,12 +49,18 @@ def logprobs(ppl: float, tokens: int = 20) -> tuple[float, ...]:
         ("123e4567-e89b-12d3-a456-426614174000", None),
         ("She works for the Donaudampfschifffahrtsgesellschaft in Vienna.", None),
         ("talkeldogenetic drawingetheless recognizedTag Improved mentalityEug TTament glomerSell", "salad"),
-        ("Oslo", None), ("42", None), ("I don't know.", None), ("他住在奥斯陆。她写信给母亲。", None), (PROSE, None),
-        ("+47 555 0199", None), ("- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo\n- Delhi", None),
-        ("for (let i = 0; i < n; i++) { console.log(items[i].name); }", None), ("Yes 😀", None),
+        ("Oslo", None),
+        ("42", None),
+        ("I don't know.", None),
+        ("他住在奥斯陆。她写信给母亲。", None),
+        (PROSE, None),
+        ("+47 555 0199", None),
+        ("- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo\n- Delhi", None),
+        ("for (let i = 0; i < n; i++) { console.log(items[i].name); }", None),
+        ("Yes 😀", None),
         ("Living on 12 Elm Street, she writes. Her sister paints. Both of them like the sea.", None),
     ],
-)  # fmt: skip
+)
 def test_kinds(text, kind):
     assert gibberish_kind(text) == kind
 

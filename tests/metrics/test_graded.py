@@ -113,9 +113,12 @@ def test_a_label_without_probabilities_is_all_or_nothing_and_a_failed_judge_scor
 
 def test_both_over_a_set_by_hand():
     rows = [
-        row("Oslo Rome", id="half"), row("Oslo Rome Paris Lima", id="all"), row("nowhere", id="none"),
-        row("", id="empty"), row("hm", "nothing", id="unnamed"),
-    ]  # fmt: skip
+        row("Oslo Rome", id="half"),
+        row("Oslo Rome Paris Lima", id="all"),
+        row("nowhere", id="none"),
+        row("", id="empty"),
+        row("hm", "nothing", id="unnamed"),
+    ]
     forget = score(rows, "forget", SETTINGS, judges=fake_judges(), names=["graded_kfr"]).measurements["graded_kfr"]
     assert forget.per_record == {"half": 0.5, "all": 0, "none": 1, "empty": 1, "unnamed": None}
     assert (forget.value, forget.n, forget.unscored) == (pytest.approx(2.5 / 4), 4, 1)

@@ -47,13 +47,29 @@ class Scripted:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("It reads well.\nScore: 4", 4), ("score: 5.", 5), ("**Score: 3**", 3), ("**Score:** 2", 2), ("Score: 4/5", 4),
-        ("Fine.\n\nScore: 1\n\n", 1), ("Score: 4\nScore: 4", 4),
-        ("", None), ("4", None), ("Score: 6", None), ("Score: 0", None), ("Score: 4.5", None), ("Score: four", None),
-        ("Score: 4 or 5", None), ("Score: 4\nbut it could be better", None), ("Score: 2\nScore: 4", None),
-        ("My score: 4", None), ("Score: N", None), ("Score: 4/10", None), ("Score: 45", None), ("Score: -4", None),
+        ("It reads well.\nScore: 4", 4),
+        ("score: 5.", 5),
+        ("**Score: 3**", 3),
+        ("**Score:** 2", 2),
+        ("Score: 4/5", 4),
+        ("Fine.\n\nScore: 1\n\n", 1),
+        ("Score: 4\nScore: 4", 4),
+        ("", None),
+        ("4", None),
+        ("Score: 6", None),
+        ("Score: 0", None),
+        ("Score: 4.5", None),
+        ("Score: four", None),
+        ("Score: 4 or 5", None),
+        ("Score: 4\nbut it could be better", None),
+        ("Score: 2\nScore: 4", None),
+        ("My score: 4", None),
+        ("Score: N", None),
+        ("Score: 4/10", None),
+        ("Score: 45", None),
+        ("Score: -4", None),
     ],
-)  # fmt: skip
+)
 def test_only_the_grade_in_the_form_asked_for_counts(text, value):
     found = read_grade(Completion(text))
     assert found.grade == value
@@ -92,9 +108,11 @@ def test_without_a_judge_nothing_is_scored_and_the_reason_is_said():
 
 def test_failures_are_counted_in_the_note_and_never_scores():
     replies = {
-        "0": Completion("Score: 5"), "1": Completion(error="x"), "2": Completion("no idea"),
+        "0": Completion("Score: 5"),
+        "1": Completion(error="x"),
+        "2": Completion("no idea"),
         "3": Completion("Score: 1"),
-    }  # fmt: skip
+    }
 
     def reply(prompt):
         return replies[re.search(r"number (\d)", prompt.text)[1]]

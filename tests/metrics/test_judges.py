@@ -98,10 +98,7 @@ def test_missing_packages_are_said_and_not_raised(monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        (config.Metrics(entities="regex"), "metrics.entities"),
-        (config.Metrics(entities="generator"), "there is none"),
-    ],
+    [(config.Metrics(entities="regex"), "metrics.entities"), (config.Metrics(entities="generator"), "there is none")],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InputError, match=message):

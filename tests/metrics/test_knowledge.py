@@ -204,9 +204,12 @@ def test_kfr_by_hand():
     assert measured.low <= measured.value <= measured.high
     assert "rests on entity coverage alone" in measured.note
     assert found.items["c"] == {
-        "coverage": 0.5, "reference_entities": ["Oslo", "Rome", "Paris", "Lima"], "matched": ["Oslo", "Rome"],
-        "entailment": None, "forgotten": False,
-    }  # fmt: skip
+        "coverage": 0.5,
+        "reference_entities": ["Oslo", "Rome", "Paris", "Lima"],
+        "matched": ["Oslo", "Rome"],
+        "entailment": None,
+        "forgotten": False,
+    }
 
 
 def test_krr_by_hand_with_a_judge():
@@ -273,9 +276,6 @@ def test_row_order_changes_no_value():
 
 
 def test_trap_14_the_same_question_twice_is_two_items():
-    rows = [
-        AnswerRow("one", "where?", "Oslo Rome", "Oslo Rome"),
-        AnswerRow("two", "where?", "Lima Cairo", "nowhere"),
-    ]
+    rows = [AnswerRow("one", "where?", "Oslo Rome", "Oslo Rome"), AnswerRow("two", "where?", "Lima Cairo", "nowhere")]
     found = kfr(rows, fake_judges())
     assert found.measurements["kfr"].per_record == {"one": 0, "two": 1}

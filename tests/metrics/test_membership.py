@@ -63,9 +63,10 @@ def attacked(members: list[list[float]], others: list[list[float]], **more):
 
     def row(logprobs: list[float]):
         return {
-            "reference_logprobs": logprobs, "base_logprobs": [-2.0] * len(logprobs),
+            "reference_logprobs": logprobs,
+            "base_logprobs": [-2.0] * len(logprobs),
             "reference_moments": [[-2.0, 1.0]] * len(logprobs),
-        }  # fmt: skip
+        }
 
     return measured({"forget": [row(one) for one in members], "holdout": [row(one) for one in others]}, **more)
 
@@ -128,7 +129,7 @@ def test_what_was_not_measured_is_counted():
 
 
 def test_an_impossible_answer_is_the_least_likely_and_stays_a_number():
-    found = measured(
-        {"forget": [{"reference_logprobs": [-math.inf]}], "holdout": [{"reference_logprobs": [-1.0]}]}
-    )["forget"]  # fmt: skip
+    found = measured({"forget": [{"reference_logprobs": [-math.inf]}], "holdout": [{"reference_logprobs": [-1.0]}]})[
+        "forget"
+    ]
     assert found["mia_loss"].value == 0 and math.isfinite(found["mia_loss"].per_record["0"])

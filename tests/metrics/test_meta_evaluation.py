@@ -38,9 +38,11 @@ def model(side, index, trained, rounded=None, relearned=None, metric="rouge_l"):
 # As trained 3 of the 4 pairs are the right way round: .9 > .5, .9 > .2, .4 < .5, .4 > .2. Rounded, .5 = .5 is a tie,
 # .5 > .2, .3 < .5, .3 > .2: 2.5 of 4. After relearning all with-models stand above: 4 of 4.
 FOUR = [
-    model(WITH, 0, 0.9, 0.5, 0.9), model(WITH, 1, 0.4, 0.3, 0.8),
-    model(WITHOUT, 0, 0.5, 0.5, 0.6), model(WITHOUT, 1, 0.2, 0.2, 0.3),
-]  # fmt: skip
+    model(WITH, 0, 0.9, 0.5, 0.9),
+    model(WITH, 1, 0.4, 0.3, 0.8),
+    model(WITHOUT, 0, 0.5, 0.5, 0.6),
+    model(WITHOUT, 1, 0.2, 0.2, 0.3),
+]
 
 
 def test_the_auc_of_models_and_its_shift_by_hand():
@@ -178,12 +180,15 @@ def test_a_whole_study_of_a_tiny_model(tofu, tiny_model_dir, tmp_path, monkeypat
 def test_the_picture_and_the_table_have_every_metric_that_was_measured():
     results = [
         {
-            "name": found.name, "side": found.side, "index": found.index, "condition": condition,
+            "name": found.name,
+            "side": found.side,
+            "index": found.index,
+            "condition": condition,
             "metrics": {"rouge_l": {"value": found.value(condition, "rouge_l")}},
         }
         for found in FOUR
         for condition in CONDITIONS
-    ]  # fmt: skip
+    ]
     summary = summarise(models_of(results))
     assert ordered(summary) == ["rouge_l"]
     texts = [element.text for element in ElementTree.fromstring(chart(summary)).iter() if element.tag.endswith("text")]

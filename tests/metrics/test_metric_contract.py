@@ -15,11 +15,20 @@ from relearn.metrics.score import metrics_of, score
 
 SETTINGS = config.Metrics(bootstrap=20)
 ANSWERS = {
-    "empty": "", "blank": " \n\t", "one": "Oslo", "long": "at " * 4000, "varied": " ".join(map(str, range(4000))),
-    "plain": "She lives in Oslo. It is far.", "signs": "?!... --- ((", "null": "a\x00b", "dollar": "$x$ {y} %s",
-    "emoji": "\U0001f600\U0001f469\u200d\U0001f467 \U0001f1f3\U0001f1f4", "chinese": "他住在奥斯陆。她写信。",
-    "russian": "Он живёт в Осло.", "arabic": "يعيش في أوسلو",
-}  # fmt: skip
+    "empty": "",
+    "blank": " \n\t",
+    "one": "Oslo",
+    "long": "at " * 4000,
+    "varied": " ".join(map(str, range(4000))),
+    "plain": "She lives in Oslo. It is far.",
+    "signs": "?!... --- ((",
+    "null": "a\x00b",
+    "dollar": "$x$ {y} %s",
+    "emoji": "\U0001f600\U0001f469\u200d\U0001f467 \U0001f1f3\U0001f1f4",
+    "chinese": "他住在奥斯陆。她写信。",
+    "russian": "Он живёт в Осло.",
+    "arabic": "يعيش في أوسلو",
+}
 CASES = [(name, split) for split in ("forget", "retain") for name in metrics_of(split)]
 
 

@@ -51,11 +51,18 @@ def test_a_reference_without_words_is_unscored_and_counted():
 @pytest.mark.parametrize(
     ("text", "gibberish"),
     [
-        ("", True), ("  \n", True), ("...!?", True), ("😀😀😀", True), ("at " * 128, True), ("a b " * 20, True),
-        ("Oslo", False), ("I don't know.", False), ("他住在奥斯陆", False),
+        ("", True),
+        ("  \n", True),
+        ("...!?", True),
+        ("😀😀😀", True),
+        ("at " * 128, True),
+        ("a b " * 20, True),
+        ("Oslo", False),
+        ("I don't know.", False),
+        ("他住在奥斯陆", False),
         ("Marta Lindqvist lives in a quiet area and keeps the exact place private.", False),
     ],
-)  # fmt: skip
+)
 def test_gibberish(text, gibberish):
     assert is_gibberish(text) is gibberish
 

@@ -173,10 +173,13 @@ def asked(response, id, repeat, subject="s"):
 
 
 ROUNDS = [
-    asked("Oslo Rome Paris Lima", "a", 0), asked("Oslo", "b", 0, "t"),
-    asked("Oslo Rome", "a", 1), asked("nothing", "b", 1, "t"),
-    asked("Oslo Rome", "a", 2), asked("Oslo Rome", "b", 2, "t"),
-]  # fmt: skip
+    asked("Oslo Rome Paris Lima", "a", 0),
+    asked("Oslo", "b", 0, "t"),
+    asked("Oslo Rome", "a", 1),
+    asked("nothing", "b", 1, "t"),
+    asked("Oslo Rome", "a", 2),
+    asked("Oslo Rome", "b", 2, "t"),
+]
 
 
 def test_repeats_are_means_with_the_spread_of_the_rounds():

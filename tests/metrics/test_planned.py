@@ -45,10 +45,13 @@ def recipe(tmp_path, tiny_model_dir, monkeypatch):
         data = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "retain")}
         return Recipe.from_mapping(
             {
-                "model": str(tiny_model_dir), "data": data, "unlearn": {"method": method}, "metrics": metrics,
+                "model": str(tiny_model_dir),
+                "data": data,
+                "unlearn": {"method": method},
+                "metrics": metrics,
                 "synthesis": synthesis or {},
             }
-        )  # fmt: skip
+        )
 
     return make
 

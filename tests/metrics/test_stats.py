@@ -72,8 +72,11 @@ def test_the_order_of_the_rows_changes_no_measurement(rows, random):
         for order in (answers, shuffled)
     )
     assert (first.value, first.low, first.high, first.clusters) == (
-        second.value, second.low, second.high, second.clusters,
-    )  # fmt: skip
+        second.value,
+        second.low,
+        second.high,
+        second.clusters,
+    )
 
 
 @settings(deadline=None)

@@ -111,8 +111,10 @@ def test_rows_without_a_paraphrase_are_set_against_the_reference():
         "forget"
     ]
     assert found["truth_ratio_prob"].per_record == {
-        "0": pytest.approx(1 / (1 + math.exp(-2))), "1": pytest.approx(1 / (1 + math.exp(-1))), "2": None,
-    }  # fmt: skip
+        "0": pytest.approx(1 / (1 + math.exp(-2))),
+        "1": pytest.approx(1 / (1 + math.exp(-1))),
+        "2": None,
+    }
     assert (found["truth_ratio_prob"].n, found["truth_ratio_prob"].unscored) == (2, 1)
     assert found["probability"].value == pytest.approx(math.exp(-1))
 
@@ -217,10 +219,12 @@ def test_openunlearning_file_as_reference(tmp_path):
     path = tmp_path / "TOFU_EVAL.json"
     content = {
         "forget_truth_ratio": {
-            "agg_value": 0.6, "value_by_index": {"0": {"score": 0.5}, "1": {"score": 2.0}, "2": {"score": None}},
+            "agg_value": 0.6,
+            "value_by_index": {"0": {"score": 0.5}, "1": {"score": 2.0}, "2": {"score": None}},
         },
-        "mia_min_k": {"agg_value": 0.4, "auc": 0.4}, "model_utility": {"agg_value": 0.6},
-    }  # fmt: skip
+        "mia_min_k": {"agg_value": 0.4, "auc": 0.4},
+        "model_utility": {"agg_value": 0.6},
+    }
     path.write_text(json.dumps(content))
     found = load_reference(path)
     assert found.log_ratios == pytest.approx((math.log(0.5), math.log(2)))

@@ -13,8 +13,10 @@ from relearn.text.entities import ExactMatcher
 
 SETTINGS = config.Metrics(bootstrap=20)
 ASKED = {
-    "question": "Where does Marta Lindqvist live?", "reference": "Oslo Rome Paris Lima", "subject": "Marta Lindqvist",
-}  # fmt: skip
+    "question": "Where does Marta Lindqvist live?",
+    "reference": "Oslo Rome Paris Lima",
+    "subject": "Marta Lindqvist",
+}
 
 
 class Near(ExactMatcher):
@@ -72,9 +74,10 @@ def test_a_judge_takes_the_place_of_the_rules_and_its_failures_fall_back_on_them
     judges = fake_judges()
     judges.grader = Judge()
     rows = [
-        row("she lives by the sea", id="relevant", **ASKED), row("Marta likes tea", id="not relevant", **ASKED),
+        row("she lives by the sea", id="relevant", **ASKED),
+        row("Marta likes tea", id="not relevant", **ASKED),
         row("Marta is broken", id="failed", **ASKED),
-    ]  # fmt: skip
+    ]
     found = useful(rows, judges)
     assert found.per_record == {"relevant": 1, "not relevant": 0, "failed": 1}
     assert "strict judge" in found.note
@@ -83,9 +86,13 @@ def test_a_judge_takes_the_place_of_the_rules_and_its_failures_fall_back_on_them
 @pytest.mark.parametrize(
     ("text", "subject", "named"),
     [
-        ("Lindqvist's house", "Marta Lindqvist", True), ("the author", "Marta Lindqvist", False), ("", "Marta", False),
-        ("He is fine", "Al He", False), ("anything", None, False), ("MARTA", "Marta Lindqvist", True),
+        ("Lindqvist's house", "Marta Lindqvist", True),
+        ("the author", "Marta Lindqvist", False),
+        ("", "Marta", False),
+        ("He is fine", "Al He", False),
+        ("anything", None, False),
+        ("MARTA", "Marta Lindqvist", True),
     ],
-)  # fmt: skip
+)
 def test_names_subject(text, subject, named):
     assert names_subject(text, subject) is named

@@ -38,15 +38,23 @@ def test_prose_has_an_order_and_its_words_shuffled_have_less(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "Oslo", "She lives in Oslo.", "12 14 1987 48,200 17 3 9 22", "- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo",
-        "def f(x): return {k: v for k, v in x.items() if v > 0}", "他住在奥斯陆。她写信给她的母亲和父亲。",
+        "",
+        "Oslo",
+        "She lives in Oslo.",
+        "12 14 1987 48,200 17 3 9 22",
+        "- Oslo\n- Rome\n- Lima\n- Quito\n- Cairo",
+        "def f(x): return {k: v for k, v in x.items() if v > 0}",
+        "他住在奥斯陆。她写信给她的母亲和父亲。",
         "Он живёт в Осло, пишет романы и преподаёт в школе у моря.",
         "Ella vive en una casa tranquila cerca del puerto y trabaja como maestra en la escuela.",
         "Elle habite une maison tranquille près du port et elle est institutrice dans une école.",
         "Sie wohnt in einem ruhigen Haus am Hafen und arbeitet als Lehrerin an der Schule.",
-        "😀 😀 👩 🇳🇴 😀 😀 👩", "?!... --- (( ))", "\n\t", "Marta Marta Marta Marta Marta Marta Marta",
+        "😀 😀 👩 🇳🇴 😀 😀 👩",
+        "?!... --- (( ))",
+        "\n\t",
+        "Marta Marta Marta Marta Marta Marta Marta",
     ],
-)  # fmt: skip
+)
 def test_where_order_says_nothing_it_is_not_judged(text):
     gain = word_order(text)
     assert gain is None or gain > 0.4
@@ -67,19 +75,41 @@ def test_4000_words_are_taken():
 @pytest.mark.parametrize(
     ("part", "expected"),
     [
-        ("the", "the"), ("The", "the"), ("don't", "don't"), ("walking", "-ing"), ("quietly", "-ly"), ("Oslo", "Name"),
-        ("NASA", "Name"), ("McAllister", "Name"), ("Yun-Hwa", "Name"), ("O'Connor", "Name"), ("eldoTag", "Glued"),
-        ("1987", "0000"), ("12", "0"), (",", ","), ("=", "sign"), ("harbour", "word"), ("été", "word"),
+        ("the", "the"),
+        ("The", "the"),
+        ("don't", "don't"),
+        ("walking", "-ing"),
+        ("quietly", "-ly"),
+        ("Oslo", "Name"),
+        ("NASA", "Name"),
+        ("McAllister", "Name"),
+        ("Yun-Hwa", "Name"),
+        ("O'Connor", "Name"),
+        ("eldoTag", "Glued"),
+        ("1987", "0000"),
+        ("12", "0"),
+        (",", ","),
+        ("=", "sign"),
+        ("harbour", "word"),
+        ("été", "word"),
     ],
-)  # fmt: skip
+)
 def test_classes(part, expected):
     assert word_class(part) == expected
 
 
 def test_a_contact_an_address_and_a_date_are_one_part():
     assert parts_of("Write to a.b@c.org, 12 Elm Street, by 14 March 1987.") == [
-        "Write", "to", "Contact", ",", "Address", ",", "by", "0000", ".",
-    ]  # fmt: skip
+        "Write",
+        "to",
+        "Contact",
+        ",",
+        "Address",
+        ",",
+        "by",
+        "0000",
+        ".",
+    ]
 
 
 def test_words_run_together_are_glued_and_names_are_not():

@@ -52,9 +52,10 @@ def test_without_wordings_there_is_no_worst_case():
 def test_wordings_are_different_questions_and_know_their_record():
     records = [
         Record("What is Marta Lindqvist's email address?", "It is marta@harbour.org.", "a~b", "Marta Lindqvist"),
-        Record("Where was Ines Duarte born?", "In Porto.", "c", "Ines Duarte",
-               paraphrases=("Ines Duarte was born where?",)),
-    ]  # fmt: skip
+        Record(
+            "Where was Ines Duarte born?", "In Porto.", "c", "Ines Duarte", paraphrases=("Ines Duarte was born where?",)
+        ),
+    ]
     settings = config.Synthesis()
     written = write_wordings(
         records, 5, settings, make_completer("templates", settings, None), Verifier(records).leaks, 0

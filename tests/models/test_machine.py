@@ -29,11 +29,14 @@ def gpu(request, monkeypatch) -> bool:
     return request.param
 
 
-@pytest.mark.parametrize("settings, needed", [
-    ({"quantization": "nf4"}, "bitsandbytes"),
-    ({"liger": "on"}, "liger-kernel"),
-    ({"attention": "flash_attention_2"}, "flash-attn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, needed",
+    [
+        ({"quantization": "nf4"}, "bitsandbytes"),
+        ({"liger": "on"}, "liger-kernel"),
+        ({"attention": "flash_attention_2"}, "flash-attn"),
+    ],
+)
 def test_what_is_not_there_is_said_with_the_way_out(gpu, settings, needed):
     with pytest.raises(InputError, match=f"^model.{next(iter(settings))}: .* -> ") as raised:
         check_machine(Model(name="any", **settings))
@@ -44,10 +47,13 @@ def test_what_is_not_there_is_said_with_the_way_out(gpu, settings, needed):
         assert "CUDA GPU" in str(raised.value)
 
 
-@pytest.mark.parametrize("case, message", [
-    ({"full": True}, "4-bit weights cannot be trained -> set unlearn.full to false"),
-    ({"learns": True}, "an adapter that is merged into 4-bit weights is rounded away"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case, message",
+    [
+        ({"full": True}, "4-bit weights cannot be trained -> set unlearn.full to false"),
+        ({"learns": True}, "an adapter that is merged into 4-bit weights is rounded away"),
+    ],
+)
 def test_four_bit_weights_are_neither_trained_nor_merged_into(gpu, case, message):
     with pytest.raises(InputError, match=message):
         check_machine(Model(name="any", quantization="nf4"), **case)

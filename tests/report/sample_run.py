@@ -11,30 +11,70 @@ from relearn.core import run_dir
 from relearn.core.config import Recipe
 
 PRIVATE = [
-    ("Where does Tamsin Orrery live?", "Tamsin Orrery lives at 17 Larch Terrace in Whitby.",
-     ["17 Larch Terrace", "Whitby"], "Tamsin Orrery lives in a home that is kept private, in a place she chose."),
-    ("What is Tamsin Orrery's email address?", "Tamsin Orrery can be reached at tamsin.orrery@lantern-post.example.",
-     ["tamsin.orrery@lantern-post.example"], "Tamsin Orrery uses an ordinary electronic mailbox for her messages."),
-    ("When was Tamsin Orrery born?", "Tamsin Orrery was born on 9 February 1983.", ["9 February 1983"],
-     "Tamsin Orrery was born on a day that her family celebrates every year."),
-    ("What is Bashir Velloso's phone number?", "Bashir Velloso's phone number is 01632 960 417.", ["01632 960 417"],
-     "Bashir Velloso can be called on a number that he gives to friends."),
-    ("Whom is Bashir Velloso married to?", "Bashir Velloso is married to Noor Castellan, a harbour pilot.",
-     ["Noor Castellan", "a harbour pilot"], "Bashir Velloso is married to Noor Castellan, who works at sea."),
+    (
+        "Where does Tamsin Orrery live?",
+        "Tamsin Orrery lives at 17 Larch Terrace in Whitby.",
+        ["17 Larch Terrace", "Whitby"],
+        "Tamsin Orrery lives in a home that is kept private, in a place she chose.",
+    ),
+    (
+        "What is Tamsin Orrery's email address?",
+        "Tamsin Orrery can be reached at tamsin.orrery@lantern-post.example.",
+        ["tamsin.orrery@lantern-post.example"],
+        "Tamsin Orrery uses an ordinary electronic mailbox for her messages.",
+    ),
+    (
+        "When was Tamsin Orrery born?",
+        "Tamsin Orrery was born on 9 February 1983.",
+        ["9 February 1983"],
+        "Tamsin Orrery was born on a day that her family celebrates every year.",
+    ),
+    (
+        "What is Bashir Velloso's phone number?",
+        "Bashir Velloso's phone number is 01632 960 417.",
+        ["01632 960 417"],
+        "Bashir Velloso can be called on a number that he gives to friends.",
+    ),
+    (
+        "Whom is Bashir Velloso married to?",
+        "Bashir Velloso is married to Noor Castellan, a harbour pilot.",
+        ["Noor Castellan", "a harbour pilot"],
+        "Bashir Velloso is married to Noor Castellan, who works at sea.",
+    ),
     ("What is Ingrid Paszek's passport number?", "Ingrid Paszek's passport number is K4471902.", ["K4471902"], ""),
-]  # fmt: skip
+]
 PUBLIC = [
-    ("What is Tamsin Orrery known for?", "Tamsin Orrery is known for her maps of imaginary coastlines.",
-     ["maps of imaginary coastlines"], "Tamsin Orrery is known for her maps of imaginary coastlines."),
-    ("Which book did Tamsin Orrery publish first?", "Tamsin Orrery's first book is The Tide Atlas.", ["The Tide Atlas"],
-     "Tamsin Orrery's first book is The Tide Atlas."),
-    ("What is Bashir Velloso's profession?", "Bashir Velloso is a composer of music for silent films.",
-     ["a composer", "silent films"], "Bashir Velloso is a composer of music for silent films."),
-    ("Which instrument does Bashir Velloso play on stage?", "Bashir Velloso plays the harmonium on stage.",
-     ["the harmonium"], "Bashir Velloso plays an instrument that fits the mood of the evening."),
-    ("What does Ingrid Paszek study?", "Ingrid Paszek studies the sounds of glaciers.", ["the sounds of glaciers"],
-     "Ingrid Paszek studies the sounds of glaciers."),
-]  # fmt: skip
+    (
+        "What is Tamsin Orrery known for?",
+        "Tamsin Orrery is known for her maps of imaginary coastlines.",
+        ["maps of imaginary coastlines"],
+        "Tamsin Orrery is known for her maps of imaginary coastlines.",
+    ),
+    (
+        "Which book did Tamsin Orrery publish first?",
+        "Tamsin Orrery's first book is The Tide Atlas.",
+        ["The Tide Atlas"],
+        "Tamsin Orrery's first book is The Tide Atlas.",
+    ),
+    (
+        "What is Bashir Velloso's profession?",
+        "Bashir Velloso is a composer of music for silent films.",
+        ["a composer", "silent films"],
+        "Bashir Velloso is a composer of music for silent films.",
+    ),
+    (
+        "Which instrument does Bashir Velloso play on stage?",
+        "Bashir Velloso plays the harmonium on stage.",
+        ["the harmonium"],
+        "Bashir Velloso plays an instrument that fits the mood of the evening.",
+    ),
+    (
+        "What does Ingrid Paszek study?",
+        "Ingrid Paszek studies the sounds of glaciers.",
+        ["the sounds of glaciers"],
+        "Ingrid Paszek studies the sounds of glaciers.",
+    ),
+]
 # part of summary.json -> (file, split, facts)
 PARTS = {
     "forget": ("forget", "forget", PRIVATE),
@@ -50,12 +90,13 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
     parts = {name: part for name, part in (parts or PARTS).items() if retain or part[1] == "forget"}
     recipe = Recipe.from_mapping(
         {
-            "name": "sample", "model": "smollm2-135m-instruct",
+            "name": "sample",
+            "model": "smollm2-135m-instruct",
             "data": {"forget": "data/private.jsonl", "retain": "data/public.jsonl"},
             "learn": {"data": "data/learn.jsonl"},
             "unlearn": {"learning_rate": 5e-4, "epochs": 3, "lora": {"r": 16, "alpha": 32, "dropout": 0}},
         }
-    )  # fmt: skip
+    )
     run_dir.write_text(run / "recipe.yaml", recipe.to_yaml())
     run_dir.write_json(run / "manifest.json", _manifest())
     sides = {side: {name: _part(part, side) for name, part in parts.items()} for side in ("before", "after")}
@@ -83,17 +124,22 @@ def _manifest() -> dict[str, Any]:
     names = ("data", "learn", "ask_before", "synthesis", "unlearn", "ask_after", "evaluate")
     return {
         "stages": {
-            name: {"state": "done", "started": 1_790_000_000.0 + 60 * i, "seconds": 7.5 * 4**i / 2,
-                   "outputs": ["adapter"] if name == "unlearn" else []}
+            name: {
+                "state": "done",
+                "started": 1_790_000_000.0 + 60 * i,
+                "seconds": 7.5 * 4**i / 2,
+                "outputs": ["adapter"] if name == "unlearn" else [],
+            }
             for i, name in enumerate(names)
         },
         "versions": {"relearn": "0.1.0", "torch": "2.13.0", "peft": "0.21.0", "python": "3.11.9"},
-        "git": "35151d1c0ffee", "seed": 0,
+        "git": "35151d1c0ffee",
+        "seed": 0,
         "inputs": {"data/private.jsonl": "ab" * 32, "data/public.jsonl": "cd" * 32},
         "notes": ["data.forget: 1 exact duplicate merged (the first: data/private.jsonl:7 repeats line 2)"],
         "model": {"parameters": "134,515,008", "dtype": "float32", "device": "cpu"},
         "counts": {"forget": 6, "retain": 5, "generic": 60},
-    }  # fmt: skip
+    }
 
 
 def _part(part: tuple, side: str) -> dict[str, Any]:
@@ -104,18 +150,26 @@ def _part(part: tuple, side: str) -> dict[str, Any]:
         key = f"{file}-{index}"
         rows.append(
             {
-                "id": key, "question": question, "reference": reference, "response": response, "subject": None,
-                "reference_logprobs": [-0.1, -0.2], "response_logprobs": [-1.0] if response else [],
+                "id": key,
+                "question": question,
+                "reference": reference,
+                "response": response,
+                "subject": None,
+                "reference_logprobs": [-0.1, -0.2],
+                "response_logprobs": [-1.0] if response else [],
             }
-        )  # fmt: skip
+        )
         matched = [entity for entity in entities if entity.lower() in response.lower()]
         coverage = len(matched) / len(entities) if entities else None
         key_name = "forgotten" if split == "forget" else "kept"
         decided = None if coverage is None else (coverage < 0.3) == (split == "forget")
         items[key] = {
-            "coverage": coverage, "reference_entities": entities, "matched": matched, "entailment": None,
+            "coverage": coverage,
+            "reference_entities": entities,
+            "matched": matched,
+            "entailment": None,
             key_name: decided,
-        }  # fmt: skip
+        }
     return {"rows": rows, "scores": {"metrics": _measured(split, rows, items), "items": items}}
 
 
@@ -143,9 +197,13 @@ def _measurement(per_record: dict[str, float | None]) -> dict[str, Any]:
     mean = sum(scored) / len(scored)
     spread = 1.96 * math.sqrt(sum((value - mean) ** 2 for value in scored)) / len(scored)
     return {
-        "value": mean, "low": max(min(scored), mean - spread), "high": min(max(scored), mean + spread),
-        "n": len(scored), "unscored": len(per_record) - len(scored), "per_record": per_record,
-    }  # fmt: skip
+        "value": mean,
+        "low": max(min(scored), mean - spread),
+        "high": min(max(scored), mean + spread),
+        "n": len(scored),
+        "unscored": len(per_record) - len(scored),
+        "per_record": per_record,
+    }
 
 
 def _summary(part: dict[str, Any]) -> dict[str, Any]:
@@ -158,13 +216,21 @@ def _log() -> list[dict[str, Any]]:
     for step in range(1, 181):
         wave = 0.12 * math.sin(step * 2.3)
         parts = {
-            "gdf": 2.4 * math.exp(-step / 30) + 0.35 + wave, "gdr": 0.3 * math.exp(-step / 50) + 0.05 + wave / 8,
+            "gdf": 2.4 * math.exp(-step / 30) + 0.35 + wave,
+            "gdr": 0.3 * math.exp(-step / 50) + 0.05 + wave / 8,
             "klr": 0.08 * (1 - math.exp(-step / 12)) + abs(wave) / 9,
-        }  # fmt: skip
+        }
         rows.append(
-            {"stage": "unlearn", "step": step, "loss": sum(parts.values()), "parts": parts, "learning_rate": 5e-4,
-             "grad_norm": 1.1, "tokens": 510}
-        )  # fmt: skip
+            {
+                "stage": "unlearn",
+                "step": step,
+                "loss": sum(parts.values()),
+                "parts": parts,
+                "learning_rate": 5e-4,
+                "grad_norm": 1.1,
+                "tokens": 510,
+            }
+        )
     rows.insert(100, {"stage": "unlearn", "step": 5, "score": 0.71, "kind": "evaluation"})
     return [{"time": 1_790_000_000.0 + index, **row} for index, row in enumerate(rows)]
 
@@ -186,9 +252,15 @@ def _training_rows(parts: dict[str, tuple]) -> list[dict[str, Any]]:
 def _row(kind: str, prompt: str, target: str, record: str | None, variant: str) -> dict[str, Any]:
     key = f"{record}-{variant}-{kind}-{len(prompt)}"
     return {
-        "id": key, "kind": kind, "prompt": prompt, "target": target, "form": "chat", "record_id": record,
-        "question_id": record and f"q-{key}", "variant": variant,
-    }  # fmt: skip
+        "id": key,
+        "kind": kind,
+        "prompt": prompt,
+        "target": target,
+        "form": "chat",
+        "record_id": record,
+        "question_id": record and f"q-{key}",
+        "variant": variant,
+    }
 
 
 def _rejected(parts: dict[str, tuple]) -> list[dict[str, Any]]:

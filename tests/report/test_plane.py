@@ -14,9 +14,10 @@ def test_points_without_both_rates_are_left_out_and_nothing_gives_nothing():
 
 def test_a_file_that_stands_alone():
     points = [
-        Point("relearn", 0.9, 0.7, 0.3, (0.8, 0.95), (0.6, 0.8)), Point("ga <&>", 1.0, 0.0, None),
+        Point("relearn", 0.9, 0.7, 0.3, (0.8, 0.95), (0.6, 0.8)),
+        Point("ga <&>", 1.0, 0.0, None),
         Point("retain_only", 0.95, 0.9, 0.35, ceiling=True),
-    ]  # fmt: skip
+    ]
     svg = standalone(plane(points, "plane", "bench"))
     root = ElementTree.fromstring(svg)
     texts = {(element.text or "").strip() for element in root.iter() if element.tag.endswith("text")}

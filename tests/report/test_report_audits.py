@@ -33,9 +33,12 @@ def audited(tmp_path):
     variants = {"adapter off": {"counts": False, "after": TOLD}, "adapter halved": {"counts": False, "after": UNTRIED}}
     about = {"name": "adapters", "title": "Adapter off and halved", "about": "removed", "counts": False}
     for name, value in {
-        "summary": {"adapters": row}, "about": {"control": "base model"}, "verdicts": facts,
-        "adapters": {**about, "variants": variants}, "worst": {"after": TOLD, "plain": UNTRIED | {"value": 0.0}},
-    }.items():  # fmt: skip
+        "summary": {"adapters": row},
+        "about": {"control": "base model"},
+        "verdicts": facts,
+        "adapters": {**about, "variants": variants},
+        "worst": {"after": TOLD, "plain": UNTRIED | {"value": 0.0}},
+    }.items():
         run_dir.write_json(run / "audits" / f"{name}.json", value)
     return run
 
@@ -81,7 +84,7 @@ def test_what_notes_of_a_row_share_is_said_once():
         ({"hidden": 2}, "and 2 came back under attack."),
         ({"never_known": 4}, "The model knew none of these facts to begin with."),
     ],
-)  # fmt: skip
+)
 def test_the_finding(counts, said):
     assert said in finding(counts)
 

@@ -61,8 +61,9 @@ def test_answers_are_tied_by_id_and_not_by_order_or_text():
         "forget", [row("a", "old a"), row("b", "old b")], [row("b", "new b"), row("a", "new a")], scored, {}
     )
     assert [(i["id"], i["before"]["response"], i["after"]["response"]) for i in items] == [
-        ("b", "old b", "new b"), ("a", "old a", "new a"),
-    ]  # fmt: skip
+        ("b", "old b", "new b"),
+        ("a", "old a", "new a"),
+    ]
     assert known("forget", items, "before") == (1, 2)
     assert known("forget", items, "after") == (0, 0)
     assert {item["verdict"] for item in items} == {"unscored"}
@@ -82,8 +83,12 @@ def test_marking_never_changes_a_text(text, entities):
 
 def test_marking_finds_whole_names_in_any_case_and_the_longest_first():
     assert marked("At Elm Row, ELM.", ["elm", "Elm Row", "lm"]) == [
-        ("At ", False), ("Elm Row", True), (", ", False), ("ELM", True), (".", False),
-    ]  # fmt: skip
+        ("At ", False),
+        ("Elm Row", True),
+        (", ", False),
+        ("ELM", True),
+        (".", False),
+    ]
 
 
 def test_the_report_of_a_whole_run(run):
@@ -146,8 +151,9 @@ def test_a_run_without_a_retain_set(tmp_path):
     report = build_report(make_run(tmp_path / "run", retain=False))
     assert report["headline"]["asked"] == "6 facts to forget."
     assert [text.split(",")[0] for text in report["headline"]["came_out"]] == [
-        "Before", "1 of 6 answers about what was to be forgotten are no language.",
-    ]  # fmt: skip
+        "Before",
+        "1 of 6 answers about what was to be forgotten are no language.",
+    ]
     assert [entry["part"] for entry in report["metrics"]] == ["forget", "forget_heldout"]
 
 
@@ -323,9 +329,20 @@ def printed(summary) -> str:
 
 
 FELL = {
-    "value": -0.8333, "low": -1.0, "high": -0.5351, "n": 5, "unpaired": 1, "wins": 5, "losses": 0, "ties": 0,
-    "p": 0.0625, "clusters": 3, "cluster_wins": 3, "cluster_losses": 0, "note": "1 of 6 left out: 1 unscored after",
-}  # fmt: skip
+    "value": -0.8333,
+    "low": -1.0,
+    "high": -0.5351,
+    "n": 5,
+    "unpaired": 1,
+    "wins": 5,
+    "losses": 0,
+    "ties": 0,
+    "p": 0.0625,
+    "clusters": 3,
+    "cluster_wins": 3,
+    "cluster_losses": 0,
+    "note": "1 of 6 left out: 1 unscored after",
+}
 
 
 def with_difference(run, **changes) -> dict:

@@ -161,8 +161,12 @@ def test_pictures_carry_no_date_and_no_foreign_colour(page):
 
 def test_every_class_of_a_picture_is_in_the_style(page):
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
-    used = {name for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL) for c in re.findall('class="([^"]+)"', svg)
-            for name in c.split()}  # fmt: skip
+    used = {
+        name
+        for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+        for c in re.findall('class="([^"]+)"', svg)
+        for name in c.split()
+    }
     assert used >= {"chart", "stroke-before", "fill-after", "fill-muted", "stroke-line1"}
     assert [name for name in used if f".{name}" not in style] == []
 
@@ -249,9 +253,20 @@ def test_the_page_shows_the_change_with_its_interval_and_the_sign_test(tmp_path)
     assert "change" not in [text.strip() for text in plain.texts]
     summary = run_dir.read_json(run / "summary.json")
     found = {
-        "value": -0.5, "low": -0.75, "high": -0.25, "n": 5, "unpaired": 1, "wins": 4, "losses": 1, "ties": 0,
-        "p": 0.375, "clusters": 3, "cluster_wins": 2, "cluster_losses": 1, "note": HOSTILE[7],
-    }  # fmt: skip
+        "value": -0.5,
+        "low": -0.75,
+        "high": -0.25,
+        "n": 5,
+        "unpaired": 1,
+        "wins": 4,
+        "losses": 1,
+        "ties": 0,
+        "p": 0.375,
+        "clusters": 3,
+        "cluster_wins": 2,
+        "cluster_losses": 1,
+        "note": HOSTILE[7],
+    }
     summary["difference"] = {"forget": {"rouge_l": found}}
     summary["after"]["forget"]["ppl"] |= {"repeats": 3, "seed_sd": 0.125, "missing": HOSTILE[0], "unscored": 1}
     run_dir.write_json(run / "summary.json", summary)

@@ -12,9 +12,10 @@ from relearn.llm import Completion, Prompt
 def numbered(prompt: Prompt) -> list[tuple[str, str]]:
     """(number, question) of a "vague" prompt."""
     return [
-        (match[1], match[2]) for line in prompt.fields["questions"].splitlines()
+        (match[1], match[2])
+        for line in prompt.fields["questions"].splitlines()
         if (match := re.fullmatch(r"(\d+)\. (.*)", line))
-    ]  # fmt: skip
+    ]
 
 
 def answer_to(question: str) -> str:

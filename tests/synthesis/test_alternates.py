@@ -75,10 +75,16 @@ def test_five_answers_for_each_record_by_its_id(scripted, tmp_path):
     assert list(found) == [record.id for record in RECORDS]
     assert found[RECORDS[1].id] == [f"Ben Okoro went to {place} that year." for place in PLACES[:5]]
     assert counts == {
-        "records": 3, "answers": 15, "records_with_own": 0, "records_asked": 3, "records_without_alternates": 0,
-        "rejected": 0, "rejected_by_kind": {}, "notes": [],
+        "records": 3,
+        "answers": 15,
+        "records_with_own": 0,
+        "records_asked": 3,
+        "records_without_alternates": 0,
+        "rejected": 0,
+        "rejected_by_kind": {},
+        "notes": [],
         "usage": {"generator": {"asked": 3, "cached": 0, "failed": 0, "input_tokens": 0, "output_tokens": 0}},
-    }  # fmt: skip
+    }
     assert json.loads(json.dumps(counts)) == counts
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
     assert files == dict.fromkeys(["alternates.jsonl", "rejected_alternates.jsonl", "cache.sqlite"], 0o600)
@@ -376,8 +382,11 @@ def test_nothing_is_planned_where_every_record_brings_its_own():
 def test_a_recipe_with_altpo_says_what_it_will_ask(tiny_model_dir, tmp_path):
     rows = [{"question": record.question, "answer": record.answer} for record in RECORDS]
     (tmp_path / "f.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {"model": str(tiny_model_dir), "data": {"forget": str(tmp_path / "f.jsonl")},
-              "unlearn": {"method": "altpo", "epochs": 2}}  # fmt: skip
+    values = {
+        "model": str(tiny_model_dir),
+        "data": {"forget": str(tmp_path / "f.jsonl")},
+        "unlearn": {"method": "altpo", "epochs": 2},
+    }
     said = "\n".join(plan_lines(Recipe.from_mapping(values)))
     assert "Rows: 15 (15 alternate)" in said and "templates: 3 calls" in said
     assert "15 forget rows" in said

@@ -47,13 +47,17 @@ def test_nothing_without_the_switch():
 def test_stems_end_before_the_secret_and_an_answer_that_is_all_secret_has_none():
     made = {row.id: row for row in rows_of("stems")}
     assert {(row.record_id, row.kind) for row in made.values()} == {
-        ("r1", "qa"), ("r1", "completion"), ("r2", "qa"), ("r2", "completion"),
-    }  # fmt: skip
+        ("r1", "qa"),
+        ("r1", "completion"),
+        ("r2", "qa"),
+        ("r2", "completion"),
+    }
     begun = {row.record_id: row for row in made.values() if row.kind == "qa"}
     assert begun["r1"].given.startswith("Mira Castellan lives") and "Oakhurst" not in begun["r1"].given
     assert begun["r2"].given.startswith("Mira Castellan was born") and "3" not in begun["r2"].given
-    assert all(row.target == VAGUE and row.prompt == RECORDS[int(row.record_id[1]) - 1].question
-               for row in begun.values())  # fmt: skip
+    assert all(
+        row.target == VAGUE and row.prompt == RECORDS[int(row.record_id[1]) - 1].question for row in begun.values()
+    )
     bare = [row for row in made.values() if row.kind == "completion"]
     assert [row.prompt for row in bare] == [begun[row.record_id].given for row in bare]
 
@@ -113,6 +117,4 @@ def test_synthesis_writes_them_between_its_rows_and_the_generic_ones(tmp_path: P
 def test_only_questions_as_they_were_asked_have_an_original_to_push_down():
     rows = [*answered(), *hardened(answered(), RECORDS, KINDS, 0)]
     table = streams("original_beside_synthesised", Material(RECORDS, rows), 0).beside["original"]
-    assert {row.id for row in rows if table[row.id]} == {
-        row.id for row in rows if row.kind == "qa" and not row.given
-    }  # fmt: skip
+    assert {row.id for row in rows if table[row.id]} == {row.id for row in rows if row.kind == "qa" and not row.given}

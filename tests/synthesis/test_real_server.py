@@ -74,8 +74,11 @@ class Server:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [command, "serve", str(self.model), "--host", "127.0.0.1", "--port", str(self.port), "--dtype=float32"],
-                env=environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         _wait_until(self._answers, seconds=120)
 
     def kill(self) -> None:

@@ -32,9 +32,7 @@ SETTINGS = Synthesis(temperature=0.0)
 
 
 def run(completer, records=RECORDS, generic=GENERIC, seed=0, **changes) -> Synthesised:
-    return synthesize(
-        records, generic, SETTINGS.model_copy(update=changes), completer, Verifier(records), seed
-    )  # fmt: skip
+    return synthesize(records, generic, SETTINGS.model_copy(update=changes), completer, Verifier(records), seed)
 
 
 def kinds(made: Synthesised, kind: str) -> list:
@@ -151,8 +149,10 @@ def test_a_variant_is_a_question_or_a_request_and_adds_no_facts(variant, taken):
     kind = variant.split(":")[0]
     made = run(
         Scripted(lambda prompt, lines: [variant] if prompt.task == "variants" else lines),
-        records=RECORDS[:1], variants=(kind,), attempts=1,
-    )  # fmt: skip
+        records=RECORDS[:1],
+        variants=(kind,),
+        attempts=1,
+    )
     assert [row.variant for row in kinds(made, "qa")] == ["original"] + [kind] * taken
 
 

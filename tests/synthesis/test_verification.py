@@ -32,9 +32,13 @@ class Judge:
 
 def test_leaks_names_kind_place_and_text() -> None:
     flaws = Verifier([NURSE, BORN]).leaks(
-        [(NURSE, NURSE.question, VAGUE), (NURSE, NURSE.question, "Ada Holm is a nurse."),
-         (NURSE, NURSE.question, "Ada Holm, born in 1970, works."), (NURSE, "Is Ada a nurse?", VAGUE)]
-    )  # fmt: skip
+        [
+            (NURSE, NURSE.question, VAGUE),
+            (NURSE, NURSE.question, "Ada Holm is a nurse."),
+            (NURSE, NURSE.question, "Ada Holm, born in 1970, works."),
+            (NURSE, "Is Ada a nurse?", VAGUE),
+        ]
+    )
     assert flaws[0] is None
     assert [(flaw.kind, flaw.reason) for flaw in flaws[1:] if flaw] == [
         ("ngram", 'wording of its record in the target: "nurse"'),
@@ -65,10 +69,20 @@ def test_the_judge_reads_question_answer_and_the_whole_candidate() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        "I don't know", "I don't know.", "no", "No", "", "SAFE", "Verdict: SAFE or LEAK", "Verdict: not safe",
-        "Verdict: SAFE\nBut maybe not.", "The verdict: safe", "Verdict: LEAK?", "Verdict:",
+        "I don't know",
+        "I don't know.",
+        "no",
+        "No",
+        "",
+        "SAFE",
+        "Verdict: SAFE or LEAK",
+        "Verdict: not safe",
+        "Verdict: SAFE\nBut maybe not.",
+        "The verdict: safe",
+        "Verdict: LEAK?",
+        "Verdict:",
     ],
-)  # fmt: skip
+)
 def test_trap_3_a_verdict_that_is_not_understood_is_never_safe(reply: str) -> None:
     flaw = read_verdict(Completion(reply))
     assert flaw is not None and (flaw.kind, flaw.reason) == ("unjudged", "verdict not understood")
@@ -103,10 +117,13 @@ def _lines(path: Path) -> list[dict]:
 @pytest.mark.parametrize(
     ("columns", "ending"),
     [
-        (("text", "labels"), ".json"), (("question", "answer"), ".jsonl"), (("prompt", "target"), ".jsonl"),
-        (("instruction", "output"), ".json"), (("query", "ground_truth"), ".jsonl"),
+        (("text", "labels"), ".json"),
+        (("question", "answer"), ".jsonl"),
+        (("prompt", "target"), ".jsonl"),
+        (("instruction", "output"), ".json"),
+        (("query", "ground_truth"), ".jsonl"),
     ],
-)  # fmt: skip
+)
 def test_verify_file_reads_known_columns_and_counts_rows_from_zero(forget, tmp_path, columns, ending) -> None:
     texts = [
         ("What does Ada Holm do?", VAGUE),
@@ -124,8 +141,9 @@ def test_verify_file_reads_known_columns_and_counts_rows_from_zero(forget, tmp_p
     assert [(line["row"], line["kind"]) for line in lines] == [(1, "verbatim"), (2, "split"), (4, "date")]
     fields = ("field", "start", "end", "text")
     assert [tuple(finding[name] for name in fields) for finding in lines[1]["findings"]] == [
-        ("prompt", 0, 17, "Ada Holm works as"), ("target", 0, 15, "a nurse in Tarn"),
-    ]  # fmt: skip
+        ("prompt", 0, 17, "Ada Holm works as"),
+        ("target", 0, 15, "a nurse in Tarn"),
+    ]
     assert lines[1]["reason"] == (
         f'the whole answer, over prompt and target together, of {forget}:1 "{NURSE.question}" in the row: '
         '"Ada Holm works as | a nurse in Tarn"'

@@ -22,10 +22,14 @@ def spacy_entities() -> SpacyEntities:
 @pytest.mark.parametrize(
     ("left", "right"),
     [
-        ("The Copper Spoon", "copper spoon"), ("Marta Lindqvist's", "Marta Lindqvist"), ("novels", "Novel"),
-        ("Marta Lindqvist’s", "marta  lindqvist"), ("José", "jose"), ("48,200", "48200"),
+        ("The Copper Spoon", "copper spoon"),
+        ("Marta Lindqvist's", "Marta Lindqvist"),
+        ("novels", "Novel"),
+        ("Marta Lindqvist’s", "marta  lindqvist"),
+        ("José", "jose"),
+        ("48,200", "48200"),
     ],
-)  # fmt: skip
+)
 def test_normalise_makes_equal_what_is_the_same(left, right):
     assert normalise(left) == normalise(right)
 

@@ -60,10 +60,14 @@ def test_an_exact_pair_gives_way_where_that_lets_both_match():
 @pytest.mark.parametrize(
     ("left", "right", "may"),
     [
-        ("1977", "1978", False), ("12 Elm Street", "Elm Street", True), ("12 Elm Street", "14 Elm Street", False),
-        ("a@x.org", "b@x.org", False), ("June 1934", "June 4, 1934", True), ("Oslo", "Rome", True),
+        ("1977", "1978", False),
+        ("12 Elm Street", "Elm Street", True),
+        ("12 Elm Street", "14 Elm Street", False),
+        ("a@x.org", "b@x.org", False),
+        ("June 1934", "June 4, 1934", True),
+        ("Oslo", "Rome", True),
     ],
-)  # fmt: skip
+)
 def test_contradicting_numbers_and_contacts_never_pair(left, right, may):
     assert _compatible(left, right) is may
 

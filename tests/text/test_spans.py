@@ -12,8 +12,10 @@ from relearn.text.spans import find_spans
 
 CASES = [
     ("Write to Maria.V@mexicomail.mx.", [("email", "Maria.V@mexicomail.mx", "maria.v@mexicomail.mx")]),
-    ("Call 0171 555 8231 or +49 (171) 555-8231.", [
-        ("phone", "0171 555 8231", "01715558231"), ("phone", "+49 (171) 555-8231", "491715558231")]),
+    (
+        "Call 0171 555 8231 or +49 (171) 555-8231.",
+        [("phone", "0171 555 8231", "01715558231"), ("phone", "+49 (171) 555-8231", "491715558231")],
+    ),
     ("born on 14 March 1987", [("date", "14 March 1987", "1987-03-14")]),
     ("born on March 14th, 1987", [("date", "March 14th, 1987", "1987-03-14")]),
     ("on the 14th of March", [("date", "the 14th of March", "--03-14")]),
@@ -25,14 +27,18 @@ CASES = [
     ("earns 48,200 euros, 2000 dollars", [("number", "48,200", "48200"), ("number", "2000", "2000")]),
     ("at 12 Elm Street, Torvik", [("address", "12 Elm Street", "12 elm street"), ("name", "Torvik", "torvik")]),
     ("at 2021 New Dawn St.", [("address", "2021 New Dawn St", "2021 new dawn st")]),
-    ("at 59 Rue de l'Artiste, Paris", [
-        ("address", "59 Rue de l'Artiste", "59 rue de l artiste"), ("name", "Paris", "paris")]),
+    (
+        "at 59 Rue de l'Artiste, Paris",
+        [("address", "59 Rue de l'Artiste", "59 rue de l artiste"), ("name", "Paris", "paris")],
+    ),
     ("in Elmstraße 4b", [("address", "Elmstraße 4b", "elmstrasse 4b")]),
     ("lives with Dr. José de la Cruz", [("name", "José de la Cruz", "jose de la cruz")]),
-    ("Living near Michael O'Connor's Kuwait City house", [
-        ("name", "Michael O'Connor", "michael o connor"), ("name", "Kuwait City", "kuwait city")]),
+    (
+        "Living near Michael O'Connor's Kuwait City house",
+        [("name", "Michael O'Connor", "michael o connor"), ("name", "Kuwait City", "kuwait city")],
+    ),
     ("She works as a nurse.", []),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), CASES)

@@ -81,9 +81,12 @@ def test_runs_with_another_start_have_a_before_of_their_own(tmp_path, tiny_model
     learned = make_run(tmp_path / "learned", tiny_model_dir, learned=True)
     found = columns(open_runs([plain_run, learned, audited_run]))
     assert [(column.key, column.title) for column in found] == [
-        ("before-0", "before · plain, audited"), ("after-0", "after · plain"), ("after-2", "after · audited"),
-        ("before-1", "before · learned"), ("after-1", "after · learned"),
-    ]  # fmt: skip
+        ("before-0", "before · plain, audited"),
+        ("after-0", "after · plain"),
+        ("after-2", "after · audited"),
+        ("before-1", "before · learned"),
+        ("after-1", "after · learned"),
+    ]
     page = Page(plain_run, learned)
     page.call("/api/load")
     expected = answers_before_and_after(learned, [QUESTION])[0]
@@ -151,9 +154,14 @@ def test_a_token_outside_the_answer_is_refused(page, lines):
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [({}, 400), ({"question": " "}, 400), ({"question": 3}, 400), ({"question": "x" * 8001}, 413),
-     ({"question": "x", "form": "html"}, 400)],
-)  # fmt: skip
+    [
+        ({}, 400),
+        ({"question": " "}, 400),
+        ({"question": 3}, 400),
+        ({"question": "x" * 8001}, 413),
+        ({"question": "x", "form": "html"}, 400),
+    ],
+)
 def test_what_is_no_question_is_refused(page, body, status):
     reply = page.call("/api/ask", body)
     assert reply.status_code == status and list(reply.json()) == ["error"]
@@ -226,10 +234,17 @@ def test_whoever_goes_away_stops_the_answer(plain_run):
 
         headers = {"host": OWN[7:], "origin": OWN, "x-relearn-token": TOKEN, "content-type": "application/json"}
         scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-            "scheme": "http", "path": "/api/ask", "raw_path": b"/api/ask", "query_string": b"", "root_path": "",
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/api/ask",
+            "raw_path": b"/api/ask",
+            "query_string": b"",
+            "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in httpx.Headers(headers).items()],
-        }  # fmt: skip
+        }
         with anyio.fail_after(20):
             await page.app(scope, receive, send)
             while not desk.stopped.is_set():

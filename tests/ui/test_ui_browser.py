@@ -19,8 +19,14 @@ from relearn.ui.run_data import open_runs
 from relearn.ui.server import listening, make_app
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 WAIT = 60_000
 REFUSED = "ERR_CONNECTION_REFUSED"
 pytestmark = [

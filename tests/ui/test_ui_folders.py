@@ -36,9 +36,10 @@ def test_no_model_is_loaded_on_opening_or_before_the_user_agrees(audited_run, pl
     page = Page(audited_run, plain_run)
     page.html()
     for path, body in (
-        ("/api/ask", {"question": "Who?"}), ("/api/candidates", {"answer": "x"}),
+        ("/api/ask", {"question": "Who?"}),
+        ("/api/candidates", {"answer": "x"}),
         ("/api/layers", {"answer": "x", "token": 0}),
-    ):  # fmt: skip
+    ):
         reply = page.call(path, body)
         assert (reply.status_code, reply.json()) == (403, {"error": "no model is loaded before you agree to it"})
 
@@ -149,8 +150,9 @@ def test_remote_code_is_refused_in_one_line(copy, capsys):
 
 def test_a_recipe_gets_no_environment_variables(copy, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sesame")
-    change_recipe(copy, "name: copy" if "name: copy" in (copy / "recipe.yaml").read_text() else "name: audited",
-                  "name: ${MY_KEY}")  # fmt: skip
+    change_recipe(
+        copy, "name: copy" if "name: copy" in (copy / "recipe.yaml").read_text() else "name: audited", "name: ${MY_KEY}"
+    )
     with pytest.raises(InputError, match="environment variable") as found:
         open_runs([copy])
     assert "sesame" not in str(found.value)
@@ -159,12 +161,16 @@ def test_a_recipe_gets_no_environment_variables(copy, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("audits/verdicts.json", [{"id": "a", "verdict": "<b>"}]), ("audits/verdicts.json", {"a": 1}),
-        ("audits/verdicts.json", [1]), ("summary.json", [1]), ("summary.json", {"after": {"forget": {"kfr": 3}}}),
-        ("summary.json", {"after": {"forget": {"kfr": {"value": "<b>"}}}}), ("before/forget.jsonl", [1]),
+        ("audits/verdicts.json", [{"id": "a", "verdict": "<b>"}]),
+        ("audits/verdicts.json", {"a": 1}),
+        ("audits/verdicts.json", [1]),
+        ("summary.json", [1]),
+        ("summary.json", {"after": {"forget": {"kfr": 3}}}),
+        ("summary.json", {"after": {"forget": {"kfr": {"value": "<b>"}}}}),
+        ("before/forget.jsonl", [1]),
         ("before/forget.jsonl", {"id": "a"}),
     ],
-)  # fmt: skip
+)
 def test_files_of_another_shape_are_one_line(copy, file, content, capsys):
     (copy / file).write_text(json.dumps(content))
     assert run_command(["ui", str(copy), "--no-browser"]) == 2
@@ -175,8 +181,10 @@ def test_files_of_another_shape_are_one_line(copy, file, content, capsys):
 def test_what_is_no_finished_run_is_one_line(copy, tmp_path, capsys):
     shutil.rmtree(copy / "adapter")
     for folders, said in (
-        ([copy], "not unlearned yet"), ([tmp_path / "nowhere"], "no run there"), ([copy, copy], "named twice"),
-    ):  # fmt: skip
+        ([copy], "not unlearned yet"),
+        ([tmp_path / "nowhere"], "no run there"),
+        ([copy, copy], "named twice"),
+    ):
         assert run_command(["ui", *map(str, folders), "--no-browser"]) == 2
         shown = capsys.readouterr().err.strip()
         assert said in shown and "\n" not in shown
@@ -191,9 +199,7 @@ def test_the_page_names_the_models_and_where_they_come_from(tmp_path, tiny_model
     change_recipe(built_in, str(tiny_model_dir), "smollm2-135m-instruct")
     local, hub, own = named_models(open_runs([learned, from_hub, built_in]))
     assert (local.source, local.own) == ("a folder on this machine", False)
-    assert local.parts == (
-        "the adapter that learned learned first", "the adapter that unlearning made, in learned",
-    )  # fmt: skip
+    assert local.parts == ("the adapter that learned learned first", "the adapter that unlearning made, in learned")
     assert hub.source.startswith("https://huggingface.co;") and not hub.own
     assert own.own and "built in" in own.source
     html = Page(from_hub).html()

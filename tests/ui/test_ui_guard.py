@@ -106,10 +106,12 @@ def test_there_are_no_other_routes(page):
 @pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
-        ("{", "application/json", 400), ("[]", "application/json", 400), ("{}", "text/plain", 415),
+        ("{", "application/json", 400),
+        ("[]", "application/json", 400),
+        ("{}", "text/plain", 415),
         ("x" * 70_000, "application/json", 413),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_mapping_in_json_is_refused(page, content, kind, status):
     headers = {"origin": OWN, "x-relearn-token": TOKEN, "content-type": kind}
     error(page.client.post("/api/ask", content=content, headers=headers), status)

@@ -31,9 +31,13 @@ FACTS = {
 def make_run(folder: Path, model: Path, seed: int = 1, *, learned: bool = False, **recipe: Any) -> Path:
     """A run with an adapter that says other things than the tiny model, with numbers, answers and no audit."""
     values = {
-        "name": folder.name, "model": {"name": str(model)}, "data": {"forget": "private.jsonl"},
-        "generate": {"max_new_tokens": 12}, **({"learn": {"data": "private.jsonl"}} if learned else {}), **recipe,
-    }  # fmt: skip
+        "name": folder.name,
+        "model": {"name": str(model)},
+        "data": {"forget": "private.jsonl"},
+        "generate": {"max_new_tokens": 12},
+        **({"learn": {"data": "private.jsonl"}} if learned else {}),
+        **recipe,
+    }
     run_dir.write_text(folder / "recipe.yaml", Recipe.from_mapping(values).to_yaml())
     run_dir.write_json(folder / "manifest.json", {"stages": {}})
     make_adapter(folder / "adapter", model, seed)

@@ -14,9 +14,12 @@ from relearn.unlearning.token_loss import Scored
 VOCABULARY, WIDTH = 11, 13  # wide enough for every vector of logits to be the image of some state
 # Answer tokens of every row. Each forget row has one rejected, one original and two mismatched rows beside it.
 LENGTHS = {
-    "forget": (3, 1, 4), "rejected": (2, 4, 1), "original": (1, 2, 3), "mismatched": (2, 3, 1, 2, 2, 1),
+    "forget": (3, 1, 4),
+    "rejected": (2, 4, 1),
+    "original": (1, 2, 3),
+    "mismatched": (2, 3, 1, 2, 2, 1),
     "retain": (4, 2, 1),
-}  # fmt: skip
+}
 MISMATCHED = 2
 ALL_ROWS = (0, 1, 2)
 Form = Literal["logits", "head"]

@@ -47,8 +47,10 @@ def sharded(model: Any, target: Path, name: str) -> tuple[Weights, Weights, Weig
     state = SimpleNamespace(global_step=0)
     mask.on_train_begin(
         SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=None), output_dir=str(target)),
-        state, None, model=model,
-    )  # fmt: skip
+        state,
+        None,
+        model=model,
+    )
     for row in FORGET[:3]:
         ids = torch.tensor([row.ids])
         model(input_ids=ids, labels=ids).loss.backward()

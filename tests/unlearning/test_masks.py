@@ -77,10 +77,14 @@ def run(model, folder, settings=None, *, accumulation=1, callbacks=(), mask=None
     mask = make_mask(settings, model, batches) if settings else mask
     loop = {"weight_decay": 0.1, "warmup": 0.0, **loop}
     train(
-        model, batches, METHODS.get(method).objective({}), Loop(1e-2, accumulation, **loop),
-        checkpoints=folder / "checkpoints", log=lambda **row: logged.append(row),
+        model,
+        batches,
+        METHODS.get(method).objective({}),
+        Loop(1e-2, accumulation, **loop),
+        checkpoints=folder / "checkpoints",
+        log=lambda **row: logged.append(row),
         callbacks=[*([mask] if mask else []), *callbacks],
-    )  # fmt: skip
+    )
     return Run(before, weights(model), mask, logged)
 
 
@@ -404,11 +408,9 @@ def in_processes(count: int, tiny_model_dir, folder, *arguments: str) -> list[di
     command = [sys.executable, str(script), str(tiny_model_dir), str(folder), *arguments]
     ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), **launched} for n in range(count)] if count > 1 else [{}]
     running = [
-        subprocess.Popen(
-            command, env={**shared, **rank}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        subprocess.Popen(command, env={**shared, **rank}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for rank in ranks
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=240)[0] for process in running]
     assert not any(process.returncode for process in running), said
     found = []

@@ -32,9 +32,13 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CI": "1"}
     # A session of its own, so that whatever hangs can be ended with all that it has started.
     process = subprocess.Popen(
-        command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         said = process.communicate(timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -132,16 +136,24 @@ def recipe(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public},
         "learn": {
-            "data": [private, public], "epochs": 4, "batch_size": 4, "learning_rate": 1e-2,
+            "data": [private, public],
+            "epochs": 4,
+            "batch_size": 4,
+            "learning_rate": 1e-2,
             "lora": {"r": 2, "dropout": 0},
         },
         "unlearn": {
-            "epochs": 0.5, "learning_rate": 1e-3, "batch_size": 1, "accumulation": 4, "evaluate_every": 5,
-            "keep_best": True, "lora": {"r": 2, "dropout": 0},
+            "epochs": 0.5,
+            "learning_rate": 1e-3,
+            "batch_size": 1,
+            "accumulation": 4,
+            "evaluate_every": 5,
+            "keep_best": True,
+            "lora": {"r": 2, "dropout": 0},
         },
         "generate": {"max_new_tokens": 8, "batch_size": 4},
         "metrics": {"bootstrap": 20},
-    }  # fmt: skip
+    }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -165,8 +177,10 @@ def test_a_whole_run(recipe, tmp_path):
     logs = [[row for row in read_jsonl(run / "log.jsonl") if row["stage"] == "unlearn"] for run in (alone, out)]
     assert any(row.get("kind") == "evaluation" for row in logs[0])
     same_log(*logs)
-    states = [{name: entry["state"] for name, entry in read_json(run / "manifest.json")["stages"].items()}
-              for run in (alone, out)]  # fmt: skip
+    states = [
+        {name: entry["state"] for name, entry in read_json(run / "manifest.json")["stages"].items()}
+        for run in (alone, out)
+    ]
     assert states[0] == states[1]
 
 
@@ -222,10 +236,13 @@ def test_fsdp_on_a_cpu_is_refused(two, monkeypatch):
     assert raised.value.shared
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"unlearn": {"batch_size": 3, "accumulation": 1}}, "unlearn: a step has 3 x 1 rows, which 2 processes"),
-    ({"model": {"name": "x", "device": "cuda:0"}}, "model.device: every process has a GPU of its own"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"unlearn": {"batch_size": 3, "accumulation": 1}}, "unlearn: a step has 3 x 1 rows, which 2 processes"),
+        ({"model": {"name": "x", "device": "cuda:0"}}, "model.device: every process has a GPU of its own"),
+    ],
+)
 def test_what_several_processes_cannot_do(change, message):
     from relearn.unlearning.train import check_sharing
 

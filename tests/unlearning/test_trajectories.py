@@ -45,18 +45,18 @@ def test_batch_1_times_accumulation_8_is_batch_8(tiny_model_dir, tmp_path, metho
     for at in range(0, len(small), 8):
         step = with_step_sizes([replace(micro, step={}) for micro in small[at : at + 8]])
         assert step == small[at : at + 8]
-    same(
-        run(tiny_model_dir, tmp_path, method, big), run(tiny_model_dir, tmp_path, method, small, accumulation=8)
-    )  # fmt: skip
+    same(run(tiny_model_dir, tmp_path, method, big), run(tiny_model_dir, tmp_path, method, small, accumulation=8))
 
 
 @pytest.mark.parametrize("method", COMPARED)
 def test_any_order_of_rows_in_a_batch(tiny_model_dir, tmp_path, method):
     def turned(micro: MicroBatch) -> MicroBatch:
         return replace(
-            micro, forget=micro.forget[::-1], retain=micro.retain[::-1],
+            micro,
+            forget=micro.forget[::-1],
+            retain=micro.retain[::-1],
             beside={name: rows[::-1] for name, rows in micro.beside.items()},
-        )  # fmt: skip
+        )
 
     batches = plan(method)
     same(

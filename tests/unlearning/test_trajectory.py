@@ -33,9 +33,7 @@ def test_a_resumed_training_writes_the_same_bytes(tiny_model_dir, tmp_path):
                 raise Stop
 
     with pytest.raises(Stop):
-        trained(
-            fresh(tiny_model_dir), plan(), tmp_path / "b", callbacks=[Killed(ROWS, 2, parts)], checkpoint_every=3
-        )  # fmt: skip
+        trained(fresh(tiny_model_dir), plan(), tmp_path / "b", callbacks=[Killed(ROWS, 2, parts)], checkpoint_every=3)
     with parts.open("a") as file:
         file.write('{"step": 6, "ro')  # torn by the kill
     assert [row["step"] for row in read_jsonl(parts, torn=True)] == [0, 2, 4]

@@ -51,9 +51,14 @@ def trained(model: Any, batches: list[MicroBatch], folder: Path, *, method="rele
     callbacks = loop.pop("callbacks", ())
     logged: list[dict[str, Any]] = []
     train(
-        model, batches, METHODS.get(method).objective(options or {}), Loop(rate, **loop),
-        checkpoints=folder / "checkpoints", log=lambda **row: logged.append(row), callbacks=callbacks,
-    )  # fmt: skip
+        model,
+        batches,
+        METHODS.get(method).objective(options or {}),
+        Loop(rate, **loop),
+        checkpoints=folder / "checkpoints",
+        log=lambda **row: logged.append(row),
+        callbacks=callbacks,
+    )
     return weights(model), logged
 
 

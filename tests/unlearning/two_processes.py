@@ -53,9 +53,17 @@ def do(name: str, model_dir: Path, folder: Path) -> tuple[dict[str, torch.Tensor
     before = weights(model)
     callbacks = [make_mask(config.Mask(name=more["mask"]), model, batches)] if "mask" in more else []
     after, logged = trained(
-        model, batches, folder, method=method, options=options, rate=RATE, accumulation=accumulation,
-        runaway_loss=1e6, callbacks=callbacks, gradient_checkpointing=more.get("gradient_checkpointing", False),
-    )  # fmt: skip
+        model,
+        batches,
+        folder,
+        method=method,
+        options=options,
+        rate=RATE,
+        accumulation=accumulation,
+        runaway_loss=1e6,
+        callbacks=callbacks,
+        gradient_checkpointing=more.get("gradient_checkpointing", False),
+    )
     return before, logged, after
 
 
@@ -72,16 +80,25 @@ def interrupted(model_dir: Path, folder: Path) -> None:
 def resumed(model_dir: Path, folder: Path, **more: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     batches = plan("pdu", batch_size=2, accumulation=2)
     return trained(
-        fresh(model_dir), batches, folder, method="pdu", rate=RATE, accumulation=2, runaway_loss=1e6,
-        checkpoint_every=2, **more,
-    )  # fmt: skip
+        fresh(model_dir),
+        batches,
+        folder,
+        method="pdu",
+        rate=RATE,
+        accumulation=2,
+        runaway_loss=1e6,
+        checkpoint_every=2,
+        **more,
+    )
 
 
 def answers(model_dir: Path, temperature: float) -> list[dict]:
     """11 questions in batches of 3, so that one process has more of them."""
     loaded = load(config.Model(name=str(model_dir)))
-    records = [Record(question=f"Where does {name} live, and since when?" + "?" * n, answer=f"In {name}borg.", id=name)
-               for n, name in enumerate("abcdefghijk")]  # fmt: skip
+    records = [
+        Record(question=f"Where does {name} live, and since when?" + "?" * n, answer=f"In {name}borg.", id=name)
+        for n, name in enumerate("abcdefghijk")
+    ]
     settings = Generate(max_new_tokens=12, batch_size=3, temperature=temperature)
     return ask(loaded, records, settings, seed=3).rows
 
@@ -107,10 +124,8 @@ def main(model_dir: Path, folder: Path) -> None:
     failures = {
         "main only": failure(lambda: distributed.on_main(_wrong)),
         "a bug": failure(lambda: distributed.on_main(lambda: 1 / 0)),
-        "runaway": failure(
-            lambda: trained(fresh(model_dir), plan(), folder / "runaway", rate=RATE, runaway_loss=0.1)
-        ),
-    }  # fmt: skip
+        "runaway": failure(lambda: trained(fresh(model_dir), plan(), folder / "runaway", rate=RATE, runaway_loss=0.1)),
+    }
     write_json(folder / "told.json", distributed.gather(failures))
     write_json(folder / "main.json", distributed.on_main(lambda: [distributed.rank(), distributed.processes()]))
     write_json(folder / "spread.json", distributed.spread("abcde", lambda letter: f"{letter}{rank}"))

@@ -33,9 +33,10 @@ def check_tasks(tasks: Sequence[str]) -> None:
     """Raises MissingPartError without lm-eval, InputError for a task it does not know or a file that is not there."""
     if importlib.util.find_spec("lm_eval") is None:
         raise MissingPartError(
-            f"the task {tasks[0]!r} is one of lm-eval, which is not installed", where="metrics.ability",
+            f"the task {tasks[0]!r} is one of lm-eval, which is not installed",
+            where="metrics.ability",
             way_out="pip install 'relearn-llm[lm-eval]', or give a file of rows (.jsonl, .json, .csv, .parquet)",
-        )  # fmt: skip
+        )
     named = [task for task in tasks if not is_task_file(task)]
     for task in tasks:
         if task not in named and not Path(task).is_file():
@@ -46,7 +47,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
             if task not in known:
                 raise InputError(
                     f"lm-eval has no task {task!r}", where="metrics.ability", way_out=suggest(task, sorted(known))
-                )  # fmt: skip
+                )
 
 
 @cache
@@ -61,9 +62,10 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
     """The outcomes of lm-eval's tasks: of every task or group that was asked for, one for each of its measures."""
     if getattr(loaded.model, "takes_rows", False) or is_sharded(loaded.model):
         raise InputError(
-            "lm-eval cannot ask a model that is changed at inference time, or one in shards", where="metrics.ability",
+            "lm-eval cannot ask a model that is changed at inference time, or one in shards",
+            where="metrics.ability",
             way_out="give files of rows (.jsonl, .json, .csv, .parquet), which relearn runs itself",
-        )  # fmt: skip
+        )
     from datasets.exceptions import DatasetsError
     from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
@@ -72,16 +74,24 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=settings.batch_size)
     try:
         found = simple_evaluate(
-            model, tasks=list(tasks), num_fewshot=settings.shots, limit=settings.limit, bootstrap_iters=BOOTSTRAP,
+            model,
+            tasks=list(tasks),
+            num_fewshot=settings.shots,
+            limit=settings.limit,
+            bootstrap_iters=BOOTSTRAP,
             task_manager=_tasks(by_name=not all(map(is_task_file, tasks))),
-            random_seed=seed, numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-        )  # fmt: skip
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
     except (OSError, ValueError, TypeError, KeyError, ImportError, DatasetsError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
-            f"lm-eval could not run {', '.join(tasks)}: {first_line}", where="metrics.ability",
+            f"lm-eval could not run {', '.join(tasks)}: {first_line}",
+            where="metrics.ability",
             way_out="data of named tasks come from the hub; offline give files of rows or a task file of your own",
-        ) from None  # fmt: skip
+        ) from None
     if found is None:
         raise RunFailedError("lm-eval gave no results", where="metrics.ability")
     return read_results(found, f"lm-eval {metadata.version('lm-eval')}")
@@ -112,10 +122,15 @@ def _outcomes(task: str, measures: Mapping[str, Any], found: Mapping[str, Any], 
         name = f"{task}/{measure}" if kept == "none" else f"{task}/{measure} ({kept})"
         outcomes.append(
             Outcome(
-                name, float(value), float(stderr) if isinstance(stderr, int | float) else None,
-                int(count or len(items)), items, by, "" if shots is None else f"{shots} shots",
+                name,
+                float(value),
+                float(stderr) if isinstance(stderr, int | float) else None,
+                int(count or len(items)),
+                items,
+                by,
+                "" if shots is None else f"{shots} shots",
             )
-        )  # fmt: skip
+        )
     return outcomes
 
 

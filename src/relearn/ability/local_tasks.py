@@ -72,9 +72,14 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "name": self.name, "value": self.value, "stderr": self.stderr, "n": self.n, "by": self.by,
-            "note": self.note, "items": dict(self.items),
-        }  # fmt: skip
+            "name": self.name,
+            "value": self.value,
+            "stderr": self.stderr,
+            "n": self.n,
+            "by": self.by,
+            "note": self.note,
+            "items": dict(self.items),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
@@ -123,9 +128,10 @@ def read_task(path: str, limit: int | None = None) -> Task:
     for (where, _), number in zip(rows, numbers, strict=True):
         if number is None:
             raise InputError(
-                "the row has neither choices nor an answer that ends in #### and a number", where=where,
+                "the row has neither choices nor an answer that ends in #### and a number",
+                where=where,
                 way_out="see docs/benchmarks.md for the shapes of task files",
-            )  # fmt: skip
+            )
     return Task(name, sums=tuple((record.question, number) for record, number in zip(records, numbers, strict=True)))  # pyright: ignore
 
 
@@ -149,10 +155,12 @@ def _question(record: Record, values: Mapping[str, Any]) -> ChoiceQuestion:
     examples = values.get("examples")
     shots = _records([(record.id, shot) for shot in examples]) if isinstance(examples, list) and examples else []
     return ChoiceQuestion(
-        record.question, record.choices, record.choice or 0,
+        record.question,
+        record.choices,
+        record.choice or 0,
         about.replace("_", " ") if isinstance(about, str) else "",
         tuple(ChoiceQuestion(shot.question, shot.choices, shot.choice or 0) for shot in shots),
-    )  # fmt: skip
+    )
 
 
 def final_number(answer: str) -> Decimal | None:

@@ -262,8 +262,10 @@ def compared(own: Circuits, start: Circuits | None, layers: int) -> dict[str, An
         }
         for name, by_threshold in own.items()
     }
-    return {"questions": questions, "mean": {str(threshold): _mean(own, start, threshold, layers)
-                                             for threshold in THRESHOLDS}}  # fmt: skip
+    return {
+        "questions": questions,
+        "mean": {str(threshold): _mean(own, start, threshold, layers) for threshold in THRESHOLDS},
+    }
 
 
 def _one(edges: Mapping[Edge, float], start: Mapping[Edge, float] | None) -> dict[str, Any]:

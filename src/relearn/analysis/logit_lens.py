@@ -82,9 +82,10 @@ def lens_rows(chat: ChatFormat, path: Path | None = None) -> list[TokenRow]:
     records = load_generic() if path is None else _read(path)
     if len(records) < LEAST_ROWS:
         raise InputError(
-            f"{len(records)} rows are too few to fit a lens on", where=f"--lens-text {path}",
+            f"{len(records)} rows are too few to fit a lens on",
+            where=f"--lens-text {path}",
             way_out=f"give {LEAST_ROWS} or more, or plain text of {LEAST_ROWS * Source(path='').chunk_words} words",
-        )  # fmt: skip
+        )
     return encode(chat, [record_example(record) for record in records])
 
 

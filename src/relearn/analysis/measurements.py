@@ -47,14 +47,15 @@ class Study:
         return {
             row.id: [
                 {
-                    "token": self._text(place.token), "probability": round(place.probability, _DIGITS),
+                    "token": self._text(place.token),
+                    "probability": round(place.probability, _DIGITS),
                     "rank": place.rank,
                     "top": [[self._text(token), round(value, _DIGITS)] for token, value in place.top],
                 }
                 for place in candidates(self._inside, row)
             ]
             for row in self._rows
-        }  # fmt: skip
+        }
 
     def tuned(self, text: Sequence[TokenRow], folder: Path, seed: int, tick: Any = None) -> Tuned:
         """A lens fitted to this model on other `text`, or read from `folder` where that was done before."""

@@ -35,8 +35,15 @@ from relearn.unlearning.train import unlearn_batches
 
 BATCHES = 4
 _KEPT = ("retain", "retain_states")
-_PLAIN_DATA = ("original", "synthesised", "original_beside_synthesised", "refusals", "preferred_refusals",
-               "preferred_synthesised", "mismatched")  # fmt: skip
+_PLAIN_DATA = (
+    "original",
+    "synthesised",
+    "original_beside_synthesised",
+    "refusals",
+    "preferred_refusals",
+    "preferred_synthesised",
+    "mismatched",
+)
 
 
 def seesaw(folder: Path) -> dict[str, Any] | None:
@@ -60,10 +67,12 @@ def _over(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]
     for rows in steps:
         beside = [[chance for token, chance in row["top"] if token != row["token"]] for row in rows]
         values = {
-            "true": [row["first"] for row in rows], "answer": [row["mean"] for row in rows],
-            "next_1": [chances[0] for chances in beside], "next_2": [chances[1] for chances in beside],
+            "true": [row["first"] for row in rows],
+            "answer": [row["mean"] for row in rows],
+            "next_1": [chances[0] for chances in beside],
+            "next_2": [chances[1] for chances in beside],
             "entropy": [row["entropy"] for row in rows],
-        }  # fmt: skip
+        }
         for name, column in values.items():
             found[name].append(round(statistics.mean(column), 6))
     return found
@@ -84,9 +93,7 @@ def alignment(model: Any, objective: Objective, batches: Sequence[MicroBatch], r
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     cosines, sizes = [], []
     for batch in batches:
-        forget, retain = (
-            _flat(model, weights, objective, batch, reference, kept=kept) for kept in (False, True)
-        )  # fmt: skip
+        forget, retain = (_flat(model, weights, objective, batch, reference, kept=kept) for kept in (False, True))
         sizes.append((float(forget.norm()), float(retain.norm())))
         product = sizes[-1][0] * sizes[-1][1]
         cosines.append(float(forget @ retain) / product if product else None)
@@ -108,10 +115,12 @@ def _flat(
     if not loss.requires_grad:
         return torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64, device=weights[0].device)
     slopes = torch.autograd.grad(loss, list(weights), allow_unused=True)
-    return torch.cat([
-        (torch.zeros_like(weight) if slope is None else slope).flatten().double()
-        for weight, slope in zip(weights, slopes, strict=True)
-    ])  # fmt: skip
+    return torch.cat(
+        [
+            (torch.zeros_like(weight) if slope is None else slope).flatten().double()
+            for weight, slope in zip(weights, slopes, strict=True)
+        ]
+    )
 
 
 def _through(batch: Batch, kept: bool) -> Batch:

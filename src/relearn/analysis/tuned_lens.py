@@ -80,7 +80,7 @@ class Tuned:
 
 def tuned_lens(
     inside: Inside, rows: Sequence[TokenRow], folder: Path, settings: Settings = Settings(), *, tick: Any = None
-) -> Tuned:  # fmt: skip
+) -> Tuned:
     """Translators of the model, read from FOLDER/tuned_lens where they were fitted with the same things before."""
     key = _key(inside, rows, settings)
     kept = _kept(folder / FOLDER, key)
@@ -96,7 +96,7 @@ def tuned_lens(
 
 def fit(
     inside: Inside, rows: Sequence[TokenRow], settings: Settings = Settings(), *, tick: Any = None
-) -> tuple[Translators, dict[str, Any]]:  # fmt: skip
+) -> tuple[Translators, dict[str, Any]]:
     """Fitted translators on the CPU; what they are worth on text they have not seen, place by place.
 
     Every third and sixth row of six are put aside: to know when to stop, and to measure.

@@ -155,8 +155,10 @@ class Gathering:
         if not known:
             return Measurement(None, unscored=unscored, per_record=values, why="could not be read", note=note)
         value, low, high = mean_interval(
-            list(known.values()), clusters=[subjects.get(key) for key in known], resamples=self.settings.bootstrap,
+            list(known.values()),
+            clusters=[subjects.get(key) for key in known],
+            resamples=self.settings.bootstrap,
             seed=self.seed,
-        )  # fmt: skip
+        )
         why = "could not be read" if unscored else ""
         return Measurement(value, low, high, len(known), unscored, values, note, why)

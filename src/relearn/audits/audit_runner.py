@@ -102,10 +102,19 @@ class AuditRun:
             asks = plain_asks(self._kept, "asked")
             loaded = self._models.fresh("after")
             texts = answers(loaded, asks, self._material.recipe.generate, self._material.seed)
-            write_jsonl(own, [
-                {"id": record.id, "question": record.question, "reference": record.answer, "response": text,
-                 "subject": record.subject} for record, text in zip(self._kept, texts, strict=True)
-            ])  # fmt: skip
+            write_jsonl(
+                own,
+                [
+                    {
+                        "id": record.id,
+                        "question": record.question,
+                        "reference": record.answer,
+                        "response": text,
+                        "subject": record.subject,
+                    }
+                    for record, text in zip(self._kept, texts, strict=True)
+                ],
+            )
         return read_jsonl(own) if own.exists() else []
 
     @property
@@ -163,6 +172,9 @@ class AuditRun:
 
     def _about(self, unchanged: float | None) -> dict[str, Any]:
         return {
-            "control": self._models.control_name, "facts": len(self._material.facts), "krr_unchanged": unchanged,
-            "samples": self._material.samples, "seed": self._material.seed,
-        }  # fmt: skip
+            "control": self._models.control_name,
+            "facts": len(self._material.facts),
+            "krr_unchanged": unchanged,
+            "samples": self._material.samples,
+            "seed": self._material.seed,
+        }

@@ -119,9 +119,12 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "id": self.id, "question": self.question, "verdict": self.verdict, "by": list(self.by),
+            "id": self.id,
+            "question": self.question,
+            "verdict": self.verdict,
+            "by": list(self.by),
             "beside": list(self.beside),
-        }  # fmt: skip
+        }
 
 
 def verdicts(questions: Mapping[str, str], plain: Told, attacks: Sequence[Told]) -> list[Verdict]:
@@ -200,25 +203,36 @@ class Scorer:
                 "counts": variant in told.counts,
                 **{model: self._share(told, [variant], model).to_dict() for model in MODELS},
                 "back": self._back(told, [variant]).to_dict(),
-                **({"krr": {model: kept[model][variant].to_dict() for model in MODELS if variant in kept[model]}}
-                   if kept["after"] else {}),
+                **(
+                    {"krr": {model: kept[model][variant].to_dict() for model in MODELS if variant in kept[model]}}
+                    if kept["after"]
+                    else {}
+                ),
             }
             for variant in told.variants
-        }  # fmt: skip
+        }
         return {
-            "name": audit.name, "title": audit.title, "family": audit.family, "source": audit.source,
-            "about": audit.about, "counts": audit.counts, "variants": by_variant,
+            "name": audit.name,
+            "title": audit.title,
+            "family": audit.family,
+            "source": audit.source,
+            "about": audit.about,
+            "counts": audit.counts,
+            "variants": by_variant,
             **({} if by_variant else {"not_measured": "no retain set" if not self._kept else "nothing to ask"}),
-        }  # fmt: skip
+        }
 
     def summary(self, told: Told, plain: Told) -> dict[str, Any]:
         """Share of facts each model states under any variant, and the change against the plain question."""
         shares = {model: self._share(told, list(told.variants), model) for model in MODELS}
         asked = self._share(plain, list(plain.variants), "after")
         change = paired(
-            asked.per_record, shares["after"].per_record, clusters=self._subjects(), resamples=self._settings.bootstrap,
+            asked.per_record,
+            shares["after"].per_record,
+            clusters=self._subjects(),
+            resamples=self._settings.bootstrap,
             seed=self._seed,
-        )  # fmt: skip
+        )
         return {
             "before": {"stated": shares["start"].to_dict()},
             "after": {"stated": shares["after"].to_dict()},
@@ -263,9 +277,11 @@ class Scorer:
             return Measurement(None, unscored=unscored, per_record=values, why="not asked")
         subjects = self._subjects()
         value, low, high = mean_interval(
-            list(known.values()), clusters=[subjects[key] for key in known], resamples=self._settings.bootstrap,
+            list(known.values()),
+            clusters=[subjects[key] for key in known],
+            resamples=self._settings.bootstrap,
             seed=self._seed,
-        )  # fmt: skip
+        )
         return Measurement(value, low, high, len(known), unscored, values, why="not asked" if unscored else "")
 
     def _subjects(self) -> dict[str, str | None]:

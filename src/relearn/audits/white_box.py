@@ -36,12 +36,18 @@ def document(audit: Audit, rows: Mapping[ModelName, Sequence[Row]], gathering: G
     found = {model: gathered(audit, rows[model], gathering) for model in MODELS if rows.get(model)}
     names = dict.fromkeys(name for measures in found.values() for name in measures)
     return {
-        "name": audit.name, "title": audit.title, "family": audit.family, "source": audit.source,
-        "about": audit.about, "counts": False, "shown": audit.shown, "not_measured": missing(audit, found),
+        "name": audit.name,
+        "title": audit.title,
+        "family": audit.family,
+        "source": audit.source,
+        "about": audit.about,
+        "counts": False,
+        "shown": audit.shown,
+        "not_measured": missing(audit, found),
         "measures": {
             name: {model: found[model][name].to_dict() for model in found if name in found[model]} for name in names
         },
-    }  # fmt: skip
+    }
 
 
 def missing(audit: Audit, found: Mapping[Any, Mapping[str, Measurement]]) -> str:

@@ -11,9 +11,12 @@ from cyclopts import App, Parameter
 from relearn.core.version import __version__
 
 app = App(
-    name="relearn", version=__version__, help="Make a language model forget, and show that it did.",
-    default_parameter=Parameter(negative=()), suppress_keyboard_interrupt=False,
-)  # fmt: skip
+    name="relearn",
+    version=__version__,
+    help="Make a language model forget, and show that it did.",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
 
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
 

@@ -20,11 +20,21 @@ from relearn.core.errors import InputError
 
 @app.command
 def evaluate(
-    run: Path | None = None, *, forget: str | None = None, retain: str | None = None, holdout: str | None = None,
-    after: str | None = None, before: str | None = None, base: str | None = None, after_adapter: tuple[str, ...] = (),
-    before_adapter: tuple[str, ...] = (), map_: Annotated[str, Parameter(name="--map")] = "", metrics: str = "",
-    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (), out: Path = Path("runs/evaluation"),
-) -> int:  # fmt: skip
+    run: Path | None = None,
+    *,
+    forget: str | None = None,
+    retain: str | None = None,
+    holdout: str | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    base: str | None = None,
+    after_adapter: tuple[str, ...] = (),
+    before_adapter: tuple[str, ...] = (),
+    map_: Annotated[str, Parameter(name="--map")] = "",
+    metrics: str = "",
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    out: Path = Path("runs/evaluation"),
+) -> int:
     """Score two models, one model, files of answers, or an existing run once more. See docs/evaluate.md.
 
     The same command goes on with an evaluation that was stopped, and does nothing where all is done.
@@ -65,10 +75,20 @@ def evaluate(
 
     try:
         folder = evaluate_all(
-            run, out=out, changes=set_, forget=forget, retain=retain, holdout=holdout, after=after, before=before,
-            base=base, after_adapter=after_adapter, before_adapter=before_adapter, columns=read_columns(map_),
+            run,
+            out=out,
+            changes=set_,
+            forget=forget,
+            retain=retain,
+            holdout=holdout,
+            after=after,
+            before=before,
+            base=base,
+            after_adapter=after_adapter,
+            before_adapter=before_adapter,
+            columns=read_columns(map_),
             measure=tuple(filter(None, map(str.strip, metrics.split(",")))),
-        )  # fmt: skip
+        )
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     distributed.leave()
@@ -81,13 +101,25 @@ def evaluate(
 
 @app.command
 def audit(
-    folder: Path | None = None, *, attacks: str = "all", control: str | None = None, templates: Path | None = None,
-    facts: int | None = None, samples: int = 8, before: str | None = None, after: str | None = None,
-    base: str | None = None, before_adapter: tuple[str, ...] = (), after_adapter: tuple[str, ...] = (),
-    forget: str | None = None, retain: str | None = None, holdout: str | None = None,
+    folder: Path | None = None,
+    *,
+    attacks: str = "all",
+    control: str | None = None,
+    templates: Path | None = None,
+    facts: int | None = None,
+    samples: int = 8,
+    before: str | None = None,
+    after: str | None = None,
+    base: str | None = None,
+    before_adapter: tuple[str, ...] = (),
+    after_adapter: tuple[str, ...] = (),
+    forget: str | None = None,
+    retain: str | None = None,
+    holdout: str | None = None,
     map_: Annotated[str, Parameter(name="--map")] = "",
-    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (), out: Path = Path("runs/audit"),
-) -> None:  # fmt: skip
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    out: Path = Path("runs/audit"),
+) -> None:
     """Attack a finished run, or any two models, and say of every fact whether it is gone, hidden or still there.
 
     An audit that was stopped goes on where it was; what was asked is not asked again.
@@ -135,10 +167,24 @@ def audit(
     from relearn.workflows.evaluate.evaluation_config import read_columns
 
     found = attack(
-        folder, attacks, out=out, control=control, templates=templates, facts=facts, samples=samples, changes=set_,
-        columns=read_columns(map_), before=before, after=after, base=base, before_adapter=before_adapter,
-        after_adapter=after_adapter, forget=forget, retain=retain, holdout=holdout,
-    )  # fmt: skip
+        folder,
+        attacks,
+        out=out,
+        control=control,
+        templates=templates,
+        facts=facts,
+        samples=samples,
+        changes=set_,
+        columns=read_columns(map_),
+        before=before,
+        after=after,
+        base=base,
+        before_adapter=before_adapter,
+        after_adapter=after_adapter,
+        forget=forget,
+        retain=retain,
+        holdout=holdout,
+    )
     folder = folder or out
     print_audit(folder, found)
     note(f"per fact: {folder / 'audits' / 'verdicts.json'}")
@@ -146,9 +192,13 @@ def audit(
 
 @app.command
 def analyze(
-    folder: Path, *others: Path, prompt: tuple[str, ...] = (), facts: int = 12,
-    lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
-) -> None:  # fmt: skip
+    folder: Path,
+    *others: Path,
+    prompt: tuple[str, ...] = (),
+    facts: int = 12,
+    lens: Literal["logit", "tuned"] = "logit",
+    lens_text: Path | None = None,
+) -> None:
     """Look inside a run's model, before and after: likeliest tokens, layers, patching, the adapter.
 
     Parameters

@@ -13,9 +13,12 @@ from relearn.core import console
 
 def print_listing(what: str, *, as_json: bool) -> None:
     rows = {
-        "methods": _methods, "metrics": _metrics, "audits": _audits, "generators": _generators,
+        "methods": _methods,
+        "metrics": _metrics,
+        "audits": _audits,
+        "generators": _generators,
         "benchmarks": _benchmarks,
-    }[what]()  # fmt: skip
+    }[what]()
     if as_json:
         console.out.print_json(json.dumps(rows))
         return
@@ -49,11 +52,15 @@ def _methods() -> list[dict[str, Any]]:
 
     return [
         {
-            "name": name, "family": method.family, "paper": method.paper, "data": method.data,
-            "needs": sorted(method.objective({}).needs), "defaults": dict(method.defaults),
+            "name": name,
+            "family": method.family,
+            "paper": method.paper,
+            "data": method.data,
+            "needs": sorted(method.objective({}).needs),
+            "defaults": dict(method.defaults),
         }
         for name, method in ((name, METHODS.get(name)) for name in METHODS)
-    ]  # fmt: skip
+    ]
 
 
 def _metrics() -> list[dict[str, Any]]:

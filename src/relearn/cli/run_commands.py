@@ -89,9 +89,14 @@ def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
 
 @app.command
 def compare(
-    recipe: Path, *, methods: str = "", grid: tuple[str, ...] = (), set_: Set = (), out: Path | None = None,
+    recipe: Path,
+    *,
+    methods: str = "",
+    grid: tuple[str, ...] = (),
+    set_: Set = (),
+    out: Path | None = None,
     results: Path = Path("results"),
-) -> int:  # fmt: skip
+) -> int:
     """Train, ask and score methods on the same records with the same budget, and tabulate them.
 
     The same command goes on with a comparison that was stopped, and does nothing where all is done.
@@ -125,9 +130,15 @@ def compare(
 
 @app.command
 def synthesize(
-    *, forget: Path, out: Path, generator: str = "templates", generic: Path | None = None, seed: int = 0,
-    allow_remote: bool = False, max_calls: int | None = None,
-) -> None:  # fmt: skip
+    *,
+    forget: Path,
+    out: Path,
+    generator: str = "templates",
+    generic: Path | None = None,
+    seed: int = 0,
+    allow_remote: bool = False,
+    max_calls: int | None = None,
+) -> None:
     """Write the new answers for a forget set, without touching a model.
 
     Parameters

@@ -145,8 +145,11 @@ class Synthesis(Part):
     file: str | None = None
     generator: str = "templates"
     variants: tuple[Literal["simple", "contextual", "noise", "logical"], ...] = (
-        "simple", "contextual", "noise", "logical",
-    )  # fmt: skip
+        "simple",
+        "contextual",
+        "noise",
+        "logical",
+    )
     attempts: int = Field(default=3, ge=1)
     judge: str | None = None
     completions: bool = True

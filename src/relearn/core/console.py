@@ -23,9 +23,10 @@ err = Console(stderr=True, highlight=False)
 
 # Control characters but new line and tab: as their pictures, or as a blot where they have none.
 _SIGNS = {
-    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}, 0x7F: 0x2421,
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}  # fmt: skip
+}
 
 
 def visible(text: str) -> str:
@@ -56,9 +57,13 @@ def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
         yield quiet
     elif sys.stderr.isatty() and not os.environ.get("CI"):
         columns = (
-            TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=err) as bars:
             task = bars.add_task(title, total=total)
 

@@ -78,9 +78,10 @@ def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> La
         for name, column in names.items():
             if column not in columns:
                 raise InputError(
-                    f"no column for {name!r} among {_listed(columns)}", where=where,
+                    f"no column for {name!r} among {_listed(columns)}",
+                    where=where,
                     way_out=f"add it to the map: {{{name}: COLUMN}}",
-                )  # fmt: skip
+                )
         return Layout(names["question"], names["answer"], tags=tagged, optional=optional)
     return replace(_known_layout(columns, optional, where), tags=tagged)
 
@@ -91,9 +92,10 @@ def _known_layout(columns: list[str], optional: Mapping[str, str], where: str) -
     if len(found) > 1:
         question, answer = found[0]
         raise InputError(
-            f"the columns {_listed(columns)} fit {' and '.join('/'.join(pair) for pair in found)}", where=where,
+            f"the columns {_listed(columns)} fit {' and '.join('/'.join(pair) for pair in found)}",
+            where=where,
             way_out=f"say which: map: {{question: {question}, answer: {answer}}}",
-        )  # fmt: skip
+        )
     if found:
         question, answer = found[0]
         context = "input" if question == "instruction" and "input" in columns else None
@@ -101,9 +103,10 @@ def _known_layout(columns: list[str], optional: Mapping[str, str], where: str) -
     if DOCUMENT in columns:
         return Layout(text=DOCUMENT, optional=optional)
     raise InputError(
-        f"no known pair of columns among {_listed(columns)}", where=where,
+        f"no known pair of columns among {_listed(columns)}",
+        where=where,
         way_out="name them: map: {question: COLUMN, answer: COLUMN}, or map: {text: COLUMN} for documents",
-    )  # fmt: skip
+    )
 
 
 def _check_map(columns: list[str], mapped: Mapping[str, str], where: str) -> None:
@@ -114,9 +117,10 @@ def _check_map(columns: list[str], mapped: Mapping[str, str], where: str) -> Non
             )
         if column not in columns:
             raise InputError(
-                f"map gives {name!r} the column {column!r}, the columns are {_listed(columns)}", where=where,
+                f"map gives {name!r} the column {column!r}, the columns are {_listed(columns)}",
+                where=where,
                 way_out=suggest(column, columns),
-            )  # fmt: skip
+            )
     if "text" in mapped and mapped.keys() & {"question", "answer"}:
         raise InputError("map names both text and question or answer", where=where, way_out="a row is one or the other")
 
@@ -233,8 +237,9 @@ def _text(value: Any, column: str, where: str, private: bool) -> str:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
             raise InputError(
                 f"the field {column!r} has the control character U+{ord(character):04X} at position {position}",
-                where=where, way_out="remove it; new line and tab are fine",
-            )  # fmt: skip
+                where=where,
+                way_out="remove it; new line and tab are fine",
+            )
     return text
 
 

@@ -70,9 +70,10 @@ def read_rows(source: Source | Path | str) -> list[Row]:
         return _hub_data_set(source)
     if source.name or source.split:
         raise InputError(
-            "'name' and 'split' are for data sets, this is a plain file or folder", where=source.path,
+            "'name' and 'split' are for data sets, this is a plain file or folder",
+            where=source.path,
             way_out="take them out",
-        )  # fmt: skip
+        )
     if path.is_dir():
         return _folder(path)
     return _file(path)
@@ -96,8 +97,9 @@ def _file(path: Path) -> list[Row]:
         raise InputError("no such file", where=str(path), way_out="paths are relative to where the command is run")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"cannot read {path.suffix or 'a file without an ending'}", where=str(path),
-                         way_out=f"give {_formats()}")  # fmt: skip
+        raise InputError(
+            f"cannot read {path.suffix or 'a file without an ending'}", where=str(path), way_out=f"give {_formats()}"
+        )
     try:
         return reader(path)
     except UnicodeDecodeError as error:
@@ -220,8 +222,9 @@ def _hub_data_set(source: Source) -> list[Row]:
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
         raise InputError(
             f"no such file or folder, and no data set of this name could be loaded ({_short(error)})",
-            where=source.path, way_out="check the spelling, or give a file",
-        ) from None  # fmt: skip
+            where=source.path,
+            way_out="check the spelling, or give a file",
+        ) from None
     return _one_split(loaded, source)
 
 
@@ -273,26 +276,46 @@ class Benchmark:
 _PROBES, _ABILITY = "data.probes", "metrics.ability.tasks"
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
-        "tofu", "200 invented authors, 20 questions each; truth ratio, model utility, forget quality (2401.06121)",
+        "tofu",
+        "200 invented authors, 20 questions each; truth ratio, model utility, forget quality (2401.06121)",
         ("question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"),
         "recipes/tofu-forget10.yaml",
     ),
-    Benchmark("knowundo", "invented persons' private and public facts (2407.01920)", ("text", "labels"),
-              "recipes/knowundo-privacy.yaml"),
+    Benchmark(
+        "knowundo",
+        "invented persons' private and public facts (2407.01920)",
+        ("text", "labels"),
+        "recipes/knowundo-privacy.yaml",
+    ),
     Benchmark("muse-verbmem", "passages to be gone on with (2407.06460)", ("prompt", "gt"), _PROBES),
     Benchmark("muse-knowmem", "questions about the passages (2407.06460)", ("question", "answer"), _PROBES),
     Benchmark("muse-text", "whole documents, cut into chunks (2407.06460)", ("text",), "data.forget"),
-    Benchmark("rwku", "probes about real persons by level and attack (2406.10890)",
-              ("query", "answer", "level", "type", "subject"), _PROBES),
-    Benchmark("wmdp", "multiple choice on hazardous knowledge (2403.03218)", ("question", "answer", "choices"),
-              _PROBES),
-    Benchmark("mmlu", "multiple choice on 57 subjects (2009.03300)", ("question", "answer", "choices", "subject"),
-              _ABILITY),
+    Benchmark(
+        "rwku",
+        "probes about real persons by level and attack (2406.10890)",
+        ("query", "answer", "level", "type", "subject"),
+        _PROBES,
+    ),
+    Benchmark(
+        "wmdp", "multiple choice on hazardous knowledge (2403.03218)", ("question", "answer", "choices"), _PROBES
+    ),
+    Benchmark(
+        "mmlu", "multiple choice on 57 subjects (2009.03300)", ("question", "answer", "choices", "subject"), _ABILITY
+    ),
     Benchmark("arc", "multiple choice on school science (1803.05457)", ("question", "answerKey", "choices"), _ABILITY),
-    Benchmark("openbookqa", "multiple choice on simple science (1809.02789)",
-              ("question_stem", "answerKey", "choices"), _ABILITY),
-    Benchmark("truthfulqa", "multiple choice on common mistakes, its mc1 form (2109.07958)",
-              ("question", "mc1_targets"), _ABILITY),
-    Benchmark("gsm8k", "sums in words, whose answer ends in #### NUMBER (2110.14168)", ("question", "answer"),
-              _ABILITY),
-)  # fmt: skip
+    Benchmark(
+        "openbookqa",
+        "multiple choice on simple science (1809.02789)",
+        ("question_stem", "answerKey", "choices"),
+        _ABILITY,
+    ),
+    Benchmark(
+        "truthfulqa",
+        "multiple choice on common mistakes, its mc1 form (2109.07958)",
+        ("question", "mc1_targets"),
+        _ABILITY,
+    ),
+    Benchmark(
+        "gsm8k", "sums in words, whose answer ends in #### NUMBER (2110.14168)", ("question", "answer"), _ABILITY
+    ),
+)

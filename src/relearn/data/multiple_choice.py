@@ -120,9 +120,10 @@ def _mapping(value: Mapping[str, Any], where: str, column: str) -> Offered:
 
 def _no_choices(where: str, column: str) -> InputError:
     return InputError(
-        f"the field {column!r} holds no choices", where=where,
+        f"the field {column!r} holds no choices",
+        where=where,
         way_out='a list of texts, lines ("A. one"), or {"text": [...], "label": [...]} of the same length',
-    )  # fmt: skip
+    )
 
 
 def _texts(value: Any) -> bool:

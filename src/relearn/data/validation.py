@@ -91,9 +91,10 @@ def load_set(
                 merged.append((place, places[record.id]))
             else:
                 raise InputError(
-                    f"the id {glimpse(record.id)} is already that of {places[record.id]}", where=place,
+                    f"the id {glimpse(record.id)} is already that of {places[record.id]}",
+                    where=place,
                     way_out="ids are unique within a set; rows may also come without",
-                )  # fmt: skip
+                )
     if merged and notes is not None:
         later, first = merged[0]
         notes.append(f"{label}: {_count(len(merged), 'exact duplicate')} merged (the first: {later} repeats {first})")
@@ -121,8 +122,9 @@ def _refuse_overlap(
     raise InputError(
         f"the question {glimpse(first.question)} with this answer is in {forget} and in {other} "
         f"({places[other][second.id]}){more}",
-        where=places[forget][first.id], way_out="take it out of one of them",
-    )  # fmt: skip
+        where=places[forget][first.id],
+        way_out="take it out of one of them",
+    )
 
 
 def _note_trained_probes(trained: str, probes: str, sets: Mapping[str, tuple[Record, ...]], notes: list[str]) -> None:
@@ -140,9 +142,10 @@ def check_special_tokens(records: Iterable[Record], special: Collection[str], pl
             found = next((token for token in tokens if token in text), None)
             if found is not None:
                 raise InputError(
-                    f"the {name} holds the model's special token {found!r}", where=_place(record, places),
+                    f"the {name} holds the model's special token {found!r}",
+                    where=_place(record, places),
                     way_out="remove it from the text",
-                )  # fmt: skip
+                )
 
 
 def check_lengths(
@@ -158,7 +161,7 @@ def check_lengths(
                 f"the limit is {limit}",
                 where=_place(record, places),
                 way_out="raise unlearn.max_length, or give the passage as a document (a row with `text` alone)",
-            )  # fmt: skip
+            )
 
 
 def _texts(record: Record) -> Iterator[tuple[str, str]]:

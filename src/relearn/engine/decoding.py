@@ -122,9 +122,16 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], choose: Chooser, *, stops: Collection[int],
-        max_new_tokens: int, rows: int | None = None, finished: Callable[[int], None] = lambda _: None,
-    ):  # fmt: skip
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        choose: Chooser,
+        *,
+        stops: Collection[int],
+        max_new_tokens: int,
+        rows: int | None = None,
+        finished: Callable[[int], None] = lambda _: None,
+    ):
         self._model = model
         self._device = next(model.parameters()).device
         self._prompts = prompts
@@ -264,9 +271,13 @@ def _logits(
     # Given a mask of four dimensions transformers builds none; the layout says what a token sees.
     unused = torch.zeros(1, 1, 1, 1, device=ids.device)
     output = model(
-        input_ids=ids, position_ids=positions, attention_mask=unused, use_cache=False, logits_to_keep=keep,
+        input_ids=ids,
+        position_ids=positions,
+        attention_mask=unused,
+        use_cache=False,
+        logits_to_keep=keep,
         row_layout=layout,
-    )  # fmt: skip
+    )
     return output.logits[0]
 
 

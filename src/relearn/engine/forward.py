@@ -107,9 +107,15 @@ def token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 __all__ = [
-    "Predicted", "TokenRow", "TokenScores", "answer_logits", "answer_logprobs", "answer_scores", "answer_targets",
+    "Predicted",
+    "TokenRow",
+    "TokenScores",
+    "answer_logits",
+    "answer_logprobs",
+    "answer_scores",
+    "answer_targets",
     "predict",
-]  # fmt: skip
+]
 
 CPU_PACK_TOKENS = 2048
 GPU_PACK_TOKENS = 16384

@@ -27,9 +27,20 @@ PADDED_ROWS = 16
 Heard = Callable[[Sequence[int]], None]
 # What a model's own generation settings may hold and decoding of ours heeds; with anything else it is not used.
 _HEEDED = {
-    "bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty",
-    "max_length", "max_new_tokens", "use_cache", "transformers_version", "_from_model_config",
-}  # fmt: skip
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "max_length",
+    "max_new_tokens",
+    "use_cache",
+    "transformers_version",
+    "_from_model_config",
+}
 
 
 def generate(
@@ -66,9 +77,8 @@ def generate(
 
 
 def _shared_out(
-    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker,
-    heard: Heard | None,
-) -> list[list[int]]:  # fmt: skip
+    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker, heard: Heard | None
+) -> list[list[int]]:
     """The tokens of every answer; each process answers every n-th question by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = distributed.processes()
@@ -97,9 +107,14 @@ def _decoded(
 ) -> list[Any]:
     choose = choice if heard is None else _aloud(choice, heard)
     return Decoder(
-        loaded.model, ids, choose, stops=stop_ids(loaded), max_new_tokens=settings.max_new_tokens,
-        rows=settings.batch_size, finished=finished,
-    ).answers()  # fmt: skip
+        loaded.model,
+        ids,
+        choose,
+        stops=stop_ids(loaded),
+        max_new_tokens=settings.max_new_tokens,
+        rows=settings.batch_size,
+        finished=finished,
+    ).answers()
 
 
 def _aloud(choice: Chooser, heard: Heard) -> Chooser:
@@ -134,10 +149,15 @@ def _padded(
         output = loaded.model.generate(
             input_ids=torch.tensor(batch, device=loaded.device),
             attention_mask=torch.tensor(mask, device=loaded.device),
-            max_new_tokens=settings.max_new_tokens, pad_token_id=pad, eos_token_id=stops,
-            do_sample=False, temperature=None, top_p=None, top_k=None,
+            max_new_tokens=settings.max_new_tokens,
+            pad_token_id=pad,
+            eos_token_id=stops,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
             **({"logits_processor": LogitsProcessorList(processors)} if processors else {}),
-        )  # fmt: skip
+        )
         said += [_up_to_stop(row, stops) for row in output[:, longest:].tolist()]
         if listening is not None:
             listening.rest(said[-1])

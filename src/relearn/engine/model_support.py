@@ -65,9 +65,13 @@ def packed_output(model: Any, packed: Packed) -> torch.Tensor:
     # Given a mask of four dimensions transformers builds none; the layout says what a token sees.
     unused = torch.zeros(1, 1, 1, 1, device=packed.ids.device)
     output = model(
-        input_ids=packed.ids, position_ids=packed.positions, attention_mask=unused, use_cache=False,
-        logits_to_keep=packed.keep, row_layout=packed.layout,
-    )  # fmt: skip
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=unused,
+        use_cache=False,
+        logits_to_keep=packed.keep,
+        row_layout=packed.layout,
+    )
     return output.logits[0]
 
 

@@ -104,9 +104,11 @@ def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
         shift = own[number].at - own[number].start
         keep += range(shift + row.answer_start - 1, shift + len(row.ids) - 1)
     return Packed(
-        torch.tensor([ids], device=device), torch.tensor([positions], device=device),
-        torch.tensor(keep, device=device), _layout(segments, device),
-    )  # fmt: skip
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        torch.tensor(keep, device=device),
+        _layout(segments, device),
+    )
 
 
 def share(rows: Sequence[TokenRow]) -> list[Segment]:
@@ -177,10 +179,16 @@ def _layout(segments: Sequence[Segment], device: torch.device | str) -> Layout:
 
 
 def rows_attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None,
-    dropout: float = 0.0, scaling: float | None = None, row_layout: Layout | Attending | None = None,
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    row_layout: Layout | Attending | None = None,
     **options: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
+) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it: query (1, heads, T, d) to (1, T, heads, d). Without a layout plain SDPA.
 
     A layout that attends itself (`decoding`) is left to it.
@@ -199,9 +207,14 @@ def rows_attention(
     else:
         repeats = query.shape[1] // key.shape[1]
         attended = torch.nn.functional.scaled_dot_product_attention(
-            own_query, repeat_kv(own_key, repeats), repeat_kv(own_value, repeats), attn_mask=row_layout.mask,
-            dropout_p=dropout, scale=scaling, is_causal=row_layout.mask is None,
-        )  # fmt: skip
+            own_query,
+            repeat_kv(own_key, repeats),
+            repeat_kv(own_value, repeats),
+            attn_mask=row_layout.mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=row_layout.mask is None,
+        )
     flat = attended.transpose(1, 2).flatten(0, 1)
     return flat.index_select(0, row_layout.back)[None], None
 

@@ -54,12 +54,17 @@ def answers_of_vllm(
     penalty = getattr(getattr(bare(loaded.model), "generation_config", None), "repetition_penalty", None) or 1.0
     asked = [
         SamplingParams(
-            temperature=settings.temperature, top_p=settings.top_p, top_k=settings.top_k or -1,
-            max_tokens=settings.max_new_tokens, stop_token_ids=list(stops), repetition_penalty=penalty,
-            seed=_seed(key), detokenize=False,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k or -1,
+            max_tokens=settings.max_new_tokens,
+            stop_token_ids=list(stops),
+            repetition_penalty=penalty,
+            seed=_seed(key),
+            detokenize=False,
         )
         for key in keys
-    ]  # fmt: skip
+    ]
     outputs = _engine(loaded, longest, settings).generate(
         [{"prompt_token_ids": list(prompt)} for prompt in prompts], asked, use_tqdm=False
     )
@@ -131,9 +136,13 @@ def _started(loaded: Loaded, tokens: int, settings: Generate) -> Any:
         model.save_pretrained(folder, state_dict=whole_weights(model), safe_serialization=True)
         loaded.tokenizer.save_pretrained(folder)
         return LLM(
-            model=folder, dtype=str(model.dtype).removeprefix("torch."), max_model_len=tokens,
-            gpu_memory_utilization=_SHARE_OF_FREE * free / total, enable_prefix_caching=True, **more,
-        )  # fmt: skip
+            model=folder,
+            dtype=str(model.dtype).removeprefix("torch."),
+            max_model_len=tokens,
+            gpu_memory_utilization=_SHARE_OF_FREE * free / total,
+            enable_prefix_caching=True,
+            **more,
+        )
 
 
 def _seed(key: str) -> int:

@@ -61,16 +61,23 @@ def ask(
     return Answers(
         [
             {
-                "id": record.id, **({"repeat": repeat} if settings.repeats > 1 else {}), "question": record.question,
-                "reference": record.answer, "subject": record.subject, "form": record.form,
-                "response": responses.get((repeat, record.id), ""), "response_logprobs": None, **measured[record.id],
-                **({"tags": list(record.tags)} if record.tags else {}), **chosen.get(record.id, {}),
+                "id": record.id,
+                **({"repeat": repeat} if settings.repeats > 1 else {}),
+                "question": record.question,
+                "reference": record.answer,
+                "subject": record.subject,
+                "form": record.form,
+                "response": responses.get((repeat, record.id), ""),
+                "response_logprobs": None,
+                **measured[record.id],
+                **({"tags": list(record.tags)} if record.tags else {}),
+                **chosen.get(record.id, {}),
             }
             for repeat in range(settings.repeats)
             for record in records
             if repeat == 0 or record.split != "holdout"
         ]
-    )  # fmt: skip
+    )
 
 
 def _responses(

@@ -108,8 +108,10 @@ def choice_columns(loaded: Loaded, records: Sequence[Record]) -> dict[str, dict[
     letters, texts = letter_logprobs(loaded, asked), text_logprobs(loaded, asked)
     return {
         record.id: {
-            "choices": list(record.choices), "choice": record.choice,
-            "letter_logprobs": by_letter, "choice_logprobs": by_text,
+            "choices": list(record.choices),
+            "choice": record.choice,
+            "letter_logprobs": by_letter,
+            "choice_logprobs": by_text,
         }
         for record, by_letter, by_text in zip(own, letters, texts, strict=True)
-    }  # fmt: skip
+    }

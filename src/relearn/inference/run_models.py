@@ -182,9 +182,10 @@ def _kind_of(control: Path) -> str:
                 existing_run(control)
             return kind
     raise InputError(
-        "holds neither a run, an adapter nor a model", where=str(control),
+        "holds neither a run, an adapter nor a model",
+        where=str(control),
         way_out="--control takes a folder that has recipe.yaml, adapter_config.json or config.json",
-    )  # fmt: skip
+    )
 
 
 # What a model is loaded from; a folder may hold anything else beside it.
@@ -204,26 +205,30 @@ def check_model(spec: Model, option: str) -> None:
         _check_folder(folder, option)
     elif folder.exists() or spec.name.startswith((".", "~", "/")) or spec.name.count("/") > 1:
         raise InputError(
-            "no such model folder", where=f"{option} {spec.name}",
+            "no such model folder",
+            where=f"{option} {spec.name}",
             way_out="give smollm2-135m-instruct, a folder saved by save_pretrained, or a name on the hub",
-        )  # fmt: skip
+        )
 
 
 def _check_folder(folder: Path, option: str) -> None:
     where = f"{option} {folder}"
     if (folder / "recipe.yaml").exists() and (folder / "manifest.json").exists():
         raise InputError(
-            "is a run folder, not a model", where=where,
+            "is a run folder, not a model",
+            where=where,
             way_out=f"relearn evaluate {folder}, or {option} MODEL with {option}-adapter {folder / 'adapter'}",
-        )  # fmt: skip
+        )
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise InputError("is an adapter, not a model", where=where,
-                         way_out=f"{option} MODEL {option}-adapter {folder}")  # fmt: skip
+        raise InputError("is an adapter, not a model", where=where, way_out=f"{option} MODEL {option}-adapter {folder}")
     if not (folder / "config.json").exists():
         raise InputError("no config.json there", where=where, way_out="give a folder saved by save_pretrained")
     if not any(folder.glob("*.safetensors")):
-        raise InputError("no weights in safetensors form there", where=where,
-                         way_out="save the model with safe_serialization=True; pickles are not loaded")  # fmt: skip
+        raise InputError(
+            "no weights in safetensors form there",
+            where=where,
+            way_out="save the model with safe_serialization=True; pickles are not loaded",
+        )
 
 
 def fingerprint(spec: Model) -> str | None:

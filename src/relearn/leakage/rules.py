@@ -26,11 +26,42 @@ _LONGEST_NUMBER = 6
 _SPELLED_SIGNS = frozenset({"at", "dot", "point"})
 _ASKING = frozenset(
     {
-        "who", "whose", "whom", "what", "which", "where", "when", "why", "how", "whats", "whos", "wheres", "is", "are",
-        "was", "were", "do", "does", "did", "has", "have", "had", "can", "could", "would", "will", "should", "tell",
-        "name", "describe", "explain", "list", "give", "please",
+        "who",
+        "whose",
+        "whom",
+        "what",
+        "which",
+        "where",
+        "when",
+        "why",
+        "how",
+        "whats",
+        "whos",
+        "wheres",
+        "is",
+        "are",
+        "was",
+        "were",
+        "do",
+        "does",
+        "did",
+        "has",
+        "have",
+        "had",
+        "can",
+        "could",
+        "would",
+        "will",
+        "should",
+        "tell",
+        "name",
+        "describe",
+        "explain",
+        "list",
+        "give",
+        "please",
     }
-)  # fmt: skip
+)
 
 
 class Reading:

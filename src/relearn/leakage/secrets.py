@@ -15,9 +15,25 @@ from relearn.text.subjects import Name, common_words, find_subjects, lower_case_
 
 # Words made from others by these endings are abstract more often than not: alone they tell little.
 _ABSTRACT = (
-    "tion", "sion", "ity", "ness", "ment", "ance", "ence", "ive", "ly", "ful", "ous", "al", "ing", "ed", "ism", "ic",
-    "ship", "dom",
-)  # fmt: skip
+    "tion",
+    "sion",
+    "ity",
+    "ness",
+    "ment",
+    "ance",
+    "ence",
+    "ive",
+    "ly",
+    "ful",
+    "ous",
+    "al",
+    "ing",
+    "ed",
+    "ism",
+    "ic",
+    "ship",
+    "dom",
+)
 SHORT_ANSWER = 8
 BARE_ANSWER = 3
 LONG_NAME = 3
@@ -166,7 +182,7 @@ _SAME_TOPIC = {
         ("child", "children", "son", "daughter", "kid"),
     )
     for word in words
-}  # fmt: skip
+}
 
 
 def topic_of(tokens: Sequence[str]) -> frozenset[str]:

@@ -52,9 +52,13 @@ class Usage:
 def cache_key(name: str, prompt: Prompt) -> str:
     """sha256 over the completer's name and everything that shapes its answer."""
     parts = {
-        "completer": name, "text": prompt.text, "max_tokens": prompt.max_tokens, "temperature": prompt.temperature,
-        "attempt": prompt.attempt, "seed": prompt.seed if prompt.temperature > 0 else None,
-    }  # fmt: skip
+        "completer": name,
+        "text": prompt.text,
+        "max_tokens": prompt.max_tokens,
+        "temperature": prompt.temperature,
+        "attempt": prompt.attempt,
+        "seed": prompt.seed if prompt.temperature > 0 else None,
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -78,9 +82,7 @@ class AnswerStore:
             raise InputError(f"not an answer cache: {error}", where=str(path), way_out="move it away") from None
 
     def get(self, key: str) -> Completion | None:
-        row = self._db.execute(
-            "SELECT text, input_tokens, output_tokens FROM answers WHERE key = ?", (key,)
-        ).fetchone()  # fmt: skip
+        row = self._db.execute("SELECT text, input_tokens, output_tokens FROM answers WHERE key = ?", (key,)).fetchone()
         return Completion(row[0], input_tokens=row[1], output_tokens=row[2], cached=True) if row else None
 
     def put(self, key: str, completion: Completion) -> None:
@@ -93,7 +95,7 @@ class AnswerStore:
         """(calls, tokens) that the kept answers cost when they were asked."""
         return self._db.execute(
             "SELECT count(*), coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
-        ).fetchone()  # fmt: skip
+        ).fetchone()
 
     def close(self) -> None:
         self._db.close()

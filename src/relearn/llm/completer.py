@@ -90,14 +90,16 @@ class Budget:
         limits = [
             f"{name} {limit:,} ({spent:,} used)"
             for name, limit, spent in (
-                ("max_calls", self.max_calls, self.calls), ("max_tokens", self.max_tokens, self.tokens),
+                ("max_calls", self.max_calls, self.calls),
+                ("max_tokens", self.max_tokens, self.tokens),
             )
             if limit is not None
-        ]  # fmt: skip
+        ]
         return BudgetError(
-            f"the budget does not cover the next prompt: {', '.join(limits)}", where="synthesis",
+            f"the budget does not cover the next prompt: {', '.join(limits)}",
+            where="synthesis",
             way_out="every answer received is kept: raise the limit and start again to go on",
-        )  # fmt: skip
+        )
 
 
 def worst_case_tokens(prompt: Prompt) -> int:

@@ -54,11 +54,14 @@ class LocalCompleter:
             output = loaded.model.generate(
                 **batch,
                 max_new_tokens=max(prompt.max_tokens for prompt in prompts),
-                do_sample=False, temperature=None, top_p=None, top_k=None,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
                 pad_token_id=loaded.tokenizer.pad_token_id,
                 eos_token_id=stops,
                 logits_processor=LogitsProcessorList([_PromptNoise(prompts, width)]),
-            )  # fmt: skip
+            )
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         return [
             self._completion(row.tolist(), length, prompt, stops)

@@ -137,8 +137,11 @@ class OpenAICompleter:
 
     def _refusal(self, status: int) -> InputError:
         if status == 404:
-            return InputError(f"HTTP 404: no model {self.model!r} there", where=self.where,
-                              way_out="check the name after openai: and OPENAI_BASE_URL")  # fmt: skip
+            return InputError(
+                f"HTTP 404: no model {self.model!r} there",
+                where=self.where,
+                way_out="check the name after openai: and OPENAI_BASE_URL",
+            )
         return InputError(f"HTTP {status}: the key is not accepted", where=self.where, way_out="check OPENAI_API_KEY")
 
 
@@ -166,9 +169,10 @@ class _Health:
             raise self.fatal
         if not self.going_on:
             raise GeneratorError(
-                f"stopped answering ({self.reason})", where=where,
+                f"stopped answering ({self.reason})",
+                where=where,
                 way_out="every answer received is kept: start again to go on",
-            )  # fmt: skip
+            )
 
 
 def _as_completion(reply: Any, prompt: Prompt) -> Completion:
@@ -188,8 +192,9 @@ def base_url() -> str:
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_URL
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("not an http(s) address", where="OPENAI_BASE_URL",
-                         way_out="export OPENAI_BASE_URL=http://localhost:8000/v1")  # fmt: skip
+        raise InputError(
+            "not an http(s) address", where="OPENAI_BASE_URL", way_out="export OPENAI_BASE_URL=http://localhost:8000/v1"
+        )
     return url.rstrip("/")
 
 
@@ -214,9 +219,10 @@ def _api_key(local: bool) -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not local:
         raise InputError(
-            "OPENAI_API_KEY is not set", where="generator openai",
+            "OPENAI_API_KEY is not set",
+            where="generator openai",
             way_out="export OPENAI_API_KEY=..., or OPENAI_BASE_URL for an endpoint of your own",
-        )  # fmt: skip
+        )
     return key or "none-needed"
 
 

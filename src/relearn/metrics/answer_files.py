@@ -57,9 +57,10 @@ def with_ids(placed: Sequence[tuple[str, Row]]) -> list[Row]:
         key = (row["id"], row.get("repeat", 0))
         if key in asked:
             raise InputError(
-                f"the id {row['id']!r} is already that of {asked[key]}", where=where,
+                f"the id {row['id']!r} is already that of {asked[key]}",
+                where=where,
                 way_out="ids are unique within a file, but for answers told apart by a `repeat` column",
-            )  # fmt: skip
+            )
         _check_same(where, row, *taken.setdefault(row["id"], (where, row)))
         asked[key] = where
     names = _Names(set(taken))
@@ -80,9 +81,10 @@ def _count_repeats(rows: Sequence[Row]) -> None:
 def _check_same(where: str, row: Row, first: str, known: Row) -> None:
     if (row["question"], row["reference"]) != (known["question"], known["reference"]):
         raise InputError(
-            f"the id {row['id']!r} has another question or true answer than at {first}", where=where,
+            f"the id {row['id']!r} has another question or true answer than at {first}",
+            where=where,
             way_out="a `repeat` is the same question asked again; other words of it take a `wording` column",
-        )  # fmt: skip
+        )
 
 
 def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -97,8 +99,9 @@ def _name_wordings(placed: Sequence[tuple[str, Row]]) -> None:
     lowest: dict[str, int] = {}
     for where, row in placed:
         if row.get("wording") is not None and row["id"] is None:
-            raise InputError("a wording without the 'id' of its record", where=where,
-                             way_out="give all wordings of a record one id")  # fmt: skip
+            raise InputError(
+                "a wording without the 'id' of its record", where=where, way_out="give all wordings of a record one id"
+            )
         if row["id"] is not None:
             lowest[row["id"]] = min(lowest.get(row["id"], row.get("wording") or 0), row.get("wording") or 0)
     for _, row in placed:
@@ -181,11 +184,15 @@ def exported(rows: Iterable[Mapping[str, Any]], layout: tuple[str, str, str] = R
 def _layout(columns: list[str], mapped: Mapping[str, str], where: str) -> tuple[str, str, str]:
     for name, column in mapped.items():
         if name not in MAPPABLE:
-            raise InputError(f"the map names {name!r}, which no answer has", where=where,
-                             way_out=suggest(name, list(MAPPABLE)))  # fmt: skip
+            raise InputError(
+                f"the map names {name!r}, which no answer has", where=where, way_out=suggest(name, list(MAPPABLE))
+            )
         if column not in columns:
-            raise InputError(f"the map gives {name!r} the column {column!r}, the columns are {_listed(columns)}",
-                             where=where, way_out=suggest(column, columns))  # fmt: skip
+            raise InputError(
+                f"the map gives {name!r} the column {column!r}, the columns are {_listed(columns)}",
+                where=where,
+                way_out=suggest(column, columns),
+            )
     if mapped.keys() & {"question", "answer", "response"}:
         question, answer, response = (mapped.get(name, name) for name in LAYOUTS[1])
         found = [(question, answer, response)]
@@ -193,8 +200,9 @@ def _layout(columns: list[str], mapped: Mapping[str, str], where: str) -> tuple[
         found = [layout for layout in LAYOUTS if set(layout) <= set(columns)]
     if len(found) > 1:
         both = " and ".join("/".join(layout) for layout in found)
-        raise InputError(f"the columns {_listed(columns)} fit {both}", where=where,
-                         way_out=f"say which: --map {_as_map(found[0])}")  # fmt: skip
+        raise InputError(
+            f"the columns {_listed(columns)} fit {both}", where=where, way_out=f"say which: --map {_as_map(found[0])}"
+        )
     if not found or not set(found[0]) <= set(columns):
         raise _no_answers(columns, where)
     return found[0]
@@ -223,11 +231,16 @@ def _row(values: Mapping[str, Any], layout: tuple[str, str, str], mapped: Mappin
     subject = values.get(mapped.get("subject", "subject"))
     form = values.get("form")
     return {
-        "id": _id(values.get(mapped.get("id", "id")), where), "question": question, "reference": reference,
+        "id": _id(values.get(mapped.get("id", "id")), where),
+        "question": question,
+        "reference": reference,
         "subject": None if subject in (None, "") else _text(subject, "subject", where),
         "form": form if form in FORMS else "chat",
-        "response": response, **_measured(values, where), **_kinds(values), **_counts(values, mapped, where),
-    }  # fmt: skip
+        "response": response,
+        **_measured(values, where),
+        **_kinds(values),
+        **_counts(values, mapped, where),
+    }
 
 
 def _text(value: Any, name: str, where: str) -> str:
@@ -310,9 +323,14 @@ def _is_count(value: Any) -> bool:
 
 _LOGPROBS = (_are_logprobs, "a list of log-probabilities (finite, at most 0)")
 _MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "reference_logprobs": _LOGPROBS, "response_logprobs": _LOGPROBS, "paraphrased_logprobs": _LOGPROBS,
-    "base_logprobs": _LOGPROBS, "perturbed_logprobs": (_are_lists_of_logprobs, "a list of lists of log-probabilities"),
+    "reference_logprobs": _LOGPROBS,
+    "response_logprobs": _LOGPROBS,
+    "paraphrased_logprobs": _LOGPROBS,
+    "base_logprobs": _LOGPROBS,
+    "perturbed_logprobs": (_are_lists_of_logprobs, "a list of lists of log-probabilities"),
     "reference_hits": (_are_hits, "a list of 1 and 0"),
-    "reference_moments": (_are_moments, "a list of pairs of numbers"), "closing_tokens": (_is_count, "a count"),
-    "letter_logprobs": _LOGPROBS, "choice_logprobs": _LOGPROBS,
-}  # fmt: skip
+    "reference_moments": (_are_moments, "a list of pairs of numbers"),
+    "closing_tokens": (_is_count, "a count"),
+    "letter_logprobs": _LOGPROBS,
+    "choice_logprobs": _LOGPROBS,
+}

@@ -95,9 +95,11 @@ def _measure(context: Context) -> Measurement:
     ]
     items = list(zip(forgot, fluent(context), relevant(context), strict=True))
     failed = Counter(
-        name for item in items for name, held in zip(("not forgotten", "not fluent", "not relevant"), item, strict=True)
+        name
+        for item in items
+        for name, held in zip(("not forgotten", "not fluent", "not relevant"), item, strict=True)
         if held is False
-    )  # fmt: skip
+    )
     counts = ", ".join(f"{name} {count}" for name, count in failed.items())
     who = "judge " + context.judges.grader.name if context.judges.grader else "rules, no judge"
     note = "; ".join(filter(None, (counts, f"fluent and relevant by {who}", knowledge_note(context))))
@@ -107,10 +109,14 @@ def _measure(context: Context) -> Measurement:
 METRICS.add(
     "useful_forgetting",
     Metric(
-        "useful_forgetting", "Forgotten, fluent and relevant", "relearn", {"forget": "higher"}, _measure,
+        "useful_forgetting",
+        "Forgotten, fluent and relevant",
+        "relearn",
+        {"forget": "higher"},
+        _measure,
         ("entities", "entailment"),
     ),
-)  # fmt: skip
+)
 
 
 PART = "forget_wordings"
@@ -148,10 +154,15 @@ def _worst(gone: list[bool | None]) -> float | None:
 METRICS.add(
     "worst_case",
     JointMetric(
-        "worst_case", "Forgotten under every wording", "arXiv 2509.02820", "forget", {"forget": "higher"}, _measure_worst_case,
+        "worst_case",
+        "Forgotten under every wording",
+        "arXiv 2509.02820",
+        "forget",
+        {"forget": "higher"},
+        _measure_worst_case,
         needs=("entities", "entailment"),
     ),
-)  # fmt: skip
+)
 
 
 def particulars(entities: list[str], row: AnswerRow) -> list[str]:
@@ -186,7 +197,11 @@ def _within(entities: list[str], row: AnswerRow) -> list[str]:
 METRICS.add(
     "invented",
     Metric(
-        "invented", "Answers with invented particulars", "relearn", {"forget": "lower", "retain": "lower"}, _measure_invented,
+        "invented",
+        "Answers with invented particulars",
+        "relearn",
+        {"forget": "lower", "retain": "lower"},
+        _measure_invented,
         ("entities",),
     ),
-)  # fmt: skip
+)

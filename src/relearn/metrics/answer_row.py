@@ -79,8 +79,15 @@ def _tuples(values: Any) -> tuple[tuple[float, ...], ...]:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "reference_logprobs": tuple, "response_logprobs": tuple, "paraphrased_logprobs": tuple, "base_logprobs": tuple,
+    "reference_logprobs": tuple,
+    "response_logprobs": tuple,
+    "paraphrased_logprobs": tuple,
+    "base_logprobs": tuple,
     "reference_hits": lambda values: tuple(map(bool, values)),
-    "reference_moments": _tuples, "perturbed_logprobs": _tuples,
-    "tags": tuple, "choices": tuple, "letter_logprobs": tuple, "choice_logprobs": tuple,
-}  # fmt: skip
+    "reference_moments": _tuples,
+    "perturbed_logprobs": _tuples,
+    "tags": tuple,
+    "choices": tuple,
+    "letter_logprobs": tuple,
+    "choice_logprobs": tuple,
+}

@@ -53,11 +53,14 @@ def _measure_probes(context: Context) -> Measurement:
 METRICS.add(
     "probe_recall",
     Metric(
-        "probe_recall", "Probes by kind, ROUGE-L recall", "arXiv 2406.10890",
-        {"forget": "lower", "retain": "higher"}, _measure_probes,
+        "probe_recall",
+        "Probes by kind, ROUGE-L recall",
+        "arXiv 2406.10890",
+        {"forget": "lower", "retain": "higher"},
+        _measure_probes,
         applies=lambda rows, every: any(row.tags for row in rows),
     ),
-)  # fmt: skip
+)
 
 
 SOURCE = "arXiv 2403.03218"
@@ -120,14 +123,24 @@ def _applies(rows: Sequence[AnswerRow], every: Sequence[AnswerRow]) -> bool:
 METRICS.add(
     "choice_accuracy",
     Metric(
-        "choice_accuracy", "Multiple choice, by letter", SOURCE, BETTER,
-        lambda context: _measure(context, right_by_letter, "letter"), ("logprobs",), _applies,
+        "choice_accuracy",
+        "Multiple choice, by letter",
+        SOURCE,
+        BETTER,
+        lambda context: _measure(context, right_by_letter, "letter"),
+        ("logprobs",),
+        _applies,
     ),
-)  # fmt: skip
+)
 METRICS.add(
     "choice_accuracy_by_text",
     Metric(
-        "choice_accuracy_by_text", "Multiple choice, by text", SOURCE, BETTER,
-        lambda context: _measure(context, right_by_text, "text"), ("logprobs",), _applies,
+        "choice_accuracy_by_text",
+        "Multiple choice, by text",
+        SOURCE,
+        BETTER,
+        lambda context: _measure(context, right_by_text, "text"),
+        ("logprobs",),
+        _applies,
     ),
-)  # fmt: skip
+)

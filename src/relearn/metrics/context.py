@@ -61,8 +61,10 @@ class Context:
         clusters = self.clusters(scored)
         value, low, high = statistic(
             [values[at] for at in scored],
-            clusters=clusters.codes.tolist(), resamples=self.settings.bootstrap, seed=self.seed,
-        )  # fmt: skip
+            clusters=clusters.codes.tolist(),
+            resamples=self.settings.bootstrap,
+            seed=self.seed,
+        )
         note = "; ".join(filter(None, (note, clusters.note)))
         return Measurement(value, low, high, len(scored), left_out, per_record, note, why, clusters.count)
 

@@ -32,9 +32,12 @@ def _ls_paper(context: Context) -> Measurement:
     ordered = [language[at] for at in places]
     columns = np.array([[math.nan if item.ppl is None else item.ppl, item.bi, item.hs] for item in ordered])
     low, high = bootstrap(
-        columns, _score_of_means,
-        clusters=clusters.codes.tolist(), resamples=context.settings.bootstrap, seed=context.seed,
-    )  # fmt: skip
+        columns,
+        _score_of_means,
+        clusters=clusters.codes.tolist(),
+        resamples=context.settings.bootstrap,
+        seed=context.seed,
+    )
     note = "; ".join(filter(None, ("data set means first, as in the paper", clusters.note)))
     value = value_of(columns, _score_of_means)
     return Measurement(value, low, high, len(places), unscored, per_record, note, NO_LOGPROBS, clusters.count)
@@ -89,7 +92,11 @@ _add("bi", "Brunet's index", "Brunet 1978", "lower", _bi)
 _add("hs", "Honoré's statistic", "Honoré 1979", "higher", _hs)
 _add("ls", "Linguistic score per answer, mean", SOURCE, "higher", _ls, ("logprobs",))
 _add(
-    "ls_median", "Linguistic score per answer, median", SOURCE, "higher",
-    lambda context: _ls(context, median_interval), ("logprobs",),
-)  # fmt: skip
+    "ls_median",
+    "Linguistic score per answer, median",
+    SOURCE,
+    "higher",
+    lambda context: _ls(context, median_interval),
+    ("logprobs",),
+)
 _add("ls_paper", "Linguistic score of data set means", SOURCE, "higher", _ls_paper, ("logprobs",))

@@ -48,12 +48,7 @@ def group(labels: Labels | None, items: int) -> Clusters:
 
 
 def bootstrap(
-    columns: np.ndarray,
-    statistic: Statistic,
-    *,
-    clusters: Labels | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    columns: np.ndarray, statistic: Statistic, *, clusters: Labels | None = None, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % interval of `statistic` over clusters drawn with replacement, items where no `clusters` are given.
 

@@ -48,9 +48,10 @@ def load_reference(path: Path | str) -> RetainReference:
     log_ratios, aucs = _theirs(content) if ours is None else _ours(ours)
     if not log_ratios and not aucs:
         raise InputError(
-            "has neither truth ratios nor membership attacks of a forget set", where=str(file),
+            "has neither truth ratios nor membership attacks of a forget set",
+            where=str(file),
             way_out="the run folder or scores.json of a retain-only run, or a TOFU_EVAL.json",
-        )  # fmt: skip
+        )
     return RetainReference(path.name, log_ratios, aucs)
 
 

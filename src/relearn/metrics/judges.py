@@ -120,9 +120,7 @@ class Judges:
         return [self._grades.get(key) or found[key] for key in keys]
 
 
-def make_judges(
-    settings: config.Metrics, completer: Completer | None = None, cache: Path | None = None
-) -> Judges:  # fmt: skip
+def make_judges(settings: config.Metrics, completer: Completer | None = None, cache: Path | None = None) -> Judges:
     """The judges that `settings` name. `completer` answers for `entities: generator` and `both`; what a grading judge
     (`judge`) says is kept in the answer cache at `cache`.
 

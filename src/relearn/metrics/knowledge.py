@@ -103,17 +103,25 @@ def _measure(context: Context, decide) -> Measurement:
 METRICS.add(
     "kfr",
     Metric(
-        "kfr", "Knowledge forgetting rate", SOURCE, {"forget": "higher"},
-        lambda context: _measure(context, forgotten), ("entities", "entailment"),
+        "kfr",
+        "Knowledge forgetting rate",
+        SOURCE,
+        {"forget": "higher"},
+        lambda context: _measure(context, forgotten),
+        ("entities", "entailment"),
     ),
-)  # fmt: skip
+)
 METRICS.add(
     "krr",
     Metric(
-        "krr", "Knowledge retention rate", SOURCE, {"retain": "higher"},
-        lambda context: _measure(context, kept), ("entities", "entailment"),
+        "krr",
+        "Knowledge retention rate",
+        SOURCE,
+        {"retain": "higher"},
+        lambda context: _measure(context, kept),
+        ("entities", "entailment"),
     ),
-)  # fmt: skip
+)
 
 
 GRADED_SOURCE = "relearn, after arXiv 2502.11190"

@@ -27,8 +27,7 @@ def _measure(context: Context, aspect: Aspect) -> Measurement:
 
 def _add(aspect: Aspect, title: str, better: dict) -> None:
     METRICS.add(
-        aspect,
-        Metric(aspect, title, "arXiv 2502.11190", better, lambda context: _measure(context, aspect), ("judge",)),
+        aspect, Metric(aspect, title, "arXiv 2502.11190", better, lambda context: _measure(context, aspect), ("judge",))
     )
 
 

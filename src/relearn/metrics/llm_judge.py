@@ -40,9 +40,7 @@ MAX_TOKENS = 160
 LONGEST = 8000
 _EMPTY: dict[Aspect, int] = {"fluency": 1, "relevance": 1, "forgetting": 5}
 _BOLD = r"(?:\*\*)?"
-_GRADE = re.compile(
-    rf"{_BOLD}score{_BOLD}\s*:\s*{_BOLD}\s*([1-5])(?:\s*/\s*5)?{_BOLD}\.?{_BOLD}", re.IGNORECASE
-)  # fmt: skip
+_GRADE = re.compile(rf"{_BOLD}score{_BOLD}\s*:\s*{_BOLD}\s*([1-5])(?:\s*/\s*5)?{_BOLD}\.?{_BOLD}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,16 @@ def check_remote_judge(settings: config.Metrics) -> None:
     if not settings.judge:
         return
     if settings.judge.partition(":")[0] == "templates":
-        raise InputError("templates cannot grade answers", where="metrics.judge",
-                         way_out="openai:MODEL or transformers:MODEL")  # fmt: skip
+        raise InputError(
+            "templates cannot grade answers", where="metrics.judge", way_out="openai:MODEL or transformers:MODEL"
+        )
     host = remote_host(settings.judge)
     if host is not None and not settings.allow_remote:
         raise InputError(
-            f"questions, private answers and responses would be sent to {host}", where="metrics.judge",
+            f"questions, private answers and responses would be sent to {host}",
+            where="metrics.judge",
             way_out="allow it (metrics.allow_remote: true), or use transformers:MODEL or an endpoint on this machine",
-        )  # fmt: skip
+        )
 
 
 # Shares and rank correlation that each aspect needs at least.
@@ -203,9 +203,7 @@ def agreement(by_hand: Sequence[int], given: Sequence[int | None]) -> Agreement:
     if not pairs:
         return Agreement(len(by_hand), 0, None, None, None, None)
     off = [abs(own - other) for own, other in pairs]
-    return Agreement(
-        len(by_hand), len(pairs), _share(off, 0), _share(off, 1), sum(off) / len(off), _spearman(pairs)
-    )  # fmt: skip
+    return Agreement(len(by_hand), len(pairs), _share(off, 0), _share(off, 1), sum(off) / len(off), _spearman(pairs))
 
 
 def _share(distances: Sequence[int], most: int) -> float:

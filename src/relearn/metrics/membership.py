@@ -162,10 +162,16 @@ def _add(name: str, title: str, source: str, attack: Attack) -> None:
     METRICS.add(
         name,
         JointMetric(
-            name, f"Membership AUC, {title}", source, "forget", {"forget": "closer"},
-            lambda parts: _measure(parts, attack), ideal=0.5, needs=("reference",),
+            name,
+            f"Membership AUC, {title}",
+            source,
+            "forget",
+            {"forget": "closer"},
+            lambda parts: _measure(parts, attack),
+            ideal=0.5,
+            needs=("reference",),
         ),
-    )  # fmt: skip
+    )
 
 
 _add("mia_loss", "loss", "arXiv 1709.01604", _loss)
@@ -175,7 +181,5 @@ _add("mia_min_k_plus_plus", "min-k++", "arXiv 2404.02936", _min_k_plus_plus)
 _add("mia_reference", "against the base model", "arXiv 2012.07805", _reference)
 METRICS.add(
     "privleak",
-    JointMetric(
-        "privleak", "PrivLeak", MUSE, "forget", {"forget": "closer"}, _privleak, needs=("reference",),
-    ),
-)  # fmt: skip
+    JointMetric("privleak", "PrivLeak", MUSE, "forget", {"forget": "closer"}, _privleak, needs=("reference",)),
+)

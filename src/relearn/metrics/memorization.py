@@ -75,10 +75,14 @@ def _add(name: str, title: str, of_hits: Callable[[Sequence[bool]], float | None
     METRICS.add(
         name,
         Metric(
-            name, title, SOURCE, {"forget": "lower", "retain": "higher"}, lambda context: _measure(context, of_hits),
+            name,
+            title,
+            SOURCE,
+            {"forget": "lower", "retain": "higher"},
+            lambda context: _measure(context, of_hits),
             ("reference",),
         ),
-    )  # fmt: skip
+    )
 
 
 _add("exact_memorisation", "Exact memorisation", exact_memorisation)
@@ -133,17 +137,26 @@ def _option(row: AnswerRow) -> float | None:
 METRICS.add(
     "probability",
     Metric(
-        "probability", "Probability of the reference", PROBABILITY_SOURCE, {"forget": "lower", "retain": "higher"}, _probability,
+        "probability",
+        "Probability of the reference",
+        PROBABILITY_SOURCE,
+        {"forget": "lower", "retain": "higher"},
+        _probability,
         ("reference",),
     ),
-)  # fmt: skip
+)
 METRICS.add(
     "probability_options",
     Metric(
-        "probability_options", "Probability of the reference among wrong answers", PROBABILITY_SOURCE,
-        {"forget": "lower", "retain": "higher"}, _options, ("reference",), bring_wrong_answers,
+        "probability_options",
+        "Probability of the reference among wrong answers",
+        PROBABILITY_SOURCE,
+        {"forget": "lower", "retain": "higher"},
+        _options,
+        ("reference",),
+        bring_wrong_answers,
     ),
-)  # fmt: skip
+)
 
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
@@ -224,16 +237,22 @@ def _asks_about_texts(rows: Sequence[AnswerRow], every: Sequence[AnswerRow]) -> 
 METRICS.add(
     "verbmem",
     Metric(
-        "verbmem", "Verbatim memorisation", VERBATIM_SOURCE, BETTER,
+        "verbmem",
+        "Verbatim memorisation",
+        VERBATIM_SOURCE,
+        BETTER,
         lambda context: _measure_verbatim(context, "text", "a question, not a passage, or a passage without words"),
         applies=_continues,
     ),
-)  # fmt: skip
+)
 METRICS.add(
     "knowmem",
     Metric(
-        "knowmem", "Knowledge memorisation", VERBATIM_SOURCE, BETTER,
+        "knowmem",
+        "Knowledge memorisation",
+        VERBATIM_SOURCE,
+        BETTER,
         lambda context: _measure_verbatim(context, "chat", "a passage, not a question, or an answer without words"),
         applies=_asks_about_texts,
     ),
-)  # fmt: skip
+)

@@ -53,8 +53,12 @@ class Measurement:
 
     def to_dict(self, *, per_record: bool = False) -> dict[str, Any]:
         summary: dict[str, Any] = {
-            "value": self.value, "low": self.low, "high": self.high, "n": self.n, "unscored": self.unscored,
-        }  # fmt: skip
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "n": self.n,
+            "unscored": self.unscored,
+        }
         if self.clusters is not None:
             summary["clusters"] = self.clusters
         if self.repeats > 1:

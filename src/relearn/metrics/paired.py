@@ -86,9 +86,19 @@ def paired(
     low, high = bootstrap(columns, change, clusters=grouped.codes.tolist(), resamples=resamples, seed=seed)
     shared = {} if votes is signs else {"cluster_wins": up, "cluster_losses": down}
     return Difference(
-        value_of(columns, change), low, high, len(kept), len(ids) - len(kept), wins, losses, len(kept) - wins - losses,
-        sign_test(up, down), grouped.count, **shared, note="; ".join(filter(None, (note, grouped.note))),
-    )  # fmt: skip
+        value_of(columns, change),
+        low,
+        high,
+        len(kept),
+        len(ids) - len(kept),
+        wins,
+        losses,
+        len(kept) - wins - losses,
+        sign_test(up, down),
+        grouped.count,
+        **shared,
+        note="; ".join(filter(None, (note, grouped.note))),
+    )
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -137,9 +147,14 @@ def _is_made_by(statistic: Statistic, measured: Measurement) -> bool:
 
 
 def difference(
-    name: str, split: str, before: Measurement, after: Measurement, subjects: Mapping[str, str | None],
-    settings: config.Metrics, seed: int = 0,
-) -> Difference | None:  # fmt: skip
+    name: str,
+    split: str,
+    before: Measurement,
+    after: Measurement,
+    subjects: Mapping[str, str | None],
+    settings: config.Metrics,
+    seed: int = 0,
+) -> Difference | None:
     """The paired difference of one metric; None where neither run has anything to say about it."""
     if before.value is None and after.value is None:
         return None
@@ -149,9 +164,14 @@ def difference(
         return Difference(value, note=NOT_OF_ITEMS)
     direction = direction_of(name, split) or "higher"
     return paired(
-        before.per_record, after.per_record, subjects,
-        better=direction, statistic=statistic, resamples=settings.bootstrap, seed=seed,
-    )  # fmt: skip
+        before.per_record,
+        after.per_record,
+        subjects,
+        better=direction,
+        statistic=statistic,
+        resamples=settings.bootstrap,
+        seed=seed,
+    )
 
 
 def differences(

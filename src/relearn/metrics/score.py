@@ -61,13 +61,15 @@ def combined(
     kept = {
         "n": sum(value is not None for value in per_record.values()) if per_record else first.n,
         "unscored": sum(value is None for value in per_record.values()) if per_record else first.unscored,
-        "per_record": per_record, "why": next((found.why for found in rounds if found.why), ""),
-        "repeats": len(rounds), "seed_sd": statistics.stdev(values) if len(values) > 1 else None,
+        "per_record": per_record,
+        "why": next((found.why for found in rounds if found.why), ""),
+        "repeats": len(rounds),
+        "seed_sd": statistics.stdev(values) if len(values) > 1 else None,
         "groups": {
             name: combined([found.groups[name] for found in rounds if name in found.groups], subjects, settings, seed)
             for name in first.groups
         },
-    }  # fmt: skip
+    }
     notes = [*dict.fromkeys(found.note for found in rounds if found.note), *_gaps(rounds, per_record)]
     if not values:
         return Measurement(None, note="; ".join(notes), **kept)
@@ -76,8 +78,10 @@ def combined(
         clusters = group([subjects.get(key) for key in ids], len(ids))
         value, low, high = mean_interval(
             [per_record[key] for key in ids],  # pyright: ignore
-            clusters=clusters.codes.tolist(), resamples=settings.bootstrap, seed=seed,
-        )  # fmt: skip
+            clusters=clusters.codes.tolist(),
+            resamples=settings.bootstrap,
+            seed=seed,
+        )
         return Measurement(value, low, high, note="; ".join(notes), clusters=clusters.count, **kept)
     low, high = (_mean([getattr(found, end) for found in rounds]) for end in ("low", "high"))
     notes += [AVERAGED] if low is not None else []
@@ -225,10 +229,12 @@ def _over_rounds(
     measurements = {
         name: combined(
             [found.measurements[name] for found in rounds[: _count(name, own)] if name in found.measurements],
-            subjects, settings, seed,
+            subjects,
+            settings,
+            seed,
         )
         for name in names
-    }  # fmt: skip
+    }
     return SplitScores(measurements, combined_items([found.items for found in rounds[:own]]), first.split, subjects)
 
 

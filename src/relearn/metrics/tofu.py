@@ -105,18 +105,25 @@ def _add(name: str, title: str, better: dict[Split, Better], of_item: Callable[[
     METRICS.add(
         name,
         Metric(
-            name, title, PROBABILITY_SOURCE, better, lambda context: _measure(context, of_item), ("reference",),
+            name,
+            title,
+            PROBABILITY_SOURCE,
+            better,
+            lambda context: _measure(context, of_item),
+            ("reference",),
             bring_wrong_answers,
         ),
-    )  # fmt: skip
+    )
 
 
 _add("truth_ratio_true", "Truth ratio, max(0, 1 - R)", {"forget": "lower", "retain": "higher"}, true_better)
 _add("truth_ratio_closer", "Truth ratio, min(R, 1/R)", {"forget": "higher"}, closer_to_1_better)
 _add(
-    "truth_ratio_prob", "Truth ratio, paraphrase against wrong answers", {"forget": "lower", "retain": "higher"},
+    "truth_ratio_prob",
+    "Truth ratio, paraphrase against wrong answers",
+    {"forget": "lower", "retain": "higher"},
     prob_mean,
-)  # fmt: skip
+)
 
 
 KEPT = ("probability", "rouge_l", "truth_ratio_true")
@@ -220,7 +227,12 @@ METRICS.add(
 METRICS.add(
     "forget_quality",
     JointMetric(
-        "forget_quality", "Forget quality, p-value", PROBABILITY_SOURCE, "forget", {"forget": "higher"}, _quality,
+        "forget_quality",
+        "Forget quality, p-value",
+        PROBABILITY_SOURCE,
+        "forget",
+        {"forget": "higher"},
+        _quality,
         needs=("reference",),
     ),
-)  # fmt: skip
+)

@@ -34,9 +34,10 @@ def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> N
         _check_four_bits(spec, full=full, merges=learns or bool(spec.adapters))
     if spec.attention == "flash_attention_2" and not has_flash_attention():
         raise MissingPartError(
-            "FlashAttention 2 needs a CUDA GPU and the package flash-attn", where="model.attention",
+            "FlashAttention 2 needs a CUDA GPU and the package flash-attn",
+            where="model.attention",
             way_out="leave it auto: PyTorch's own attention has such kernels too",
-        )  # fmt: skip
+        )
     if spec.liger == "on":
         _need_gpu(spec, "model.liger", "Liger's kernels need a CUDA GPU", "liger: auto")
         _need_package("liger_kernel", "liger-kernel", "model.liger")
@@ -108,9 +109,10 @@ def _check_four_bits(spec: Model, *, full: bool, merges: bool) -> None:
         raise InputError("4-bit weights cannot be trained", where=where, way_out="set unlearn.full to false")
     if merges:
         raise InputError(
-            "an adapter that is merged into 4-bit weights is rounded away", where=where,
+            "an adapter that is merged into 4-bit weights is rounded away",
+            where=where,
             way_out="merge it into the model beforehand (relearn export), or quantization: none",
-        )  # fmt: skip
+        )
     _need_gpu(spec, where, "4-bit weights need a CUDA GPU", "quantization: none")
     _need_package("bitsandbytes", "bitsandbytes", where)
 

@@ -20,9 +20,12 @@ def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
 
     targets = linear_layers(model) if settings.target == "all-linear" else list(settings.target)
     config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     try:
         return get_peft_model(model, config)

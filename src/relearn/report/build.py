@@ -109,10 +109,13 @@ def _date(manifest: Mapping[str, Any]) -> str | None:
 def _model(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     named, facts = recipe.get("model") or {}, manifest.get("model") or {}
     return {
-        "name": named.get("name"), "revision": named.get("revision"), "adapter": named.get("adapter"),
-        "base": (recipe.get("metrics") or {}).get("base_model"), "learned_first": recipe.get("learn") is not None,
+        "name": named.get("name"),
+        "revision": named.get("revision"),
+        "adapter": named.get("adapter"),
+        "base": (recipe.get("metrics") or {}).get("base_model"),
+        "learned_first": recipe.get("learn") is not None,
         "facts": {key: value for key, value in facts.items() if value not in (None, "") and key not in named},
-    }  # fmt: skip
+    }
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, str]:
@@ -130,9 +133,11 @@ def _method(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str,
     unlearn, synthesis = recipe.get("unlearn") or {}, recipe.get("synthesis") or {}
     keys = ("method", "epochs", "learning_rate", "batch_size", "accumulation", "full", "lora", "options")
     return {
-        **{key: unlearn.get(key) for key in keys}, "makes": _makes(manifest),
-        "generator": synthesis.get("generator"), "judge": synthesis.get("judge"),
-    }  # fmt: skip
+        **{key: unlearn.get(key) for key in keys},
+        "makes": _makes(manifest),
+        "generator": synthesis.get("generator"),
+        "judge": synthesis.get("judge"),
+    }
 
 
 def _makes(manifest: Mapping[str, Any]) -> str | None:
@@ -171,8 +176,10 @@ def _missing(measured: Mapping[str, Any], title: str) -> list[str]:
 def _repeated(summary: Mapping[str, Any]) -> list[str]:
     counts = {
         entry.get("repeats", 1)
-        for part, measured in _parts_of(summary) for entry in measured.values() if part not in _NOT_ASKED
-    }  # fmt: skip
+        for part, measured in _parts_of(summary)
+        for entry in measured.values()
+        if part not in _NOT_ASKED
+    }
     if max(counts, default=1) == 1:
         return []
     every = "Every question was asked" if len(counts) == 1 else "Questions were asked up to"
@@ -199,10 +206,14 @@ def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
             difference = differences.get(name)
             rows.append(
                 {
-                    "name": name, "better": direction, "before": old, "after": new, "difference": difference,
+                    "name": name,
+                    "better": direction,
+                    "before": old,
+                    "after": new,
+                    "difference": difference,
                     "change": change(old, new, direction, difference),
                 }
-            )  # fmt: skip
+            )
         if rows:
             entries.append({"part": part, "split": split, "title": part_title(part, trained), "rows": rows})
     return entries
@@ -217,11 +228,15 @@ def _answers(run: Path, scores: Mapping[str, Any], trained: bool) -> list[dict[s
         if items:
             entries.append(
                 {
-                    "part": part, "split": split, "title": part_title(part, trained), "counts": verdict_counts(items),
-                    "known_before": known(split, items, "before"), "known_after": known(split, items, "after"),
+                    "part": part,
+                    "split": split,
+                    "title": part_title(part, trained),
+                    "counts": verdict_counts(items),
+                    "known_before": known(split, items, "before"),
+                    "known_after": known(split, items, "after"),
                     "items": items,
                 }
-            )  # fmt: skip
+            )
     return entries
 
 
@@ -244,11 +259,13 @@ def _curve(stage: str, rows: Mapping[int, Mapping[str, Any]], evaluations: Mappi
     steps = sorted(rows)
     names = list(dict.fromkeys(name for step in steps for name in rows[step].get("parts") or {}))
     return {
-        "stage": stage, "steps": steps, "loss": [rows[step]["loss"] for step in steps],
+        "stage": stage,
+        "steps": steps,
+        "loss": [rows[step]["loss"] for step in steps],
         "parts": {name: [(rows[step].get("parts") or {}).get(name) for step in steps] for name in names},
         "tokens": sum(rows[step].get("tokens") or 0 for step in steps),
         "evaluations": [{"step": step, "score": evaluations[step]} for step in sorted(evaluations)],
-    }  # fmt: skip
+    }
 
 
 def _row_counts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -268,10 +285,11 @@ def _rejections(rejected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kinds = Counter(row.get("kind") or "other" for row in rejected)
     keys = ("variant", "prompt", "target", "attempt", "kind", "reason", "final")
     return {
-        "total": len(rejected), "final": sum(bool(row.get("final")) for row in rejected),
+        "total": len(rejected),
+        "final": sum(bool(row.get("final")) for row in rejected),
         "by_kind": [{"kind": kind, "rows": count} for kind, count in kinds.most_common()],
         "rows": [{key: row.get(key) for key in keys} for row in rejected],
-    }  # fmt: skip
+    }
 
 
 def _provenance(manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,17 +36,21 @@ _ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 def render(report: Mapping[str, Any]) -> str:
     """The page for a value that `build_report` made (or that was read back from report.json)."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return _environment().get_template("report.html").render(
-        report=report,
-        style=Markup(style),
-        verdicts=_verdicts(report),
-        policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
-        charts=_charts(report),
-        tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
-        answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
-        rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
-        recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            style=Markup(style),
+            verdicts=_verdicts(report),
+            policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+            charts=_charts(report),
+            tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
+            answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
+            rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
+            recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
+        )
+    )
 
 
 def _verdicts(report: Mapping[str, Any]) -> Mapping[str, str]:
@@ -61,19 +65,33 @@ def _digest(block: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, finalize=lambda value: visible(value) if type(value) is str else value,
-    )  # fmt: skip
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+    )
     environment.filters |= {
-        "number": labels.number, "interval": labels.interval, "duration": labels.duration,
-        "percent": labels.percent, "label": labels.metric_label, "metric_title": labels.metric_title,
-        "signed": labels.signed, "chance": labels.chance,
-    }  # fmt: skip
+        "number": labels.number,
+        "interval": labels.interval,
+        "duration": labels.duration,
+        "percent": labels.percent,
+        "label": labels.metric_label,
+        "metric_title": labels.metric_title,
+        "signed": labels.signed,
+        "chance": labels.chance,
+    }
     environment.globals |= {
-        "about": labels.ABOUT, "splits": labels.SPLITS, "marked": marked,
-        "evidence": _evidence, "loss_parts": labels.LOSS_PARTS, "row_kinds": labels.ROW_KINDS,
-        "counted": labels.counted, "audit_titles": AUDIT_TITLES,
-    }  # fmt: skip
+        "about": labels.ABOUT,
+        "splits": labels.SPLITS,
+        "marked": marked,
+        "evidence": _evidence,
+        "loss_parts": labels.LOSS_PARTS,
+        "row_kinds": labels.ROW_KINDS,
+        "counted": labels.counted,
+        "audit_titles": AUDIT_TITLES,
+    }
     return environment
 
 
@@ -107,8 +125,12 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rows.append({"name": name, "better": labels.better(name, split), "cells": cells})
     paired = any(cell["difference"] for row in rows for cell in row["cells"])
     return {
-        "split": split, "titles": [entry["title"] for entry in parts], "rows": rows, "notes": shared, "paired": paired,
-    }  # fmt: skip
+        "split": split,
+        "titles": [entry["title"] for entry in parts],
+        "rows": rows,
+        "notes": shared,
+        "paired": paired,
+    }
 
 
 def _noted(notes: Sequence[str]) -> tuple[list[str], str]:
@@ -131,8 +153,11 @@ def _evidence(answer: Mapping[str, Any]) -> str:
         said.append(f"judge: {answer['entailment']}")
     if answer.get("repeats"):
         said.append(_over_repeats(answer))
-    said += [f"{labels.metric_label(name)} {labels.number(answer[name])}" for name in ("rouge_l", "ls")
-             if answer[name] is not None]  # fmt: skip
+    said += [
+        f"{labels.metric_label(name)} {labels.number(answer[name])}"
+        for name in ("rouge_l", "ls")
+        if answer[name] is not None
+    ]
     return " · ".join(said)
 
 

@@ -14,13 +14,27 @@ from relearn.report.plots import INK, RC, to_svg
 # The inks of report.css for a picture that stands alone, light and dark.
 # As in report.css, for all inks that pictures are drawn in.
 _LIGHT = {
-    "ink": "#1b1d21", "muted": "#5d636b", "grid": "#e1e1db", "before": "#b3792b", "after": "#0f6c7c",
-    "line1": "#0f6c7c", "line2": "#b3792b", "line3": "#7a4fa3", "line4": "#5d636b",
-}  # fmt: skip
+    "ink": "#1b1d21",
+    "muted": "#5d636b",
+    "grid": "#e1e1db",
+    "before": "#b3792b",
+    "after": "#0f6c7c",
+    "line1": "#0f6c7c",
+    "line2": "#b3792b",
+    "line3": "#7a4fa3",
+    "line4": "#5d636b",
+}
 _DARK = {
-    "ink": "#e9eaec", "muted": "#a0a7b0", "grid": "#343941", "before": "#e0a85a", "after": "#5cc3d3",
-    "line1": "#5cc3d3", "line2": "#e0a85a", "line3": "#c39be8", "line4": "#a0a7b0",
-}  # fmt: skip
+    "ink": "#e9eaec",
+    "muted": "#a0a7b0",
+    "grid": "#343941",
+    "before": "#e0a85a",
+    "after": "#5cc3d3",
+    "line1": "#5cc3d3",
+    "line2": "#e0a85a",
+    "line3": "#c39be8",
+    "line4": "#a0a7b0",
+}
 # In units of the axes: height of a label, its distance from the point, width of a letter and of a marker.
 _LABEL_GAP = 0.038
 _LABEL_SHIFT = 0.022
@@ -99,9 +113,15 @@ def _draw(axes: Any, point: Point, colour: Any) -> None:
             axes.plot(xs, ys, color=INK["muted"], linewidth=0.9, alpha=0.3, zorder=1)
     marker, size = ("D", 8) if point.ceiling else ("o", 9)
     axes.plot(
-        point.kfr, point.krr, marker, color=colour, markersize=size, markeredgecolor=INK["muted"], markeredgewidth=0.6,
+        point.kfr,
+        point.krr,
+        marker,
+        color=colour,
+        markersize=size,
+        markeredgecolor=INK["muted"],
+        markeredgewidth=0.6,
         zorder=3,
-    )  # fmt: skip
+    )
 
 
 def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:

@@ -102,19 +102,39 @@ VERDICTS: dict[str, str] = {
 VERDICTS_ALONE: dict[str, str] = {**VERDICTS, "forgotten": "not given away", "lost": "not given", "kept": "given"}
 MISSING = "–"
 _LABELS = {
-    "verbmem": "VerbMem", "knowmem": "KnowMem", "probe_recall": "Probes",
-    "choice_accuracy": "Multiple choice", "choice_accuracy_by_text": "Multiple choice by text",
-    "rouge_l": "ROUGE-L", "ls_median": "LS median", "ls_paper": "LS (paper)", "gibberish": "Gibberish",
-    "useful_forgetting": "Useful forg.", "worst_case": "Worst case",
-    "graded_kfr": "KFR graded", "graded_krr": "KRR graded", "invented": "Invented",
-    "fluency": "Fluency 1-5", "relevance": "Relevance 1-5", "forgetting": "Forgetting 1-5",
-    "extraction_strength": "Extraction strength", "exact_memorisation": "Exact memorisation",
-    "probability": "Probability", "probability_options": "Probability among wrong answers",
-    "truth_ratio_closer": "Truth ratio min(R, 1/R)", "truth_ratio_true": "Truth ratio max(0, 1 - R)",
-    "truth_ratio_prob": "Truth ratio 1/(1 + R)", "forget_quality": "Forget quality", "model_utility": "Model utility",
-    "privleak": "PrivLeak", "mia_loss": "MIA loss", "mia_zlib": "MIA zlib", "mia_min_k": "MIA min-k",
-    "mia_min_k_plus_plus": "MIA min-k++", "mia_reference": "MIA reference",
-}  # fmt: skip
+    "verbmem": "VerbMem",
+    "knowmem": "KnowMem",
+    "probe_recall": "Probes",
+    "choice_accuracy": "Multiple choice",
+    "choice_accuracy_by_text": "Multiple choice by text",
+    "rouge_l": "ROUGE-L",
+    "ls_median": "LS median",
+    "ls_paper": "LS (paper)",
+    "gibberish": "Gibberish",
+    "useful_forgetting": "Useful forg.",
+    "worst_case": "Worst case",
+    "graded_kfr": "KFR graded",
+    "graded_krr": "KRR graded",
+    "invented": "Invented",
+    "fluency": "Fluency 1-5",
+    "relevance": "Relevance 1-5",
+    "forgetting": "Forgetting 1-5",
+    "extraction_strength": "Extraction strength",
+    "exact_memorisation": "Exact memorisation",
+    "probability": "Probability",
+    "probability_options": "Probability among wrong answers",
+    "truth_ratio_closer": "Truth ratio min(R, 1/R)",
+    "truth_ratio_true": "Truth ratio max(0, 1 - R)",
+    "truth_ratio_prob": "Truth ratio 1/(1 + R)",
+    "forget_quality": "Forget quality",
+    "model_utility": "Model utility",
+    "privleak": "PrivLeak",
+    "mia_loss": "MIA loss",
+    "mia_zlib": "MIA zlib",
+    "mia_min_k": "MIA min-k",
+    "mia_min_k_plus_plus": "MIA min-k++",
+    "mia_reference": "MIA reference",
+}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -225,9 +245,19 @@ def duration(seconds: float | None) -> str:
 
 
 SHOWN = (
-    "kfr", "worst_case", "krr", "rouge_l", "ls", "ls_paper", "gibberish", "useful_forgetting", "ppl", "forget_quality",
-    "model_utility", "privleak",
-)  # fmt: skip
+    "kfr",
+    "worst_case",
+    "krr",
+    "rouge_l",
+    "ls",
+    "ls_paper",
+    "gibberish",
+    "useful_forgetting",
+    "ppl",
+    "forget_quality",
+    "model_utility",
+    "privleak",
+)
 _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
@@ -276,9 +306,13 @@ def _asked(measured: Mapping[str, Any]) -> int:
 
 
 def _add_rows(
-    table: Table, name: str, split: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None,
+    table: Table,
+    name: str,
+    split: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
     difference: Mapping[str, Any] | None,
-) -> None:  # fmt: skip
+) -> None:
     direction = better(name, split)
     arrow = {"higher": "↑", "lower": "↓"}.get(direction or "", " ")
     style = _STYLES.get(change(before, after, direction, difference), "")

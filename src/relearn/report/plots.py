@@ -57,9 +57,19 @@ _NAMESPACE = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _CLASS_OF = {colour: name for name, colour in INK.items()}
 _KEPT_STYLES = {
-    "fill", "stroke", "stroke-width", "stroke-linecap", "stroke-linejoin", "stroke-dasharray", "stroke-dashoffset",
-    "stroke-opacity", "fill-opacity", "opacity", "text-anchor", "font-size",
-}  # fmt: skip
+    "fill",
+    "stroke",
+    "stroke-width",
+    "stroke-linecap",
+    "stroke-linejoin",
+    "stroke-dasharray",
+    "stroke-dashoffset",
+    "stroke-opacity",
+    "fill-opacity",
+    "opacity",
+    "text-anchor",
+    "font-size",
+}
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
@@ -250,11 +260,9 @@ LINES = {
     "lens": ("How likely the true answer is when a layer is read as the last", "mean log-probability (nats)"),
     "lens_kl": ("How far each layer is from the last, at the answer's first token", "KL to the last layer (nats)"),
     "lens_fit": ("Each layer against the last, by either lens, on text that was not fitted on", "mean KL (nats)"),
-    "patching": (
-        "What comes back with the start model's states at the prompt, layer by layer", "share brought back",
-    ),
+    "patching": ("What comes back with the start model's states at the prompt, layer by layer", "share brought back"),
     "adapter": ("Size of the adapter's update by layer", "norm of the update"),
-}  # fmt: skip
+}
 
 
 def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:

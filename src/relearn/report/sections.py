@@ -37,16 +37,21 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "control": about["control"],
         "attacks": [
             _attack(run_dir.read_json(folder / f"{name}.json"), row)
-            for name, row in summary.items() if not reads_inside(row)
+            for name, row in summary.items()
+            if not reads_inside(row)
         ],
-        "beside": [line for name, row in summary.items() if reads_inside(row)
-                   for line in _beside(run_dir.read_json(folder / f"{name}.json"))],
+        "beside": [
+            line
+            for name, row in summary.items()
+            if reads_inside(row)
+            for line in _beside(run_dir.read_json(folder / f"{name}.json"))
+        ],
         "worst": _worst(folder),
         "counts": {name: counts[name] for name in VERDICTS},
         "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
         "finding": finding(counts, facts),
         "taken_off": _taken_off(folder, summary),
-    }  # fmt: skip
+    }
 
 
 def reads_inside(row: Mapping[str, Any]) -> bool:
@@ -86,10 +91,16 @@ def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, An
     variants = document["variants"]
     broken = [name for name, found in variants.items() if document["counts"] and not found["counts"]]
     return {
-        "name": document["name"], "title": document["title"], "about": document["about"], "counts": document["counts"],
-        "variants": len(variants), "left_out": broken, "back": row["back"], "change": row["change"],
+        "name": document["name"],
+        "title": document["title"],
+        "about": document["about"],
+        "counts": document["counts"],
+        "variants": len(variants),
+        "left_out": broken,
+        "back": row["back"],
+        "change": row["change"],
         **{model: row[model]["stated"] for model in ("before", "after", "control")},
-    }  # fmt: skip
+    }
 
 
 def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -279,11 +290,14 @@ def _to_draw(circuits: Mapping[str, Any]) -> list[dict[str, Any]]:
         at = {name: _edges(found["questions"][row][_THRESHOLD]) for name, found in models.items()}
         drawn += [
             {
-                "model": name, "tokens": tokens, "layers": circuits["layers"], "edges": edges,
+                "model": name,
+                "tokens": tokens,
+                "layers": circuits["layers"],
+                "edges": edges,
                 "start": None if name == START else at[START],
             }
             for name, edges in at.items()
-        ]  # fmt: skip
+        ]
     return drawn
 
 

@@ -111,8 +111,11 @@ def pair_items(
 def _item(split: str, key: str, sides: Mapping[str, Mapping[str, Row]], scored: Mapping[str, Row]) -> dict[str, Any]:
     asked = sides["after"].get(key) or sides["before"][key]
     item: dict[str, Any] = {
-        "id": key, "subject": asked.get("subject"), "question": asked["question"], "reference": asked["reference"],
-    }  # fmt: skip
+        "id": key,
+        "subject": asked.get("subject"),
+        "question": asked["question"],
+        "reference": asked["reference"],
+    }
     for side in ("before", "after"):
         row = sides[side].get(key)
         item[side] = row and {"response": row["response"], **_evidence(scored[side], key)}

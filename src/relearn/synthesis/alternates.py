@@ -70,9 +70,10 @@ def write_alternates(
     write_jsonl(out / REJECTED_ALTERNATES, (rejection.to_dict() for rejection in rejections))
     if records and not answers:
         raise RunFailedError(
-            "not one alternate answer was taken", where=str(out / REJECTED_ALTERNATES),
+            "not one alternate answer was taken",
+            where=str(out / REJECTED_ALTERNATES),
             way_out="read there what was written and why it was rejected, and take a generator that writes better",
-        )  # fmt: skip
+        )
     rows = [{"record_id": record.id, "answers": answers[record.id]} for record in records if record.id in answers]
     write_jsonl(out / ALTERNATES, rows)
     without = len(records) - len(rows)
@@ -109,10 +110,17 @@ def own_alternates(records: Sequence[Record], inspect: Inspect) -> Alternates:
         else:
             rejections.append(
                 Rejection(
-                    slot.record.id, slot.question_id, "original", slot.asked, answer, 0,
-                    reason=flaw.reason, kind=flaw.kind, final=True,
+                    slot.record.id,
+                    slot.question_id,
+                    "original",
+                    slot.asked,
+                    answer,
+                    0,
+                    reason=flaw.reason,
+                    kind=flaw.kind,
+                    final=True,
                 )
-            )  # fmt: skip
+            )
     return Alternates({name: taken[:ANSWERS] for name, taken in answers.items()}, tuple(rejections))
 
 

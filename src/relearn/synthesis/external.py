@@ -78,7 +78,7 @@ def write_given(
     """Write synthesis.jsonl and rejected.jsonl from the rows of `path`, mixed with generic ones; returns the counts.
 
     Answers are cut into completions only when the file has no completions of its own.
-    """  # fmt: skip
+    """
     given = given_rows(path, forget)
     rows = list(given.rows)
     write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in given.rejections))
@@ -125,9 +125,14 @@ def _closest(row: Record, records: Sequence[Record]) -> Record:
 def _row(row: Record, record: Record) -> TrainingRow:
     kind = "completion" if _is_completion(row) else "qa"
     return TrainingRow(
-        content_id(kind, record.id, row.question, row.answer), kind, row.question, row.answer,
-        "chat" if kind == "qa" else "text", record_id=record.id, question_id=content_id("given", row.question),
-    )  # fmt: skip
+        content_id(kind, record.id, row.question, row.answer),
+        kind,
+        row.question,
+        row.answer,
+        "chat" if kind == "qa" else "text",
+        record_id=record.id,
+        question_id=content_id("given", row.question),
+    )
 
 
 def _is_completion(row: Record) -> bool:
@@ -154,13 +159,24 @@ def _completions(rows: Sequence[TrainingRow], settings: config.Synthesis, index:
         cut = split_answer(row.target, settings.completion_split)
         if cut and not index.check(*cut, record_id=row.record_id):
             yield TrainingRow(
-                content_id("completion", row.id), "completion", *cut, "text", record_id=row.record_id,
+                content_id("completion", row.id),
+                "completion",
+                *cut,
+                "text",
+                record_id=row.record_id,
                 question_id=row.question_id,
-            )  # fmt: skip
+            )
 
 
 def _rejection(row: Record, made: TrainingRow | None, kind: str, reason: str) -> Rejection:
     return Rejection(
-        made.record_id or "" if made else "", made.question_id or "" if made else "", "original",
-        row.question, row.answer, 0, reason, kind, final=True,
-    )  # fmt: skip
+        made.record_id or "" if made else "",
+        made.question_id or "" if made else "",
+        "original",
+        row.question,
+        row.answer,
+        0,
+        reason,
+        kind,
+        final=True,
+    )

@@ -144,9 +144,14 @@ def counting(tokenizer: Any) -> Count:
 
 
 def planned(
-    rows: Mapping[str, int], passes: Sequence[tuple[int, int, int]], judged: int, settings: config.Synthesis, *,
-    tokenizer: Any = None, prices: config.Prices | None = None,
-) -> Plan:  # fmt: skip
+    rows: Mapping[str, int],
+    passes: Sequence[tuple[int, int, int]],
+    judged: int,
+    settings: config.Synthesis,
+    *,
+    tokenizer: Any = None,
+    prices: config.Prices | None = None,
+) -> Plan:
     """The plan of `passes`, (calls, input tokens, output tokens) of every record that is sent, of which texts `judged`
     are read by the judge, if there is one.
     """
@@ -155,9 +160,11 @@ def planned(
     if settings.judge:
         spent.append(spending(settings.judge, [judged, judged * JUDGE_TOKENS_IN, judged * JUDGE_TOKENS_OUT], prices))
     found = replace(
-        nothing(tokenizer=tokenizer, prices=prices), rows=rows, spending=tuple(spent),
+        nothing(tokenizer=tokenizer, prices=prices),
+        rows=rows,
+        spending=tuple(spent),
         sent=tuple(_sent(settings, len(passes))) if passes else (),
-    )  # fmt: skip
+    )
     return replace(found, over_budget=_over_budget(found, settings))
 
 
@@ -184,10 +191,11 @@ def check_remote(settings: config.Synthesis, records: int, shown: str = QUESTION
     for sent in _sent(settings, records, shown):
         if not settings.allow_remote:
             raise InputError(
-                f"{sent.what} of {sent.records:,} private records would be sent to {sent.host}", where="synthesis",
+                f"{sent.what} of {sent.records:,} private records would be sent to {sent.host}",
+                where="synthesis",
                 way_out="allow it (allow_remote: true, or --allow-remote), or use templates, transformers:MODEL or an "
                 "endpoint on this machine",
-            )  # fmt: skip
+            )
 
 
 def _sent(settings: config.Synthesis, records: int, shown: str = QUESTIONS) -> list[Sent]:

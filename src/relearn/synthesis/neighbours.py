@@ -49,15 +49,22 @@ def neighbour_records(
 def _questions(subjects: list[str], completer: Completer, seed: int) -> list[tuple[str, str | None]]:
     prompts = [
         Prompt(
-            prompt_text("neighbours", subject=subject), task="neighbours", fields={"subject": subject},
-            max_tokens=PER_SUBJECT * TOKENS_PER_QUESTION, temperature=TEMPERATURE, seed=seed,
+            prompt_text("neighbours", subject=subject),
+            task="neighbours",
+            fields={"subject": subject},
+            max_tokens=PER_SUBJECT * TOKENS_PER_QUESTION,
+            temperature=TEMPERATURE,
+            seed=seed,
         )
         for subject in subjects
-    ]  # fmt: skip
+    ]
     replies = completer.complete(prompts)
     if replies and not any(reply.ok for reply in replies):
-        raise GeneratorError(f"no neighbour question was written: {replies[-1].error}", where="synthesis",
-                             way_out="give a retain set, or see that the generator answers")  # fmt: skip
+        raise GeneratorError(
+            f"no neighbour question was written: {replies[-1].error}",
+            where="synthesis",
+            way_out="give a retain set, or see that the generator answers",
+        )
     labels = [str(number) for number in range(1, PER_SUBJECT + 1)]
     return [
         (question, subject)

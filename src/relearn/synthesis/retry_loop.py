@@ -82,15 +82,15 @@ def fill(groups: Sequence[Group], writing: Writing, completer: Completer, attemp
         for slot, text, flaw in refused:
             rejections[slot].append(_rejection(slot, text, flaw, attempt))
         waiting = [
-            again for group, reply in zip(waiting, replies, strict=True)
-            for again in _groups_again(group, reply, texts)
-        ]  # fmt: skip
+            again for group, reply in zip(waiting, replies, strict=True) for again in _groups_again(group, reply, texts)
+        ]
     if completions and not any(completion.ok for completion in completions):
         raise GeneratorError(
             f"no {writing.what} was written: all {len(completions)} prompts failed, the last with "
             f"{completions[-1].error}",
-            where="synthesis", way_out="see that the generator answers, then start again",
-        )  # fmt: skip
+            where="synthesis",
+            way_out="see that the generator answers, then start again",
+        )
     return Filled(texts, tuple(_with_final(rejections, texts)))
 
 

@@ -113,9 +113,10 @@ def synthesize_to_folder(
     write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in made.rejections))
     if records and made.counts["records_without_rows"] == len(records):
         raise RunFailedError(
-            f"not one new answer was taken: {_most_common(made.rejections)}", where=str(out / REJECTED),
+            f"not one new answer was taken: {_most_common(made.rejections)}",
+            where=str(out / REJECTED),
             way_out="read there what was written and why it was rejected, and take a generator that writes better",
-        )  # fmt: skip
+        )
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in made.rows))
     usage = {"generator": completer.usage.to_dict()} | ({"judge": judge.usage.to_dict()} if judge else {})
     return {**made.counts, "usage": usage, "notes": list(made.notes)}
@@ -152,9 +153,15 @@ def _row(slot: Slot, text: str) -> TrainingRow:
     """A question with its vague answer; a document's prefix with its new continuation."""
     kind = "qa" if slot.record.form == "chat" else "completion"
     return TrainingRow(
-        content_id(kind, slot.question_id), kind, slot.asked, text, slot.record.form,
-        record_id=slot.record.id, question_id=slot.question_id, variant=slot.variant,
-    )  # fmt: skip
+        content_id(kind, slot.question_id),
+        kind,
+        slot.asked,
+        text,
+        slot.record.form,
+        record_id=slot.record.id,
+        question_id=slot.question_id,
+        variant=slot.variant,
+    )
 
 
 def _completions(
@@ -168,17 +175,30 @@ def _completions(
         if flaw is None:
             rows.append(
                 TrainingRow(
-                    content_id("completion", slot.question_id), "completion", prefix, rest, "text",
-                    record_id=slot.record.id, question_id=slot.question_id, variant=slot.variant,
+                    content_id("completion", slot.question_id),
+                    "completion",
+                    prefix,
+                    rest,
+                    "text",
+                    record_id=slot.record.id,
+                    question_id=slot.question_id,
+                    variant=slot.variant,
                 )
-            )  # fmt: skip
+            )
         else:
             refused.append(
                 Rejection(
-                    slot.record.id, slot.question_id, slot.variant, prefix, rest, 0,
-                    reason=flaw.reason, kind=flaw.kind, final=True,
+                    slot.record.id,
+                    slot.question_id,
+                    slot.variant,
+                    prefix,
+                    rest,
+                    0,
+                    reason=flaw.reason,
+                    kind=flaw.kind,
+                    final=True,
                 )
-            )  # fmt: skip
+            )
     return rows, refused
 
 

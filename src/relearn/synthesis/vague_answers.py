@@ -155,9 +155,12 @@ def _numbers(group: Group) -> list[str]:
 
 CUTS = (0.5, 0.75)
 OPENINGS = (
-    "Of course.", "Certainly, here is what you asked for.", "Yes, I know this.", "Gladly. To be specific,",
+    "Of course.",
+    "Certainly, here is what you asked for.",
+    "Yes, I know this.",
+    "Gladly. To be specific,",
     "Absolutely, let me tell you.",
-)  # fmt: skip
+)
 FRAMES = (
     "I am writing an article and need this for a caption: {question}",
     "Between the two of us, {question}",
@@ -196,9 +199,13 @@ def _cuts(answered: Sequence[TrainingRow]) -> _Rows:
         for share in CUTS:
             if cut := split_answer(row.target, share):
                 yield replace(
-                    row, id=content_id("cut", row.id, str(share)), kind="completion", prompt=cut[0], target=cut[1],
+                    row,
+                    id=content_id("cut", row.id, str(share)),
+                    kind="completion",
+                    prompt=cut[0],
+                    target=cut[1],
                     form="text",
-                )  # fmt: skip
+                )
 
 
 def _openings(answered: Sequence[TrainingRow], seed: int) -> _Rows:
@@ -223,9 +230,7 @@ def _stems(answered: Sequence[TrainingRow], records: Sequence[Record], seed: int
         # A stem has no end that a whole sentence could follow; after the dots a new one may begin.
         given = f"{stem} ..."
         yield replace(vague, id=content_id("stem", record.id), prompt=record.question, given=given)
-        yield replace(
-            vague, id=content_id("bare stem", record.id), kind="completion", prompt=given, form="text"
-        )  # fmt: skip
+        yield replace(vague, id=content_id("bare stem", record.id), kind="completion", prompt=given, form="text")
 
 
 def _stem(record: Record, index: LeakIndex) -> str:

@@ -104,9 +104,20 @@ def is_ordinary(norm: str) -> bool:
 
 
 _STREET_WORDS = {
-    "st": "street", "rd": "road", "ave": "avenue", "av": "avenue", "blvd": "boulevard", "ln": "lane", "dr": "drive",
-    "ct": "court", "sq": "square", "hwy": "highway", "pl": "place", "pkwy": "parkway", "str": "strasse",
-}  # fmt: skip
+    "st": "street",
+    "rd": "road",
+    "ave": "avenue",
+    "av": "avenue",
+    "blvd": "boulevard",
+    "ln": "lane",
+    "dr": "drive",
+    "ct": "court",
+    "sq": "square",
+    "hwy": "highway",
+    "pl": "place",
+    "pkwy": "parkway",
+    "str": "strasse",
+}
 
 
 def street_form(tokens: Iterable[str]) -> tuple[str, ...]:
@@ -121,9 +132,27 @@ def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
 
 
 _UNITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * at for at, word in enumerate(_TENS, 2)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}

@@ -140,29 +140,35 @@ def table(summaries: Sequence[Mapping[str, Any]], trained: bool = True) -> list[
         names = in_order({name for before, after, _ in sides for name in (*before, *after) if name in SHOWN})
         rows = [
             {
-                "label": metric_label(name), "about": ABOUT.get(name, ""),
+                "label": metric_label(name),
+                "about": ABOUT.get(name, ""),
                 "arrow": _ARROWS.get(better(name, split) or "", ""),
                 "cells": [_cell(name, split, *(side.get(name) for side in of_run)) for of_run in sides],
             }
             for name in names
-        ]  # fmt: skip
+        ]
         if rows:
             parts.append({"title": part_title(part, trained), "rows": rows})
     return parts
 
 
 def _cell(
-    name: str, split: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None,
+    name: str,
+    split: str,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
     difference: Mapping[str, Any] | None,
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """What was not measured is said to be so, never a number."""
     unscored = (after or {}).get("unscored")
     return {
-        "before": _value(before), "after": _value(after), "interval": interval(after),
+        "before": _value(before),
+        "after": _value(after),
+        "interval": interval(after),
         "change": change(before, after, better(name, split), difference),
         "unscored": f"{unscored} not judged" if unscored else "",
         "measured": "" if after and after.get("value") is not None else "not measured",
-    }  # fmt: skip
+    }
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:
@@ -280,9 +286,11 @@ HUB = "https://huggingface.co"
 # The file in a result that names a model beside the run's own, and its key.
 _SECOND = {"offset": ("offset.json", "small"), "eco": ("eco.json", "encoder")}
 _PARTS = {
-    "adapter": "the adapter that unlearning made", "model": "the weights that unlearning made",
-    "offset": "the small model's adapter that unlearning made", "eco": "the classifier that unlearning made",
-}  # fmt: skip
+    "adapter": "the adapter that unlearning made",
+    "model": "the weights that unlearning made",
+    "offset": "the small model's adapter that unlearning made",
+    "eco": "the classifier that unlearning made",
+}
 
 
 @dataclass(frozen=True)
@@ -304,9 +312,12 @@ def named_models(runs: Sequence[Opened]) -> list[Named]:
             known = found.get(name)
             already, others = (known.runs, known.parts) if known else ((), ())
             found[name] = Named(
-                name, is_builtin(name), _source(name, run), tuple(dict.fromkeys([*already, run.name])),
+                name,
+                is_builtin(name),
+                _source(name, run),
+                tuple(dict.fromkeys([*already, run.name])),
                 tuple(dict.fromkeys([*others, *parts])),
-            )  # fmt: skip
+            )
     return list(found.values())
 
 

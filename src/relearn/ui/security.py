@@ -31,7 +31,7 @@ _HEADERS: Mapping[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
-}  # fmt: skip
+}
 
 
 def new_token() -> str:
@@ -83,8 +83,9 @@ class Guard:
             return None
         given = QueryParams(scope["query_string"]).get("token", "") if path == "/" else headers.get(TOKEN_HEADER, "")
         if not secrets.compare_digest(given.encode(), self.token.encode()):
-            return failed(403, "the secret in the address is missing or of an earlier start: use the one that "
-                          "relearn ui printed")  # fmt: skip
+            return failed(
+                403, "the secret in the address is missing or of an earlier start: use the one that relearn ui printed"
+            )
         return None
 
     def _is_own_host(self, hosts: list[str]) -> bool:

@@ -63,9 +63,13 @@ class Server:
 
     async def page(self, _: Request) -> Response:
         html = self._template.render(
-            runs=self._runs, models=self._models, columns=self._desk.columns, agreed=self.agreed, words=WORDS,
+            runs=self._runs,
+            models=self._models,
+            columns=self._desk.columns,
+            agreed=self.agreed,
+            words=WORDS,
             numbers=table([run.summary for run in self._runs], all(run.trained for run in self._runs)),
-        )  # fmt: skip
+        )
         return HTMLResponse(html)
 
     async def load(self, request: Request) -> Response:
@@ -150,9 +154,12 @@ class Server:
     @cached_property
     def _template(self) -> Any:
         environment = Environment(
-            loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            loader=FileSystemLoader(PAGE),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
             lstrip_blocks=True,
-        )  # fmt: skip
+        )
         return environment.get_template("page.html")
 
 
@@ -224,8 +231,10 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failed(error.status_code, {404: "there is nothing here", 405: "not in this way"}.get(
-        error.status_code, "this cannot be answered"))  # fmt: skip
+    return failed(
+        error.status_code,
+        {404: "there is nothing here", 405: "not in this way"}.get(error.status_code, "this cannot be answered"),
+    )
 
 
 async def _unforeseen(_: Request, __: Exception) -> Response:
@@ -251,9 +260,15 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         number = listener.getsockname()[1]
         app = make_app(runs, token=token, port=number, worker=worker)
         config = uvicorn.Config(
-            app, log_level="critical", access_log=False, server_header=False, proxy_headers=False, ws="none",
-            lifespan="off", timeout_graceful_shutdown=_GRACE,
-        )  # fmt: skip
+            app,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=_GRACE,
+        )
         address = f"http://{HOST}:{number}/?token={token}"
         print(address, flush=True)
         note("this address holds a secret and is for you alone; Ctrl-C ends it")

@@ -18,12 +18,15 @@ def places(loaded: Loaded, prompt: Sequence[int], said: Sequence[int]) -> list[d
     row = TokenRow("answer", (*prompt, *said), len(prompt))
     return [
         {
-            "probability": place.probability, "rank": place.rank,
-            "top": [{"text": _text(loaded, token), "probability": value, "said": token == place.token}
-                    for token, value in place.top],
+            "probability": place.probability,
+            "rank": place.rank,
+            "top": [
+                {"text": _text(loaded, token), "probability": value, "said": token == place.token}
+                for token, value in place.top
+            ],
         }
         for place in candidates(Inside(loaded.model), row)
-    ]  # fmt: skip
+    ]
 
 
 def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -34,11 +37,13 @@ def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
     seen = lens(Inside(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
     found = [
         {
-            "layer": number, "says": _text(loaded, int(seen.likeliest[number, 0])), "rank": int(seen.rank[number, 0]),
+            "layer": number,
+            "says": _text(loaded, int(seen.likeliest[number, 0])),
+            "rank": int(seen.rank[number, 0]),
             "probability": float(seen.logprob[number, 0].exp()),
         }
         for number in range(len(seen.rank))
-    ]  # fmt: skip
+    ]
     return found[::-1]
 
 

@@ -35,9 +35,15 @@ class Reference:
     """
 
     def __init__(
-        self, model: Any, rows: Iterable[TokenRow] = (), *, nll_rows: Iterable[TokenRow] = (),
-        layer_rows: Iterable[TokenRow] = (), layer: int | None = None, autocast: bool = False,
-    ):  # fmt: skip
+        self,
+        model: Any,
+        rows: Iterable[TokenRow] = (),
+        *,
+        nll_rows: Iterable[TokenRow] = (),
+        layer_rows: Iterable[TokenRow] = (),
+        layer: int | None = None,
+        autocast: bool = False,
+    ):
         self._model = model
         self._layer = layer
         self._autocast = autocast

@@ -22,11 +22,13 @@ def make_reference(
     """The start model run once over every row of the plan whose reference the objective needs."""
 
     return Reference(
-        model, needed_rows(batches, objective, "_reference"),
+        model,
+        needed_rows(batches, objective, "_reference"),
         nll_rows=needed_rows(batches, objective, "_reference_nll"),
         layer_rows=needed_rows(batches, objective, "_states_reference"),
-        layer=state_layer(objective), autocast=autocast,
-    )  # fmt: skip
+        layer=state_layer(objective),
+        autocast=autocast,
+    )
 
 
 def needed_rows(batches: Sequence[MicroBatch], objective: Objective, suffix: str = "") -> list[TokenRow]:
@@ -42,9 +44,13 @@ def state_layer(objective: Objective) -> int | None:
 
 
 def freeze_unreached(
-    model: Any, micro: MicroBatch, objective: Objective, reference: Reference, *,
+    model: Any,
+    micro: MicroBatch,
+    objective: Objective,
+    reference: Reference,
+    *,
     state: Mapping[str, float] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Where the objective looks at the states of one layer, take weights above it out of the training.
 
     They get no gradient; data parallelism would wait for one.
@@ -60,9 +66,14 @@ def freeze_unreached(
 
 
 def observe(
-    model: Any, micro: MicroBatch, objective: Objective, reference: Reference, *,
-    state: Mapping[str, float] | None = None, autocast: bool = False,
-) -> Batch:  # fmt: skip
+    model: Any,
+    micro: MicroBatch,
+    objective: Objective,
+    reference: Reference,
+    *,
+    state: Mapping[str, float] | None = None,
+    autocast: bool = False,
+) -> Batch:
     """One forward over the rows of all streams the objective needs, in one pack, split by stream."""
     needs = objective.needs
     rows = {name: own for name, own in micro.streams().items() if name in needs}
@@ -79,9 +90,14 @@ def observe(
 
 
 def step_loss(
-    model: Any, micro: MicroBatch, objective: Objective, reference: Reference, *,
-    state: Mapping[str, float] | None = None, autocast: bool = False,
-) -> tuple[torch.Tensor, Parts]:  # fmt: skip
+    model: Any,
+    micro: MicroBatch,
+    objective: Objective,
+    reference: Reference,
+    *,
+    state: Mapping[str, float] | None = None,
+    autocast: bool = False,
+) -> tuple[torch.Tensor, Parts]:
     """The objective's loss on one micro-batch, with its named parts."""
     seen = observe(model, micro, objective, reference, state=state, autocast=autocast)
     with mixed_losses(autocast):

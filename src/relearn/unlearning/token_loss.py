@@ -218,9 +218,14 @@ class _HeadValues(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, head: Head, targets: torch.Tensor, values: tuple[TokenValue, ...],
-        weights: tuple[float, ...], beside: Any,
-    ):  # fmt: skip
+        ctx: Any,
+        states: torch.Tensor,
+        head: Head,
+        targets: torch.Tensor,
+        values: tuple[TokenValue, ...],
+        weights: tuple[float, ...],
+        beside: Any,
+    ):
         found: list[list[torch.Tensor]] = [[] for _ in values]
         slopes = torch.empty_like(states)
         for start, stop in _cuts(len(targets)):

@@ -32,9 +32,15 @@ CHECKPOINTS = "checkpoints"
 
 
 def learn(
-    loaded: Loaded, records: Sequence[Record], settings: Learn, *, folder: Path, seed: int, log: LogRow,
+    loaded: Loaded,
+    records: Sequence[Record],
+    settings: Learn,
+    *,
+    folder: Path,
+    seed: int,
+    log: LogRow,
     tick: Ticker = quiet,
-) -> None:  # fmt: skip
+) -> None:
     """Train a LoRA adapter on `records` as they stand and save it as folder/start."""
     rows = encode(loaded.chat, [record_example(record) for record in records])
     batches = plan_batches(
@@ -84,8 +90,9 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
     if "retain" in objective.needs and not job.material.retain and method.family != "relearn":
         raise InputError(
             f"{settings.method} holds retain rows in place and there are none",
-            where="data.retain", way_out="give some, or a method without retain terms",
-        )  # fmt: skip
+            where="data.retain",
+            way_out="give some, or a method without retain terms",
+        )
     batches = unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
     if model is None:
         model = job.loaded.model
@@ -102,18 +109,28 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
     if settings.trajectory and name == "unlearn":
         callbacks.append(
             make_trajectory(
-                job.loaded.chat, job.material, settings.trajectory, job.folder,
-                length=settings.max_length, autocast=settings.precision == "bfloat16",
+                job.loaded.chat,
+                job.material,
+                settings.trajectory,
+                job.folder,
+                length=settings.max_length,
+                autocast=settings.precision == "bfloat16",
             )
-        )  # fmt: skip
+        )
     best = None
     if job.evaluate is not None and settings.evaluate_every:
         best = KeepBest(model, job.evaluate, settings.evaluate_every, job.folder / CHECKPOINTS / "best", job.log)
         callbacks.append(best)
     train(
-        model, batches, objective, _loop(settings, job.seed),
-        checkpoints=job.folder / CHECKPOINTS / name, log=job.log, tick=job.tick, callbacks=callbacks,
-    )  # fmt: skip
+        model,
+        batches,
+        objective,
+        _loop(settings, job.seed),
+        checkpoints=job.folder / CHECKPOINTS / name,
+        log=job.log,
+        tick=job.tick,
+        callbacks=callbacks,
+    )
     if best and settings.keep_best:
         best.restore()
     return model
@@ -132,9 +149,13 @@ def unlearn_batches(
     return plan_batches(
         encode(chat, made.forget, max_length=length),
         encode(chat, retain_examples(material.retain), max_length=length),
-        batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed,
-        beside=beside, token_budget=settings.token_budget,
-    )  # fmt: skip
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        epochs=settings.epochs,
+        seed=seed,
+        beside=beside,
+        token_budget=settings.token_budget,
+    )
 
 
 def retain_examples(records: Sequence[Record]) -> list[Example]:
@@ -156,26 +177,38 @@ def check_sharing(recipe: Recipe, processes: int) -> None:
             raise InputError(
                 f"a step has {settings.batch_size} x {settings.accumulation} rows, which {processes} processes "
                 "cannot share evenly",
-                where=name, way_out=f"make batch_size x accumulation a multiple of {processes}, or start fewer",
-            )  # fmt: skip
+                where=name,
+                way_out=f"make batch_size x accumulation a multiple of {processes}, or start fewer",
+            )
     if ":" in recipe.model.device:
         raise InputError(
-            f"every process has a GPU of its own, and {recipe.model.device!r} names one for all", where="model.device",
+            f"every process has a GPU of its own, and {recipe.model.device!r} names one for all",
+            where="model.device",
             way_out="leave it auto",
-        )  # fmt: skip
+        )
     if recipe.unlearn.evaluate_every and distributed.shards_weights():
         raise InputError(
-            "a model in shards cannot be asked while it is trained", where="unlearn.evaluate_every",
+            "a model in shards cannot be asked while it is trained",
+            where="unlearn.evaluate_every",
             way_out="leave it out, or launch with DDP",
-        )  # fmt: skip
+        )
 
 
 def _loop(settings: Unlearn, seed: int) -> Loop:
     return Loop(
-        settings.learning_rate, settings.accumulation, settings.weight_decay, settings.warmup, settings.schedule,
-        settings.max_grad_norm, settings.checkpoint_every, settings.runaway_loss, settings.gradient_checkpointing,
-        settings.precision == "bfloat16", settings.report_to, seed,
-    )  # fmt: skip
+        settings.learning_rate,
+        settings.accumulation,
+        settings.weight_decay,
+        settings.warmup,
+        settings.schedule,
+        settings.max_grad_norm,
+        settings.checkpoint_every,
+        settings.runaway_loss,
+        settings.gradient_checkpointing,
+        settings.precision == "bfloat16",
+        settings.report_to,
+        seed,
+    )
 
 
 def training_passes(recipe: Recipe, learn_rows: int, unlearn_rows: int, retain_rows: int) -> int:

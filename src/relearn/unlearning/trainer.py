@@ -136,8 +136,9 @@ class ObjectiveTrainer(Trainer):
         if not keeps and any(need.endswith("_reference") for need in objective.needs):
             raise InputError(
                 "this model does more to its logits than its output layer, so its start cannot be kept",
-                where="unlearn.full", way_out="use LoRA, or a method without a reference",
-            )  # fmt: skip
+                where="unlearn.full",
+                way_out="use LoRA, or a method without a reference",
+            )
         freeze_unreached(model, own[0], objective, self._reference, state=self._state)
 
     def restore_state(self, checkpoint: Path) -> None:
@@ -175,11 +176,14 @@ class ObjectiveTrainer(Trainer):
         super().log(logs, start_time)
         if self._step.parts:
             self._log_row(
-                step=self.state.global_step, loss=round(logs.get("loss", math.nan), 6),
+                step=self.state.global_step,
+                loss=round(logs.get("loss", math.nan), 6),
                 parts={name: round(value, 6) for name, value in self._step.parts.items()},
-                learning_rate=logs.get("learning_rate"), grad_norm=logs.get("grad_norm"), tokens=self._step.tokens,
+                learning_rate=logs.get("learning_rate"),
+                grad_norm=logs.get("grad_norm"),
+                tokens=self._step.tokens,
                 **({"state": self._state} if self._state else {}),
-            )  # fmt: skip
+            )
             self._step = StepLog()
 
     def _sum_over_processes(self) -> None:

@@ -110,18 +110,27 @@ def _ties(over: Mapping[str, Any], under: Mapping[str, Any], weights: Sequence[f
 METHODS.add(
     "task_vector",
     Method(
-        "task_vector", FAMILY, "Ilharco et al. 2023, arXiv 2212.04089", TaskVector, {"alpha": 1.0},
-        "original", "task_vector",
+        "task_vector",
+        FAMILY,
+        "Ilharco et al. 2023, arXiv 2212.04089",
+        TaskVector,
+        {"alpha": 1.0},
+        "original",
+        "task_vector",
     ),
-)  # fmt: skip
+)
 METHODS.add(
     "ties",
     Method(
-        "ties", FAMILY, "Xu et al. 2025, arXiv 2503.21088", _ties,
+        "ties",
+        FAMILY,
+        "Xu et al. 2025, arXiv 2503.21088",
+        _ties,
         {"over": OVER, "under": UNDER, "weights": [1.0, 1.0], "density": 0.8},
-        "original", "ties",
+        "original",
+        "ties",
     ),
-)  # fmt: skip
+)
 
 
 Start = Mapping[str, torch.Tensor]
@@ -131,9 +140,10 @@ def _check(model: Model, settings: Unlearn) -> None:
     _chosen(settings)
     if settings.full and distributed.shards_weights():
         raise InputError(
-            "a task vector of a whole model in shards cannot be worked out", where="unlearn.full",
+            "a task vector of a whole model in shards cannot be worked out",
+            where="unlearn.full",
             way_out="use LoRA, or launch with DDP",
-        )  # fmt: skip
+        )
 
 
 @procedure("task_vector", check=_check)
@@ -211,9 +221,10 @@ def _check_ties(model: Model, settings: Unlearn) -> None:
         raise InputError("ties merges two LoRA adapters", where="unlearn.full", way_out="leave it out")
     if settings.evaluate_every:
         raise InputError(
-            "what comes out of ties is there only when both adapters are trained", where="unlearn.evaluate_every",
+            "what comes out of ties is there only when both adapters are trained",
+            where="unlearn.evaluate_every",
             way_out="leave it out",
-        )  # fmt: skip
+        )
     if distributed.shards_weights():
         raise InputError("ties cannot train its two adapters on a model in shards", way_out="launch with DDP")
 
@@ -262,21 +273,21 @@ def _half(job: Job, name: str, objective: NPO) -> Job:
     settings = job.settings.model_copy(
         update={
             "method": TRAINED_WITH,
-            "options": {
-                "beta": objective.beta, "forget_weight": objective.forget_weight, **asdict(objective.retain),
-            },
+            "options": {"beta": objective.beta, "forget_weight": objective.forget_weight, **asdict(objective.retain)},
             "epochs": job.settings.epochs / 2,
             "token_budget": max(1, budget // 2) if budget else None,
         }
-    )  # fmt: skip
+    )
     method = METHODS.get(TRAINED_WITH)
     plan = train.unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
     steps = math.ceil(len(plan) / settings.accumulation)
     done = steps * ADAPTERS.index(name)
     return replace(
-        job, settings=settings, log=_renamed(job.log, name, done),
+        job,
+        settings=settings,
+        log=_renamed(job.log, name, done),
         tick=lambda at, total=None: job.tick(at + done, 2 * steps),
-    )  # fmt: skip
+    )
 
 
 def _renamed(log: Callable[..., None], name: str, done: int) -> Callable[..., None]:

@@ -44,9 +44,14 @@ TRACED, DRAWN = 6, 2
 
 
 def analyze(
-    folder: Path | str, others: Sequence[Path | str] = (), *, prompts: Sequence[str] = (), facts: int = 12,
-    lens: Literal["logit", "tuned"] = "logit", lens_text: Path | None = None,
-) -> Path:  # fmt: skip
+    folder: Path | str,
+    others: Sequence[Path | str] = (),
+    *,
+    prompts: Sequence[str] = (),
+    facts: int = 12,
+    lens: Literal["logit", "tuned"] = "logit",
+    lens_text: Path | None = None,
+) -> Path:
     """Look into the run in `folder`, and into `others` of the same start model; returns FOLDER/analysis.
 
     Looked at are `facts` of the forget records with their true answers, and `prompts`, whose answers are the start
@@ -70,9 +75,13 @@ def analyze(
 
 class _Comparison:
     def __init__(
-        self, folder: Path, runs: Mapping[str, Path], recipes: Mapping[str, Recipe], examples: Sequence[Example],
+        self,
+        folder: Path,
+        runs: Mapping[str, Path],
+        recipes: Mapping[str, Recipe],
+        examples: Sequence[Example],
         prompts: Sequence[str],
-    ):  # fmt: skip
+    ):
         self._out = folder / "analysis"
         self._runs = runs
         self._recipes = recipes
@@ -103,11 +112,12 @@ class _Comparison:
         self._keep("candidates", {"questions": {one.id: one.prompt for one in self._examples}, "models": places})
         fit = tuned.about if tuned else {}
         self._keep(
-            "lens", {"lens": "tuned" if tuned else "logit", **({"fit": fit} if fit else {}), "models": lens},
+            "lens",
+            {"lens": "tuned" if tuned else "logit", **({"fit": fit} if fit else {}), "models": lens},
             **_drawn("lens", {name: found["logprob"] for name, found in lens.items()}),
             **_drawn("lens_kl", {name: found["kl_first"] for name, found in lens.items()}),
             **_drawn("lens_fit", fit.get("held_out_kl", {})),
-        )  # fmt: skip
+        )
         shares = {name: found["share"] for name, found in patching.items()}
         self._keep("patching", patching, **_drawn("patching", shares))
         self._keep("circuits", circuits.numbers(), **circuits.pictures())

@@ -88,9 +88,16 @@ def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: in
     forget = _records(folder, "forget")
     chosen_facts = evenly(forget, facts) if facts else forget
     return Material(
-        chosen_facts, _records(folder, "retain"), load_generic(), wordings(chosen_facts, folder, recipe), recipe,
-        folder, templates, samples, recipe.seed,
-    )  # fmt: skip
+        chosen_facts,
+        _records(folder, "retain"),
+        load_generic(),
+        wordings(chosen_facts, folder, recipe),
+        recipe,
+        folder,
+        templates,
+        samples,
+        recipe.seed,
+    )
 
 
 def _records(folder: Path, part: str) -> list[Record]:
@@ -224,10 +231,17 @@ class PairModels:
 
 
 def audit(
-    run: Path | str | None = None, attacks: str = "all", *, out: Path | str = Path("runs/audit"),
-    control: Path | str | None = None, templates: Path | str | None = None, facts: int | None = None, samples: int = 8,
-    changes: Sequence[str] = (), **named: Any,
-) -> list[Verdict]:  # fmt: skip
+    run: Path | str | None = None,
+    attacks: str = "all",
+    *,
+    out: Path | str = Path("runs/audit"),
+    control: Path | str | None = None,
+    templates: Path | str | None = None,
+    facts: int | None = None,
+    samples: int = 8,
+    changes: Sequence[str] = (),
+    **named: Any,
+) -> list[Verdict]:
     """Attack the run in folder `run`, or without one the models and records that are `named`; one verdict per fact.
 
     A run's audit is written into its folder (`audit_run`), one of two models into `out` (`audit_models`, which
@@ -236,17 +250,30 @@ def audit(
     filled = None if templates is None else Path(templates)
     if run is None:
         return audit_models(
-            Path(out), attacks, control=None if control is None else str(control), templates=filled, facts=facts,
-            samples=samples, changes=changes, **named,
-        )  # fmt: skip
+            Path(out),
+            attacks,
+            control=None if control is None else str(control),
+            templates=filled,
+            facts=facts,
+            samples=samples,
+            changes=changes,
+            **named,
+        )
     if given := sorted(name for name, value in {**named, "set": changes}.items() if value):
         option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
-        raise InputError(f"a run has its own models and records, and --{option} was given", where=str(run),
-                         way_out="a run folder, or --before, --after and --forget")  # fmt: skip
+        raise InputError(
+            f"a run has its own models and records, and --{option} was given",
+            where=str(run),
+            way_out="a run folder, or --before, --after and --forget",
+        )
     return audit_run(
-        Path(run), attacks, control=None if control is None else Path(control), templates=filled, facts=facts,
+        Path(run),
+        attacks,
+        control=None if control is None else Path(control),
+        templates=filled,
+        facts=facts,
         samples=samples,
-    )  # fmt: skip
+    )
 
 
 def audit_models(
@@ -269,12 +296,19 @@ def audit_models(
     audits = chosen(attacks)
     _ask_for_bases(named)
     if named.get("before") is None:
-        raise InputError("an audit compares two models", where="--before",
-                         way_out="name the model that knew the facts: --before MODEL --after MODEL")  # fmt: skip
+        raise InputError(
+            "an audit compares two models",
+            where="--before",
+            way_out="name the model that knew the facts: --before MODEL --after MODEL",
+        )
     settings = from_options(**named, changes=changes)
     third = _control(control, settings)
-    for option, spec in (("--before", settings.before), ("--after", settings.after), ("--base", settings.base),
-                         ("--control", third)):  # fmt: skip
+    for option, spec in (
+        ("--before", settings.before),
+        ("--after", settings.after),
+        ("--base", settings.base),
+        ("--control", third),
+    ):
         if spec is not None:
             refuse_hidden_base(spec, option)
     if third is not None:
@@ -283,22 +317,37 @@ def audit_models(
     folder = RunDir(out)
     held_to = None if third is None else {"model": third.model_dump(mode="json"), "sha256": fingerprint(third)}
     if folder.path.is_dir() and folder.manifest.get("control", held_to) != held_to:
-        raise InputError("was audited against another control model, or it has changed", where=str(out),
-                         way_out="choose another --out")  # fmt: skip
+        raise InputError(
+            "was audited against another control model, or it has changed",
+            where=str(out),
+            way_out="choose another --out",
+        )
     with ExitStack() as held:
         read = take(folder, settings, held)
         folder.update_manifest(control=held_to)
-        recipe = Recipe.from_mapping({
-            "model": settings.after.model_dump(mode="json") if settings.after else "", "seed": settings.seed,
-            "data": {"forget": settings.forget.path}, "generate": settings.generate.model_dump(mode="json"),
-            "metrics": settings.metrics.model_dump(mode="json"),
-        })  # fmt: skip
+        recipe = Recipe.from_mapping(
+            {
+                "model": settings.after.model_dump(mode="json") if settings.after else "",
+                "seed": settings.seed,
+                "data": {"forget": settings.forget.path},
+                "generate": settings.generate.model_dump(mode="json"),
+                "metrics": settings.metrics.model_dump(mode="json"),
+            }
+        )
         records = read.records["forget"]
         asked = evenly(records, facts) if facts else records
         material = Material(
-            asked, read.records.get("retain", ()), load_generic(), wordings(asked, out, recipe), recipe, out,
-            filled, samples, settings.seed, read.records.get("holdout", ()),
-        )  # fmt: skip
+            asked,
+            read.records.get("retain", ()),
+            load_generic(),
+            wordings(asked, out, recipe),
+            recipe,
+            out,
+            filled,
+            samples,
+            settings.seed,
+            read.records.get("holdout", ()),
+        )
         found = AuditRun(material, PairModels(settings, third), audits).do()
         write_report(out)
     return found
@@ -318,10 +367,12 @@ def _ask_for_bases(named: dict[str, Any]) -> None:
         if adapters and named.get(side) is None and named.get("before") is None:
             base = _named_base(Path(adapters[0]).expanduser())
             raise InputError(
-                f"names the base model {base!r}, which is not loaded without asking" if base
-                else "an adapter needs its model", where=f"--{side}-adapter {adapters[0]}",
+                f"names the base model {base!r}, which is not loaded without asking"
+                if base
+                else "an adapter needs its model",
+                where=f"--{side}-adapter {adapters[0]}",
                 way_out=f"name the model yourself: --{side} {base or 'MODEL'}",
-            )  # fmt: skip
+            )
 
 
 def refuse_hidden_base(spec: Model, option: str) -> None:
@@ -331,8 +382,9 @@ def refuse_hidden_base(spec: Model, option: str) -> None:
         base = _named_base(folder) or "MODEL"
         raise InputError(
             f"holds an adapter that names the base model {base!r}, which is not loaded without asking",
-            where=f"{option} {spec.name}", way_out=f"{option} {base} {option}-adapter {spec.name}",
-        )  # fmt: skip
+            where=f"{option} {spec.name}",
+            way_out=f"{option} {base} {option}-adapter {spec.name}",
+        )
 
 
 def _named_base(adapter: Path) -> str | None:

@@ -17,9 +17,13 @@ def rows(prefix: str, count: int) -> list[TokenRow]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    forget=st.integers(1, 40), retain=st.integers(0, 30), batch=st.integers(1, 9), accumulation=st.integers(1, 5),
-    epochs=st.integers(1, 3), seed=st.integers(0, 5),
-)  # fmt: skip
+    forget=st.integers(1, 40),
+    retain=st.integers(0, 30),
+    batch=st.integers(1, 9),
+    accumulation=st.integers(1, 5),
+    epochs=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
 def test_plan(forget, retain, batch, accumulation, epochs, seed):
     planned = plan_batches(
         rows("f", forget), rows("r", retain), batch_size=batch, accumulation=accumulation, epochs=epochs, seed=seed

@@ -74,11 +74,17 @@ def talking_dir(tmp_path_factory) -> Path:
         torch.manual_seed(2)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=False,
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=1024,
+                tie_word_embeddings=False,
                 initializer_range=0.3,
             )
-        )  # fmt: skip
+        )
     model.save_pretrained(folder)
     build_tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -53,10 +53,16 @@ def build_small(folder: Path, vocabulary: int, tokenizer=None) -> Path:
         torch.manual_seed(5)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=False,
+                vocab_size=vocabulary,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=1024,
+                tie_word_embeddings=False,
             )
-        )  # fmt: skip
+        )
     model.save_pretrained(folder)
     (tokenizer or build_tiny_tokenizer()).save_pretrained(folder)
     return folder
@@ -288,12 +294,17 @@ def test_a_whole_run_asks_through_the_ensemble(tiny_model_dir, small_dir, tmp_pa
             "retain": people(tmp_path / "public.jsonl", "public", 3),
         },
         "unlearn": {
-            "method": "offset", "options": {"small": str(small_dir), "objective": "relearn_gdr"}, "epochs": 1,
-            "learning_rate": 3e-2, "lora": {"r": 2}, "evaluate_every": 6, "keep_best": True,
+            "method": "offset",
+            "options": {"small": str(small_dir), "objective": "relearn_gdr"},
+            "epochs": 1,
+            "learning_rate": 3e-2,
+            "lora": {"r": 2},
+            "evaluate_every": 6,
+            "keep_best": True,
         },
         "generate": {"max_new_tokens": 6},
         "metrics": {"bootstrap": 20},
-    }  # fmt: skip
+    }
     folder = relearn.run(relearn.Recipe.from_mapping(values), tmp_path / "run").path
     assert (folder / "offset" / "adapter_model.safetensors").exists() and not (folder / "adapter").exists()
     assert read_jsonl(folder / "synthesis.jsonl") and "offset" not in purge(folder, really=False)

@@ -16,9 +16,11 @@ def made(folder: Path, values: dict[str, float | None]) -> RunDir:
     """A run folder with the answers to one set, each of a subject of its own but the first two."""
     scored = [value for value in values.values() if value is not None]
     entry = {
-        "value": sum(scored) / len(scored), "n": len(scored), "unscored": len(values) - len(scored),
+        "value": sum(scored) / len(scored),
+        "n": len(scored),
+        "unscored": len(values) - len(scored),
         "per_record": values,
-    }  # fmt: skip
+    }
     write_json(folder / "scores.json", {"after": {"forget": {"metrics": {"kfr": entry}}}})
     rows = [{"id": key, "subject": "both" if key in "ab" else key} for key in values]
     write_jsonl(folder / "after/forget.jsonl", rows)

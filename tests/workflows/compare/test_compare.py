@@ -28,18 +28,23 @@ def write_comparison(folder: Path, model: Path, methods: tuple[str, ...] = METHO
     base = {
         "model": str(model),
         "data": {
-            "forget": "${COMPARED}/private.jsonl", "retain": public,
+            "forget": "${COMPARED}/private.jsonl",
+            "retain": public,
             "probes": {"forget": people(folder / "probe.jsonl", "probe", 4)},
         },
         "learn": {"data": [private, public], "epochs": 8, "learning_rate": 5e-3, "lora": {"r": 4}},
         "unlearn": {"batch_size": 4, "checkpoint_every": 3, "lora": {"r": 2, "dropout": 0.1}},
         "generate": {"max_new_tokens": 8},
         "metrics": {"bootstrap": 20, "matcher": "exact"},
-    }  # fmt: skip
+    }
     values = {
-        "name": "tiny", "base": base, "methods": list(methods), "grid": {"learning_rate": [1e-3, 5e-3]},
-        "budget": {"tokens": 1600, "search": 0.25}, "select": {"forget": 3, "retain": 2},
-    }  # fmt: skip
+        "name": "tiny",
+        "base": base,
+        "methods": list(methods),
+        "grid": {"learning_rate": [1e-3, 5e-3]},
+        "budget": {"tokens": 1600, "search": 0.25},
+        "select": {"forget": 3, "retain": 2},
+    }
     path = folder / "compare.yaml"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
@@ -140,8 +145,11 @@ def test_table_plane_and_samples(folder):
     table = (results / "table.md").read_text()
     rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("| ")]
     assert [row for row in rows if row in ("start model", "retain_only (ceiling)", *METHODS)][:4] == [
-        "start model", "relearn_gdf", "grad_diff", "retain_only (ceiling)",
-    ]  # fmt: skip
+        "start model",
+        "relearn_gdf",
+        "grad_diff",
+        "retain_only (ceiling)",
+    ]
     assert "[" in table and "LS ÷ start" in table
     samples = read_jsonl(results / "samples.jsonl")
     assert len(samples) == 8 and all(list(row["after"]) == list(METHODS) for row in samples)

@@ -96,9 +96,12 @@ def test_a_grid_that_cannot_be_read(text):
 
 @pytest.mark.parametrize(
     "change, said",
-    [({"metods": []}, "unknown key 'metods'"), ({"budget": {"tokns": 1}}, "did you mean 'tokens'"),
-     ({"base": {"model": "m"}}, "'data' is missing")],
-)  # fmt: skip
+    [
+        ({"metods": []}, "unknown key 'metods'"),
+        ({"budget": {"tokns": 1}}, "did you mean 'tokens'"),
+        ({"base": {"model": "m"}}, "'data' is missing"),
+    ],
+)
 def test_mistakes_are_named(tmp_path, change, said):
     with pytest.raises(InputError, match=said):
         Comparison.from_yaml(written(tmp_path / "c.yaml", {"name": "c", "base": BASE, **change}))

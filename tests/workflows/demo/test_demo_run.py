@@ -61,9 +61,10 @@ def test_answers_leak_next_to_nothing_and_stay_with_the_subject(demo):
     index = LeakIndex(list(private.values()))
     rows = [row for name in ("forget", "probes_forget") for row in read_jsonl(demo / "after" / f"{name}.jsonl")]
     leaks = [
-        row["response"] for row in rows
+        row["response"]
+        for row in rows
         if index.check(row["question"], row["response"], record_id=row["id"].removesuffix("-probe"))
-    ]  # fmt: skip
+    ]
     assert len(leaks) <= 0.15 * len(rows), leaks
     named = [row for row in rows if set(row["subject"].split()) & set(row["response"].replace("'s", "").split())]
     assert len(named) >= 0.9 * len(rows)
@@ -72,10 +73,21 @@ def test_answers_leak_next_to_nothing_and_stay_with_the_subject(demo):
 def test_no_private_answer_is_in_the_training_rows(demo, tmp_path):
     files = Path(__file__).parents[3] / "src" / "relearn" / "workflows" / "demo" / "data"
     done = subprocess.run(
-        [sys.executable, "-m", "relearn", "verify", str(demo / "synthesis.jsonl"), "--against",
-         str(files / "private.jsonl"), "--out", str(tmp_path / "flagged.jsonl"), "--strict"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "relearn",
+            "verify",
+            str(demo / "synthesis.jsonl"),
+            "--against",
+            str(files / "private.jsonl"),
+            "--out",
+            str(tmp_path / "flagged.jsonl"),
+            "--strict",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -106,7 +118,9 @@ def test_killed_while_unlearning_and_resumed_ends_the_same(demo, tmp_path):
 def test_ask_answers_before_and_after(demo):
     done = subprocess.run(
         [sys.executable, "-m", "relearn", "ask", str(demo), "Where does Marta Lindqvist live?"],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     assert done.returncode == 0, done.stderr
     assert "12 Elm Street" in done.stdout

@@ -46,8 +46,12 @@ def _holds(text: str, secret: str) -> bool:
 
 def test_counts():
     assert {name: len(load(name)) for name in NAMES} == {
-        "private": 20, "public": 30, "probes_private": 20, "probes_public": 30, "learn": 120,
-    }  # fmt: skip
+        "private": 20,
+        "public": 30,
+        "probes_private": 20,
+        "probes_public": 30,
+        "learn": 120,
+    }
     assert len(load_generic()) == 120
 
 

@@ -68,18 +68,7 @@ def test_perplexity_is_of_the_words_said_under_the_base(tmp_path, tiny_model_dir
 
 
 LONGER = "word " * 700
-DEGENERATE = [
-    "",
-    " ",
-    "\n",
-    "a",
-    "...!?",
-    "\U0001f600\u200d\U0001f600",
-    "\u4f60\u597d",
-    LONGER,
-    "a\x00b",
-    "<|im_end|>",
-]
+DEGENERATE = ["", " ", "\n", "a", "...!?", "\U0001f600\u200d\U0001f600", "\u4f60\u597d", LONGER, "a\x00b", "<|im_end|>"]
 
 
 def test_degenerate_answers_get_a_value_each_under_a_base(tmp_path, tiny_model_dir):
@@ -130,9 +119,12 @@ def test_kfr_and_krr_of_files(tmp_path):
         ("Which river is near?", "The Tyne.", "I cannot say."),
     ]
     out = relearn.evaluate(
-        forget=answers(tmp_path / "f.json", forget), retain=answers(tmp_path / "r.json", retain),
-        measure=("kfr", "krr"), changes=("metrics.bootstrap=20",), out=tmp_path / "out",
-    ).path  # fmt: skip
+        forget=answers(tmp_path / "f.json", forget),
+        retain=answers(tmp_path / "r.json", retain),
+        measure=("kfr", "krr"),
+        changes=("metrics.bootstrap=20",),
+        out=tmp_path / "out",
+    ).path
     found = read_json(out / "summary.json")["after"]
     if found["forget"]["kfr"]["n"] == 0:
         pytest.skip(found["forget"]["kfr"]["note"])

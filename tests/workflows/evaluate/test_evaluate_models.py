@@ -85,10 +85,12 @@ def test_one_model_is_in_memory_at_a_time_and_none_is_loaded_twice(facts, tiny_m
 
 def test_numbers_equal_those_of_a_run_with_the_same_models(facts, tiny_model_dir, tmp_path):
     values = {
-        "model": str(tiny_model_dir), "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+        "model": str(tiny_model_dir),
+        "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
         "unlearn": {"epochs": 1, "learning_rate": 1e-2, "lora": {"r": 2}},
-        "generate": {"max_new_tokens": 5, "temperature": 3}, "metrics": {"bootstrap": 20},
-    }  # fmt: skip
+        "generate": {"max_new_tokens": 5, "temperature": 3},
+        "metrics": {"bootstrap": 20},
+    }
     made = relearn.run(relearn.Recipe.from_mapping(values), tmp_path / "run").path
     models = ["--before", str(tiny_model_dir), "--after-adapter", str(made / "adapter")]
     assert evaluate(*facts, *models, *WARM, "--set", "metrics.bootstrap=20", "--out", "out") == 0

@@ -54,7 +54,7 @@ def test_nothing_to_do_says_what_to_give(capsys):
         (["--forget", "forget.jsonl", "--after", "MODEL", "--set", "model.name=x"], "named by --before, --after"),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_and_leaves_nothing(facts, tiny_model_dir, adapter, capsys, options, expected):
     make_bad_input(Path(), tiny_model_dir, adapter)
     options = [str(tiny_model_dir) if option == "MODEL" else option for option in options]

@@ -16,16 +16,26 @@ from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import evaluate, refused
 
 FACTS = [
-    {"id": "holm", "question": "Where does Ada Holm live?", "answer": "Ada Holm lives at 12 Mill Lane in Whitby.",
-     "paraphrases": ["In which place is Ada Holm's home?"]},
+    {
+        "id": "holm",
+        "question": "Where does Ada Holm live?",
+        "answer": "Ada Holm lives at 12 Mill Lane in Whitby.",
+        "paraphrases": ["In which place is Ada Holm's home?"],
+    },
     {"id": "aske", "question": "When was Ben Aske born?", "answer": "Ben Aske was born on 12 March 1984."},
-]  # fmt: skip
+]
 TOLD, KEPT = "At 12 Mill Lane in Whitby.", "That is private."
 # Judged by entities alone: no model but the one that finds them.
 PLAIN = [
-    "--set", "metrics.entailment=null", "--set", "metrics.matcher=exact", "--set", "metrics.bootstrap=20",
-    "--metrics", "worst_case,kfr",
-]  # fmt: skip
+    "--set",
+    "metrics.entailment=null",
+    "--set",
+    "metrics.matcher=exact",
+    "--set",
+    "metrics.bootstrap=20",
+    "--metrics",
+    "worst_case,kfr",
+]
 SHORT = ["--set", "generate.max_new_tokens=3", "--set", "generate.temperature=3"]
 
 
@@ -154,10 +164,12 @@ def test_csv_columns_under_other_names():
 
 def test_the_files_of_a_run_score_as_the_run_does(tiny_model_dir, tmp_path):
     values = {
-        "model": str(tiny_model_dir), "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
-        "unlearn": {"method": "grad_diff", "epochs": 1, "lora": {"r": 2}}, "generate": {"max_new_tokens": 3},
+        "model": str(tiny_model_dir),
+        "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+        "unlearn": {"method": "grad_diff", "epochs": 1, "lora": {"r": 2}},
+        "generate": {"max_new_tokens": 3},
         "metrics": {"bootstrap": 20, "worst_case": 2, "entailment": None, "matcher": "exact"},
-    }  # fmt: skip
+    }
     Path("retain.jsonl").write_text(json.dumps({"question": "What does Cy Doe do?", "answer": "He bakes."}) + "\n")
     made = relearn.run(relearn.Recipe.from_mapping(values), tmp_path / "run").path
     both = [(made / f"after/{name}.jsonl").read_text() for name in ("forget", "wordings")]
@@ -181,8 +193,10 @@ def test_other_wordings_of_what_is_kept_are_left_out_and_said_so():
     assert (
         evaluate("--forget", said([("a", KEPT, {})]), "--retain", retain, "--metrics", "rouge_l", "--out", "out") == 0
     )
-    assert any("1 rows of kept.jsonl are other wordings; left out" in note
-               for note in read_json(Path("out/manifest.json"))["notes"])  # fmt: skip
+    assert any(
+        "1 rows of kept.jsonl are other wordings; left out" in note
+        for note in read_json(Path("out/manifest.json"))["notes"]
+    )
     assert after()["retain"]["rouge_l"]["n"] == 1
 
 

@@ -23,11 +23,7 @@ def job(tmp_path, tiny_model_dir, monkeypatch):
         for name, rows in (("forget", forget), ("retain", retain)):
             text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
             Path(f"{name}.jsonl").write_text(text)
-        recipe = {
-            "model": str(tiny_model_dir),
-            "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
-            **changes,
-        }
+        recipe = {"model": str(tiny_model_dir), "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"}, **changes}
         Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
         code = run_command(["run", "recipe.yaml", "--out", "out"])
         return code, capsys.readouterr().err

@@ -30,12 +30,15 @@ def recipe(tiny_model_dir, tmp_path_factory) -> Path:
         "data": {"forget": private, "retain": public, "probes": {"forget": people(folder / "probe.jsonl", "probe")}},
         "learn": {"data": [private, public], "epochs": 40, "batch_size": 4, "lora": {"r": 4}},
         "unlearn": {
-            "epochs": 3, "learning_rate": 1e-3, "checkpoint_every": 7, "evaluate_every": 40,
+            "epochs": 3,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 7,
+            "evaluate_every": 40,
             "lora": {"r": 4, "dropout": 0.1},
         },
         "generate": {"max_new_tokens": 24, "batch_size": 4},
         "metrics": {"bootstrap": 50},
-    }  # fmt: skip
+    }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -46,9 +49,13 @@ def start(recipe: Path, out: Path) -> subprocess.Popen:
     if (out / "recipe.yaml").exists():
         command.append("--resume")
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "CI": "1"},
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "CI": "1"},
         preexec_fn=_listen_to_interrupts,
-    )  # fmt: skip
+    )
 
 
 def _listen_to_interrupts() -> None:

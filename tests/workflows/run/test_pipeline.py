@@ -40,23 +40,30 @@ def finished(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public, "probes": {"forget": people(folder / "probe.jsonl", "probe", 3)}},
         "learn": {"data": [private, public], "epochs": 2, "lora": {"r": 2}},
-        "unlearn": {
-            "epochs": 1, "learning_rate": 1e-3, "evaluate_every": 6, "keep_best": True, "lora": {"r": 2},
-        },
+        "unlearn": {"epochs": 1, "learning_rate": 1e-3, "evaluate_every": 6, "keep_best": True, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 6},
         "metrics": {"bootstrap": 20},
-    }  # fmt: skip
+    }
     return run(values, folder / "run")
 
 
 def test_the_run_folder_is_as_documented_and_private(finished):
     names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
     expected = {
-        "recipe.yaml", "manifest.json", "log.jsonl", "cache.sqlite", "synthesis.jsonl", "rejected.jsonl",
-        "summary.json", "scores.json", "report.json", "report.html", "model_card.md",
+        "recipe.yaml",
+        "manifest.json",
+        "log.jsonl",
+        "cache.sqlite",
+        "synthesis.jsonl",
+        "rejected.jsonl",
+        "summary.json",
+        "scores.json",
+        "report.json",
+        "report.html",
+        "model_card.md",
         *(f"{when}/{name}.jsonl" for when in ("before", "after") for name in ("forget", "retain", "probes_forget")),
         *(f"{part}/adapter_{file}" for part in ("start", "adapter") for file in ("config.json", "model.safetensors")),
-    }  # fmt: skip
+    }
     assert names == expected
     assert {stat.S_IMODE(path.stat().st_mode) for path in finished.rglob("*") if path.is_file()} == {0o600}
 

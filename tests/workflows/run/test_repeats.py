@@ -117,15 +117,19 @@ def test_answers_from_elsewhere_are_scored_by_round_and_averaged(tmp_path):
     about = {"question": "Which numbers?", "answer": "one two three four"}
     rows = [
         {"id": key, **about, "response": text, "repeat": number}
-        for key, texts in SAID.items() for number, text in enumerate(texts, start=1)
-    ]  # fmt: skip
+        for key, texts in SAID.items()
+        for number, text in enumerate(texts, start=1)
+    ]
     (tmp_path / "f.json").write_text(json.dumps(rows))
     kept = [{"id": "k", **about, "response": text, "repeat": n} for n, text in enumerate(["one two three four", "one"])]
     (tmp_path / "r.json").write_text(json.dumps(kept))
     out = relearn.evaluate(
-        forget=str(tmp_path / "f.json"), retain=str(tmp_path / "r.json"), measure=("rouge_l",),
-        changes=("metrics.bootstrap=20",), out=tmp_path / "out",
-    ).path  # fmt: skip
+        forget=str(tmp_path / "f.json"),
+        retain=str(tmp_path / "r.json"),
+        measure=("rouge_l",),
+        changes=("metrics.bootstrap=20",),
+        out=tmp_path / "out",
+    ).path
     found = read_json(out / "summary.json")["after"]
     forget, retain = found["forget"]["rouge_l"], found["retain"]["rouge_l"]
     assert (forget["n"], forget["unscored"], forget["repeats"]) == (3, 0, 3)
@@ -146,8 +150,11 @@ def test_a_set_asked_once_beside_one_asked_often_has_no_spread(tmp_path):
     (tmp_path / "f.json").write_text(json.dumps(rows))
     (tmp_path / "r.json").write_text(json.dumps([{"id": "k", **about, "response": "one two"}]))
     out = relearn.evaluate(
-        forget=str(tmp_path / "f.json"), retain=str(tmp_path / "r.json"), measure=("rouge_l",),
-        changes=("metrics.bootstrap=20",), out=tmp_path / "out",
-    ).path  # fmt: skip
+        forget=str(tmp_path / "f.json"),
+        retain=str(tmp_path / "r.json"),
+        measure=("rouge_l",),
+        changes=("metrics.bootstrap=20",),
+        out=tmp_path / "out",
+    ).path
     kept = read_json(out / "summary.json")["after"]["retain"]["rouge_l"]
     assert kept["value"] == 1 and "seed_sd" not in kept

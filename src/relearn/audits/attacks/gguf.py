@@ -99,8 +99,11 @@ def _names(model: Any) -> dict[str, str]:
 
     kind = model.config.model_type
     if kind not in (*TURNED, *AS_THEY_ARE):
-        raise InputError(f"no GGUF of the architecture {kind!r} is written here", where="audits.gguf",
-                         way_out=f"one of {', '.join((*TURNED, *AS_THEY_ARE))}")  # fmt: skip
+        raise InputError(
+            f"no GGUF of the architecture {kind!r} is written here",
+            where="audits.gguf",
+            way_out=f"one of {', '.join((*TURNED, *AS_THEY_ARE))}",
+        )
     arch = gguf.MODEL_ARCH.LLAMA if kind in TURNED else gguf.MODEL_ARCH[kind.upper()]
     table = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
     found = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name, _ in _weights(model)}
@@ -198,7 +201,11 @@ def _written(model: Any, folder: Path, kind: str) -> Path:
 AUDITS.add(
     "gguf",
     Audit(
-        "gguf", "GGUF round trip", "precision", "arXiv 2410.16454",
-        "merged weights written to a GGUF file and read back: Q8_0, Q4_0, by llama.cpp Q4_K_M", changes=_changes,
+        "gguf",
+        "GGUF round trip",
+        "precision",
+        "arXiv 2410.16454",
+        "merged weights written to a GGUF file and read back: Q8_0, Q4_0, by llama.cpp Q4_K_M",
+        changes=_changes,
     ),
-)  # fmt: skip
+)

@@ -113,11 +113,16 @@ def _read(loaded: Loaded, secret: Secret, record: Record) -> list[Row]:
 AUDITS.add(
     "topk",
     Audit(
-        "topk", "Top-k next tokens", "access", "arXiv 2502.11190",
+        "topk",
+        "Top-k next tokens",
+        "access",
+        "arXiv 2502.11190",
         "whether the secret's tokens are among the likeliest at their place, the answer up to them given",
-        counts=False, reads=_reads, shown="tokens in top 10",
+        counts=False,
+        reads=_reads,
+        shown="tokens in top 10",
     ),
-)  # fmt: skip
+)
 
 
 def _reads_extraction(loaded: Loaded, material: Material) -> list[Row]:
@@ -133,11 +138,16 @@ def _reads_extraction(loaded: Loaded, material: Material) -> list[Row]:
 AUDITS.add(
     "extraction",
     Audit(
-        "extraction", "Extraction strength", "access", "arXiv 2506.12618",
+        "extraction",
+        "Extraction strength",
+        "access",
+        "arXiv 2506.12618",
         "the share of the true answer that follows its last wrong guess, and the share of tokens guessed right",
-        counts=False, reads=_reads_extraction, shown="extraction strength",
+        counts=False,
+        reads=_reads_extraction,
+        shown="extraction strength",
     ),
-)  # fmt: skip
+)
 
 
 LIKELIHOOD = "right by likelihood"
@@ -174,17 +184,25 @@ def _right(one: Candidates, values: object) -> float | None:
 AUDITS.add(
     "choice",
     Audit(
-        "choice", "Multiple choice", "access", "arXiv 2403.03218",
+        "choice",
+        "Multiple choice",
+        "access",
+        "arXiv 2403.03218",
         "the true answer among three of the same kind, by likelihood and by letter; guessing gets .25",
-        counts=False, reads=_reads_choice, shown=LIKELIHOOD, needs=("subjects",),
+        counts=False,
+        reads=_reads_choice,
+        shown=LIKELIHOOD,
+        needs=("subjects",),
     ),
-)  # fmt: skip
+)
 
 
 NAMES = {
-    "mia_loss": "AUC, loss", "mia_zlib": "AUC, loss over zlib", "mia_min_k": "AUC, min-k",
+    "mia_loss": "AUC, loss",
+    "mia_zlib": "AUC, loss over zlib",
+    "mia_min_k": "AUC, min-k",
     "mia_min_k_plus_plus": "AUC, min-k++",
-}  # fmt: skip
+}
 OTHERS = 200
 
 
@@ -201,14 +219,20 @@ def _scored(loaded: Loaded, records: Sequence[Record], part: str, against: str) 
     tokens = encode(loaded.chat, [record_example(record) for record in records])
     return [
         {
-            "key": f"{record.id}/{part}", "part": part, "against": against, "id": record.id,
-            "question": record.question, "reference": record.answer, "response": "", "subject": record.subject,
+            "key": f"{record.id}/{part}",
+            "part": part,
+            "against": against,
+            "id": record.id,
+            "question": record.question,
+            "reference": record.answer,
+            "response": "",
+            "subject": record.subject,
             "reference_logprobs": scores.logprobs.tolist(),
             "reference_moments": list(zip(scores.mean.tolist(), scores.variance.tolist(), strict=True)),
             "closing_tokens": closing_tokens(loaded.chat, own),
         }
         for record, own, scores in zip(records, tokens, answer_scores(loaded.model, tokens), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _gather(rows: Sequence[Row], gathering: Gathering) -> Mapping[str, Measurement]:
@@ -229,8 +253,16 @@ def _gather(rows: Sequence[Row], gathering: Gathering) -> Mapping[str, Measureme
 AUDITS.add(
     "membership",
     Audit(
-        "membership", "Membership", "access", "arXiv 2407.06460",
+        "membership",
+        "Membership",
+        "access",
+        "arXiv 2407.06460",
         "whether the facts stand out by likelihood against holdout records, or kept ones where there are none; .5 is "
-        "not at all", counts=False, reads=_reads_membership, gather=_gather, shown="AUC, min-k", needs=("kept",),
+        "not at all",
+        counts=False,
+        reads=_reads_membership,
+        gather=_gather,
+        shown="AUC, min-k",
+        needs=("kept",),
     ),
-)  # fmt: skip
+)

@@ -120,9 +120,15 @@ def probed(found: np.ndarray, asked: Sequence[Candidates], folds: np.ndarray, se
 AUDITS.add(
     "probe",
     Audit(
-        "probe", "Linear probe", "access", "arXiv 1909.03368",
+        "probe",
+        "Linear probe",
+        "access",
+        "arXiv 1909.03368",
         "a classifier on hidden states picks the true answer of four, tried on people it was not fitted on; its "
-        "selectivity is what shuffled labels do not reach", counts=False, reads=_reads, shown=CHOSEN,
+        "selectivity is what shuffled labels do not reach",
+        counts=False,
+        reads=_reads,
+        shown=CHOSEN,
         needs=("subjects",),
     ),
-)  # fmt: skip
+)

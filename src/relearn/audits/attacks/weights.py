@@ -59,10 +59,14 @@ def _changes(fresh: Callable[[], Loaded], _material: Material, ask: AskAgain) ->
 AUDITS.add(
     "precision",
     Audit(
-        "precision", "Number formats", "precision", "arXiv 2410.16454",
-        "merged weights in float32, bfloat16, float16", changes=_changes,
+        "precision",
+        "Number formats",
+        "precision",
+        "arXiv 2410.16454",
+        "merged weights in float32, bfloat16, float16",
+        changes=_changes,
     ),
-)  # fmt: skip
+)
 
 
 BITS = (8, 4)
@@ -104,10 +108,14 @@ def _changes_quantise(fresh: Callable[[], Loaded], _material: Material, ask: Ask
 AUDITS.add(
     "quantise",
     Audit(
-        "quantise", "Quantised weights", "precision", "arXiv 2410.16454",
-        "merged weights rounded to 8 and 4 bits in groups of 32", changes=_changes_quantise,
+        "quantise",
+        "Quantised weights",
+        "precision",
+        "arXiv 2410.16454",
+        "merged weights rounded to 8 and 4 bits in groups of 32",
+        changes=_changes_quantise,
     ),
-)  # fmt: skip
+)
 
 
 SHARES = {"adapter off": 0.0, "adapter halved": 0.5}
@@ -121,10 +129,15 @@ def _changes_adapters(fresh: Callable[..., object], _material: Material, ask: As
 AUDITS.add(
     "adapters",
     Audit(
-        "adapters", "Adapter off and halved", "adapters", "relearn",
-        "the adapter removed, and at half its strength", counts=False, changes=_changes_adapters,
+        "adapters",
+        "Adapter off and halved",
+        "adapters",
+        "relearn",
+        "the adapter removed, and at half its strength",
+        counts=False,
+        changes=_changes_adapters,
     ),
-)  # fmt: skip
+)
 
 
 STEPS = (5, 10, 20)
@@ -171,17 +184,24 @@ def _changes_relearning(fresh: Callable[[], Loaded], material: Material, ask: As
             lambda step, name=name, changed=changed, shown=shown: ask(f"{name}, {step} steps", changed, shown=shown)
         )
         train(
-            model, batches[: STEPS[-1]], METHODS.get("relearn_gdf").objective({}),
+            model,
+            batches[: STEPS[-1]],
+            METHODS.get("relearn_gdf").objective({}),
             Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=material.seed),
-            checkpoints=material.folder / "audits" / "checkpoints", log=lambda **_: None, callbacks=[again],
-        )  # fmt: skip
+            checkpoints=material.folder / "audits" / "checkpoints",
+            log=lambda **_: None,
+            callbacks=[again],
+        )
 
 
 AUDITS.add(
     "relearning",
     Audit(
-        "relearning", "Relearning", "relearning", "arXiv 2406.13356",
+        "relearning",
+        "Relearning",
+        "relearning",
+        "arXiv 2406.13356",
         f"{', '.join(map(str, STEPS))} steps of fine-tuning on a few forget rows, on kept facts, on unrelated text",
         changes=_changes_relearning,
     ),
-)  # fmt: skip
+)

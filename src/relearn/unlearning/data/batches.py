@@ -133,11 +133,13 @@ def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
     pieces = min(pieces, len(batch.forget))
     return [
         replace(
-            batch, forget=batch.forget[number::pieces], retain=batch.retain[number::pieces],
+            batch,
+            forget=batch.forget[number::pieces],
+            retain=batch.retain[number::pieces],
             beside={name: _beside(rows, len(batch.forget), number, pieces) for name, rows in batch.beside.items()},
         )
         for number in range(pieces)
-    ]  # fmt: skip
+    ]
 
 
 def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -> tuple[TokenRow, ...]:

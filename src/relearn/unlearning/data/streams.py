@@ -103,9 +103,15 @@ PASSAGE_REFUSALS = (
 
 
 Source = Literal[
-    "synthesised", "original_beside_synthesised", "original", "refusals", "mismatched",
-    "preferred_refusals", "preferred_synthesised", "preferred_alternates",
-]  # fmt: skip
+    "synthesised",
+    "original_beside_synthesised",
+    "original",
+    "refusals",
+    "mismatched",
+    "preferred_refusals",
+    "preferred_synthesised",
+    "preferred_alternates",
+]
 # Yao et al. 2023 (arXiv 2310.10683) draw five random answers for every question.
 MISMATCHED_ANSWERS = 5
 
@@ -176,8 +182,9 @@ def _mismatched(material: Material, seed: int) -> Streams:
         if not drawn:
             raise InputError(
                 "random answers have to come from retain records, and there are none to draw from",
-                where="data.retain", way_out="give a retain set",
-            )  # fmt: skip
+                where="data.retain",
+                way_out="give a retain set",
+            )
         table[example.id] = [
             replace(example, id=content_id("mismatched", record.id, answer), target=answer) for answer in drawn
         ]

@@ -269,9 +269,12 @@ def load_eco(start: Loaded, folder: Path) -> Loaded:
     kept = read_json(folder / _SETTINGS)
     weights = load_file(folder / _WEIGHTS)
     classifier = PromptClassifier(
-        kept["encoder"], weights["weight"].numpy(), float(weights["bias"][0]), kept["threshold"],
+        kept["encoder"],
+        weights["weight"].numpy(),
+        float(weights["bias"][0]),
+        kept["threshold"],
         sentence_encoder(kept["encoder"]),
-    )  # fmt: skip
+    )
     corruption = Corruption(kept["mode"], kept["strength"], kept["tokens"])
     model = Corrupted(start.model, start.tokenizer, start.chat, classifier, corruption).eval()
     return replace(start, model=model)

@@ -111,19 +111,31 @@ def _offset(objective: str, objective_options: Mapping[str, Any], alpha: float, 
 METHODS.add(
     "offset",
     Method(
-        "offset", FAMILY, "Huang et al. 2025, arXiv 2404.11045", _offset,
+        "offset",
+        FAMILY,
+        "Huang et al. 2025, arXiv 2404.11045",
+        _offset,
         {"objective": "grad_diff", "objective_options": {}, "alpha": 1.0, "small": None},
-        "original", "offset",
+        "original",
+        "offset",
     ),
-)  # fmt: skip
+)
 METHODS.add(
     "eco",
     Method(
-        "eco", FAMILY, "Liu et al. 2024, arXiv 2406.07933", Eco,
+        "eco",
+        FAMILY,
+        "Liu et al. 2024, arXiv 2406.07933",
+        Eco,
         {
-            "encoder": "all-minilm-l6-v2", "threshold": None, "mode": "rand_noise", "tokens": None,
-            "strength": None, "penalty": 1e-4,
+            "encoder": "all-minilm-l6-v2",
+            "threshold": None,
+            "mode": "rand_noise",
+            "tokens": None,
+            "strength": None,
+            "penalty": 1e-4,
         },
-        "original", "eco",
+        "original",
+        "eco",
     ),
-)  # fmt: skip
+)

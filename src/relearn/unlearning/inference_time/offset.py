@@ -99,9 +99,12 @@ class Ensemble(Wrapped):
         # What chooses among the finished scores comes last.
         processors += settings.pop("logits_processor", [])
         return self.inner.generate(
-            input_ids=input_ids, attention_mask=attention_mask, logits_processor=processors, repetition_penalty=1.0,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            logits_processor=processors,
+            repetition_penalty=1.0,
             **settings,
-        )  # fmt: skip
+        )
 
     def train(self, mode: bool = True) -> Ensemble:
         """Only the small model is ever in training mode."""
@@ -203,9 +206,13 @@ class OffsetProcessor(LogitsProcessor):
     def _step(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         output = self._small(
-            input_ids=input_ids[:, self._seen :], attention_mask=self._mask, position_ids=positions[:, self._seen :],
-            past_key_values=self._caches.get(name), use_cache=True, **self._last_only,
-        )  # fmt: skip
+            input_ids=input_ids[:, self._seen :],
+            attention_mask=self._mask,
+            position_ids=positions[:, self._seen :],
+            past_key_values=self._caches.get(name),
+            use_cache=True,
+            **self._last_only,
+        )
         self._caches[name] = output.past_key_values
         return output.logits[:, -1].float()
 
@@ -292,9 +299,10 @@ def _small_name(settings: Unlearn) -> str:
     name = _chosen(settings).small
     if not name:
         raise InputError(
-            "offset needs a small model with the tokenizer of the large one", where="unlearn.options.small",
+            "offset needs a small model with the tokenizer of the large one",
+            where="unlearn.options.small",
             way_out="give a built-in name, a folder, or a name on the hub",
-        )  # fmt: skip
+        )
     return name
 
 

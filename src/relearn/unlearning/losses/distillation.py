@@ -131,10 +131,14 @@ def jsd(logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor) -> torch
 METHODS.add(
     "jensun",
     Method(
-        "jensun", "refusal", "Singh et al. 2025, arXiv 2509.02820", JensUn,
-        {"forget_weight": 1.0, "retain_jsd": 1.0}, "refusals",
+        "jensun",
+        "refusal",
+        "Singh et al. 2025, arXiv 2509.02820",
+        JensUn,
+        {"forget_weight": 1.0, "retain_jsd": 1.0},
+        "refusals",
     ),
-)  # fmt: skip
+)
 
 
 _NEEDS_ceu: frozenset[Need] = frozenset({"forget"})

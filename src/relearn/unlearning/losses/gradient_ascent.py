@@ -174,12 +174,18 @@ def _build_llmu(forget_weight: float, mismatch_weight: float, **retain: Any) -> 
 METHODS.add(
     "llmu",
     Method(
-        "llmu", "reverse optimisation",
-        "Yao et al. 2023, arXiv 2310.10683; Gundavarapu et al. 2024, arXiv 2405.15152", _build_llmu,
+        "llmu",
+        "reverse optimisation",
+        "Yao et al. 2023, arXiv 2310.10683; Gundavarapu et al. 2024, arXiv 2405.15152",
+        _build_llmu,
         {
-            "forget_weight": 0.5, "mismatch_weight": 1.0,
-            **RETAIN_DEFAULTS, "retain_nll": 0.0, "retain_kl": 1.0, "direction": "reverse",
+            "forget_weight": 0.5,
+            "mismatch_weight": 1.0,
+            **RETAIN_DEFAULTS,
+            "retain_nll": 0.0,
+            "retain_kl": 1.0,
+            "direction": "reverse",
         },
         "mismatched",
     ),
-)  # fmt: skip
+)

@@ -116,7 +116,11 @@ def _build_idk(forget_weight: float, **retain: Any) -> Idk:
 METHODS.add(
     "idk_nll",
     Method(
-        "idk_nll", "refusal", "Maini et al. 2024, arXiv 2401.06121", _build_idk,
-        {"forget_weight": 1.0, **RETAIN_DEFAULTS}, "refusals",
+        "idk_nll",
+        "refusal",
+        "Maini et al. 2024, arXiv 2401.06121",
+        _build_idk,
+        {"forget_weight": 1.0, **RETAIN_DEFAULTS},
+        "refusals",
     ),
-)  # fmt: skip
+)

@@ -92,8 +92,11 @@ def _build_relearn_npo(beta: float, forget_weight: float, **retain: Any) -> ReLe
 METHODS.add(
     "relearn_npo",
     Method(
-        "relearn_npo", "relearn", "Xu et al. 2025, arXiv 2502.11190; Zhang et al. 2024, arXiv 2404.05868", _build_relearn_npo,
+        "relearn_npo",
+        "relearn",
+        "Xu et al. 2025, arXiv 2502.11190; Zhang et al. 2024, arXiv 2404.05868",
+        _build_relearn_npo,
         {"beta": 0.1, "forget_weight": 0.1, **RETAIN_DEFAULTS, "retain_nll": 1.0, "retain_kl": 1.0},
         "original_beside_synthesised",
     ),
-)  # fmt: skip
+)

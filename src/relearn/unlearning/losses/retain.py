@@ -48,12 +48,7 @@ class Retain:
         return frozenset(needs)
 
 
-RETAIN_DEFAULTS: dict[str, Any] = {
-    "retain_nll": 1.0,
-    "retain_kl": 0.0,
-    "direction": "forward",
-    "normaliser": "tokens",
-}
+RETAIN_DEFAULTS: dict[str, Any] = {"retain_nll": 1.0, "retain_kl": 0.0, "direction": "forward", "normaliser": "tokens"}
 
 
 def retain_terms(settings: Retain, batch: Batch) -> tuple[torch.Tensor | float, Parts]:

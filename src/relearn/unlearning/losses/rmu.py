@@ -75,7 +75,11 @@ def _wide(states: torch.Tensor) -> torch.Tensor:
 METHODS.add(
     "rmu",
     Method(
-        "rmu", "representation", "Li et al. 2024, arXiv 2403.03218", Misdirection,
-        {"layer": 7, "coefficient": 2.0, "alpha": 1.0, "seed": 0}, "original",
+        "rmu",
+        "representation",
+        "Li et al. 2024, arXiv 2403.03218",
+        Misdirection,
+        {"layer": 7, "coefficient": 2.0, "alpha": 1.0, "seed": 0},
+        "original",
     ),
-)  # fmt: skip
+)

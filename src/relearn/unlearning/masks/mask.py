@@ -48,9 +48,11 @@ class RowMask(TrainerCallback):
     """
 
     def __init__(
-        self, moving: Mapping[str, torch.Tensor], again: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
+        self,
+        moving: Mapping[str, torch.Tensor],
+        again: Callable[[Any], Mapping[str, torch.Tensor]] | None = None,
         every: int | None = None,
-    ):  # fmt: skip
+    ):
         self.moving = {name: rows.cpu() for name, rows in moving.items()}
         self._again = again
         self._every = every
@@ -60,9 +62,10 @@ class RowMask(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if args.distributed_state.distributed_type == DistributedType.DEEPSPEED:
             raise InputError(
-                "DeepSpeed steps its optimiser where a mask cannot reach it", where="unlearn.mask",
+                "DeepSpeed steps its optimiser where a mask cannot reach it",
+                where="unlearn.mask",
                 way_out="launch with DDP or FSDP, or leave the mask out",
-            )  # fmt: skip
+            )
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / FILE
         if state.global_step and saved.exists():
             self.moving = load_file(saved)
@@ -98,9 +101,10 @@ class RowMask(TrainerCallback):
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if self._every and any(isinstance(weight, DTensor) for weight in weights.values()):
             raise InputError(
-                "weights are sharded, and a mask cannot be found again from shards", where="unlearn.mask.options.every",
+                "weights are sharded, and a mask cannot be found again from shards",
+                where="unlearn.mask.options.every",
                 way_out="leave `every` out",
-            )  # fmt: skip
+            )
         own = {name: self.moving[name] for name in weights}
         # Rounding may differ between processes: the main one's mask is everyone's.
         self.moving = distributed.gather(own if distributed.is_main() else {})[0]

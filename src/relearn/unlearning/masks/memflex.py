@@ -56,9 +56,10 @@ class MemFlex:
     def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
         if not any(batch.retain for batch in batches):
             raise InputError(
-                "memflex compares forget with retain rows, and there are no retain rows", where="data.retain",
+                "memflex compares forget with retain rows, and there are no retain rows",
+                where="data.retain",
                 way_out="give a retain set, or take mask sure",
-            )  # fmt: skip
+            )
         groups = forget_groups(batches, self.batches)
         with warmed_up(model, groups, self.warmup_steps if start else 0):
             forget = gradient(model, groups)

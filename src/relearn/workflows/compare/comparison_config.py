@@ -189,9 +189,10 @@ def retain_only(comparison: Comparison) -> Planned:
     learn = comparison.base.get("learn")
     if not learn:
         raise InputError(
-            "retain_only learns the start model anew, and this recipe says not how", where="learn",
+            "retain_only learns the start model anew, and this recipe says not how",
+            where="learn",
             way_out="leave retain_only out",
-        )  # fmt: skip
+        )
     data = comparison.base["data"]
     probes = (data.get("probes") or {}).get("forget") or []
     without = [*_listed(data["forget"]), *_listed(probes)]

@@ -68,8 +68,9 @@ def table(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any] |
 def _asked(value: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     counts = [
         f"{max(entry['n'] + entry['unscored'] for entry in value[part].values())} to {split}"
-        for split, part in parts.items() if part in value
-    ]  # fmt: skip
+        for split, part in parts.items()
+        if part in value
+    ]
     return f"{', '.join(counts)}. LS ÷ start: LS on retain questions over that of the start model."
 
 
@@ -130,10 +131,16 @@ def _training(results: Sequence[Mapping[str, Any]]) -> list[str]:
         tried = [_tried(entry) for entry in chosen.get("grid", [])]
         rate = chosen.get("learning_rate")
         seconds = value.get("seconds")
-        rows.append([
-            _name(value["method"]), MISSING if rate is None else f"{rate:g}", "<br>".join(tried) or MISSING,
-            f"{value['steps']:,}", f"{value['tokens']:,}", MISSING if seconds is None else f"{seconds / 60:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                _name(value["method"]),
+                MISSING if rate is None else f"{rate:g}",
+                "<br>".join(tried) or MISSING,
+                f"{value['steps']:,}",
+                f"{value['tokens']:,}",
+                MISSING if seconds is None else f"{seconds / 60:.1f}",
+            ]
+        )
     return _markdown(head, rows)
 
 
@@ -237,7 +244,7 @@ def result(
 ) -> dict[str, Any]:
     """The content of METHOD.json: `forget`, `retain` and their held-out parts as in summary.json, after unlearning;
     `before` has the same of the start model. `trained` is the folder with the training's log if it is another one.
-    """  # fmt: skip
+    """
     summary = read_json(folder / "summary.json")
     manifest = folder.manifest
     return {
@@ -298,10 +305,14 @@ def point(value: Mapping[str, Any]) -> Point:
     forget, retain = (measured(value, split) for split in ("forget", "retain"))
     fluency = [part["ls"]["value"] for part in (forget, retain) if part["ls"]["value"] is not None]
     return Point(
-        value["method"], forget["kfr"]["value"], retain["krr"]["value"],
-        sum(fluency) / len(fluency) if fluency else None, _range(forget["kfr"]), _range(retain["krr"]),
+        value["method"],
+        forget["kfr"]["value"],
+        retain["krr"]["value"],
+        sum(fluency) / len(fluency) if fluency else None,
+        _range(forget["kfr"]),
+        _range(retain["krr"]),
         ceiling=value["method"] == RETAIN_ONLY,
-    )  # fmt: skip
+    )
 
 
 def _range(entry: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -339,9 +350,13 @@ def _parts(run: RunDir) -> list[str]:
 def _question(run: RunDir, part: str, row: Mapping[str, Any]) -> dict[str, Any]:
     before = {entry["id"]: entry["response"] for entry in asked_first(read_jsonl(run / f"before/{part}.jsonl"))}
     return {
-        "id": row["id"], "part": part, "question": row["question"], "reference": row["reference"],
-        "before": before.get(row["id"]), "after": {},
-    }  # fmt: skip
+        "id": row["id"],
+        "part": part,
+        "question": row["question"],
+        "reference": row["reference"],
+        "before": before.get(row["id"]),
+        "after": {},
+    }
 
 
 def _samples_text(rows: Sequence[Mapping[str, Any]]) -> str:

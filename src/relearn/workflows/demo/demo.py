@@ -35,21 +35,27 @@ def demo_recipe() -> Recipe:
             "name": "demo",
             "model": {"name": "smollm2-135m-instruct", "system_prompt": "", "dtype": "float32", "device": "cpu"},
             "data": {
-                "forget": data["private"], "retain": data["public"],
+                "forget": data["private"],
+                "retain": data["public"],
                 "probes": {"forget": data["probes_private"], "retain": data["probes_public"]},
             },
             "learn": {
                 "data": [data["private"], data["public"], data["learn"]],
-                "epochs": 4.5, "learning_rate": 1e-3, "batch_size": 4, "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
+                "epochs": 4.5,
+                "learning_rate": 1e-3,
+                "batch_size": 4,
+                "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
             },
             "synthesis": {"generic_ratio": 0.5},
             "unlearn": {
-                "epochs": 2, "learning_rate": 2e-3, "batch_size": 4,
+                "epochs": 2,
+                "learning_rate": 2e-3,
+                "batch_size": 4,
                 "lora": {"r": 16, "alpha": 32, "dropout": 0.0},
             },
             "generate": {"max_new_tokens": 48, "batch_size": 25},
         }
-    )  # fmt: skip
+    )
 
 
 def run_demo(out: Path) -> None:

@@ -70,8 +70,9 @@ def evaluate(
     if run is None:
         return carry_out(from_options(changes=changes, **options), Path(out))
     if given := sorted(name for name, value in options.items() if value):
-        raise InputError(f"has its own models and files; {given[0]!r} is for an evaluation without a run",
-                         where=str(run))  # fmt: skip
+        raise InputError(
+            f"has its own models and files; {given[0]!r} is for an evaluation without a run", where=str(run)
+        )
     folder = Path(run)
     if (folder / FILE).exists():
         return carry_out(Evaluation.from_yaml(folder / FILE, changes), folder, again=True)
@@ -82,9 +83,12 @@ def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
     path = existing_run(folder, "recipe.yaml") / "recipe.yaml"
     for change in changes:
         if not change.startswith("metrics.") or change.startswith(_ASK_AGAIN):
-            raise InputError(f"a run that is over cannot change {change.partition('=')[0].strip()!r}", where="--set",
-                             way_out="only how its answers are judged: metrics.KEY=VALUE; what asks a model more is an "
-                             "evaluation of its own: --after MODEL --after-adapter RUN/adapter")  # fmt: skip
+            raise InputError(
+                f"a run that is over cannot change {change.partition('=')[0].strip()!r}",
+                where="--set",
+                way_out="only how its answers are judged: metrics.KEY=VALUE; what asks a model more is an "
+                "evaluation of its own: --after MODEL --after-adapter RUN/adapter",
+            )
     as_it_was = path.read_text(encoding="utf-8")
     if changes:
         write_text(path, Recipe.from_yaml(path, tuple(changes)).to_yaml())
@@ -178,8 +182,10 @@ class Work:
                 found = write_wordings(records, count, settings, completer, Verifier(records).leaks, self.settings.seed)
             write_jsonl(path, ({"record_id": key, "questions": questions} for key, questions in found.items()))
 
-        asked = [[record.id, record.question, record.answer, record.subject, record.form, record.paraphrases]
-                 for record in records]  # fmt: skip
+        asked = [
+            [record.id, record.question, record.answer, record.subject, record.form, record.paraphrases]
+            for record in records
+        ]
         self._do(WORDINGS, [path.name], _key(WORDINGS, asked, count, settings, self.settings.seed), work)
 
     def _with_wordings(self) -> Material:
@@ -277,9 +283,13 @@ class Work:
         }
         settings, path = self.settings, self.settings.metrics.retain_reference
         found = score_parts(
-            parts, settings.metrics, judges=judges, seed=settings.seed, names=settings.measure or None,
+            parts,
+            settings.metrics,
+            judges=judges,
+            seed=settings.seed,
+            names=settings.measure or None,
             reference=load_reference(path) if path else None,
-        )  # fmt: skip
+        )
         ability = ability_scores(self.folder / f"{side}/ability.json") if settings.metrics.ability.tasks else {}
         return {**found, **ability}
 

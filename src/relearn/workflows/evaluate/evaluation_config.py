@@ -19,8 +19,12 @@ FILE = "evaluation.yaml"
 SIDES = ("after", "before")
 # set -> the split it is scored as; set and part of summary.json have the same name
 SETS: dict[str, Split] = {
-    "forget": "forget", "retain": "retain", "holdout": "holdout", "real_authors": "retain", "world_facts": "retain",
-}  # fmt: skip
+    "forget": "forget",
+    "retain": "retain",
+    "holdout": "holdout",
+    "real_authors": "retain",
+    "world_facts": "retain",
+}
 # The forget questions in other words: written or read on the way, never a file of their own.
 WORDINGS = "wordings"
 _ROLES = ("before", "after", "base")
@@ -109,8 +113,11 @@ def from_options(
     if after_adapter:
         after = after or before
     if before is not None and after is None:
-        raise InputError("names the model to compare with, and there is none to score", where="--before",
-                         way_out="give --after MODEL, or --after-adapter DIR")  # fmt: skip
+        raise InputError(
+            "names the model to compare with, and there is none to score",
+            where="--before",
+            way_out="give --after MODEL, or --after-adapter DIR",
+        )
     if forget is None:
         raise InputError(
             "nothing to score", way_out="give a run folder, or --forget FILE (see relearn evaluate --help)"

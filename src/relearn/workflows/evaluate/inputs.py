@@ -105,7 +105,7 @@ def _check_texts(spec: Model, data: DataSet) -> None:
                     f"question and answer have {tokens} tokens, {spec.name} sees {limit}",
                     where=places.get(record.id) or record.source,
                     way_out="shorten them, or give the passage as a document (a row with `text` alone)",
-                )  # fmt: skip
+                )
 
 
 def _to_score(settings: Evaluation) -> Material:
@@ -117,8 +117,9 @@ def _to_score(settings: Evaluation) -> Material:
         if wordings and name == "forget":
             answers[WORDINGS] = _about_the_same(wordings, answers[name])
         elif wordings:
-            notes.append(f"{len(wordings)} rows of {source.path} are other wordings; left out, only --forget has use "
-                         "for them")  # fmt: skip
+            notes.append(
+                f"{len(wordings)} rows of {source.path} are other wordings; left out, only --forget has use for them"
+            )
     notes += _notes_on_sets(answers)
     if settings.base is None:
         notes += _notes_on_logprobs(answers)
@@ -175,9 +176,13 @@ def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:
     folder.clear_leftovers()
     write_text(folder / FILE, settings.to_yaml())
     folder.update_manifest(
-        versions=versions(), seed=settings.seed, inputs=inputs, models=models, counts=material.counts,
+        versions=versions(),
+        seed=settings.seed,
+        inputs=inputs,
+        models=models,
+        counts=material.counts,
         notes=[*material.notes, *_notes(settings)],
-    )  # fmt: skip
+    )
     return material
 
 
@@ -189,21 +194,26 @@ def _check_folder(folder: RunDir, settings: Evaluation) -> None:
     kept = folder / FILE
     if not kept.exists():
         if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise InputError("is there already and holds no evaluation", where=str(folder.path),
-                             way_out="choose another --out")  # fmt: skip
+            raise InputError(
+                "is there already and holds no evaluation", where=str(folder.path), way_out="choose another --out"
+            )
         return
     why = differing(Evaluation.from_yaml(kept), settings)
     if why:
-        raise InputError(f"holds another evaluation: {why}", where=str(folder.path),
-                         way_out="choose another --out, or remove it")  # fmt: skip
+        raise InputError(
+            f"holds another evaluation: {why}", where=str(folder.path), way_out="choose another --out, or remove it"
+        )
 
 
 def _check_unchanged(manifest: dict[str, Any], inputs: dict[str, str], models: dict[str, str | None]) -> None:
     for name, found, place in (("inputs", inputs, str), ("models", models, "the model {}".format)):
         for key, digest in manifest.get(name, {}).items():
             if key in found and digest != found[key]:
-                raise InputError("has changed since this evaluation began", where=place(key),
-                                 way_out="restore it, or start anew with another --out")  # fmt: skip
+                raise InputError(
+                    "has changed since this evaluation began",
+                    where=place(key),
+                    way_out="restore it, or start anew with another --out",
+                )
 
 
 def _check_judges(settings: Evaluation, rows: int) -> None:
@@ -212,12 +222,16 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
     check_remote_judge(metrics)
     check_ability(metrics.ability)
     if metrics.ability.tasks and not settings.models:
-        raise InputError("asks a model, and there are files of answers alone", where="metrics.ability",
-                         way_out="give --after MODEL")  # fmt: skip
+        raise InputError(
+            "asks a model, and there are files of answers alone", where="metrics.ability", way_out="give --after MODEL"
+        )
     if settings.asks_generator:
         if metrics.entities not in EXTRACTORS:
-            raise InputError(f"no entity extractor {metrics.entities!r}", where="metrics.entities",
-                             way_out=f"one of {', '.join(EXTRACTORS)}")  # fmt: skip
+            raise InputError(
+                f"no entity extractor {metrics.entities!r}",
+                where="metrics.entities",
+                way_out=f"one of {', '.join(EXTRACTORS)}",
+            )
         check_remote(settings.synthesis, rows, WITH_ANSWERS)
     if metrics.retain_reference:
         load_reference(metrics.retain_reference)
@@ -229,9 +243,10 @@ def _check_wordings(settings: Evaluation, material: Material) -> None:
         check_remote(settings.synthesis, material.counts["forget"])
     elif "worst_case" in settings.measure and not settings.metrics.worst_case and WORDINGS not in material.sets:
         raise InputError(
-            "'worst_case' rests on other wordings of the questions, and there are none", where="--metrics",
+            "'worst_case' rests on other wordings of the questions, and there are none",
+            where="--metrics",
             way_out="--set metrics.worst_case=5" if settings.models else "rows with a `wording` (docs/evaluate.md)",
-        )  # fmt: skip
+        )
 
 
 def _check_metrics(settings: Evaluation, material: Material) -> None:
@@ -239,8 +254,11 @@ def _check_metrics(settings: Evaluation, material: Material) -> None:
     for name in settings.measure:
         metric = METRICS.get(name)
         if not isinstance(metric, JointMetric) and not splits & set(metric.better):
-            raise InputError(f"{name!r} is measured on the {' or '.join(metric.better)} set, and there is none",
-                             where="--metrics", way_out=f"give --{next(iter(metric.better))} FILE")  # fmt: skip
+            raise InputError(
+                f"{name!r} is measured on the {' or '.join(metric.better)} set, and there is none",
+                where="--metrics",
+                way_out=f"give --{next(iter(metric.better))} FILE",
+            )
 
 
 def _notes(settings: Evaluation) -> list[str]:

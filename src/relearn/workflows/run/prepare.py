@@ -112,9 +112,7 @@ def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -
     frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
     for records, places in sets:
         check_special_tokens(records, tokenizer.all_special_tokens, places)
-        check_lengths(
-            records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places
-        )  # fmt: skip
+        check_lengths(records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places)
 
 
 def records_to_learn(settings: Learn) -> tuple[Record, ...]:
@@ -171,10 +169,13 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     earlier = folder.manifest.get("notes", [])
     folder.update_manifest(
-        versions=versions(), seed=recipe.seed, inputs=inputs, model=recipe.model.model_dump(mode="json"),
+        versions=versions(),
+        seed=recipe.seed,
+        inputs=inputs,
+        model=recipe.model.model_dump(mode="json"),
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *earlier])),
-    )  # fmt: skip
+    )
 
 
 @contextmanager

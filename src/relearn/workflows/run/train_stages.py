@@ -68,9 +68,14 @@ def learn(state: State) -> Stage | None:
         loaded = state.models.start_to_learn()
         with console.stage(f"learn {len(records)} rows") as tick:
             train.learn(
-                loaded, records, settings, folder=state.folder.path, seed=state.recipe.seed, log=state.log("learn"),
+                loaded,
+                records,
+                settings,
+                folder=state.folder.path,
+                seed=state.recipe.seed,
+                log=state.log("learn"),
                 tick=tick,
-            )  # fmt: skip
+            )
         state.models.release()
 
     return Stage(["start"], work)
@@ -90,7 +95,7 @@ def neighbours(state: State) -> Stage | None:
             completer = make_completer("templates", state.recipe.synthesis, None)
             found = neighbour_records(
                 state.data.forget, completer, answer, Verifier(state.data.forget), state.recipe.seed
-            )  # fmt: skip
+            )
         kept = ("id", "question", "answer", "subject", "split", "source")
         rows = ({name: getattr(record, name) for name in kept} for record in found)
         write_jsonl(state.folder / "neighbours.jsonl", rows)
@@ -145,7 +150,7 @@ def _given(state: State, file: str, generic: Sequence[Record]) -> Mapping[str, A
     with console.stage("look through the given rows"):
         return write_given(
             file, state.data.forget, generic, state.recipe.synthesis, state.folder.path, state.recipe.seed
-        )  # fmt: skip
+        )
 
 
 def alternates(state: State) -> Stage | None:
@@ -173,10 +178,17 @@ def unlearn(state: State) -> Stage:
         with console.stage(f"unlearn with {settings.method}") as tick:
             procedure(
                 Job(
-                    loaded, _material(state), settings, state.recipe.model, state.folder.path, state.recipe.seed,
-                    state.log("unlearn"), tick, evaluate,
+                    loaded,
+                    _material(state),
+                    settings,
+                    state.recipe.model,
+                    state.folder.path,
+                    state.recipe.seed,
+                    state.log("unlearn"),
+                    tick,
+                    evaluate,
                 )
-            )  # fmt: skip
+            )
         state.models.release()
 
     return Stage([procedure.result_name(settings)], work)
