@@ -30,16 +30,26 @@ from relearn.errors import InputError
 from relearn.models.forward import TokenRow
 from relearn.models.generate import generate
 from relearn.models.load import Loaded
-from relearn.preparation import locked
 from relearn.records.sample import evenly
 from relearn.report.build import write_report
 from relearn.report.circuit_picture import circuit_picture
 from relearn.report.inside_plots import LINES, circuit_title, loss_picture, over_layers, seesaw_picture
 from relearn.report.plane import standalone
-from relearn.rundir import RunDir, existing_run, read_jsonl, write_json, write_text
+from relearn.rundir import (
+    RunDir,
+    existing_run,
+    locked,
+    outputs_in,
+    own_folder,
+    read_jsonl,
+    refuse_overwrite,
+    write_json,
+    write_text,
+)
 from relearn.tokens.encode import Example, encode
 
 START = "start"
+WRITTEN = ("analysis", "report.json", "report.html", "model_card.md")
 # Circuits are traced for so many questions, drawn for fewer.
 TRACED, DRAWN = 6, 2
 
@@ -62,6 +72,8 @@ def analyze(
     first, *rest = recipes.values()
     if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):
         raise InputError("these runs began with different models", where=", ".join(map(str, runs.values())))
+    own_folder(folder)
+    refuse_overwrite(outputs_in(folder, *WRITTEN), [lens_text])
     with locked(RunDir(folder)):
         study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
         study.write(_TunedLens(folder / "analysis", lens_text, first.seed) if lens == "tuned" else None)

@@ -19,11 +19,10 @@ from relearn.audits.verdicts import VERDICTS, Verdict
 from relearn.config import Recipe, Synthesis
 from relearn.errors import InputError
 from relearn.llm.make import make_completer
-from relearn.preparation import locked
 from relearn.records import Record
 from relearn.records.sample import evenly
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, existing_run, read_json, read_jsonl
+from relearn.rundir import RunDir, locked, outputs_in, own_folder, read_json, read_jsonl, refuse_overwrite
 from relearn.synthesis.generic_data import load_generic
 from relearn.synthesis.verification import Verifier
 from relearn.synthesis.wordings import write_wordings
@@ -47,7 +46,7 @@ def audit(
     jailbreak templates (.yaml with `value`, or .txt). `facts`: at most so many of the forget records. Raises InputError
     for a run that is not finished and for what cannot be read.
     """
-    recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
+    recipe = Recipe.from_yaml(own_folder(folder, "recipe.yaml") / "recipe.yaml")
     audits = chosen(attacks)
     for needed in ("before/forget.jsonl", "after/forget.jsonl"):
         if not (folder / needed).exists():
@@ -58,6 +57,7 @@ def audit(
             )
     models = AuditModels(recipe, folder, control)
     material = _material(recipe, folder, read_templates(templates) if templates else {}, facts, samples)
+    refuse_overwrite(outputs_in(folder), [templates])
     with locked(RunDir(folder)):
         found = AuditRun(material, models, audits).do()
         write_report(folder)

@@ -5,10 +5,7 @@ Nothing is written until all of that holds.
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,10 @@ from relearn.models.chat import chat_format
 from relearn.models.load import load_tokenizer
 from relearn.models.machine import check_backend, check_machine
 from relearn.objectives.base import METHODS
-from relearn.provenance import input_hashes, versions
+from relearn.provenance import input_hashes, read_paths, versions
 from relearn.records import Record
 from relearn.records.checks import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
-from relearn.rundir import RunDir, write_text
+from relearn.rundir import RunDir, check_links, is_new, is_ours, outputs_in, refuse_overwrite, write_text
 from relearn.synthesis.plan import WITH_ANSWERS, check_remote
 from relearn.text.subject import find_subject
 from relearn.tokens.streams import is_written
@@ -84,29 +81,37 @@ def with_subject(record: Record) -> Record:
 
 
 def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
-    """Raises InputError when a folder is not empty and not this run's own, or is this run's and `resume` is not set."""
+    """Raises InputError when a folder is not empty and not this run's own, or is this run's and `resume` is not set.
+
+    A recipe.yaml makes no folder a run's: a user has one beside his code. A run that was killed as it began has left
+    one too, in its own words.
+    """
     kept = folder / "recipe.yaml"
-    if not kept.exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
-            raise InputError(
-                "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
-            )
+    if is_new(folder.path):
         return
+    foreign = InputError("folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out")
+    ours = is_ours(folder.path)
+    if not kept.is_file() or not (ours or is_new(folder.path, kept.name)):
+        raise foreign
     if not _same_recipe(kept, recipe):
         raise InputError(
             "run folder was made by another recipe",
             where=str(folder.path),
             way_out="choose another --out, or remove it",
         )
+    if not ours and kept.read_bytes() != recipe.to_yaml().encode():
+        raise foreign
     if not resume:
         raise InputError(
             "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
         )
+    check_links(folder.path)
+    refuse_overwrite(outputs_in(folder.path), read_paths(recipe))
 
 
 def _same_recipe(kept: Path, recipe: Recipe) -> bool:
     """Whether a folder's recipe says the same; one written before a key was added has that key's default."""
-    if kept.read_text(encoding="utf-8") == recipe.to_yaml():
+    if kept.read_bytes() == recipe.to_yaml().encode():
         return True
     try:
         return Recipe.from_yaml(kept) == recipe
@@ -122,6 +127,8 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
             raise InputError(
                 "has changed since this run began", where=path, way_out="restore it, or start anew with another --out"
             )
+    # Marked first: what a process leaves that is killed here must be known as its own.
+    folder.update_manifest()
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     earlier = folder.manifest.get("notes", [])
     folder.update_manifest(
@@ -129,19 +136,3 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *earlier])),
     )  # fmt: skip
-
-
-@contextmanager
-def locked(folder: RunDir) -> Iterator[None]:
-    """Two processes never work in one folder."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError("another process is at work here", where=str(folder.path)) from None
-    try:
-        yield
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
-        os.close(handle)

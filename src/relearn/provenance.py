@@ -31,13 +31,22 @@ def versions() -> dict[str, Any]:
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
     """sha256 of every input file by path; folders and hub names have none."""
+    return {path: file_hash(Path(path)) for path in _data_paths(recipe) if Path(path).is_file()}
+
+
+def read_paths(recipe: Recipe) -> list[str]:
+    """Everything a run reads: data and models, by the names the recipe gives them."""
+    models = (recipe.model.name, *recipe.model.adapters, recipe.metrics.base_model)
+    return [*_data_paths(recipe), *filter(None, models)]
+
+
+def _data_paths(recipe: Recipe) -> list[str]:
     data = recipe.data
     sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
     sources += [*data.utility.real_authors, *data.utility.world_facts]
     sources += (*recipe.learn.data, *recipe.learn.without) if recipe.learn else ()
     others = (recipe.synthesis.file, recipe.metrics.retain_reference, *recipe.metrics.ability.tasks)
-    paths = [*(source.path for source in sources), *filter(None, others)]
-    return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
+    return [*(source.path for source in sources), *filter(None, others)]
 
 
 def _revision() -> str | None:

@@ -39,12 +39,14 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     out
         Where to write; the screen when not given.
     """
-    from relearn.asking import answers_before_and_after
+    from relearn.asking import answers_before_and_after, recipe_of
     from relearn.config import Source
     from relearn.console import out as screen
+    from relearn.provenance import read_paths
     from relearn.records.checks import load_set
-    from relearn.rundir import write_jsonl
+    from relearn.rundir import refuse_overwrite, write_jsonl
 
+    refuse_overwrite([out] if out else [], (questions, folder, *read_paths(recipe_of(folder))))
     records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
     rows = answers_before_and_after(folder, [record.question for record in records])
     if out:

@@ -20,8 +20,9 @@ def report(folder: Path, *, redact: bool = False) -> None:
     """
     from relearn.console import note
     from relearn.report.build import write_report
+    from relearn.rundir import own_folder
 
-    note(f"report: {write_report(existing(folder), redact=redact)}")
+    note(f"report: {write_report(own_folder(folder), redact=redact)}")
 
 
 @app.command
@@ -58,7 +59,7 @@ def export(folder: Path, *, out: Path, merged: bool = False, answers: bool = Fal
 
 @app.command
 def purge(folder: Path, *, yes: bool = False) -> None:
-    """Remove every text from a run folder; the adapter and the scores without texts stay.
+    """Remove every text from a run folder; the adapter and the scores without texts stay, and what is not relearn's.
 
     Parameters
     ----------
@@ -67,10 +68,13 @@ def purge(folder: Path, *, yes: bool = False) -> None:
     yes
         Do it; without it, only say what would go.
     """
-    from relearn.console import note
+    from relearn.console import note, visible
+    from relearn.purge import left_alone
     from relearn.purge import purge as purge_folder
 
-    for name in purge_folder(existing(folder), really=yes):
+    for name in purge_folder(folder, really=yes):
         note(f"{'removed' if yes else 'would remove'} {name}")
+    for name in left_alone(folder):
+        note(f"left alone: {visible(name)}")
     if not yes:
         note("nothing was removed; add --yes")

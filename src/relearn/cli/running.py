@@ -64,9 +64,10 @@ def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bo
 def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
     from relearn import parallel
     from relearn.config import Recipe
+    from relearn.rundir import below
 
     settled = parallel.on_main(lambda: Recipe.from_yaml(recipe, changes))
-    _finish(settled, out or Path("runs") / settled.name, resume=resume, until=until)
+    _finish(settled, out or below(Path("runs"), settled.name), resume=resume, until=until)
 
 
 def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
@@ -109,11 +110,12 @@ def compare(
     from relearn.compare.run import compare as compare_methods
     from relearn.compare.settings import Comparison, read_grid
     from relearn.console import note
+    from relearn.rundir import below
 
     chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
     settled = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
     try:
-        compare_methods(settled, out or Path("runs") / "compare" / settled.name, results)
+        compare_methods(settled, out or below(Path("runs/compare"), settled.name), results, read=(recipe,))
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     note(f"results: {results / settled.name}")

@@ -24,7 +24,18 @@ from relearn.pipeline.order import STAGES, do
 from relearn.pipeline.run import run
 from relearn.pipeline.state import PARTS, State
 from relearn.preparation import prepare
-from relearn.rundir import RunDir, read_jsonl, replaced_dir, write_json, write_text
+from relearn.rundir import (
+    MARKER,
+    RunDir,
+    check_links,
+    is_new,
+    is_output,
+    read_jsonl,
+    remove_outputs,
+    replaced_dir,
+    write_json,
+    write_text,
+)
 from relearn.training.procedures import result_name
 
 _KEPT = ("synthesis", "notes", "versions", "before_perplexity")
@@ -43,6 +54,7 @@ def ready(folder: RunDir, recipe: Recipe, stage: str) -> bool:
 
 def finish(planned: Planned, folder: Path, until: str = "report") -> RunDir:
     """Do what is left of a run."""
+    check_links(folder)
     if not ready(RunDir(folder), planned.recipe, until):
         console.note(f"--- {planned.name}")
         run(planned.recipe, folder, resume=(folder / "recipe.yaml").exists(), until=until)
@@ -82,6 +94,10 @@ def take_over(
     """
     if (folder / "recipe.yaml").exists():
         return
+    if not is_new(folder):
+        raise InputError("is not empty and holds no run", where=str(folder), way_out="choose another --out")
+    if folder.exists():
+        remove_outputs(folder)
     manifest = donor.manifest
     stages = {name: manifest["stages"][name] for name in only if donor.is_done(name)}
     with replaced_dir(folder) as target:
@@ -92,14 +108,17 @@ def take_over(
             stages["unlearn"] = {**learned.manifest["stages"]["learn"], "outputs": [result]}
         for name in stages:
             for output in stages[name]["outputs"] if name in TAKEN else ():
+                if not is_output(output):
+                    raise InputError(f"names {output!r}, which no run writes", where=str(donor / "manifest.json"))
                 _copy(donor / output, target / output)
         kept = {key: manifest[key] for key in _KEPT if key in manifest}
-        write_json(target / "manifest.json", {**kept, "taken_over": list(stages), "stages": stages})
+        write_json(target / "manifest.json", {**MARKER, **kept, "taken_over": list(stages), "stages": stages})
         write_text(target / "recipe.yaml", planned.recipe.to_yaml())
 
 
 def evaluate(planned: Planned, folder: Path) -> RunDir:
     """Ask and score a model that was not made here; there is no training to report on."""
+    check_links(folder)
     if not ready(RunDir(folder), planned.recipe, "scores"):
         console.note(f"--- {planned.name}")
         state = State(planned.recipe, RunDir(folder), prepare(planned.recipe))

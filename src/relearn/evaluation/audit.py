@@ -28,7 +28,7 @@ from relearn.inference.models import put_adapter
 from relearn.models.load import Loaded, load
 from relearn.records.sample import evenly
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, read_json
+from relearn.rundir import RunDir, is_ours, outputs_in, read_json, refuse_overwrite
 from relearn.synthesis.generic_data import load_generic
 
 
@@ -128,10 +128,11 @@ def audit_models(
     filled = auditing.read_templates(templates) if templates else {}
     folder = RunDir(out)
     held_to = None if third is None else {"model": third.model_dump(mode="json"), "sha256": fingerprint(third)}
-    if folder.path.is_dir() and folder.manifest.get("control", held_to) != held_to:
+    if is_ours(out) and folder.manifest.get("control", held_to) != held_to:
         raise InputError("was audited against another control model, or it has changed", where=str(out),
                          way_out="choose another --out")  # fmt: skip
     with ExitStack() as held:
+        refuse_overwrite(outputs_in(out), (control, templates))
         read = take(folder, settings, held)
         folder.update_manifest(control=held_to)
         recipe = Recipe.from_mapping({

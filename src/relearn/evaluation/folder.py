@@ -16,9 +16,19 @@ from relearn.metrics.base import METRICS, JointMetric
 from relearn.metrics.grading import check_remote_judge
 from relearn.metrics.judges import EXTRACTORS
 from relearn.metrics.retain_reference import load_reference
-from relearn.preparation import locked
 from relearn.provenance import versions
-from relearn.rundir import RunDir, file_hash, make_private_dir, write_text
+from relearn.rundir import (
+    RunDir,
+    check_links,
+    file_hash,
+    is_new,
+    is_ours,
+    locked,
+    make_private_dir,
+    outputs_in,
+    refuse_overwrite,
+    write_text,
+)
 from relearn.synthesis.plan import WITH_ANSWERS, check_remote
 
 
@@ -39,6 +49,8 @@ def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:
     make_private_dir(folder.path)
     held.enter_context(locked(folder))
     folder.clear_leftovers()
+    # Marked first: what a process leaves that is killed here must be known as its own.
+    folder.update_manifest()
     write_text(folder / FILE, settings.to_yaml())
     folder.update_manifest(
         versions=versions(), seed=settings.seed, inputs=inputs, models=models, counts=material.counts,
@@ -53,15 +65,25 @@ def _roles(settings: Evaluation) -> dict[str, Model]:
 
 def _check_folder(folder: RunDir, settings: Evaluation) -> None:
     kept = folder / FILE
-    if not kept.exists():
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise InputError("is there already and holds no evaluation", where=str(folder.path),
-                             way_out="choose another --out")  # fmt: skip
+    if is_new(folder.path):
         return
+    begun = is_new(folder.path, FILE) and kept.read_bytes() == settings.to_yaml().encode()
+    if not kept.is_file() or not (begun or is_ours(folder.path)):
+        raise InputError("is there already and holds no evaluation", where=str(folder.path),
+                         way_out="choose another --out")  # fmt: skip
+    check_links(folder.path)
+    refuse_overwrite(outputs_in(folder.path), _read_paths(settings))
     why = differing(Evaluation.from_yaml(kept), settings)
     if why:
         raise InputError(f"holds another evaluation: {why}", where=str(folder.path),
                          way_out="choose another --out, or remove it")  # fmt: skip
+
+
+def _read_paths(settings: Evaluation) -> list[str]:
+    """Everything an evaluation reads: data and models, by the names they were given."""
+    models = [name for spec in _roles(settings).values() for name in (spec.name, *spec.adapters)]
+    judged = filter(None, (settings.metrics.retain_reference, *settings.metrics.ability.tasks))
+    return [*models, *(source.path for source in settings.sets.values()), *judged]
 
 
 def _check_unchanged(manifest: dict[str, Any], inputs: dict[str, str], models: dict[str, str | None]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -38,7 +37,16 @@ from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.split_scores import scores
 from relearn.pipeline.run import evaluate as judge_again
 from relearn.report.build import write_report
-from relearn.rundir import RunDir, existing_run, file_hash, read_jsonl, write_json, write_jsonl, write_text
+from relearn.rundir import (
+    RunDir,
+    file_hash,
+    own_folder,
+    read_jsonl,
+    remove_outputs,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from relearn.synthesis.verification import Verifier
 from relearn.synthesis.wordings import worded, write_wordings
 
@@ -69,7 +77,7 @@ def evaluate(
 
 
 def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
-    path = existing_run(folder, "recipe.yaml") / "recipe.yaml"
+    path = own_folder(folder, "recipe.yaml") / "recipe.yaml"
     for change in changes:
         if not change.startswith("metrics.") or change.startswith(_ASK_AGAIN):
             raise InputError(f"a run that is over cannot change {change.partition('=')[0].strip()!r}", where="--set",
@@ -96,8 +104,8 @@ def carry_out(settings: Evaluation, out: Path, *, again: bool = False) -> RunDir
     except InputError:
         # What could only be told by loading a model leaves no folder behind; answers that were asked for are kept.
         asked = settings.models and any(out.glob("*/*.jsonl"))
-        if fresh and parallel.is_main() and not asked:
-            shutil.rmtree(out, ignore_errors=True)
+        if fresh and parallel.is_main() and not asked and out.is_dir():
+            remove_outputs(out)
         raise
     return folder
 

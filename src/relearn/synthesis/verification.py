@@ -20,7 +20,7 @@ from relearn.llm import Completer, Completion, Prompt
 from relearn.records import Record
 from relearn.records.columns import Layout, find_layout
 from relearn.records.files import read_records, read_rows
-from relearn.rundir import write_jsonl
+from relearn.rundir import refuse_overwrite, write_jsonl
 from relearn.synthesis.fill import Flaw
 from relearn.synthesis.prompt_files import prompt_text
 from relearn.text.leaks import KINDS, Finding, LeakIndex
@@ -104,7 +104,9 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
 
     A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. Rows that name
     the forget record they were written for (`record_id`, as in synthesis.jsonl) are checked as ours, others as foreign.
+    Raises InputError for files that cannot be read, and where `out` is one of them.
     """
+    refuse_overwrite([Path(out)], (file, against))
     placed = read_records(Source.model_validate({"path": str(against)}), "forget")
     places = {record.id: (place, record) for place, record in placed}
     index = LeakIndex([record for _, record in placed])
