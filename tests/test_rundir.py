@@ -219,13 +219,13 @@ def test_the_list_of_outputs_knows_what_stages_and_procedures_write():
 
 def test_outputs_are_removed_and_nothing_else(tmp_path):
     ours = ("log.jsonl", "before/forget.jsonl", "checkpoints/unlearn/checkpoint-3/complete", "audits/answers/a.jsonl")
-    own = ("notes.txt", ".env", "before/notes.txt", "log.jsonl.bak", "src/before/forget.jsonl")
+    own = ("notes.txt", ".env", "before/notes.txt", "log.jsonl.bak", "src/before/forget.jsonl", "analysis", "start")
     for name in (*ours, *own):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     (tmp_path / "summary.json").mkdir()
     assert {str(path.relative_to(tmp_path)) for path in rundir.foreign_in(tmp_path)} == {
-        "notes.txt", ".env", "before/notes.txt", "log.jsonl.bak", "src", "summary.json",
+        "notes.txt", ".env", "before/notes.txt", "log.jsonl.bak", "src", "summary.json", "analysis", "start",
     }  # fmt: skip
     rundir.remove_outputs(tmp_path, ("log.jsonl",))
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}

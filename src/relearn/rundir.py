@@ -302,7 +302,7 @@ def _look(path: Path, under: tuple[str, ...] = ()) -> Iterator[tuple[Path, Liter
             yield entry, "leftover"
         elif place == "folder" and folder:
             yield from _look(path, here)
-        elif place and (entry.is_symlink() or folder == (place == "whole")):
+        elif (place and entry.is_symlink()) or place == ("whole" if folder else "file"):
             yield entry, "output"
         else:
             yield entry, "foreign"
