@@ -1,7 +1,8 @@
 """Tasks from files, offline: multiple choice (MMLU, OpenBookQA, TruthfulQA, WMDP, ...) and sums (GSM8K).
 
 A row with choices is multiple choice: TASK/acc compares letters, TASK/acc_by_text texts for their length (layouts
-in inference/choice_logprobs.py). Solved questions in a row's `examples` stand in front of it for the letters. A row whose answer
+in inference/choice_logprobs.py).
+Solved questions in a row's `examples` stand in front of it for the letters. A row whose answer
 ends in "#### NUMBER" is a sum: the model is asked as in a chat, and TASK/exact_match is the share of answers whose last
 number is that one. A file holds rows of one kind. With a limit rows are taken evenly from the whole file.
 

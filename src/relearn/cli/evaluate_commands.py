@@ -255,10 +255,12 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     """
     from relearn.core.config import Source
     from relearn.core.console import out as screen
-    from relearn.core.run_dir import write_jsonl
+    from relearn.core.run_dir import refuse_overwrite, write_jsonl
     from relearn.data.validation import load_set
-    from relearn.workflows.ask import answers_before_and_after
+    from relearn.workflows.ask import answers_before_and_after, recipe_of
+    from relearn.workflows.run.prepare import read_paths
 
+    refuse_overwrite([out] if out else [], (questions, folder, *read_paths(recipe_of(folder))))
     records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
     rows = answers_before_and_after(folder, [record.question for record in records])
     if out:

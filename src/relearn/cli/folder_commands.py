@@ -25,9 +25,10 @@ def report(folder: Path, *, redact: bool = False) -> None:
         Hide every text of the records and answers.
     """
     from relearn.core.console import note
+    from relearn.core.run_dir import own_folder
     from relearn.report.build import write_report
 
-    note(f"report: {write_report(existing(folder), redact=redact)}")
+    note(f"report: {write_report(own_folder(folder), redact=redact)}")
 
 
 @app.command
@@ -64,7 +65,7 @@ def export(folder: Path, *, out: Path, merged: bool = False, answers: bool = Fal
 
 @app.command
 def purge(folder: Path, *, yes: bool = False) -> None:
-    """Remove every text from a run folder; the adapter and the scores without texts stay.
+    """Remove every text from a run folder; the adapter and the scores without texts stay, and what is not relearn's.
 
     Parameters
     ----------
@@ -73,11 +74,14 @@ def purge(folder: Path, *, yes: bool = False) -> None:
     yes
         Do it; without it, only say what would go.
     """
-    from relearn.core.console import note
+    from relearn.core.console import note, visible
+    from relearn.core.run_dir import left_alone
     from relearn.core.run_dir import purge as purge_folder
 
-    for name in purge_folder(existing(folder), really=yes):
+    for name in purge_folder(folder, really=yes):
         note(f"{'removed' if yes else 'would remove'} {name}")
+    for name in left_alone(folder):
+        note(f"left alone: {visible(name)}")
     if not yes:
         note("nothing was removed; add --yes")
 

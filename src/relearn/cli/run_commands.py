@@ -67,9 +67,10 @@ def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bo
 def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
     from relearn.core import distributed
     from relearn.core.config import Recipe
+    from relearn.core.run_dir import below
 
     settled = distributed.on_main(lambda: Recipe.from_yaml(recipe, changes))
-    _finish(settled, out or Path("runs") / settled.name, resume=resume, until=until)
+    _finish(settled, out or below(Path("runs"), settled.name), resume=resume, until=until)
 
 
 def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
@@ -115,13 +116,14 @@ def compare(
         NAME/ in it gets a JSON file per method, the table, the KFR-KRR plane and answers to read.
     """
     from relearn.core.console import note
+    from relearn.core.run_dir import below
     from relearn.workflows.compare.comparison import compare as compare_methods
     from relearn.workflows.compare.comparison_config import Comparison, read_grid
 
     chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
     settled = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
     try:
-        compare_methods(settled, out or Path("runs") / "compare" / settled.name, results)
+        compare_methods(settled, out or below(Path("runs/compare"), settled.name), results, read=(recipe,))
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on from here", 130)
     note(f"results: {results / settled.name}")

@@ -1,7 +1,7 @@
 """A registry is a name -> thing table that a module fills when it is imported.
 
-A new method, metric or generator is one new file: every module of the places a registry names (packages, with their
-sub-packages, or single modules) is imported, so nothing else has to name it.
+A new method, metric or generator is one new file: every module of the places a registry names (packages or single
+modules) is imported, so nothing else has to name it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Registry(Generic[T]):
         self._discovered = True
         for place in self._places:
             package = importlib.import_module(place)
-            for module in pkgutil.walk_packages(getattr(package, "__path__", []), f"{place}."):
-                importlib.import_module(module.name)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                importlib.import_module(f"{place}.{module.name}")
 
 
 def suggest(name: str, known: list[str]) -> str:

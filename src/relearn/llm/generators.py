@@ -37,7 +37,7 @@ class Generator:
     about: str = ""
 
 
-GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm")
+GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm", "relearn.llm.templates")
 
 
 def make_completer(

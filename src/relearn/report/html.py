@@ -43,7 +43,8 @@ def render(report: Mapping[str, Any]) -> str:
             report=report,
             style=Markup(style),
             verdicts=_verdicts(report),
-            policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'",
+            policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; "
+            "form-action 'none'",
             charts=_charts(report),
             tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
             answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],

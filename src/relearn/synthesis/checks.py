@@ -2,9 +2,9 @@
 
 Stage 3, content verification: does a written text tell the secret of the record it was written for, or of any other?
 
-The deterministic check of `relearn.leakage.detector` comes first; a judge model, when there is one, reads what passed it,
-and only the one line it was asked for counts (arXiv 2502.11190, section 3). `verify_file` is the same check for any file of
-training rows.
+The deterministic check of `relearn.leakage.detector` comes first; a judge model, when there is one, reads what
+passed it, and only the one line it was asked for counts (arXiv 2502.11190, section 3). `verify_file` is the same check
+for any file of training rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from relearn.core.config import Source
 from relearn.core.errors import InputError
-from relearn.core.run_dir import write_jsonl
+from relearn.core.run_dir import refuse_overwrite, write_jsonl
 from relearn.data import Record
 from relearn.data.columns import Layout, find_layout
 from relearn.data.loaders import read_records, read_rows
@@ -163,7 +163,9 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
 
     A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. Rows that name
     the forget record they were written for (`record_id`, as in synthesis.jsonl) are checked as ours, others as foreign.
+    Raises InputError for files that cannot be read, and where `out` is one of them.
     """
+    refuse_overwrite([Path(out)], (file, against))
     placed = read_records(Source.model_validate({"path": str(against)}), "forget")
     places = {record.id: (place, record) for place, record in placed}
     index = LeakIndex([record for _, record in placed])

@@ -60,7 +60,7 @@ class Procedure:
         return self.result or ("model" if settings.full else "adapter")
 
 
-PROCEDURES: Registry[Procedure] = Registry("procedure", "relearn.unlearning")
+PROCEDURES: Registry[Procedure] = Registry("procedure", "relearn.unlearning", "relearn.unlearning.inference_time")
 
 
 def procedure(

@@ -25,7 +25,17 @@ from relearn.analysis.tuned_lens import Translators
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, existing_run, read_jsonl, write_json, write_text
+from relearn.core.run_dir import (
+    RunDir,
+    existing_run,
+    locked,
+    outputs_in,
+    own_folder,
+    read_jsonl,
+    refuse_overwrite,
+    write_json,
+    write_text,
+)
 from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow
 from relearn.engine.generate import generate
@@ -36,9 +46,9 @@ from relearn.report.circuit_plot import circuit_picture
 from relearn.report.kfr_krr_plot import standalone
 from relearn.report.plots import LINES, circuit_title, loss_picture, over_layers, seesaw_picture
 from relearn.unlearning.data.encode import Example, encode
-from relearn.workflows.run.prepare import locked
 
 START = "start"
+WRITTEN = ("analysis", "report.json", "report.html", "model_card.md")
 # Circuits are traced for so many questions, drawn for fewer.
 TRACED, DRAWN = 6, 2
 
@@ -66,6 +76,8 @@ def analyze(
     first, *rest = recipes.values()
     if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):
         raise InputError("these runs began with different models", where=", ".join(map(str, runs.values())))
+    own_folder(folder)
+    refuse_overwrite(outputs_in(folder, *WRITTEN), [lens_text])
     with locked(RunDir(folder)):
         study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
         study.write(_TunedLens(folder / "analysis", lens_text, first.seed) if lens == "tuned" else None)

@@ -26,7 +26,16 @@ from relearn.audits.scoring import VERDICTS, Verdict
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, existing_run, read_json, read_jsonl
+from relearn.core.run_dir import (
+    RunDir,
+    is_ours,
+    locked,
+    outputs_in,
+    own_folder,
+    read_json,
+    read_jsonl,
+    refuse_overwrite,
+)
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.inference.run_models import (
@@ -46,7 +55,6 @@ from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import take
-from relearn.workflows.run.prepare import locked
 
 WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
@@ -67,7 +75,7 @@ def audit_run(
     jailbreak templates (.yaml with `value`, or .txt). `facts`: at most so many of the forget records. Raises InputError
     for a run that is not finished and for what cannot be read.
     """
-    recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
+    recipe = Recipe.from_yaml(own_folder(folder, "recipe.yaml") / "recipe.yaml")
     audits = chosen(attacks)
     for needed in ("before/forget.jsonl", "after/forget.jsonl"):
         if not (folder / needed).exists():
@@ -78,6 +86,7 @@ def audit_run(
             )
     models = AuditModels(recipe, folder, control)
     material = _material(recipe, folder, read_templates(templates) if templates else {}, facts, samples)
+    refuse_overwrite(outputs_in(folder), [templates])
     with locked(RunDir(folder)):
         found = AuditRun(material, models, audits).do()
         write_report(folder)
@@ -316,13 +325,14 @@ def audit_models(
     filled = read_templates(templates) if templates else {}
     folder = RunDir(out)
     held_to = None if third is None else {"model": third.model_dump(mode="json"), "sha256": fingerprint(third)}
-    if folder.path.is_dir() and folder.manifest.get("control", held_to) != held_to:
+    if is_ours(out) and folder.manifest.get("control", held_to) != held_to:
         raise InputError(
             "was audited against another control model, or it has changed",
             where=str(out),
             way_out="choose another --out",
         )
     with ExitStack() as held:
+        refuse_overwrite(outputs_in(out), (control, templates))
         read = take(folder, settings, held)
         folder.update_manifest(control=held_to)
         recipe = Recipe.from_mapping(

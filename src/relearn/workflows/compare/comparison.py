@@ -13,7 +13,7 @@ LS per answer, over both samples; without the factor gibberish would pass for fo
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,18 @@ from typing import Any
 
 from relearn.core import console
 from relearn.core.config import Recipe
-from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import RunDir, make_private_dir, read_json, read_jsonl, write_json
+from relearn.core.errors import InputError, RunFailedError
+from relearn.core.run_dir import (
+    RunDir,
+    below,
+    check_links,
+    is_new,
+    is_ours,
+    make_private_dir,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 from relearn.data import Record
 from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.run_models import RunModels
@@ -42,7 +52,8 @@ from relearn.workflows.compare.comparison_config import (
     shared,
 )
 from relearn.workflows.compare.method_runs import evaluate, finish, finish_shared, needs_synthesis, take_over
-from relearn.workflows.compare.results import read_results, result, write_overview, write_result
+from relearn.workflows.compare.results import check_results, read_results, result, write_overview, write_result
+from relearn.workflows.run.prepare import read_paths
 
 FILE = "selection.json"
 SPLITS = ("forget", "retain")
@@ -140,14 +151,17 @@ def _record(row: Mapping[str, Any]) -> Record:
     return Record(row["question"], row["reference"], row["id"], row["subject"], form=row["form"])
 
 
-def compare(comparison: Comparison, out: Path, results: Path) -> list[dict[str, Any]]:
+def compare(comparison: Comparison, out: Path, results: Path, *, read: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """Do all that is left of a comparison in folder `out` and write `results`/NAME; returns the results, in order.
 
-    A method that fails does not keep the others from being run; the first failure is raised when they are done.
+    A method that fails does not keep the others from being run; the first failure is raised when they are done. Raises
+    InputError (nothing written) for wrong input, for folders that hold something else, and where the results would be
+    written over an input; `read` names files that the comparison came from.
     """
-    work = Work(comparison, make_private_dir(out))
-    work.check()
-    target = results / comparison.name
+    work = Work(comparison, out)
+    target = below(results, comparison.name)
+    work.check(target, read)
+    take(out)
     runs: dict[str, RunDir] = {}
     failures: dict[str, Exception] = {}
     for method in comparison.methods:
@@ -163,6 +177,17 @@ def compare(comparison: Comparison, out: Path, results: Path) -> list[dict[str, 
     return read_results(target, tuple(comparison.methods))
 
 
+def take(out: Path) -> None:
+    """Mark the folder of a comparison; raises InputError for one that holds something else."""
+    settings = [name for name in ("recipe.yaml", "evaluation.yaml") if (out / name).exists()]
+    # Version 0.1 wrote no manifest here; the shared run was its first.
+    if settings or not (is_new(out) or is_ours(out) or is_ours(out / "shared")):
+        raise InputError("is not empty and holds no comparison", where=str(out), way_out="choose another --out")
+    check_links(out)
+    if not is_ours(out):
+        RunDir(make_private_dir(out)).update_manifest()
+
+
 class Work:
     """One comparison in its folder."""
 
@@ -170,15 +195,20 @@ class Work:
         self._comparison = comparison
         self._out = out
 
-    def check(self) -> None:
-        """Everything that can be wrong with the recipes of all methods, before the first is run."""
+    def check(self, results: Path, read: Iterable[Path]) -> None:
+        """Everything that can be wrong with names, recipes and results of all methods, before the first is run."""
+        inputs: set[Path | str] = {*read}
         for method in self._comparison.methods:
+            # They name folders of runs and files of results.
+            below(self._out / "runs", method)
             if method == RETAIN_ONLY:
-                _ = retain_only(self._comparison).recipe
+                inputs.update(read_paths(retain_only(self._comparison).recipe))
             else:
                 for rate in self._comparison.learning_rates(method) or (None,):
-                    settings = planned(self._comparison, method, rate).recipe.unlearn
-                    METHODS.get(settings.method).objective(settings.options)
+                    recipe = planned(self._comparison, method, rate).recipe
+                    METHODS.get(recipe.unlearn.method).objective(recipe.unlearn.options)
+                    inputs.update(read_paths(recipe))
+        check_results(results, tuple(self._comparison.methods), inputs)
 
     def do(self, method: str, results: Path) -> RunDir:
         """Search, train, ask and score one method and write its result; returns the folder of the full run."""
@@ -187,7 +217,7 @@ class Work:
         donor = self._shared(method)
         chosen = self._search(method, donor)
         full = planned(self._comparison, method, chosen["learning_rate"])
-        folder = self._out / "runs" / full.name
+        folder = below(self._out, "runs", full.name)
         take_over(full, folder, donor)
         done = finish(full, folder)
         chosen["learning_rate"] = full.recipe.unlearn.learning_rate
@@ -200,10 +230,11 @@ class Work:
         written = method is not None and needs_synthesis(planned(self._comparison, method, None).recipe)
         if method is None or not written or not (entry and entry.synthesis):
             plan = shared(self._comparison)
-            return finish_shared(plan, self._out / plan.name, written=written)
+            return finish_shared(plan, below(self._out, plan.name), written=written)
         plan = shared(self._comparison, method)
-        take_over(plan, self._out / plan.name, self._shared(), only=("learn", "neighbours", "before"))
-        return finish_shared(plan, self._out / plan.name, written=True)
+        folder = below(self._out, plan.name)
+        take_over(plan, folder, self._shared(), only=("learn", "neighbours", "before"))
+        return finish_shared(plan, folder, written=True)
 
     def _search(self, method: str, donor: RunDir) -> dict[str, Any]:
         """The learning rate with the best short training; ties go to the smaller one."""
@@ -220,7 +251,7 @@ class Work:
 
     def _try(self, method: str, rate: float, donor: RunDir, selector: Selector) -> dict[str, Any]:
         short: Planned = planned(self._comparison, method, rate, self._comparison.budget.search)
-        folder = self._out / "search" / short.name
+        folder = below(self._out, "search", short.name)
         take_over(short, folder, donor)
         try:
             done = finish(short, folder, until="unlearn")
@@ -232,9 +263,9 @@ class Work:
     def _retain_only(self, results: Path) -> RunDir:
         donor = self._shared()
         plan = retain_only(self._comparison)
-        learned = finish(plan, self._out / "runs" / f"{plan.name}_learn", until="learn")
+        learned = finish(plan, below(self._out, "runs", f"{plan.name}_learn"), until="learn")
         asked = evaluated(plan)
-        folder = self._out / "runs" / plan.name
+        folder = below(self._out, "runs", plan.name)
         take_over(asked, folder, donor, learned=learned)
         done = evaluate(asked, folder)
         chosen: Mapping[str, Any] = {"learning_rate": plan.recipe.learn and plan.recipe.learn.learning_rate, "grid": []}

@@ -65,7 +65,7 @@ class Select(Part):
 
 
 class Comparison(Part):
-    name: str = Field(pattern=r"^[\w.+-]+$")
+    name: str = Field(pattern=r"^[\w+-][\w.+-]*$")
     base: dict[str, Any]
     changes: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, Entry] = Field(default_factory=dict)

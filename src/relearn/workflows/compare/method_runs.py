@@ -16,7 +16,18 @@ from typing import Any
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, read_jsonl, replaced_dir, write_json, write_text
+from relearn.core.run_dir import (
+    MARKER,
+    RunDir,
+    check_links,
+    is_new,
+    is_output,
+    read_jsonl,
+    remove_outputs,
+    replaced_dir,
+    write_json,
+    write_text,
+)
 from relearn.inference.run_models import RunModels
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import result_name
@@ -42,6 +53,7 @@ def ready(folder: RunDir, recipe: Recipe, stage: str) -> bool:
 
 def finish(planned: Planned, folder: Path, until: str = "report") -> RunDir:
     """Do what is left of a run."""
+    check_links(folder)
     if not ready(RunDir(folder), planned.recipe, until):
         console.note(f"--- {planned.name}")
         run(planned.recipe, folder, resume=(folder / "recipe.yaml").exists(), until=until)
@@ -81,6 +93,10 @@ def take_over(
     """
     if (folder / "recipe.yaml").exists():
         return
+    if not is_new(folder):
+        raise InputError("is not empty and holds no run", where=str(folder), way_out="choose another --out")
+    if folder.exists():
+        remove_outputs(folder)
     manifest = donor.manifest
     stages = {name: manifest["stages"][name] for name in only if donor.is_done(name)}
     with replaced_dir(folder) as target:
@@ -91,14 +107,17 @@ def take_over(
             stages["unlearn"] = {**learned.manifest["stages"]["learn"], "outputs": [result]}
         for name in stages:
             for output in stages[name]["outputs"] if name in TAKEN else ():
+                if not is_output(output):
+                    raise InputError(f"names {output!r}, which no run writes", where=str(donor / "manifest.json"))
                 _copy(donor / output, target / output)
         kept = {key: manifest[key] for key in _KEPT if key in manifest}
-        write_json(target / "manifest.json", {**kept, "taken_over": list(stages), "stages": stages})
+        write_json(target / "manifest.json", {**MARKER, **kept, "taken_over": list(stages), "stages": stages})
         write_text(target / "recipe.yaml", planned.recipe.to_yaml())
 
 
 def evaluate(planned: Planned, folder: Path) -> RunDir:
     """Ask and score a model that was not made here; there is no training to report on."""
+    check_links(folder)
     if not ready(RunDir(folder), planned.recipe, "scores"):
         console.note(f"--- {planned.name}")
         state = State(planned.recipe, RunDir(folder), prepare(planned.recipe))

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from relearn.core.config import Recipe
-from relearn.core.run_dir import RunDir, read_json, read_jsonl, write_text
+from relearn.core.errors import InputError
+from relearn.core.run_dir import RunDir, is_leftover, read_json, read_jsonl, refuse_overwrite, write_text
 from relearn.data.record import evenly
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import Measurement
@@ -264,6 +265,31 @@ def result(
 def _counts(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     counts = manifest.get("synthesis")
     return counts and {key: value for key, value in counts.items() if key not in ("usage", "notes")}
+
+
+def check_results(folder: Path, methods: Sequence[str], inputs: Iterable[Path | str]) -> None:
+    """Raises InputError for a folder that holds something else than results, or where an input would be written over.
+
+    Results are known by what they say, since they are committed without a manifest.
+    """
+    found = [path for path in folder.iterdir() if not is_leftover(path.name)] if folder.is_dir() else []
+    ours = [path for path in found if path.suffix == ".json" and _is_result(path)]
+    if (found and not ours) or (folder.exists() and not folder.is_dir()):
+        raise InputError("is not empty and holds no results", where=str(folder), way_out="choose another --results")
+    results = [folder / f"{method}.json" for method in methods]
+    written = [*results, *(folder / name for name in (TABLE, PLANE, SAMPLES, SAMPLES_TEXT, FILE))]
+    for path in written:
+        if path.is_symlink() or (path in results and path.exists() and path not in ours):
+            raise InputError("is no result of relearn", where=str(path), way_out="choose another --results")
+    refuse_overwrite(written, inputs)
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        found = read_json(path)
+    except (InputError, OSError):
+        return False
+    return isinstance(found, dict) and found.get("method") == path.stem and "benchmark" in found
 
 
 def write_result(folder: Path, value: Mapping[str, Any]) -> None:

@@ -16,11 +16,12 @@ from typing import Any, Literal, get_args
 
 from relearn.core import console
 from relearn.core.config import Recipe
-from relearn.core.run_dir import RunDir
+from relearn.core.run_dir import RunDir, is_ours
 from relearn.data import Record, Split
 from relearn.report.labels import print_summary
 from relearn.workflows.run.estimate import estimate_minutes
 from relearn.workflows.run.pipeline import run
+from relearn.workflows.run.prepare import check_folder
 
 
 def demo_recipe() -> Recipe:
@@ -61,12 +62,14 @@ def demo_recipe() -> Recipe:
 def run_demo(out: Path) -> None:
     """Run the demo in `out`, or what is left of it, and end with the table and the report's name."""
     recipe = demo_recipe()
-    if RunDir(out).is_done("report"):
+    begun = (out / "recipe.yaml").exists()
+    check_folder(RunDir(out), recipe, resume=begun)
+    if is_ours(out) and RunDir(out).is_done("report"):
         console.note(f"{out} holds a finished demo; remove it to run again")
     else:
         console.note("SmolLM2-135M-Instruct learns 50 invented facts, forgets the 20 private ones, and is asked again")
         console.note(f"about {estimate_minutes(recipe):.0f} minutes on this machine, by the time a few rows take")
-    folder = run(recipe, out, resume=(out / "recipe.yaml").exists())
+    folder = run(recipe, out, resume=begun)
     print_summary(folder.path)
     console.note(f'ask it yourself: relearn ask {out} "Where does Marta Lindqvist live?"')
     console.note(f"report: {folder.path / 'report.html'}")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -29,7 +28,9 @@ from relearn.core.run_dir import (
     RunDir,
     existing_run,
     file_hash,
+    own_folder,
     read_jsonl,
+    remove_outputs,
     replaced_dir,
     write_json,
     write_jsonl,
@@ -80,7 +81,7 @@ def evaluate(
 
 
 def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
-    path = existing_run(folder, "recipe.yaml") / "recipe.yaml"
+    path = own_folder(folder, "recipe.yaml") / "recipe.yaml"
     for change in changes:
         if not change.startswith("metrics.") or change.startswith(_ASK_AGAIN):
             raise InputError(
@@ -110,8 +111,8 @@ def carry_out(settings: Evaluation, out: Path, *, again: bool = False) -> RunDir
     except InputError:
         # What could only be told by loading a model leaves no folder behind; answers that were asked for are kept.
         asked = settings.models and any(out.glob("*/*.jsonl"))
-        if fresh and distributed.is_main() and not asked:
-            shutil.rmtree(out, ignore_errors=True)
+        if fresh and distributed.is_main() and not asked and out.is_dir():
+            remove_outputs(out)
         raise
     return folder
 

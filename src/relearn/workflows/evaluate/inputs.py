@@ -14,7 +14,18 @@ from typing import Any
 from relearn.ability import check_ability
 from relearn.core.config import Data, Model
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, file_hash, make_private_dir, write_text
+from relearn.core.run_dir import (
+    RunDir,
+    check_links,
+    file_hash,
+    is_new,
+    is_ours,
+    locked,
+    make_private_dir,
+    outputs_in,
+    refuse_overwrite,
+    write_text,
+)
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_special_tokens, load_all, normalised
 from relearn.inference.run_models import check_model, fingerprint
@@ -29,7 +40,7 @@ from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
 from relearn.synthesis.questions import worded_record
 from relearn.text.subjects import find_subject
 from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, differing, part_of
-from relearn.workflows.run.prepare import locked, versions, with_subject
+from relearn.workflows.run.prepare import versions, with_subject
 
 
 @dataclass(frozen=True)
@@ -174,6 +185,8 @@ def take(folder: RunDir, settings: Evaluation, held: ExitStack) -> Material:
     make_private_dir(folder.path)
     held.enter_context(locked(folder))
     folder.clear_leftovers()
+    # Marked first: what a process leaves that is killed here must be known as its own.
+    folder.update_manifest()
     write_text(folder / FILE, settings.to_yaml())
     folder.update_manifest(
         versions=versions(),
@@ -192,17 +205,27 @@ def _roles(settings: Evaluation) -> dict[str, Model]:
 
 def _check_folder(folder: RunDir, settings: Evaluation) -> None:
     kept = folder / FILE
-    if not kept.exists():
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise InputError(
-                "is there already and holds no evaluation", where=str(folder.path), way_out="choose another --out"
-            )
+    if is_new(folder.path):
         return
+    begun = is_new(folder.path, FILE) and kept.read_bytes() == settings.to_yaml().encode()
+    if not kept.is_file() or not (begun or is_ours(folder.path)):
+        raise InputError(
+            "is there already and holds no evaluation", where=str(folder.path), way_out="choose another --out"
+        )
+    check_links(folder.path)
+    refuse_overwrite(outputs_in(folder.path), _read_paths(settings))
     why = differing(Evaluation.from_yaml(kept), settings)
     if why:
         raise InputError(
             f"holds another evaluation: {why}", where=str(folder.path), way_out="choose another --out, or remove it"
         )
+
+
+def _read_paths(settings: Evaluation) -> list[str]:
+    """Everything an evaluation reads: data and models, by the names they were given."""
+    models = [name for spec in _roles(settings).values() for name in (spec.name, *spec.adapters)]
+    judged = filter(None, (settings.metrics.retain_reference, *settings.metrics.ability.tasks))
+    return [*models, *(source.path for source in settings.sets.values()), *judged]
 
 
 def _check_unchanged(manifest: dict[str, Any], inputs: dict[str, str], models: dict[str, str | None]) -> None:

@@ -18,14 +18,24 @@ from typing import Any
 from relearn.core import console, distributed
 from relearn.core.config import Data, Recipe, Synthesis
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, existing_run, make_private_dir
+from relearn.core.run_dir import (
+    RunDir,
+    check_links,
+    is_new,
+    is_ours,
+    locked,
+    make_private_dir,
+    outputs_in,
+    own_folder,
+    refuse_overwrite,
+)
 from relearn.data.validation import DataSet, load_all
 from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.rows import load_generic
-from relearn.synthesis.synthesize import synthesize_to_folder
+from relearn.synthesis.synthesize import CACHE, REJECTED, SYNTHESIS, synthesize_to_folder
 from relearn.unlearning import train
 from relearn.workflows.run import eval_stages, train_stages
-from relearn.workflows.run.prepare import begin, check_folder, locked, prepare, with_subject
+from relearn.workflows.run.prepare import begin, check_folder, prepare, with_subject
 from relearn.workflows.run.state import Stage, State
 
 BODIES: dict[str, Callable[[State], Stage | None]] = {
@@ -105,7 +115,7 @@ def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
 
 def evaluate(out: Path | str) -> RunDir:
     """Score the answers of a finished run once more and write its report anew."""
-    folder = RunDir(existing_run(Path(out), "recipe.yaml"))
+    folder = RunDir(own_folder(Path(out), "recipe.yaml"))
     kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=kept)
     return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
@@ -116,10 +126,31 @@ def synthesize(
 ) -> dict[str, Any]:
     """Write synthesis.jsonl and rejected.jsonl for a forget set into folder `out`; returns the counts.
 
-    Every answer a generator gives is kept in out/cache.sqlite, so a repeated call asks only what is missing.
+    Every answer a generator gives is kept in out/cache.sqlite, so a repeated call asks only what is missing. Raises
+    InputError (nothing written) for wrong input and for a folder `out` that holds something else.
     """
+    folder = RunDir(Path(out))
+    _check_synthesis_folder(folder.path)
+    refuse_overwrite(outputs_in(folder.path), (forget, generic))
     data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
     check_remote(settings, len(data.forget))
     records = [with_subject(record) for record in data.forget]
-    with console.stage("write new answers", len(records)) as tick:
-        return dict(synthesize_to_folder(records, data.generic or load_generic(), settings, out, seed, tick=tick))
+    make_private_dir(folder.path)
+    with locked(folder), console.stage("write new answers", len(records)) as tick:
+        folder.clear_leftovers()
+        folder.update_manifest()
+        made = synthesize_to_folder(records, data.generic or load_generic(), settings, folder.path, seed, tick=tick)
+        return dict(made)
+
+
+def _check_synthesis_folder(path: Path) -> None:
+    """Raises InputError for a folder that is not empty and is not one of `synthesize`."""
+    if is_new(path):
+        return
+    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    # Version 0.1 wrote no manifest here; whatever it wrote, the answer cache came first.
+    old = CACHE in names and all(name in (SYNTHESIS, REJECTED, "lock") or name.startswith(CACHE) for name in names)
+    settings = {"recipe.yaml", "evaluation.yaml"} & names
+    if settings or not (old or is_ours(path)):
+        raise InputError("is not empty and holds no synthesis", where=str(path), way_out="choose another --out")
+    check_links(path)

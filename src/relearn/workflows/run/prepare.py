@@ -7,12 +7,9 @@ What a run was made with: versions, machine, hashes of its inputs.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +18,16 @@ from typing import Any
 from relearn.ability import check_ability
 from relearn.core.config import Learn, Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import RunDir, file_hash, write_text
+from relearn.core.run_dir import (
+    RunDir,
+    check_links,
+    file_hash,
+    is_new,
+    is_ours,
+    outputs_in,
+    refuse_overwrite,
+    write_text,
+)
 from relearn.core.version import __version__
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
@@ -55,13 +61,22 @@ def versions() -> dict[str, Any]:
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
     """sha256 of every input file by path; folders and hub names have none."""
+    return {path: file_hash(Path(path)) for path in _data_paths(recipe) if Path(path).is_file()}
+
+
+def read_paths(recipe: Recipe) -> list[str]:
+    """Everything a run reads: data and models, by the names the recipe gives them."""
+    models = (recipe.model.name, *recipe.model.adapters, recipe.metrics.base_model)
+    return [*_data_paths(recipe), *filter(None, models)]
+
+
+def _data_paths(recipe: Recipe) -> list[str]:
     data = recipe.data
     sources = [*data.forget, *data.retain, *data.holdout, *data.generic, *data.probes.forget, *data.probes.retain]
     sources += [*data.utility.real_authors, *data.utility.world_facts]
     sources += (*recipe.learn.data, *recipe.learn.without) if recipe.learn else ()
     others = (recipe.synthesis.file, recipe.metrics.retain_reference, *recipe.metrics.ability.tasks)
-    paths = [*(source.path for source in sources), *filter(None, others)]
-    return {path: file_hash(Path(path)) for path in paths if Path(path).is_file()}
+    return [*(source.path for source in sources), *filter(None, others)]
 
 
 def _revision() -> str | None:
@@ -128,29 +143,37 @@ def with_subject(record: Record) -> Record:
 
 
 def check_folder(folder: RunDir, recipe: Recipe, *, resume: bool) -> None:
-    """Raises InputError when a folder is not empty and not this run's own, or is this run's and `resume` is not set."""
+    """Raises InputError when a folder is not empty and not this run's own, or is this run's and `resume` is not set.
+
+    A recipe.yaml makes no folder a run's: a user has one beside his code. A run that was killed as it began has left
+    one too, in its own words.
+    """
     kept = folder / "recipe.yaml"
-    if not kept.exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
-            raise InputError(
-                "folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out"
-            )
+    if is_new(folder.path):
         return
+    foreign = InputError("folder is not empty and holds no run", where=str(folder.path), way_out="choose another --out")
+    ours = is_ours(folder.path)
+    if not kept.is_file() or not (ours or is_new(folder.path, kept.name)):
+        raise foreign
     if not _same_recipe(kept, recipe):
         raise InputError(
             "run folder was made by another recipe",
             where=str(folder.path),
             way_out="choose another --out, or remove it",
         )
+    if not ours and kept.read_bytes() != recipe.to_yaml().encode():
+        raise foreign
     if not resume:
         raise InputError(
             "run folder holds this run already", where=str(folder.path), way_out="--resume goes on with it"
         )
+    check_links(folder.path)
+    refuse_overwrite(outputs_in(folder.path), read_paths(recipe))
 
 
 def _same_recipe(kept: Path, recipe: Recipe) -> bool:
     """Whether a folder's recipe says the same; one written before a key was added has that key's default."""
-    if kept.read_text(encoding="utf-8") == recipe.to_yaml():
+    if kept.read_bytes() == recipe.to_yaml().encode():
         return True
     try:
         return Recipe.from_yaml(kept) == recipe
@@ -166,6 +189,8 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
             raise InputError(
                 "has changed since this run began", where=path, way_out="restore it, or start anew with another --out"
             )
+    # Marked first: what a process leaves that is killed here must be known as its own.
+    folder.update_manifest()
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     earlier = folder.manifest.get("notes", [])
     folder.update_manifest(
@@ -176,19 +201,3 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *earlier])),
     )
-
-
-@contextmanager
-def locked(folder: RunDir) -> Iterator[None]:
-    """Two processes never work in one folder."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError("another process is at work here", where=str(folder.path)) from None
-    try:
-        yield
-    finally:
-        (folder / "lock").unlink(missing_ok=True)
-        os.close(handle)
