@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import resource
 import subprocess
 import sys
@@ -90,6 +91,40 @@ def test_no_module_leads_back_to_itself():
     """The package's own `relearn` stands apart: it offers names of all parts, each loaded when it is first used."""
     graph = {name: imported(name, path) for name, path in PATHS.items()}
     assert circles(graph) == set()
+
+
+MODULE_FILES = [path for name, path in PATHS.items() if path.name != "__init__.py"]
+
+
+def test_the_tree_stays_small():
+    """At most 180 modules, nothing loose at the package root, at most 14 layers, and no file told how to be formatted."""
+    assert len(MODULE_FILES) + 1 <= 180
+    root = Path(relearn.__path__[0])
+    assert {path.name for path in root.iterdir() if path.is_file()} == {"__init__.py", "__main__.py", "py.typed"}
+    settings = tomllib.loads((root.parents[1] / "pyproject.toml").read_text())
+    assert len(settings["tool"]["importlinter"]["contracts"][0]["layers"]) <= 14
+    assert [path.name for path in PATHS.values() if "# fmt:" in path.read_text(encoding="utf-8")] == []
+
+
+def defined_names(path: Path) -> set[str]:
+    """Classes, type aliases and type variables at the top of a file."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if re.fullmatch(r"_?[A-Z][a-z]\w*", name):
+                names.add(name)
+    return names
+
+
+def test_no_class_or_type_alias_is_defined_twice():
+    places: dict[str, list[str]] = {}
+    for name, path in PATHS.items():
+        for defined in defined_names(path):
+            places.setdefault(defined, []).append(name)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
 def test_importing_relearn_loads_nothing_heavy():
