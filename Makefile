@@ -30,8 +30,8 @@ install: $(VENV)/.installed  ## the environment alone; then: .venv/bin/relearn -
 test: lint types imports pytest  ## lint, types, import directions, all tests
 
 lint: $(VENV)/.tools
-	$(BIN)/ruff check src tests benchmarks judges studies
-	$(BIN)/ruff format --check src tests benchmarks judges studies
+	$(BIN)/ruff check src tests benchmarks research examples
+	$(BIN)/ruff format --check src tests benchmarks research examples
 
 types: $(VENV)/.tools
 	$(BIN)/pyright
@@ -44,8 +44,8 @@ pytest: $(VENV)/.tools
 	    --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.tools  ## put the code into the project's format
-	$(BIN)/ruff check --fix src tests benchmarks judges studies
-	$(BIN)/ruff format src tests benchmarks judges studies
+	$(BIN)/ruff check --fix src tests benchmarks research examples
+	$(BIN)/ruff format src tests benchmarks research examples
 
 wheel: $(VENV)/.tools  ## dist/relearn_llm-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
