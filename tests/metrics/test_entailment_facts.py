@@ -30,7 +30,7 @@ PARTS = [False, True]
 
 
 def script(name: str) -> ModuleType:
-    """Load a script of research/judge_training/ under its own module name: other folders have scripts of the same name."""
+    """Load a judge-training script under a module name of its own: other folders have scripts of that name."""
     spec = importlib.util.spec_from_file_location(f"judges_{name}", JUDGES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
