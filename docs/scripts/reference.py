@@ -152,6 +152,7 @@ def _type(annotation: Any) -> str:
     text = (
         annotation.__name__ if inspect.isclass(annotation) and not hasattr(annotation, "__args__") else str(annotation)
     )
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda match: match[1].replace(", ", " or "), text)
     return re.sub(r"\b(?:typing|relearn(?:\.\w+)+)\.", "", text).replace("|", "or").replace("NoneType", "None")
 
 

@@ -1,6 +1,6 @@
 """Which metric can tell models that saw the forget rows from models that never did, also after rounding and relearning?
 
-    python research/studies/meta.py --out results/meta                        # train, ask and measure what is not there yet
+    python research/studies/meta.py --out results/meta                        # train and measure what is missing
     python research/studies/meta.py --out results/meta --shard 0/4            # a quarter of it; several may run at once
     python research/studies/meta.py --out results/meta --summarise            # AUCs, table and picture; needs no model
     python research/studies/meta.py --out /tmp/quick --quick                  # a smoke test on a CPU
