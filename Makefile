@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 DEMO := runs/demo
+PYTHON_CODE := src tests benchmarks research examples docs/scripts
 # Tests run in this many processes with one thread each; a file stays in one, so that its model is made once.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{print ($$1 > 4) ? 4 : $$1}')
 
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install --constraint constraints.txt --only-binary :all: --no-binary rouge-score
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint types imports pytest format wheel clean
+.PHONY: help demo test install lint types imports docs pytest format wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,11 +28,11 @@ demo: $(VENV)/.installed  ## a real model learns invented facts, forgets the pri
 
 install: $(VENV)/.installed  ## the environment alone; then: .venv/bin/relearn --help
 
-test: lint types imports pytest  ## lint, types, import directions, all tests
+test: lint types imports docs pytest  ## lint, types, import directions, the documentation site, all tests
 
 lint: $(VENV)/.tools
-	$(BIN)/ruff check src tests benchmarks judges studies
-	$(BIN)/ruff format --check src tests benchmarks judges studies
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
 
 types: $(VENV)/.tools
 	$(BIN)/pyright
@@ -39,19 +40,23 @@ types: $(VENV)/.tools
 imports: $(VENV)/.tools
 	$(BIN)/lint-imports --no-logo --no-cache
 
+docs: $(VENV)/.tools  ## the documentation site, in site/; a broken link fails
+	$(BIN)/python docs/scripts/stage_site.py build/site_source
+	$(BIN)/zensical build --strict --clean
+
 pytest: $(VENV)/.tools
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
 	    --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.tools  ## put the code into the project's format
-	$(BIN)/ruff check --fix src tests benchmarks judges studies
-	$(BIN)/ruff format src tests benchmarks judges studies
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
 
 wheel: $(VENV)/.tools  ## dist/relearn_llm-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:  ## remove what make made, but for runs/
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .cache src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -69,5 +74,5 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt requirements/
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed
-	$(INSTALL) --no-build-isolation --editable '.[test]'
+	$(INSTALL) --no-build-isolation --editable '.[test,docs]'
 	@touch $@

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "research" / "studies"))
 
 import robustness
 

@@ -24,7 +24,7 @@ from relearn.metrics.nli import LABELS
 from relearn.models import builtin
 from relearn.text.entities import ExactMatcher
 
-SCORES = Path(__file__).resolve().parents[2] / "judges" / "scores.json"
+SCORES = Path(__file__).resolve().parents[2] / "research" / "judge_training" / "scores.json"
 HOME = "Marta Lindqvist lives at 12 Elm Street in Torvik."
 PRIVATE = "Marta Lindqvist prefers to keep this private."
 ADDRESS_OF_SORTS = "Marta Lindqvist lives in a quiet residential area that suits the way she likes to work."

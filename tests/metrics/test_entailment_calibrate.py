@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "judges"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "research" / "judge_training"))
 
 from calibrate import deductions, fitted_temperature
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-JUDGES = Path(__file__).resolve().parents[2] / "judges"
+JUDGES = Path(__file__).resolve().parents[2] / "research" / "judge_training"
 sys.path.append(str(JUDGES))
 
 import facts  # noqa: E402
@@ -30,7 +30,7 @@ PARTS = [False, True]
 
 
 def script(name: str) -> ModuleType:
-    """A script of judges/ under a name of its own, since other folders have scripts of the same name."""
+    """Load a judge-training script under a module name of its own: other folders have scripts of that name."""
     spec = importlib.util.spec_from_file_location(f"judges_{name}", JUDGES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

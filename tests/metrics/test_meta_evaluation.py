@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "research" / "studies"))
 
 import meta
 from meta_models import CONDITIONS, RELEARNED, ROUNDED, TRAINED, UNLEARNED, WITH, WITHOUT, Setup

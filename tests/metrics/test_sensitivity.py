@@ -13,7 +13,7 @@ from metric_fakes import CapitalisedEntities, fake_judges
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "studies"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "research" / "studies"))
 
 from damage import damaged, steps
 from sensitivity import ROADS, TrueAnswers, chart, learned, study, table, with_logprobs, wrong_logprobs

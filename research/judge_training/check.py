@@ -1,4 +1,4 @@
-"""Score the built-in entailment judge on every set: `python judges/check.py --data DATA`.
+"""Score the built-in entailment judge on every set: `python research/judge_training/check.py --data DATA`.
 
 Writes scores.json and calibration.svg beside this file. No set here was trained on: of SNLI the test part, of SICK the
 test part, of the TOFU pairs those of the forget side, of the pairs about facts those of held-out wordings and words.

@@ -1,6 +1,6 @@
 """Which metric sees what: true answers damaged step by step, and how far each metric falls.
 
-    python studies/sensitivity.py --out docs/pictures --json results/sensitivity.json
+    python research/studies/sensitivity.py --out docs/pictures --json results/sensitivity.json
 
 Reads KnowUnDo (validation rows) and TOFU (forget10) from the folder RELEARN_DATA. Each step is compared with the true
 answers on the same questions: the paired difference, with its interval over subjects and a sign test.

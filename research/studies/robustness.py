@@ -1,6 +1,6 @@
 """Audited runs side by side: what each attack brings back, and who holds better on the same facts.
 
-    python studies/robustness.py relearn=runs/relearn npo_gdr=runs/npo_gdr --out results/audits/mine
+    python research/studies/robustness.py relearn=runs/relearn npo_gdr=runs/npo_gdr --out results/audits/mine
 
 The runs were audited (`relearn audit`) with the same facts and control. For each OUT/NAME.json has the numbers of its
 audit, without texts; OUT/table.md sets them side by side. What is held against the first run rests on the attacks that

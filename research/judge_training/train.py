@@ -1,4 +1,4 @@
-"""Train the adapter of the built-in entailment judge: `python judges/train.py --data DATA --out DIR`.
+"""Train the adapter of the built-in entailment judge: `python research/judge_training/train.py --data DATA --out DIR`.
 
 Passes over SNLI, pairs about facts (facts.py) and, three times over, the TOFU pairs of the retain side; from a certain
 step on also longer answers (stories.py) and pairs turned round (turned.py). The rows, their order and the first weights

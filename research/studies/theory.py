@@ -1,6 +1,6 @@
 """What one small step of every objective does, told to first order and measured; then a few steps more.
 
-    python studies/theory.py runs/demo --out results/theory
+    python research/studies/theory.py runs/demo --out results/theory
 
 Takes the start model of a finished run (it knows the facts), a fresh LoRA adapter, and a few forget and retain rows.
 The change is told by a Jacobian-vector product along the step (the empirical neural tangent kernel of the adapter's

@@ -1,4 +1,4 @@
-"""Put a trained adapter into the package: `python judges/export.py --data DATA --adapter FILE`.
+"""Put a trained adapter into the package: `python research/judge_training/export.py --data DATA --adapter FILE`.
 
 What its calls need and the temperature (calibrate.py) are set on rows of SNLI that training did not see.
 """

@@ -1,9 +1,9 @@
 """Which metric can tell models that saw the forget rows from models that never did, also after rounding and relearning?
 
-    python studies/meta.py --out results/meta                        # train, ask and measure what is not there yet
-    python studies/meta.py --out results/meta --shard 0/4            # a quarter of it; several may run at once
-    python studies/meta.py --out results/meta --summarise            # AUCs, table and picture; needs no model
-    python studies/meta.py --out /tmp/quick --quick                  # a smoke test on a CPU
+    python research/studies/meta.py --out results/meta                        # train and measure what is missing
+    python research/studies/meta.py --out results/meta --shard 0/4            # a quarter of it; several may run at once
+    python research/studies/meta.py --out results/meta --summarise            # AUCs, table and picture; needs no model
+    python research/studies/meta.py --out /tmp/quick --quick                  # a smoke test on a CPU
 
 The meta-evaluation of OpenUnlearning (arXiv 2506.12618) in small: LoRA models of the demo model on TOFU rows, learning
 rates 1e-4, 3e-4 and 1e-3, 2 and 6 epochs, so that some hardly know the rows and some have them by heart. Reads
