@@ -221,7 +221,7 @@ class Desk:
                 tell({"column": column.key, "piece": piece})
 
         settings, seed = self._settings(column)
-        text = answering.generate(loaded, [question], settings, form=form, seed=seed, heard=heard)[0]
+        text = answering.generate(loaded, [question], settings, form=form, seed=seed, on_tokens=heard)[0]
         if text != pieces.said and text.startswith(pieces.said):
             tell({"column": column.key, "piece": text[len(pieces.said) :]})
         stops = answering.stop_ids(loaded)
