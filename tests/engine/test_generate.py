@@ -284,7 +284,7 @@ def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
     monkeypatch.setattr(
         decoding.KVCache,
         "put",
-        lambda self, layer, first, key, value: self.layers.setdefault(
+        lambda self, layer, key, value, *, first: self.layers.setdefault(
             layer, tuple(torch.zeros(self.rows, key.shape[1], self.room, key.shape[3]) for _ in range(2))
         ),
     )
