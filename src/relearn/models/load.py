@@ -1,9 +1,7 @@
-"""Load a causal language model by name, folder or built-in name, safely: safetensors only, no remote code unasked.
+"""Load a causal language model by name, folder or built-in name, from safetensors, without remote code by default.
 
-What a model can use of the machine it is on: 4-bit weights, Liger's kernels, FlashAttention.
-
-All three need a CUDA GPU. What a recipe demands and the machine lacks is said before anything is loaded; what it leaves
-open (`liger: auto`, `attention: auto`) is used where it is there.
+4-bit weights, Liger's kernels and FlashAttention need a CUDA GPU and a package each. `check_machine` refuses what a
+recipe demands and the machine lacks before anything is loaded; with `auto` they are used where available.
 """
 
 from __future__ import annotations
@@ -11,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,93 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat, chat_format
 
+# relearn has its own progress bars and error messages.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+@dataclass
+class Loaded:
+    """A model in memory with its tokenizer and chat format. `name`: as in the recipe."""
+
+    model: Any
+    tokenizer: Any
+    chat: ChatFormat
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
+    """Load the model of `spec` in eval mode, all weights frozen, its own adapters and then `adapters` merged.
+
+    Raises InputError when the name is neither a built-in model, a folder nor known to the hub, when the weights are
+    pickles, or when an adapter does not fit.
+    """
+    check_machine(spec, learns=bool(adapters))
+    folder = _folder(spec)
+    device = _device(spec.device)
+    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    attention = None if spec.attention == "auto" else spec.attention
+    form = {"dtype": _dtype(spec.dtype), "attn_implementation": attention, **quantized(spec, device)}
+    with _readable_errors(spec.name):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    for adapter in (*map(Path, spec.adapters), *adapters):
+        model = merge_adapter(model, adapter)
+    if spec.quantization == "none":
+        model = model.to(device)  # pyright: ignore[reportArgumentType]
+    model: Any = model.eval()
+    use_liger(model, spec.liger)
+    model.requires_grad_(False)
+    chat = chat_format(tokenizer, template=spec.chat_template, system_prompt=spec.system_prompt)
+    return Loaded(model, tokenizer, chat, spec.name)
+
+
+def load_tokenizer(spec: Model) -> Any:
+    """Load the tokenizer alone."""
+    with _readable_errors(spec.name):
+        return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
+
+
+def load_config(spec: Model) -> Any:
+    """Load the model's configuration alone."""
+    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    with _readable_errors(spec.name):
+        return AutoConfig.from_pretrained(_folder(spec), **options)
+
+
+def merge_adapter(model: Any, adapter: Path) -> Any:
+    """Merge a PEFT adapter into the weights. Raises InputError for a pickled adapter and for one that does not fit."""
+    from peft import PeftModel
+
+    check_adapter(adapter)
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).merge_and_unload()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"adapter does not fit the model: {error}", where=str(adapter)) from None
+
+
+def check_adapter(adapter: Path) -> None:
+    """Raise InputError unless the folder holds a PEFT adapter in safetensors form."""
+    if not (adapter / "adapter_config.json").exists():
+        raise InputError("no adapter_config.json there", where=str(adapter), way_out="give a PEFT adapter folder")
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise InputError(
+            "adapter is not in safetensors form", where=str(adapter), way_out="save it with safe_serialization=True"
+        )
+
 
 def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:
-    """Raises InputError when the machine cannot do what the recipe's `model` asks for.
+    """Raise InputError when the machine lacks what the recipe's `model` demands.
 
-    `full`: all weights are to be trained; `learns`: an adapter is to be merged in on the way.
+    `full`: all weights will be trained; `learns`: an adapter will be merged before unlearning.
     """
     if spec.quantization == "nf4":
         _check_four_bits(spec, full=full, merges=learns or bool(spec.adapters))
@@ -44,7 +126,7 @@ def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> N
 
 
 def check_backend(settings: Generate, spec: Model) -> None:
-    """Raises InputError when `generate.backend` cannot be had on this machine for this model."""
+    """Raise InputError when `generate.backend` is not available on this machine for this model."""
     if settings.backend != "vllm":
         return
     where, way_out = "generate.backend", "backend: transformers"
@@ -61,10 +143,10 @@ def has_flash_attention() -> bool:
 
 
 def quantized(spec: Model, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the name to load 4-bit weights; nothing for weights as they are.
+    """Return the options of `from_pretrained` for 4-bit weights; none when the recipe does not quantise.
 
-    NF4 with doubly quantised scales, as QLoRA has it (Dettmers et al. 2023, arXiv 2305.14314); multiplications are in
-    the model's own number format, norms and output layer stay in it.
+    NF4 with double quantisation of the scales, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314). Products are
+    computed in the model's own dtype; norms and LM head stay in it.
     """
     if spec.quantization == "none":
         return {}
@@ -74,16 +156,16 @@ def quantized(spec: Model, device: str) -> dict[str, Any]:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
-    # 4-bit weights are made on the device they stay on; in each process of several that is the current one.
-    place = torch.cuda.current_device() if device == "cuda" else device
-    return {"quantization_config": config, "dtype": compute, "device_map": {"": place}}
+    # 4-bit weights cannot be moved later. Each of several processes has its own current device.
+    target = torch.cuda.current_device() if device == "cuda" else device
+    return {"quantization_config": config, "dtype": compute, "device_map": {"": target}}
 
 
 def use_liger(model: Any, wanted: str) -> bool:
-    """Put Liger's norms and gated MLPs into `model`, where it may be and can be; returns whether it was done.
+    """Replace norms and gated MLPs of `model` by Liger's where allowed and possible; return whether that was done.
 
-    Not its cross entropy: the losses here never see all logits at once. Not its rotary embedding either: that would
-    replace a function for all models of the process, those on the CPU too.
+    Its cross entropy is not used, because losses here never compute all logits at once. Its rotary embedding would
+    replace a function for all models of the process, including those on the CPU.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
     if wanted == "off" or not on_gpu or importlib.util.find_spec("liger_kernel") is None:
@@ -95,12 +177,56 @@ def use_liger(model: Any, wanted: str) -> bool:
 
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return False
-    # Liger puts its classes into the module the model comes from as well, for all models made later.
+    # Liger also replaces classes in the module of the model's class, for all later models; undo that.
     module = sys.modules[type(model).__module__]
     before = dict(vars(module))
     _apply_liger_kernel_to_instance(model=model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
     vars(module).update(before)
     return True
+
+
+def _folder(spec: Model) -> str:
+    if is_builtin(spec.name):
+        return str(builtin_path(spec.name))
+    path = Path(spec.name).expanduser()
+    if not path.is_dir():
+        return spec.name
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise InputError(
+            "is an adapter, not a model", where=spec.name, way_out="name its base in model.name, this in model.adapter"
+        )
+    if not (path / "config.json").exists():
+        raise InputError("no config.json there", where=spec.name, way_out="give a folder saved by save_pretrained")
+    return str(path)
+
+
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"cannot load model {name!r}: {first_line}",
+            way_out="give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (online)",
+        ) from None
+
+
+def _dtype(name: str) -> torch.dtype | str:
+    if name == "auto":
+        return "auto" if torch.cuda.is_available() else torch.float32
+    return getattr(torch, name)
+
+
+def _device(name: str) -> str:
+    if name.startswith("cuda:"):
+        # Trainer and judges request plain "cuda" and should get the same GPU.
+        torch.cuda.set_device(name)
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _check_four_bits(spec: Model, *, full: bool, merges: bool) -> None:
@@ -125,135 +251,3 @@ def _need_gpu(spec: Model, where: str, what: str, way_out: str) -> None:
 def _need_package(module: str, extra: str, where: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise MissingPartError(f"{extra} is not installed", where=where, way_out=f"pip install 'relearn-llm[{extra}]'")
-
-
-# The run has its own progress bars and its own errors.
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
-warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-@dataclass
-class Loaded:
-    """A model in memory with what is needed to talk to it. There is never more than one of them."""
-
-    model: Any
-    tokenizer: Any
-    chat: ChatFormat
-    name: str
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
-    """The model of `spec` with its adapter and then `adapters` merged in, in eval mode.
-
-    Raises InputError when the name is neither a built-in model, a folder nor known to the hub, when the weights are
-    pickles, or when an adapter does not fit.
-    """
-    check_machine(spec, learns=bool(adapters))
-    folder = _folder(spec)
-    device = _device(spec.device)
-    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    form = {"dtype": _dtype(spec.dtype), "attn_implementation": _attention(spec.attention), **quantized(spec, device)}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    for adapter in (*map(Path, spec.adapters), *adapters):
-        model = merge_adapter(model, adapter)
-    if spec.quantization == "none":
-        model = model.to(device)  # pyright: ignore[reportArgumentType]
-    model: Any = model.eval()
-    use_liger(model, spec.liger)
-    model.requires_grad_(False)
-    chat = chat_format(tokenizer, template=spec.chat_template, system_prompt=spec.system_prompt)
-    return Loaded(model, tokenizer, chat, spec.name)
-
-
-def load_tokenizer(spec: Model) -> Any:
-    """The tokenizer alone, for counting."""
-    try:
-        return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
-
-
-def load_config(spec: Model) -> Any:
-    """The model's configuration alone, for estimates."""
-    try:
-        return AutoConfig.from_pretrained(
-            _folder(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
-
-
-def merge_adapter(model: Any, adapter: Path) -> Any:
-    """Fold a PEFT adapter into the weights. Pickled adapters are refused."""
-    from peft import PeftModel
-
-    check_adapter(adapter)
-    try:
-        return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"adapter does not fit the model: {error}", where=str(adapter)) from None
-
-
-def check_adapter(adapter: Path) -> None:
-    if not (adapter / "adapter_config.json").exists():
-        raise InputError("no adapter_config.json there", where=str(adapter), way_out="give a PEFT adapter folder")
-    if not (adapter / "adapter_model.safetensors").exists():
-        raise InputError(
-            "adapter is not in safetensors form", where=str(adapter), way_out="save it with safe_serialization=True"
-        )
-
-
-def _folder(spec: Model) -> str:
-    if is_builtin(spec.name):
-        return str(builtin_path(spec.name))
-    path = Path(spec.name).expanduser()
-    if not path.is_dir():
-        return spec.name
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise InputError(
-            "is an adapter, not a model", where=spec.name, way_out="name its base in model.name, this in model.adapter"
-        )
-    if not (path / "config.json").exists():
-        raise InputError("no config.json there", where=spec.name, way_out="give a folder saved by save_pretrained")
-    return str(path)
-
-
-def _not_loadable(name: str, error: Exception) -> InputError:
-    first_line = str(error).strip().split("\n")[0][:200]
-    return InputError(
-        f"cannot load model {name!r}: {first_line}",
-        way_out="give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (needs network)",
-    )
-
-
-def _dtype(name: str) -> torch.dtype | str:
-    if name == "auto":
-        return "auto" if torch.cuda.is_available() else torch.float32
-    return getattr(torch, name)
-
-
-def _attention(name: str) -> str | None:
-    return None if name == "auto" else name
-
-
-def _device(name: str) -> str:
-    if name.startswith("cuda:"):
-        # What asks for "cuda" later on, Trainer and the judges, is to end up on the same GPU.
-        torch.cuda.set_device(name)
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
