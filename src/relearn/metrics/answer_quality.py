@@ -37,8 +37,7 @@ from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.lexical_indices import sentences
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
 from relearn.synthesis.questions import worded_record
-from relearn.text.entities import normalise
-from relearn.text.normalize import norms, tokenise
+from relearn.text.normalize import entity_form, norms, tokenise
 from relearn.text.subjects import find_subject
 
 FLUENT = RELEVANT = 3
@@ -78,8 +77,8 @@ def names_subject(text: str, subject: str | None) -> bool:
     """Whether a word of the subject's name, of three letters or more, stands in the text."""
     if not subject:
         return False
-    words = set(normalise(text).split())
-    return any(len(word) >= 3 and word in words for word in normalise(subject).split())
+    words = set(entity_form(text).split())
+    return any(len(word) >= 3 and word in words for word in entity_form(subject).split())
 
 
 def _all(parts: Sequence[bool | None]) -> float | None:

@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from relearn.text.normalize import LEADING, word_set
-from relearn.text.subjects import strip_quoted
+from relearn.text.normalize import word_set
+from relearn.text.subjects import LEADING_WORDS, strip_quoted
 
 _PAST = (
     "be:was become:became begin:began bring:brought build:built buy:bought choose:chose come:came cut:cut "
@@ -175,7 +175,7 @@ def _join(words: list[str]) -> str:
 
 def _lower_first(word: str) -> str:
     """A word that often begins a question loses its capital; anything else may be a name."""
-    return word.lower() if word != "I" and re.split(r"['’]", word.lower())[0] in LEADING else word
+    return word.lower() if word != "I" and re.split(r"['’]", word.lower())[0] in LEADING_WORDS else word
 
 
 def _adjunct(words: list[str]) -> tuple[str, list[str]]:
