@@ -21,7 +21,7 @@ from relearn.core.config import Source
 from relearn.core.errors import InputError
 from relearn.core.run_dir import write_jsonl
 from relearn.data import Record
-from relearn.data.columns import Layout, find_layout
+from relearn.data.columns import ColumnLayout, find_layout
 from relearn.data.loaders import read_records, read_rows
 from relearn.leakage.detector import KINDS, Finding, LeakIndex
 from relearn.llm import Completer, Completion, Prompt
@@ -191,7 +191,7 @@ def _texts(file: Path) -> Iterable[tuple[str, str, str | None]]:
         yield "\n\n".join(filter(None, prompt)), target, row.get("record_id")
 
 
-def _target_column(layout: Layout) -> str:
+def _target_column(layout: ColumnLayout) -> str:
     column = layout.answer or layout.text
     assert column is not None
     return column

@@ -29,7 +29,7 @@ from relearn.synthesis.rows import Rejection, TrainingRow, choose_generic, gener
 from relearn.synthesis.synthesize import REJECTED, SYNTHESIS
 from relearn.synthesis.vague_answers import hardened
 from relearn.text.normalize import contains, norms, word_set
-from relearn.text.subjects import Name, find_subjects
+from relearn.text.subjects import NameTokens, find_subjects
 
 _ASKING = word_set(
     "what whats who whos whom whose where wheres when why which how hows is are was were do does did has have had can "
@@ -108,7 +108,7 @@ def write_given(
     }
 
 
-def _named(row: Record, about: Name, known: set[Name]) -> Name | None:
+def _named(row: Record, about: NameTokens, known: set[NameTokens]) -> NameTokens | None:
     """The one subject of the forget set that the row is about."""
     if about in known:
         return about
@@ -142,7 +142,7 @@ def _is_completion(row: Record) -> bool:
     return row.form == "text" or not asks
 
 
-def _flaw(made: TrainingRow | None, row: Record, whose: Name | None, index: LeakIndex) -> tuple[str, str]:
+def _flaw(made: TrainingRow | None, row: Record, whose: NameTokens | None, index: LeakIndex) -> tuple[str, str]:
     """(kind, reason) why a row cannot be taken; two empty texts when it can."""
     if made is None or whose is None:
         return "subject", "is about nobody in the forget set"
