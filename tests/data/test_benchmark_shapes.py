@@ -57,7 +57,7 @@ def test_every_shape_names_the_correct_choice(tmp_path, row):
         ({"choices": "Oslo or Rome", "answer": 0}, "the field 'choices' holds no choices"),
         ({"choices": {"text": ["a", "b"], "label": ["A"]}, "answer": "A"}, "holds no choices"),
         ({"choices": {"choices": ["a", "b"], "labels": [1, 1]}, "answer": "A"}, "marks 2 choices as right, not one"),
-        ({"choices": [str(n) for n in range(27)], "answer": 0}, "offers 27 choices"),
+        ({"choices": [str(n) for n in range(27)], "answer": 0}, "has 27 choices"),
         ({"choices": ["a", "b\x07"], "answer": 0}, "control character U+0007"),
     ],
 )

@@ -136,8 +136,8 @@ def _ask(
     """Alternates written by the generator for `asked`, of all `records`, and what it and the judge used."""
     cache = make_private_dir(out) / CACHE
     budget = budget_for(settings, cache)
-    completer = make_completer(settings.generator, settings, cache, loaded, budget)
-    judge = make_completer(settings.judge, settings, cache, loaded, budget) if settings.judge else None
+    completer = make_completer(settings.generator, settings, cache, loaded=loaded, budget=budget)
+    judge = make_completer(settings.judge, settings, cache, loaded=loaded, budget=budget) if settings.judge else None
     inspect = Verifier(records, judge).flaws
     groups = [slots(record) for record in asked]
     try:

@@ -18,7 +18,7 @@ from relearn.core.errors import RunFailedError
 from relearn.core.run_dir import make_private_dir, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Completer
-from relearn.llm.cache import CachedCompleter, quietly
+from relearn.llm.cache import CachedCompleter, ignore_arrival
 from relearn.llm.generators import budget_for, make_completer
 from relearn.synthesis.checks import Inspect, Verifier
 from relearn.synthesis.generation_cost import check_remote
@@ -100,10 +100,12 @@ def synthesize_to_folder(
     check_remote(settings, len(records))
     cache = make_private_dir(out) / CACHE
     budget = budget_for(settings, cache)
-    completer = make_completer(settings.generator, settings, cache, loaded, budget)
+    completer = make_completer(settings.generator, settings, cache, loaded=loaded, budget=budget)
     judge = None
     if verifier is None:
-        judge = make_completer(settings.judge, settings, cache, loaded, budget) if settings.judge else None
+        judge = (
+            make_completer(settings.judge, settings, cache, loaded=loaded, budget=budget) if settings.judge else None
+        )
         verifier = Verifier(records, judge)
     try:
         made = synthesize(records, generic, settings, completer, verifier, seed, tick)
@@ -145,7 +147,7 @@ def progress(completer: Completer, total: int, tick: Ticker) -> Iterator[None]:
     try:
         yield
     finally:
-        completer.on_arrival = quietly
+        completer.on_arrival = ignore_arrival
     tick(total, total)
 
 
