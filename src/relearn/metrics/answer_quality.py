@@ -36,7 +36,7 @@ from relearn.metrics.joint_context import Parts
 from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.lexical_indices import sentences
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
-from relearn.synthesis.questions import worded_record
+from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.normalize import entity_form, norms, tokenise
 from relearn.text.subjects import find_subject
 
@@ -137,8 +137,8 @@ def _measure_worst_case(parts: Parts) -> Measurement | None:
         return context.mean([None] * len(context.rows), why="no question was asked in other words")
     answers: dict[str, list[bool | None]] = {key: [gone] for key, gone in _decided(context).items()}
     for key, gone in _decided(parts.contexts[PART]).items():
-        if worded_record(key) in answers:
-            answers[worded_record(key)].append(gone)
+        if record_id_of_wording(key) in answers:
+            answers[record_id_of_wording(key)].append(gone)
     count = sum(map(len, answers.values())) / max(1, len(answers))
     note = f"{count:.3g} wordings a fact; {knowledge_note(context)}"
     return context.mean([_worst(answers[row.id]) for row in context.rows], note, "an answer could not be judged")

@@ -122,4 +122,6 @@ def synthesize(
     check_remote(settings, len(data.forget))
     records = [with_subject(record) for record in data.forget]
     with console.stage("write new answers", len(records)) as tick:
-        return dict(synthesize_to_folder(records, data.generic or load_generic(), settings, out, seed, tick=tick))
+        return dict(
+            synthesize_to_folder(records, data.generic or load_generic(), settings, out=out, seed=seed, tick=tick)
+        )
