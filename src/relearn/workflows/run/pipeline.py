@@ -139,8 +139,8 @@ def synthesize(
     with locked(folder), console.stage("write new answers", len(records)) as tick:
         folder.clear_leftovers()
         folder.update_manifest()
-        made = synthesize_to_folder(records, data.generic or load_generic(), settings, folder.path, seed, tick=tick)
-        return dict(made)
+        generic = data.generic or load_generic()
+        return dict(synthesize_to_folder(records, generic, settings, out=folder.path, seed=seed, tick=tick))
 
 
 def _check_synthesis_folder(path: Path) -> None:
