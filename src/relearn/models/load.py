@@ -171,9 +171,7 @@ def use_liger(model: Any, wanted: str) -> bool:
     if wanted == "off" or not on_gpu or importlib.util.find_spec("liger_kernel") is None:
         return False
     from liger_kernel.transformers import _apply_liger_kernel_to_instance  # pyright: ignore[reportMissingImports]
-    from liger_kernel.transformers.monkey_patch import (  # pyright: ignore[reportMissingImports]
-        MODEL_TYPE_TO_APPLY_LIGER_FN,
-    )
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN  # pyright: ignore[reportMissingImports]
 
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return False

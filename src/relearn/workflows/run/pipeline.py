@@ -139,8 +139,8 @@ def synthesize(
     with locked(folder), console.stage("write new answers", len(records)) as tick:
         folder.clear_leftovers()
         folder.update_manifest()
-        generic = data.generic or load_generic()
-        return dict(synthesize_to_folder(records, generic, settings, out=folder.path, seed=seed, tick=tick))
+        rows = data.generic or load_generic()
+        return dict(synthesize_to_folder(records, rows, settings, out=folder.path, seed=seed, tick=tick))
 
 
 def _check_synthesis_folder(path: Path) -> None:
