@@ -160,7 +160,7 @@ def test_fitted_once_and_again_only_for_other_things(tmp_path, monkeypatch):
     fitted = []
     monkeypatch.setattr("relearn.analysis.tuned_lens.fit", lambda *given, **_: fitted.append(1) or fit(*given))
     again = load_or_fit(inside, rows, tmp_path, QUICK)
-    assert not fitted and again.about == first.about
+    assert not fitted and again.metadata == first.metadata
     assert torch.equal(again.translators.change, first.translators.change)
     load_or_fit(inside, rows[1:], tmp_path, QUICK)
     load_or_fit(inside, rows[1:], tmp_path, replace(QUICK, seed=1))
