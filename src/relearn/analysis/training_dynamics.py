@@ -27,10 +27,10 @@ from relearn.models.lora import add_lora
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.callbacks import FILE
 from relearn.unlearning.data.batches import MicroBatch
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.method import METHODS, Batch, Objective
 from relearn.unlearning.step import make_reference, observe
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 from relearn.unlearning.train import unlearn_batches
 
 BATCHES = 4
@@ -123,7 +123,7 @@ def _detach_others(batch: Batch, of_retain: bool) -> Batch:
     for name, value in vars(batch).items():
         if (name in _RETAIN_FIELDS) == of_retain:
             continue
-        if isinstance(value, Scored):
+        if isinstance(value, AnswerLogits):
             changed[name] = replace(
                 value,
                 logits=None if value.logits is None else value.logits.detach(),
@@ -150,7 +150,7 @@ def measure_alignment(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | No
         return None, "there are no retain rows"
     alignments = {}
     for when, model, loaded in _start_and_end(recipe, folder):
-        plan = unlearn_batches(loaded.chat, method, material, settings, recipe.seed)
+        plan = unlearn_batches(loaded.chat, method, material, settings=settings, seed=recipe.seed)
         batches = evenly(plan, BATCHES)
         alignments[when] = alignment(model, objective, batches, make_reference(model, batches, objective))
         del model, loaded
@@ -167,13 +167,13 @@ def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any
     yield "end", loaded.model, loaded
 
 
-def _training_data(recipe: Recipe, folder: Path) -> Material:
+def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
     """Load what the run trained on: its records, synthesised rows, and generated retain records."""
     data = load_all(recipe.data)
     written, neighbours = folder / "synthesis.jsonl", folder / "neighbours.jsonl"
     retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
     rows = [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else ()
-    return Material(data.forget, rows, retain)
+    return TrainingData(data.forget, rows, retain)
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:

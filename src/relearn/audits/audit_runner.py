@@ -23,7 +23,7 @@ from relearn.core import console
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
 from relearn.data.record import evenly
-from relearn.inference.run_models import ModelName
+from relearn.inference.run_models import ModelName, ModelSet
 from relearn.metrics.judges import make_judges
 
 RETAIN_QUESTIONS = 24

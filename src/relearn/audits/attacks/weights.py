@@ -167,7 +167,7 @@ def _relearn(
         model,
         batches[: STEPS[-1]],
         METHODS.get("relearn_gdf").objective({}),
-        Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=inputs.seed),
+        loop=Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=inputs.seed),
         checkpoints=inputs.folder / "audits" / "checkpoints",
         log=lambda **_: None,
         callbacks=[_AskAtSteps(lambda step: ask(f"{name}, {step} steps", trained, shown=trained_ids))],
