@@ -161,4 +161,5 @@ class Gathering:
             seed=self.seed,
         )
         why = "could not be read" if unscored else ""
-        return Measurement(value, low, high, len(known), unscored, values, note, why)
+        counts = {"n": len(known), "unscored": unscored, "per_record": values}
+        return Measurement(value, low=low, high=high, **counts, note=note, why=why)

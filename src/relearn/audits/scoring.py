@@ -282,7 +282,8 @@ class Scorer:
             resamples=self._settings.bootstrap,
             seed=self._seed,
         )
-        return Measurement(value, low, high, len(known), unscored, values, why="not asked" if unscored else "")
+        why = "not asked" if unscored else ""
+        return Measurement(value, low=low, high=high, n=len(known), unscored=unscored, per_record=values, why=why)
 
     def _subjects(self) -> dict[str, str | None]:
         return {key: record.subject for key, record in self._facts.items()}

@@ -35,8 +35,7 @@ from relearn.leakage.secrets import Secret, read_secrets
 from relearn.leakage.twins import Candidates, candidates
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.choice_accuracy import likeliest
-from relearn.metrics.context import Context
-from relearn.metrics.joint_context import Parts
+from relearn.metrics.context import Context, JointContext
 from relearn.metrics.memorization import exact_memorisation, extraction_strength
 from relearn.metrics.metric import METRICS, JointMetric, Measurement
 from relearn.models.load import Loaded
@@ -238,9 +237,11 @@ def _scored(loaded: Loaded, records: Sequence[Record], part: str, against: str) 
 def _gather(rows: Sequence[Row], gathering: Gathering) -> Mapping[str, Measurement]:
     def context(part: str) -> Context:
         own = [AnswerRow.from_dict(one) for one in rows if one["part"] == part]
-        return Context(own, "forget", gathering.settings, gathering.judges, gathering.seed)
+        settings, judges, seed = gathering.settings, gathering.judges, gathering.seed
+        return Context(own, split="forget", settings=settings, judges=judges, seed=seed)
 
-    parts = Parts({"forget": context("forget"), "holdout": context("others")}, gathering.settings, gathering.seed)
+    contexts = {"forget": context("forget"), "holdout": context("others")}
+    parts = JointContext(contexts, settings=gathering.settings, seed=gathering.seed)
     found = {}
     for name, title in NAMES.items():
         metric = METRICS.get(name)
