@@ -126,7 +126,7 @@ def test_the_mean_over_all_orders_is_that_of_every_permutation():
     places = [table.classes.index(name) for name in classes]
     logs = table._pair_logs
     every = [sum(logs[a, b] for a, b in pairwise(order)) / 4 for order in permutations(places)]
-    assert table._any_order(places) == pytest.approx(sum(every) / len(every))
+    assert table._mean_over_orders(places) == pytest.approx(sum(every) / len(every))
 
 
 def test_probabilities_of_pairs_and_triples_add_up_to_one():
@@ -134,7 +134,7 @@ def test_probabilities_of_pairs_and_triples_add_up_to_one():
     assert np.exp(table._pair_logs).sum(axis=1) == pytest.approx(1)
     size = range(len(table.classes))
     for first, second in [*table._contexts, (0, 0)]:
-        assert sum(np.exp(table._triple(first, second, third)) for third in size) == pytest.approx(1)
+        assert sum(np.exp(table._triple_log(first, second, third)) for third in size) == pytest.approx(1)
 
 
 def test_a_table_survives_its_json():

@@ -37,7 +37,7 @@ class Generator:
     about: str = ""
 
 
-GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm", "relearn.llm.templates")
+GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm")
 
 
 def make_completer(

@@ -58,7 +58,7 @@ class Procedure:
         return self.result or ("model" if settings.full else "adapter")
 
 
-PROCEDURES: Registry[Procedure] = Registry("procedure", "relearn.unlearning", "relearn.unlearning.inference_time")
+PROCEDURES: Registry[Procedure] = Registry("procedure", "relearn.unlearning")
 
 
 def procedure(

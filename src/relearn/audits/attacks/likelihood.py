@@ -27,8 +27,7 @@ from relearn.leakage.secrets import Secret, read_secrets
 from relearn.leakage.twins import AnswerChoices, answer_choices
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.choice_accuracy import likeliest
-from relearn.metrics.context import Context
-from relearn.metrics.joint_context import Parts
+from relearn.metrics.context import Context, JointContext
 from relearn.metrics.memorization import exact_memorisation, extraction_strength
 from relearn.metrics.metric import METRICS, JointMetric, Measurement
 from relearn.models.load import Loaded
@@ -186,13 +185,15 @@ def _membership_measures(rows: Sequence[AttackRow], aggregation: FactAggregation
 
     def context(part: str) -> Context:
         answers = [AnswerRow.from_dict(row) for row in rows if row["part"] == part]
-        return Context(answers, "forget", aggregation.settings, aggregation.judges, aggregation.seed)
+        settings, judges, seed = aggregation.settings, aggregation.judges, aggregation.seed
+        return Context(answers, split="forget", settings=settings, judges=judges, seed=seed)
 
-    parts = Parts({"forget": context("forget"), "holdout": context("others")}, aggregation.settings, aggregation.seed)
+    contexts = {"forget": context("forget"), "holdout": context("others")}
+    joint = JointContext(contexts, settings=aggregation.settings, seed=aggregation.seed)
     measures = {}
     for name, label in MEMBERSHIP_METRICS.items():
         metric = METRICS.get(name)
-        auc = metric.measure(parts) if isinstance(metric, JointMetric) else None
+        auc = metric.measure(joint) if isinstance(metric, JointMetric) else None
         if auc is not None:
             measures[f"{label}, against {rows[0]['against']}"] = auc
     return measures
