@@ -137,10 +137,13 @@ class Relearn(Step):
         return with_step_sizes([MicroBatch(rows.forget, rows.retain)])[0]
 
     def computed(self, rows: Rows) -> Computed:
-        from relearn.engine.packing import packed_tokens
+        from relearn.engine.packing import pack
 
         return Computed(
-            packed_tokens(rows.all), packed_tokens(rows.retain), answer_tokens(rows.all), answer_tokens(rows.retain)
+            pack(rows.all, "cpu").ids.numel(),
+            pack(rows.retain, "cpu").ids.numel(),
+            answer_tokens(rows.all),
+            answer_tokens(rows.retain),
         )
 
 

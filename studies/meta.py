@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,11 @@ def _carry_out(bench: models.Bench, wanted: Sequence[Job], out: Path, *, keep: b
 def _maker(bench: models.Bench, job: Job) -> models.Maker:
     if job.run is None:
         return models.train_start(bench, job.side, job.index)
-    from relearn.inference.run_models import AuditModels
+    from relearn.inference.run_models import ModelSet
 
     recipe = Recipe.from_yaml(job.run / "recipe.yaml")
     device = recipe.model.model_copy(update={"device": bench.device, "dtype": "float32"})
-    return AuditModels(recipe.model_copy(update={"model": device}), job.run).maker("after")
+    return partial(ModelSet.of_run(recipe.model_copy(update={"model": device}), job.run).fresh, "after")
 
 
 def _result(bench: models.Bench, job: Job, condition: str, fresh: models.Maker) -> dict[str, Any]:

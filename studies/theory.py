@@ -27,7 +27,7 @@ from relearn.data.record import evenly
 from relearn.data.validation import load_all
 from relearn.engine.forward import TokenRow
 from relearn.engine.model_support import evaluating
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.models.lora import add_lora
 from relearn.report.kfr_krr_plot import standalone
 from relearn.report.plots import over_steps
@@ -73,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.process_time()
     recipe = Recipe.from_yaml(options.run / "recipe.yaml")
-    loaded = RunModels(recipe, options.run).start()
+    loaded = ModelSet.of_run(recipe, options.run).start()
     loaded.model.set_attn_implementation("eager")
     data = load_all(recipe.data)
     material = Material(

@@ -81,7 +81,7 @@ def test_a_second_call_asks_and_reads_nothing(audited, place, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("loaded again")
 
-    monkeypatch.setattr("relearn.workflows.audit.load", refuse)
+    monkeypatch.setattr("relearn.inference.run_models.load", refuse)
     arguments = ("--retain", str(place / "retain.jsonl"), "--control", str(place / "before"))
     assert run_command(command(place, audited, *arguments)) == 0
 

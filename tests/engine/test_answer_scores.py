@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from relearn.engine import forward
 from relearn.engine import forward as token_values
 from relearn.engine.forward import TokenRow, answer_logprobs, answer_scores
-from relearn.engine.packing import packed_tokens
+from relearn.engine.packing import pack
 from tiny import VOCABULARY
 
 
@@ -78,16 +78,16 @@ def test_sharing_prompts_changes_nothing(model):
 def test_answers_to_one_question_go_together_and_their_prompt_is_computed_once():
     rows = questions()
     packs = forward._by_prompt(rows, 60)
-    assert sorted(number for pack in packs for number in pack) == list(range(len(rows)))
-    for pack in packs:
-        asked = {rows[number].id.partition("/")[0] for number in pack}
+    assert sorted(number for numbers in packs for number in numbers) == list(range(len(rows)))
+    for numbers in packs:
+        asked = {rows[number].id.partition("/")[0] for number in numbers}
         assert all(sum(row.id.startswith(f"{name}/") for row in rows) == 4 for name in asked)
-        assert len(pack) == 4 * len(asked)
-        part = [rows[number] for number in pack]
+        assert len(numbers) == 4 * len(asked)
+        part = [rows[number] for number in numbers]
         answers = sum(row.answer_tokens for row in part)
         prompts = {row.ids[: row.answer_start] for row in part}
         # The last token of a prompt is each row's own.
-        assert packed_tokens(part) == answers + sum(len(prompt) - 1 for prompt in prompts) + 4 * len(prompts)
+        assert pack(part, "cpu").ids.numel() == answers + sum(len(prompt) - 1 for prompt in prompts) + 4 * len(prompts)
 
 
 def test_rows_without_common_prompts_are_packed_by_length():

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from relearn.engine.cpu_threads import one_each
+from relearn.engine.cpu_threads import map_on_threads
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_each_item_has_a_core_to_itself_and_its_result_stands_in_its_place(three
         together.wait()  # Passes only where three are at work at a time.
         return number**2, torch.get_num_threads(), torch.is_inference_mode_enabled()
 
-    found = one_each(work, range(9))
+    found = map_on_threads(work, range(9))
     assert [square for square, _, _ in found] == [number**2 for number in range(9)]
     assert {(threads, inference) for _, threads, inference in found} == {(1, True)}
     assert torch.get_num_threads() == 3
@@ -31,17 +31,17 @@ def test_each_item_has_a_core_to_itself_and_its_result_stands_in_its_place(three
 
 def test_fewer_items_than_cores_are_done_in_turn_on_all_of_them(three_threads):
     main = threading.get_ident()
-    found = one_each(lambda number: (number, threading.get_ident() == main, torch.get_num_threads()), [5, 7])
+    found = map_on_threads(lambda number: (number, threading.get_ident() == main, torch.get_num_threads()), [5, 7])
     assert found == [(5, True, 3), (7, True, 3)]
 
 
 @pytest.mark.parametrize("items", [[1, 0], [1, 0, 2, 3, 4]])
 def test_what_fails_is_raised_and_the_threads_are_as_before(three_threads, items):
     with pytest.raises(ZeroDivisionError):
-        one_each(lambda number: 1 / number, items)
+        map_on_threads(lambda number: 1 / number, items)
     assert torch.get_num_threads() == 3
     assert not torch.is_inference_mode_enabled()
 
 
 def test_nothing_to_do_gives_nothing(three_threads):
-    assert one_each(lambda number: number, []) == []
+    assert map_on_threads(lambda number: number, []) == []

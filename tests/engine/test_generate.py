@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, G
 from relearn.core.config import Generate, Lora, Model
 from relearn.engine import decoding, generate
 from relearn.engine.decoding import Decoder, can_decode, groups, rows_at_once
-from relearn.engine.sampling import Choice
+from relearn.engine.sampling import TokenSampler
 from relearn.models.load import load
 from relearn.models.lora import add_lora
 from relearn.unlearning.inference_time.offset import Ensemble
@@ -71,7 +71,7 @@ def alone(model, prompt, stops, limit, penalty=1.0) -> list[int]:
 
 
 def together(model, prompts, stops, limit, penalty=1.0, rows=None) -> list[list[int]]:
-    choice = Choice(Generate(), [""] * len(prompts), penalty)
+    choice = TokenSampler(Generate(), [""] * len(prompts), penalty)
     return Decoder(model, prompts, choice, stops=stops, max_new_tokens=limit, rows=rows).answers()
 
 
@@ -139,9 +139,9 @@ def test_free_rows_are_given_to_the_next_questions(model):
         began.append(free_at[row])
         free_at[row] += length - 1
     passes = []
-    decoder = Decoder(model, prompts, Choice(Generate(), [""] * 6), stops=stops, max_new_tokens=9, rows=2)
-    whole = decoder._say
-    decoder._say = lambda memory: (passes.append(len(decoder._active)), whole(memory))[1]
+    decoder = Decoder(model, prompts, TokenSampler(Generate(), [""] * 6), stops=stops, max_new_tokens=9, rows=2)
+    whole = decoder._step
+    decoder._step = lambda cache: (passes.append(len(decoder._active)), whole(cache))[1]
     decoder.answers()
     assert sum(passes) == sum(said) - len(said)
     assert len(passes) == max(free_at)
@@ -155,11 +155,11 @@ def test_longer_prompts_are_answered_apart():
 
 def test_rows_by_the_memory_there_is(model, monkeypatch):
     """2 layers x key and value x 2 heads x 8 wide x 4 bytes = 256 bytes a token; a row of 100 tokens 25,600."""
-    monkeypatch.setattr(decoding, "CPU_MEMORY", 256_000)
+    monkeypatch.setattr(decoding, "CPU_CACHE_BYTES", 256_000)
     assert rows_at_once(model, 100) == 10
     assert rows_at_once(model, 100, limit=4) == 4
     assert rows_at_once(model, 100_000) == 1
-    monkeypatch.setattr(decoding, "CPU_MEMORY", 1 << 30)
+    monkeypatch.setattr(decoding, "CPU_CACHE_BYTES", 1 << 30)
     assert rows_at_once(model, 100) == decoding.CPU_ROWS
 
 
@@ -282,7 +282,7 @@ def test_settings_that_decoding_knows_nothing_of_are_heeded(loaded):
 
 def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
     monkeypatch.setattr(
-        decoding.Memory,
+        decoding.KVCache,
         "put",
         lambda self, layer, first, key, value: self.layers.setdefault(
             layer, tuple(torch.zeros(self.rows, key.shape[1], self.room, key.shape[3]) for _ in range(2))
@@ -299,7 +299,7 @@ def test_an_answer_can_be_listened_to(loaded, settings_, padded, monkeypatch):
         monkeypatch.setattr(generate, "can_decode", lambda *_: False)
     told: list[list[int]] = []
     silent = generate.generate(loaded, QUESTIONS[:1], settings_)
-    assert generate.generate(loaded, QUESTIONS[:1], settings_, heard=lambda new: told.append(list(new))) == silent
+    assert generate.generate(loaded, QUESTIONS[:1], settings_, on_tokens=lambda new: told.append(list(new))) == silent
     tokens = [token for new in told for token in new]
     assert loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip() == silent[0]
     assert max(map(len, told)) == 1 and len(tokens) > 3
@@ -320,7 +320,7 @@ def test_a_listener_can_end_the_answer(loaded, padded, monkeypatch):
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        generate.generate(loaded, QUESTIONS[:1], GREEDY, heard=heard)
+        generate.generate(loaded, QUESTIONS[:1], GREEDY, on_tokens=heard)
     assert len(told) == 2
     with pytest.raises(ValueError, match="one question"):
-        generate.generate(loaded, QUESTIONS[:2], GREEDY, heard=heard)
+        generate.generate(loaded, QUESTIONS[:2], GREEDY, on_tokens=heard)

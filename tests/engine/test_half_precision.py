@@ -8,7 +8,7 @@ from relearn.core.config import Generate, Model
 from relearn.engine import generate
 from relearn.engine.decoding import can_decode
 from relearn.engine.forward import answer_logprobs
-from relearn.engine.model_support import can_pack, frozen_head, trial
+from relearn.engine.model_support import can_pack, frozen_head, support_check
 from relearn.models.load import load
 from relearn.unlearning.data.encode import Example, encode
 
@@ -44,7 +44,7 @@ def test_answers_are_decoded_without_padding(loaded, monkeypatch):
 
 
 def test_models_are_tried_on_ordinary_tokens(loaded):
-    rows = trial(loaded.model).rows
+    rows = support_check(loaded.model).rows
     control = set(loaded.tokenizer.all_special_ids)
     assert control and not any(control & set(row.ids) for row in rows)
     assert rows[0].ids[:5] == rows[1].ids[:5], "they begin alike"

@@ -9,9 +9,13 @@ from transformers import AutoModelForCausalLM
 
 from relearn.engine import packing
 from relearn.engine.forward import answer_logits
-from relearn.engine.packing import TokenRow, pack, packed_tokens, share
+from relearn.engine.packing import TokenRow, pack, segment_tree
 
 SYSTEM = tuple(range(10, 20))
+
+
+def packed_tokens(rows: list[TokenRow]) -> int:
+    return pack(rows, "cpu").ids.numel()
 
 
 def paths(rows: list[TokenRow]) -> list[tuple[int, ...]]:
@@ -19,9 +23,9 @@ def paths(rows: list[TokenRow]) -> list[tuple[int, ...]]:
     packed = pack(rows, "cpu")
     sequence = packed.ids[0].tolist()
     found = [()] * len(rows)
-    for segment in share(rows):
+    for segment in segment_tree(rows):
         if segment.stop == len(rows[segment.row].ids):
-            found[segment.row] = tuple(sequence[place] for place in (*segment.path, *segment.places))
+            found[segment.row] = tuple(sequence[index] for index in (*segment.path, *segment.indices))
     return found
 
 

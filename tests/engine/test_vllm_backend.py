@@ -89,7 +89,7 @@ def stand_in(monkeypatch):
 def test_the_weights_handed_over_hold_the_adapter(adapted, tiny_model_dir):
     plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
     before = {name: weight.clone() for name, weight in adapted.model.state_dict().items()}
-    weights = vllm_backend.whole_weights(adapted.model)
+    weights = vllm_backend.merged_weights(adapted.model)
     assert set(weights) == set(plain.state_dict())
     plain.load_state_dict(weights)
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -97,7 +97,7 @@ def test_the_weights_handed_over_hold_the_adapter(adapted, tiny_model_dir):
         assert torch.allclose(plain(ids).logits, adapted.model(ids).logits, atol=1e-5)
     assert all(torch.equal(before[name], weight) for name, weight in adapted.model.state_dict().items())
     with adapted.model.disable_adapter():
-        original = vllm_backend.whole_weights(adapted.model)
+        original = vllm_backend.merged_weights(adapted.model)
     assert not torch.equal(original["model.layers.0.mlp.up_proj.weight"], weights["model.layers.0.mlp.up_proj.weight"])
 
 

@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(gguf, monkeypatch, tmp_path)
 def test_the_installed_package_is_what_is_pinned(name):
     model = BUILTIN[name]
     source = builtin.installed_at(model)
-    assert source is not None, f"make installs it: {model.command}"
+    assert source is not None, f"make installs it: {model.install_command}"
     assert content_hash(source) == model.sha256
 
 

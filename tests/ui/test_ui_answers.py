@@ -15,7 +15,7 @@ from ui_runs import OWN, TOKEN, Page, make_run, whole
 from relearn.analysis.hooks import Inside
 from relearn.analysis.logit_lens import candidates
 from relearn.engine.forward import TokenRow
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.ui.run_data import open_runs
 from relearn.ui.session import Desk, Pieces, columns, cut
 from relearn.workflows.ask import answers_before_and_after
@@ -59,7 +59,7 @@ def test_pieces_and_tokens_add_up_to_the_answer(lines, asked):
 
 def test_full_fine_tuning_has_a_model_before_and_one_after(tmp_path, tiny_model_dir, plain_run):
     run = make_run(tmp_path / "full", tiny_model_dir, unlearn={"full": True})
-    merged = RunModels(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
+    merged = ModelSet.of_run(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
     merged.model.merge_and_unload().save_pretrained(run / "model")
     merged.tokenizer.save_pretrained(run / "model")
     (run / "adapter").rename(run / "old")
@@ -114,7 +114,7 @@ def test_candidates_are_those_of_the_analysis(page, lines, audited_run):
     answer = whole(lines)["after-1"]
     places = page.call("/api/candidates", {"answer": answer["answer"]}).json()["places"]
     assert len(places) == len(answer["tokens"]) > 0
-    loaded = RunModels(open_runs([audited_run])[0].recipe, audited_run).unlearned()  # pyright: ignore
+    loaded = ModelSet.of_run(open_runs([audited_run])[0].recipe, audited_run).unlearned()  # pyright: ignore
     prompt = loaded.tokenizer(loaded.chat.prompt(QUESTION, "chat"), add_special_tokens=False).input_ids
     said = loaded.tokenizer(answer["text"], add_special_tokens=False).input_ids
     first = candidates(Inside(loaded.model), TokenRow("x", (*prompt, said[0]), len(prompt)))[0]
@@ -172,7 +172,7 @@ def test_a_text_is_gone_on_with(page, plain_run):
 
     recipe = open_runs([plain_run])[0].recipe
     assert recipe is not None
-    loaded = RunModels(recipe, plain_run).unlearned()
+    loaded = ModelSet.of_run(recipe, plain_run).unlearned()
     expected = generate(loaded, [QUESTION], recipe.generate, form="text")[0]
     assert whole(page.ask(QUESTION, form="text"))["after-0"]["text"] == expected
 
@@ -318,7 +318,7 @@ def test_an_umlaut_of_two_tokens_comes_whole():
 def test_the_lens_has_the_likeliest_token_of_every_layer(plain_run):
     from relearn.analysis.logit_lens import lens
 
-    loaded = RunModels(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
+    loaded = ModelSet.of_run(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
     inside, row = Inside(loaded.model), TokenRow("x", (5, 6, 7, 8, 9), 2)
     expected = torch.stack([inside.read(layer)[1:-1].argmax(-1) for layer in inside.states(row.ids)])
     assert torch.equal(lens(inside, row).likeliest, expected)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relearn.engine import packing
 from relearn.engine.model_support import can_pack
-from relearn.engine.packing import packed_tokens
+from relearn.engine.packing import pack
 from relearn.unlearning.data.batches import MicroBatch, _cut, can_share, own_accumulation, share, with_step_sizes
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.step import make_reference, observe
@@ -80,9 +80,9 @@ def test_shared_beginnings_are_not_shared(tiny_model_dir, tmp_path, monkeypatch)
     batches = plan()
     rows = [*batches[0].forget, *batches[0].retain]
     shared = run(tiny_model_dir, tmp_path, "relearn", batches)
-    assert packed_tokens(rows) < sum(len(row.ids) for row in rows)
+    assert pack(rows, "cpu").ids.numel() < sum(len(row.ids) for row in rows)
     monkeypatch.setattr(packing, "MIN_SHARED", 10**6)
-    assert packed_tokens(rows) == sum(len(row.ids) for row in rows)
+    assert pack(rows, "cpu").ids.numel() == sum(len(row.ids) for row in rows)
     same(shared, run(tiny_model_dir, tmp_path, "relearn", batches))
 
 

@@ -22,7 +22,7 @@ from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.data.validation import load_all
 from relearn.engine.model_support import evaluating
-from relearn.inference.run_models import RunModels, put_adapter
+from relearn.inference.run_models import ModelSet, put_adapter
 from relearn.models.lora import add_lora
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.callbacks import FILE
@@ -164,9 +164,9 @@ def aligned(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _both_ends(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
-    loaded = RunModels(recipe, folder).start()
+    loaded = ModelSet.of_run(recipe, folder).start()
     yield "start", add_lora(loaded.model, recipe.unlearn.lora, seed=recipe.seed), loaded
-    loaded = put_adapter(RunModels(recipe, folder).start(), folder / "adapter")
+    loaded = put_adapter(ModelSet.of_run(recipe, folder).start(), folder / "adapter")
     for name, weight in loaded.model.named_parameters():
         weight.requires_grad_("lora_" in name)
     yield "end", loaded.model, loaded

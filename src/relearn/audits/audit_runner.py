@@ -11,8 +11,9 @@ audits/verdicts.json                per fact: gone, hidden, there or never_known
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from relearn.audits import white_box
 from relearn.audits.attack import AUDITS, Audit, Material
@@ -23,9 +24,8 @@ from relearn.core import console
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
 from relearn.data.record import evenly
-from relearn.inference.run_models import MODELS, ModelName
+from relearn.inference.run_models import MODELS, ModelName, ModelSet
 from relearn.metrics.judges import Judges, make_judges
-from relearn.models.load import Loaded
 
 KEPT_ASKED = 24
 
@@ -38,23 +38,10 @@ def chosen(names: str) -> list[Audit]:
     return [AUDITS.get(PLAIN), *(AUDITS.get(name) for name in dict.fromkeys(wanted) if name != PLAIN)]
 
 
-class Subjects(Protocol):
-    """The models of an audit: which there are, and each of them loaded anew."""
-
-    @property
-    def control_name(self) -> str: ...
-    @property
-    def has_adapter(self) -> bool: ...
-    @property
-    def roles(self) -> Sequence[ModelName]: ...
-    def fresh(self, name: ModelName, share: float = 1.0) -> Loaded: ...
-    def maker(self, name: ModelName) -> Callable[..., Loaded]: ...
-
-
 class AuditRun:
     """One audit of one folder."""
 
-    def __init__(self, material: Material, models: Subjects, audits: Sequence[Audit]):
+    def __init__(self, material: Material, models: ModelSet, audits: Sequence[Audit]):
         self._material = material
         self._models = models
         self._audits = [audit for audit in audits if audit.family != "adapters" or models.has_adapter]
@@ -133,7 +120,7 @@ class AuditRun:
         for model in ("after",) if audit.family == "adapters" else ("after", "control"):
             if model in self._models.roles and self._files.missing(audit, model):
                 with console.stage(f"{model}: {audit.name}"):
-                    rows = ask_changed(self._models.maker(model), audit, self._material, self._kept)
+                    rows = ask_changed(partial(self._models.fresh, model), audit, self._material, self._kept)
                 self._files.write(audit, model, rows)
 
     def _write(self) -> list[Verdict]:

@@ -174,13 +174,13 @@ def _builtin(model: BuiltinModel) -> Check:
     name = f"model {model.name}"
     source = installed_at(model)
     if source is None:
-        return Check(name, "missing", "not installed", model.command)
+        return Check(name, "missing", "not installed", model.install_command)
     try:
         check_content(model, source)
     except InputError:
-        return Check(name, "missing", f"what lies at {source} is not what is pinned", model.mending_command)
+        return Check(name, "missing", f"what lies at {source} is not what is pinned", model.repair_command)
     except OSError as error:
-        return Check(name, "missing", f"cannot be read: {error}", model.mending_command)
+        return Check(name, "missing", f"cannot be read: {error}", model.repair_command)
     return Check(name, "ok", f"{model.package} {model.version}, sha256 as pinned")
 
 

@@ -1,7 +1,7 @@
-"""A small model's passes on all cores of a CPU at once.
+"""Run a small model's forward passes on a CPU in parallel, one thread per pass.
 
-Several cores on one small multiplication wait for each other more than they work; given a pass each they do not. Torch
-lets go of the interpreter while it multiplies, so threads are enough and the weights are there once.
+Several cores on one small matrix product mostly wait for each other; with a pass each they do not. Torch releases the
+interpreter lock while it multiplies, so threads suffice and share the weights.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import TypeVar
 
 import torch
 
-Given = TypeVar("Given")
-Result = TypeVar("Result")
+PassInput = TypeVar("PassInput")
+PassOutput = TypeVar("PassOutput")
 
 
-def one_each(work: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:
-    """`work(item)` of all items, in their order, as many at a time as torch has threads, without gradients.
+def map_on_threads(work: Callable[[PassInput], PassOutput], items: Sequence[PassInput]) -> list[PassOutput]:
+    """Compute `work(item)` for all items, in order, in inference mode, on as many threads as torch may use.
 
-    One after the other, each on all cores, where there are fewer items than cores. `work` must change nothing that
-    another call reads. What it raises is raised here.
+    Fewer items than threads run one after the other, each on all threads. `work` must not change what other calls read;
+    what it raises is raised here.
     """
-    # Every thread has a mode of its own, so each call enters it.
-    alone = torch.inference_mode()(work)
-    cores = torch.get_num_threads()
-    if cores == 1 or len(items) < cores:
-        return [alone(item) for item in items]
+    # Inference mode is per thread, so each call enters it.
+    work = torch.inference_mode()(work)
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) < threads:
+        return [work(item) for item in items]
     try:
-        with ThreadPoolExecutor(cores, initializer=partial(torch.set_num_threads, 1)) as pool:
-            return list(pool.map(alone, items))
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            return list(pool.map(work, items))
     finally:
-        # The setting of one thread is in part that of the process.
-        torch.set_num_threads(cores)
+        # Setting it in one thread changes it for the process too.
+        torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""Ask a model many questions at once: answers in the order asked, each independent of what else is asked.
+"""Generate the answers to many questions at once, in the order of the questions.
 
-Models that can be (`decoding`) are decoded without padding, finished rows making room for the next question; the others
-get length-sorted left-padded batches. Several processes share the questions out.
+An answer does not depend on the other questions. Models that pass `can_decode` are decoded without padding
+(`decoding`); the others run in length-sorted, left-padded batches. Several processes share the questions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from relearn.core.console import Ticker, quiet
 from relearn.data import Form
 from relearn.engine.decoding import Decoder, can_decode
 from relearn.engine.model_support import bare
-from relearn.engine.sampling import Choice, ChoiceProcessor, Chooser
+from relearn.engine.sampling import ChooserProcessor, TokenChooser, TokenSampler
 from relearn.models.load import Loaded
 
 PADDED_ROWS = 16
-# Told the next tokens of an answer; what it raises ends the answering.
-Heard = Callable[[Sequence[int]], None]
-# What a model's own generation settings may hold and decoding of ours heeds; with anything else it is not used.
-_HEEDED = {
+# Receives the next tokens of an answer; an exception from it stops the generation.
+TokenListener = Callable[[Sequence[int]], None]
+# Settings of a model's generation config that `decoding` follows; a model with others runs its own `generate`.
+_SUPPORTED = {
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
@@ -51,35 +51,39 @@ def generate(
     form: Form = "chat",
     seed: int = 0,
     tick: Ticker = quiet,
-    heard: Heard | None = None,
+    on_tokens: TokenListener | None = None,
 ) -> list[str]:
-    """One answer per question, without the prompt; greedy at temperature 0. Same seed, same answers.
+    """Generate one answer per question, without the prompt; greedy at temperature 0.
 
-    What is drawn belongs to the seed and the question (asked twice, to the first and the second time): neither the
-    order nor the batch changes it. `heard`, for one question alone, is told the tokens of its answer as they come, the
-    one that ends the turn perhaps among them; vllm tells nothing before the end.
+    Random numbers depend on the seed, the question and how often it came before; neither order nor batch changes an
+    answer. `on_tokens`, for a single question, receives the tokens of its answer as they come, perhaps with the end of
+    turn; the backend vllm sends none. Raises ValueError for `on_tokens` with several questions.
     """
     if not questions:
         return []
-    if heard is not None and len(questions) != 1:
-        raise ValueError("one question at a time can be listened to")
+    if on_tokens is not None and len(questions) != 1:
+        raise ValueError("tokens can be received for one question only")
     prompts = [loaded.chat.prompt(question, form) for question in questions]
     ids = loaded.tokenizer(prompts, add_special_tokens=False).input_ids
+    keys = _keys(prompts, seed)
     if settings.backend == "vllm":
-        from relearn.engine.vllm_backend import answers_of_vllm
+        from relearn.engine.vllm_backend import vllm_answers
 
-        said = distributed.on_main(
-            lambda: answers_of_vllm(loaded, ids, settings, _keys(prompts, seed), stop_ids(loaded))
-        )
+        answers = distributed.on_main(lambda: vllm_answers(loaded, ids, settings, keys, stop_ids(loaded)))
     else:
-        said = _shared_out(loaded, ids, settings, _keys(prompts, seed), tick, heard)
-    return [text.strip() for text in loaded.tokenizer.batch_decode(said, skip_special_tokens=True)]
+        answers = _shared_out(loaded, ids, settings, keys, tick, on_tokens)
+    return [text.strip() for text in loaded.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
 def _shared_out(
-    loaded: Loaded, ids: Sequence[list[int]], settings: Generate, keys: Sequence[str], tick: Ticker, heard: Heard | None
+    loaded: Loaded,
+    ids: Sequence[list[int]],
+    settings: Generate,
+    keys: Sequence[str],
+    tick: Ticker,
+    on_tokens: TokenListener | None,
 ) -> list[list[int]]:
-    """The tokens of every answer; each process answers every n-th question by length."""
+    """Generate the tokens of every answer; process n of N takes every Nth question by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = distributed.processes()
     done = 0
@@ -91,25 +95,30 @@ def _shared_out(
 
     def answer(share: list[int]) -> list[list[int]]:
         penalty = _penalty(loaded.model, max(map(len, ids)) + settings.max_new_tokens)
-        way = _padded if penalty is None else _decoded
-        choice = Choice(settings, [keys[number] for number in share], penalty or 1.0)
-        return way(loaded, [ids[number] for number in share], settings, choice, finished, heard)
+        run = _padded if penalty is None else _decoded
+        sampler = TokenSampler(settings, [keys[number] for number in share], penalty or 1.0)
+        return run(loaded, [ids[number] for number in share], settings, sampler, finished, on_tokens)
 
     shares = [order[start::count] for start in range(count)]
-    found: dict[int, list[int]] = {}
-    for share, said in zip(shares, distributed.spread(shares, answer), strict=True):
-        found |= dict(zip(share, said, strict=True))
-    return [found[number] for number in range(len(ids))]
+    by_question: dict[int, list[int]] = {}
+    for share, answers in zip(shares, distributed.spread(shares, answer), strict=True):
+        by_question |= dict(zip(share, answers, strict=True))
+    return [by_question[number] for number in range(len(ids))]
 
 
 def _decoded(
-    loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any, heard: Heard | None
-) -> list[Any]:
-    choose = choice if heard is None else _aloud(choice, heard)
+    loaded: Loaded,
+    ids: list[list[int]],
+    settings: Generate,
+    sampler: TokenSampler,
+    finished: Callable[[int], None],
+    on_tokens: TokenListener | None,
+) -> list[list[int]]:
+    """Generate with the packed decoder."""
     return Decoder(
         loaded.model,
         ids,
-        choose,
+        sampler if on_tokens is None else _with_listener(sampler, on_tokens),
         stops=stop_ids(loaded),
         max_new_tokens=settings.max_new_tokens,
         rows=settings.batch_size,
@@ -117,12 +126,12 @@ def _decoded(
     ).answers()
 
 
-def _aloud(choice: Chooser, heard: Heard) -> Chooser:
-    """The same choice, of one row, told to `heard`."""
+def _with_listener(chooser: TokenChooser, on_tokens: TokenListener) -> TokenChooser:
+    """Pass on every token that is chosen."""
 
-    def choose(scores: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        chosen = choice(scores, questions, tokens)
-        heard(chosen.tolist())
+    def choose(logits: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        chosen = chooser(logits, questions, tokens)
+        on_tokens(chosen.tolist())
         return chosen
 
     return choose
@@ -130,10 +139,15 @@ def _aloud(choice: Chooser, heard: Heard) -> Chooser:
 
 @torch.inference_mode()
 def _padded(
-    loaded: Loaded, ids: list[list[int]], settings: Generate, choice: Choice, finished: Any, heard: Heard | None
-) -> list[Any]:
-    """Through the model's own `generate`, `ids` being sorted by length."""
-    said: list[list[int]] = []
+    loaded: Loaded,
+    ids: list[list[int]],
+    settings: Generate,
+    sampler: TokenSampler,
+    finished: Callable[[int], None],
+    on_tokens: TokenListener | None,
+) -> list[list[int]]:
+    """Generate with the model's own `generate`; `ids` are sorted by length."""
+    answers: list[list[int]] = []
     stops = stop_ids(loaded)
     size = settings.batch_size or PADDED_ROWS
     for start in range(0, len(ids), size):
@@ -143,9 +157,12 @@ def _padded(
         pad = loaded.tokenizer.pad_token_id
         batch = [[pad] * more + row for more, row in zip(padding, part, strict=True)]
         mask = [[0] * more + [1] * len(row) for more, row in zip(padding, part, strict=True)]
-        drawn = ChoiceProcessor(choice, range(start, start + len(part)), padding)
-        listening = None if heard is None else _Listening(heard, longest)
-        processors = [*([drawn] if settings.temperature else []), *([listening] if listening else [])]
+        processors: list[Any] = []
+        if settings.temperature:
+            processors.append(ChooserProcessor(sampler, range(start, start + len(part)), padding))
+        listener = None if on_tokens is None else _ListenerProcessor(on_tokens, longest)
+        if listener is not None:
+            processors.append(listener)
         output = loaded.model.generate(
             input_ids=torch.tensor(batch, device=loaded.device),
             attention_mask=torch.tensor(mask, device=loaded.device),
@@ -158,50 +175,50 @@ def _padded(
             top_k=None,
             **({"logits_processor": LogitsProcessorList(processors)} if processors else {}),
         )
-        said += [_up_to_stop(row, stops) for row in output[:, longest:].tolist()]
-        if listening is not None:
-            listening.rest(said[-1])
+        answers += [_up_to_stop(row, stops) for row in output[:, longest:].tolist()]
+        if listener is not None:
+            listener.send_rest(answers[-1])
         finished(len(part))
-    return said
+    return answers
 
 
-class _Listening:
-    """Stands among the processors of `generate` of transformers, changes nothing, and tells what was said so far."""
+class _ListenerProcessor:
+    """A logits processor for transformers' `generate` that changes nothing and passes on new tokens."""
 
-    def __init__(self, heard: Heard, start: int):
-        self._heard = heard
+    def __init__(self, on_tokens: TokenListener, start: int):
+        self._on_tokens = on_tokens
         self._start = start
-        self._told = 0
+        self._sent = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # Of a search over several beams nothing is certain before its end; the listener may still want it ended.
-        new = input_ids[0, self._start + self._told :].tolist() if len(input_ids) == 1 else []
-        self._told += len(new)
-        self._heard(new)
+        # Beam search may still discard any token before it ends; the listener is called to be able to stop it.
+        new = input_ids[0, self._start + self._sent :].tolist() if len(input_ids) == 1 else []
+        self._sent += len(new)
+        self._on_tokens(new)
         return scores
 
-    def rest(self, said: Sequence[int]) -> None:
-        self._heard(list(said[self._told :]))
+    def send_rest(self, answer: Sequence[int]) -> None:
+        self._on_tokens(list(answer[self._sent :]))
 
 
 def _up_to_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
-    return tokens[: next((place for place, token in enumerate(tokens) if token in stops), len(tokens))]
+    return tokens[: next((at for at, token in enumerate(tokens) if token in stops), len(tokens))]
 
 
 def _penalty(model: Any, longest: int = 0) -> float | None:
-    """The repetition penalty of a model that is decoded here; None for one that goes through its own `generate`.
+    """Return the repetition penalty of a model that `decoding` can run; None for one that needs its own `generate`.
 
-    `longest`: tokens of the longest prompt and answer.
+    `longest`: tokens of the longest prompt with its answer.
     """
     own = getattr(bare(model), "generation_config", None) or GenerationConfig()
-    asked = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
-    if asked - _HEEDED or not can_decode(model, longest):
+    names = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
+    if names - _SUPPORTED or not can_decode(model, longest):
         return None
     return float(own.repetition_penalty or 1.0)
 
 
 def _keys(prompts: Sequence[str], seed: int) -> list[str]:
-    """What the random numbers of each question are made of; a prompt that comes again gets others."""
+    """Name the random stream of each question; a prompt that is repeated gets another one."""
     times: Counter[str] = Counter()
     keys = []
     for prompt in prompts:
@@ -211,7 +228,7 @@ def _keys(prompts: Sequence[str], seed: int) -> list[str]:
 
 
 def stop_ids(loaded: Loaded) -> list[int]:
-    """The end of a turn as trained, and the tokenizer's own end of text."""
+    """Return the tokens that end an answer: the chat format's end of turn and the tokenizer's end of text."""
     ids = {loaded.tokenizer.eos_token_id}
     ids.update(loaded.tokenizer(loaded.chat.end, add_special_tokens=False).input_ids[-1:])
     return sorted(number for number in ids if number is not None)

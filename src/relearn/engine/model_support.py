@@ -1,6 +1,7 @@
-"""What does not work with every model is tried on it once: packed rows, an output layer that can be left out.
+"""Test once per model whether it can be packed and whether its LM head can be applied apart; run plain passes.
 
-One pass of a model over rows, packed or padded, up to its logits or to the states in front of its output layer.
+Both tests compare with padded passes of single rows, on two short rows. Results are kept for as long as the model is in
+memory.
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ from weakref import WeakKeyDictionary
 import torch
 
 from relearn.core.console import note
-from relearn.engine.packing import ATTENTION, Packed, TokenRow, pack
+from relearn.engine.packing import ATTENTION, AttentionLayout, Packed, PackLayout, TokenRow, pack
 from relearn.models.sharding import is_sharded
+
+_PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+# Tokens of the two test rows, in sevenths of the vocabulary, and where their answers start. A vocabulary often begins
+# with control tokens; at those, out of order, some models (SmolLM2) are so unstable that rounding to half precision
+# alone changes logits by eight.
+_TEST_ROWS = ((1, 2, 3, 1, 2, 4, 5, 3, 2), 6), ((1, 2, 3, 1, 2, 4, 6, 1, 2, 4), 7)
+# Largest difference, as a share of `reference_scale`. Half precision reaches a tenth of it after thirty layers.
+_ROUNDING, _HALF_ROUNDING = 0.01, 0.25
 
 
 def bare(model: Any) -> Any:
-    """The model itself, without what PEFT or data parallelism wrapped around it."""
+    """Remove the wrappers of PEFT and data parallelism from a model."""
     while hasattr(model, "module") and not hasattr(model, "get_output_embeddings"):
         model = model.module
     return getattr(model, "get_base_model", lambda: model)()
@@ -28,7 +38,7 @@ def bare(model: Any) -> Any:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Without dropout; afterwards in the mode the model was in."""
+    """Put the model in eval mode; restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -38,7 +48,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def decoder_layers(model: Any) -> Any:
-    """The list of decoder layers, found by its length."""
+    """Find the list of decoder layers by its length. Raises ValueError when there is none."""
     inner = bare(model)
     count = inner.config.get_text_config().num_hidden_layers
     for module in inner.modules():
@@ -49,7 +59,7 @@ def decoder_layers(model: Any) -> Any:
 
 @contextmanager
 def bypassed(head: Any) -> Iterator[None]:
-    """The output layer hands on what it is given."""
+    """Let the LM head return its input, so that the model returns states instead of logits; None changes nothing."""
     if head is None:
         yield
         return
@@ -61,22 +71,29 @@ def bypassed(head: Any) -> Iterator[None]:
 
 
 def packed_output(model: Any, packed: Packed) -> torch.Tensor:
-    """(A, V) logits, or (A, H) states when the output layer is bypassed."""
-    # Given a mask of four dimensions transformers builds none; the layout says what a token sees.
-    unused = torch.zeros(1, 1, 1, 1, device=packed.ids.device)
+    """Run a pack; return logits (A, V), or states (A, H) when the LM head is bypassed."""
+    return layout_logits(model, packed.ids, packed.positions, packed.keep, packed.layout)
+
+
+def layout_logits(
+    model: Any, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, layout: PackLayout | AttentionLayout
+) -> torch.Tensor:
+    """Run a sequence (1, T) whose attention follows `layout`; return the logits (A, V) at the indices `keep`."""
+    # transformers builds no mask when it is given one of four dimensions; the layout defines what a token sees.
+    unused = torch.zeros(1, 1, 1, 1, device=ids.device)
     output = model(
-        input_ids=packed.ids,
-        position_ids=packed.positions,
+        input_ids=ids,
+        position_ids=positions,
         attention_mask=unused,
         use_cache=False,
-        logits_to_keep=packed.keep,
-        row_layout=packed.layout,
+        logits_to_keep=keep,
+        row_layout=layout,
     )
     return output.logits[0]
 
 
 def padded_logits(model: Any, rows: Sequence[TokenRow], device: torch.device) -> torch.Tensor:
-    """Right padding with a mask built from lengths, never from token ids (pad may equal eos)."""
+    """Run right-padded rows; return logits (A, V). The mask comes from lengths, as the pad token may equal eos."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     lengths = torch.tensor([len(row.ids) for row in rows], device=device)
@@ -85,77 +102,70 @@ def padded_logits(model: Any, rows: Sequence[TokenRow], device: torch.device) ->
 
 
 def at_answers(padded: torch.Tensor, rows: Sequence[TokenRow]) -> torch.Tensor:
-    """(rows, length, ...) -> the places that predict answer tokens, row after row."""
+    """Select the positions that predict answer tokens, row after row: (rows, length, ...) to (A, ...)."""
     return torch.cat([padded[n, row.answer_start - 1 : len(row.ids) - 1] for n, row in enumerate(rows)])
 
 
-_PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-_HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-# Rows to try a model on, as sevenths of its vocabulary. Its first tokens are often control tokens, and at those, out of
-# their order, some models (SmolLM2) are so unsteady that rounding to half precision alone moves the logits by eight.
-_TRIED = ((1, 2, 3, 1, 2, 4, 5, 3, 2), 6), ((1, 2, 3, 1, 2, 4, 6, 1, 2, 4), 7)
-# As a share of what another row in front of a row changes: half precision rounds to a tenth of it after thirty layers.
-_ROUNDING, _ROUNDING_OF_HALVES = 0.01, 0.25
-
-
 @dataclass(frozen=True)
-class Trial:
-    """Two short rows that begin alike, to try on a model what may not work with every one.
+class SupportCheck:
+    """Two short rows with a common prefix, and the logits (A, V) that the model gives each row alone.
 
-    `logits` (answer tokens, V): what it says of each alone; `swing`: how far the other row, in front of it, moves that.
+    `reference_scale`: how much the logits change when the other row precedes, the error of a pack that mixes rows.
     """
 
     rows: list[TokenRow]
     logits: torch.Tensor
-    swing: torch.Tensor
+    reference_scale: torch.Tensor
 
-    def agrees(self, found: torch.Tensor) -> bool:
-        """Whether logits that the model gave another way, in its own number format, are these but for rounding."""
-        share = _ROUNDING if _whole(found) else _ROUNDING_OF_HALVES
-        return bool((found.float() - self.logits).norm() <= share * self.swing)
+    def agrees(self, logits: torch.Tensor) -> bool:
+        """Whether logits computed another way, in the model's own dtype, differ from these by rounding only."""
+        share = _ROUNDING if _is_full_precision(logits) else _HALF_ROUNDING
+        return bool((logits.float() - self.logits).norm() <= share * self.reference_scale)
 
 
-def trial(model: Any) -> Trial:
+def support_check(model: Any) -> SupportCheck:
+    """Compute the reference logits of the two test rows."""
     device = next(model.parameters()).device
-    rows = _trial_rows(model)
-    behind = [
+    rows = _test_rows(model)
+    preceded = [
         TokenRow(row.id, other.ids + row.ids, len(other.ids) + row.answer_start)
         for row, other in zip(rows, reversed(rows), strict=True)
     ]
-    alone, moved = (torch.cat([padded_logits(model, [row], device) for row in some]).float() for some in (rows, behind))
-    return Trial(rows, alone, (moved - alone).norm())
+    alone = torch.cat([padded_logits(model, [row], device) for row in rows]).float()
+    mixed = torch.cat([padded_logits(model, [row], device) for row in preceded]).float()
+    return SupportCheck(rows, alone, (mixed - alone).norm())
 
 
-def _trial_rows(model: Any) -> list[TokenRow]:
+def _test_rows(model: Any) -> list[TokenRow]:
     vocabulary = bare(model).config.get_text_config().vocab_size
     return [
         TokenRow(str(number), tuple(max(1, vocabulary // 7) * token % vocabulary for token in ids), start)
-        for number, (ids, start) in enumerate(_TRIED)
+        for number, (ids, start) in enumerate(_TEST_ROWS)
     ]
 
 
 def can_pack(model: Any, longest: int = 0) -> bool:
-    """Whether the model keeps packed rows of up to `longest` tokens apart: tried once, against one row at a time."""
+    """Test once whether the model keeps packed rows apart; False also for rows longer than its sliding window."""
     inner = bare(model)
-    # What a window hides from a longer row would have to be part of the layout.
+    # The layout would have to mask what a sliding window hides from a longer row.
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
     if window and longest > window:
         return False
     if inner not in _PACKS:
-        _PACKS[inner] = _takes_packs(inner) and _keeps_apart(model, inner)
+        _PACKS[inner] = _accepts_layouts(inner) and _keeps_rows_apart(model, inner)
     return _PACKS[inner]
 
 
 def frozen_head(model: Any) -> torch.nn.Linear | None:
-    """The output layer, where it is a plain frozen matrix and all that the model does to its states; else None."""
+    """Return `plain_head` if it is frozen, else None."""
     head = plain_head(model)
     return None if head is None or any(weight.requires_grad for weight in head.parameters()) else head
 
 
 def plain_head(model: Any) -> torch.nn.Linear | None:
-    """The output layer, trained or not, where it is a plain matrix and all that the model does to its states.
+    """Return the LM head, trained or not, if it is a plain matrix and the model's last operation; else None.
 
-    None for a model in shards, whose output layer is only whole while the model itself runs.
+    None for a sharded model as well: its LM head is complete only inside a forward pass.
     """
     if is_sharded(model):
         return None
@@ -166,11 +176,11 @@ def plain_head(model: Any) -> torch.nn.Linear | None:
     if head.weight.shape != (head.out_features, head.in_features):
         return None
     if inner not in _HEADS:
-        _HEADS[inner] = _head_is_all(inner, head)
+        _HEADS[inner] = _head_is_last(inner, head)
     return head if _HEADS[inner] else None
 
 
-def _takes_packs(inner: Any) -> bool:
+def _accepts_layouts(inner: Any) -> bool:
     parameters = inspect.signature(inner.forward).parameters
     if not {"position_ids", "logits_to_keep"} <= set(parameters) or inner.config._attn_implementation != "sdpa":
         return inner.config._attn_implementation == ATTENTION
@@ -179,14 +189,14 @@ def _takes_packs(inner: Any) -> bool:
 
 
 @torch.no_grad()
-def _keeps_apart(model: Any, inner: Any) -> bool:
+def _keeps_rows_apart(model: Any, inner: Any) -> bool:
     device = next(inner.parameters()).device
     before = inner.config._attn_implementation
     try:
         with evaluating(model):
-            tried = trial(model)
+            check = support_check(model)
             inner.set_attn_implementation(ATTENTION)
-            apart = tried.agrees(packed_output(model, pack(tried.rows, device)))
+            apart = check.agrees(packed_output(model, pack(check.rows, device)))
     except (TypeError, ValueError, IndexError):
         apart = False
     if not apart:
@@ -196,20 +206,20 @@ def _keeps_apart(model: Any, inner: Any) -> bool:
 
 
 @torch.no_grad()
-def _head_is_all(inner: Any, head: torch.nn.Linear) -> bool:
+def _head_is_last(inner: Any, head: torch.nn.Linear) -> bool:
     device = next(inner.parameters()).device
     with evaluating(inner):
-        rows = _trial_rows(inner)
+        rows = _test_rows(inner)
         logits = padded_logits(inner, rows, device)
         with bypassed(head):
             states = padded_logits(inner, rows, device)
         if states.shape[-1] != head.in_features:
             return False
-        found = head(states.to(head.weight.dtype))
-        # The same states through the same matrix: nothing but its own rounding is between the two.
-        tolerance = 1e-3 if _whole(found) else 2e-2
-        return bool((found - logits).abs().max() <= tolerance * (1 + logits.abs().max()))
+        own = head(states.to(head.weight.dtype))
+        # Same states, same matrix: only the rounding of this one product may differ.
+        tolerance = 1e-3 if _is_full_precision(own) else 2e-2
+        return bool((own - logits).abs().max() <= tolerance * (1 + logits.abs().max()))
 
 
-def _whole(numbers: torch.Tensor) -> bool:
+def _is_full_precision(numbers: torch.Tensor) -> bool:
     return numbers.dtype in (torch.float32, torch.float64)

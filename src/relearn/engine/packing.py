@@ -1,9 +1,12 @@
-"""Rows of tokens in one unpadded sequence, where what rows have in common is computed once.
+"""Pack token rows into one unpadded sequence that computes shared prefixes once, and attend within each row.
 
-Rows that begin alike (a chat template, a system prompt, one question with several answers) form a tree: a shared
-beginning is one segment of the sequence, and the rows go on from it. Every token sees its own row, no other.
-Projections and feed-forward layers run over the sequence as it is; attention alone gathers, for every segment, its
-queries and the keys of its path, so its cost grows with the rows and not with the square of the sequence.
+Rows with a common prefix (chat template, system prompt, one question with several answers) form a tree. Every node is a
+segment: a run of tokens that occurs once in the sequence. A row is the path of segments from the root to its last one.
+
+    rows S Q a1, S Q a2, S R b    ->    sequence S | Q | a1 | a2 | R b    with the tree S -> (Q -> (a1, a2), R b)
+
+Projections and feed-forward layers run over the sequence as it is. Only attention gathers, for every segment, its
+queries and the keys of its path, so a token sees its own row and no other, and the cost grows linearly with the rows.
 """
 
 from __future__ import annotations
@@ -17,16 +20,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+# Name of this attention implementation in transformers.
 ATTENTION = "relearn_rows"
-# A beginning shared by fewer tokens than this is not worth a segment of its own.
+# A shared prefix of fewer tokens is not worth a segment of its own.
 MIN_SHARED = 4
-# Attention weights of one layer that are written out on a CPU; longer rows go through the fused kernel.
+# Up to this many attention weights per layer are computed explicitly on a CPU; more go through the fused kernel.
 CPU_WEIGHTS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """Token ids of prompt and answer; the answer's tokens are ids[answer_start:] and there is at least one."""
+    """Token ids of a prompt and its answer: the answer is ids[answer_start:], at least one token."""
 
     id: str
     ids: tuple[int, ...]
@@ -47,36 +51,40 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens start..stop of some row, placed once in the sequence; `path` are the places of all tokens before them."""
+    """Tokens start..stop of row number `row`, in the sequence from `offset` on; `path`: indices of all tokens before.
+
+    A shared segment names the first of its rows.
+    """
 
     row: int
     start: int
     stop: int
-    at: int
+    offset: int
     path: tuple[int, ...]
 
     @property
-    def places(self) -> range:
-        return range(self.at, self.at + self.stop - self.start)
+    def indices(self) -> range:
+        return range(self.offset, self.offset + self.stop - self.start)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How attention finds its rows in the sequence of T tokens, for S segments.
+class PackLayout:
+    """Which queries and keys belong together, for S segments in a sequence of T tokens.
 
-    queries (S, Lq) and keys (S, Lk) are places in the sequence, padded with 0; `back` (T,) takes the attention output
-    (S * Lq) back to the sequence; mask (S, 1, Lq, Lk) says which key a query sees, None when no segment is shared.
+    queries (S, Lq) and keys (S, Lk): indices into the sequence, padded with 0; restore (T,): indices that put the
+    attention output (S * Lq) back in the order of the sequence; mask (S, 1, Lq, Lk): which key a query sees, None when
+    no segment is shared and plain causal attention is the same.
     """
 
     queries: torch.Tensor
     keys: torch.Tensor
-    back: torch.Tensor
+    restore: torch.Tensor
     mask: torch.Tensor | None
 
 
 @runtime_checkable
-class Attending(Protocol):
-    """A layout with an attention of its own: as `rows_attention`, one tensor out."""
+class AttentionLayout(Protocol):
+    """A layout with its own attention: query (1, heads, T, d) to (1, T, heads, d)."""
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scaling: float | None
@@ -85,23 +93,23 @@ class Attending(Protocol):
 
 @dataclass(frozen=True)
 class Packed:
-    """The sequence: ids (1, T), positions (1, T), keep (A,) the places that predict the answer tokens, row by row."""
+    """The sequence: ids (1, T), positions (1, T) within the rows, keep (A,): indices that predict the answer tokens."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     keep: torch.Tensor
-    layout: Layout
+    layout: PackLayout
 
 
 def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
-    """Lay out `rows` as one sequence with shared beginnings."""
-    segments = share(rows)
+    """Lay out `rows` as one sequence with shared prefixes."""
+    segments = segment_tree(rows)
     ids = [token for segment in segments for token in rows[segment.row].ids[segment.start : segment.stop]]
-    positions = [place for segment in segments for place in range(segment.start, segment.stop)]
-    own = {segment.row: segment for segment in segments if segment.stop == len(rows[segment.row].ids)}
+    positions = [position for segment in segments for position in range(segment.start, segment.stop)]
+    last = {segment.row: segment for segment in segments if segment.stop == len(rows[segment.row].ids)}
     keep: list[int] = []
     for number, row in enumerate(rows):
-        shift = own[number].at - own[number].start
+        shift = last[number].offset - last[number].start
         keep += range(shift + row.answer_start - 1, shift + len(row.ids) - 1)
     return Packed(
         torch.tensor([ids], device=device),
@@ -111,34 +119,32 @@ def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
     )
 
 
-def share(rows: Sequence[TokenRow]) -> list[Segment]:
-    """The tree of `rows` as segments in the order of the sequence; a row's last segment holds all it predicts from."""
+def segment_tree(rows: Sequence[TokenRow]) -> list[Segment]:
+    """Split `rows` into segments, in the order of the sequence.
+
+    The last segment of a row holds all positions that predict its answer and is never shared.
+    """
     segments: list[Segment] = []
-    _grow(rows, list(range(len(rows))), 0, (), segments)
+    _add_segments(rows, list(range(len(rows))), 0, (), segments)
     return segments
 
 
-def packed_tokens(rows: Sequence[TokenRow]) -> int:
-    """Tokens that are computed when `rows` are packed together."""
-    return sum(segment.stop - segment.start for segment in share(rows))
-
-
-def _grow(
+def _add_segments(
     rows: Sequence[TokenRow], members: list[int], start: int, path: tuple[int, ...], segments: list[Segment]
 ) -> None:
-    """Add segments for `members`, which have the tokens before `start` in common."""
-    for together in _alike(rows, members, start):
-        first = together[0]
-        stop = _common(rows, together, start) if len(together) > 1 else len(rows[first].ids)
-        at = segments[-1].places.stop if segments else 0
-        segment = Segment(first, start, stop, at, path)
+    """Add the segments of `members`, which have the tokens before `start` in common."""
+    for group in _groups(rows, members, start):
+        first = group[0]
+        stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
+        offset = segments[-1].indices.stop if segments else 0
+        segment = Segment(first, start, stop, offset, path)
         segments.append(segment)
-        if len(together) > 1:
-            _grow(rows, together, stop, (*path, *segment.places), segments)
+        if len(group) > 1:
+            _add_segments(rows, group, stop, (*path, *segment.indices), segments)
 
 
-def _alike(rows: Sequence[TokenRow], members: list[int], start: int) -> list[list[int]]:
-    """Members grouped by their next tokens, in order; one that has too few tokens to share stays alone."""
+def _groups(rows: Sequence[TokenRow], members: list[int], start: int) -> list[list[int]]:
+    """Group members by their next `MIN_SHARED` tokens; a prompt that ends before that is a group of its own."""
     groups: dict[Any, list[int]] = {}
     for number in members:
         row = rows[number]
@@ -148,34 +154,34 @@ def _alike(rows: Sequence[TokenRow], members: list[int], start: int) -> list[lis
     return list(groups.values())
 
 
-def _common(rows: Sequence[TokenRow], members: list[int], start: int) -> int:
-    """Up to where members agree; the token that predicts the first answer token is left to each row."""
+def _common_stop(rows: Sequence[TokenRow], members: list[int], start: int) -> int:
+    """Find where members differ, at most before the token that predicts the first answer token."""
     limit = min(rows[number].answer_start for number in members) - 1
     first = rows[members[0]].ids
-    for place in range(start, limit):
-        if any(rows[number].ids[place] != first[place] for number in members):
-            return place
+    for position in range(start, limit):
+        if any(rows[number].ids[position] != first[position] for number in members):
+            return position
     return limit
 
 
-def _layout(segments: Sequence[Segment], device: torch.device | str) -> Layout:
-    longest_query = max(len(segment.places) for segment in segments)
-    longest_key = max(len(segment.path) + len(segment.places) for segment in segments)
-    # Made on the CPU, where there are many small steps, and moved as a whole.
+def _layout(segments: Sequence[Segment], device: torch.device | str) -> PackLayout:
+    longest_query = max(len(segment.indices) for segment in segments)
+    longest_key = max(len(segment.path) + len(segment.indices) for segment in segments)
+    # Built on the CPU, because of many small steps, then moved at once.
     queries = torch.zeros(len(segments), longest_query, dtype=torch.long, device="cpu")
     keys = torch.zeros(len(segments), longest_key, dtype=torch.long, device="cpu")
-    back = []
+    restore = []
     for number, segment in enumerate(segments):
-        path = [*segment.path, *segment.places]
-        queries[number, : len(segment.places)] = torch.tensor(segment.places, device="cpu")
+        path = [*segment.path, *segment.indices]
+        queries[number, : len(segment.indices)] = torch.tensor(segment.indices, device="cpu")
         keys[number, : len(path)] = torch.tensor(path, device="cpu")
-        back += range(number * longest_query, number * longest_query + len(segment.places))
-    shared = torch.tensor([len(segment.path) for segment in segments], device="cpu")
+        restore += range(number * longest_query, number * longest_query + len(segment.indices))
     mask = None
     if any(segment.path for segment in segments):
-        seen = shared[:, None] + torch.arange(longest_query, device="cpu")
-        mask = (torch.arange(longest_key, device="cpu") <= seen[:, :, None])[:, None].to(device)
-    return Layout(queries.to(device), keys.to(device), torch.tensor(back, device=device), mask)
+        path_lengths = torch.tensor([len(segment.path) for segment in segments], device="cpu")
+        last_key = path_lengths[:, None] + torch.arange(longest_query, device="cpu")
+        mask = (torch.arange(longest_key, device="cpu") <= last_key[:, :, None])[:, None].to(device)
+    return PackLayout(queries.to(device), keys.to(device), torch.tensor(restore, device=device), mask)
 
 
 def rows_attention(
@@ -186,62 +192,61 @@ def rows_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    row_layout: Layout | Attending | None = None,
+    row_layout: PackLayout | AttentionLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it: query (1, heads, T, d) to (1, T, heads, d). Without a layout plain SDPA.
+    """Attend within rows; transformers' attention interface: query (1, heads, T, d) to (1, T, heads, d).
 
-    A layout that attends itself (`decoding`) is left to it.
+    `row_layout`: a pack's segments, or a layout with its own attention (`decoding`). Without one this is plain SDPA.
     """
-    if isinstance(row_layout, Attending):
+    if isinstance(row_layout, AttentionLayout):
         return row_layout.attend(module, query, key, value, scaling=scaling), None
     if row_layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    own_query = gather(query, row_layout.queries)
-    own_key, own_value = gather(key, row_layout.keys), gather(value, row_layout.keys)
-    weights = own_query.shape[:3].numel() * own_key.shape[2]
+    queries = gather_tokens(query, row_layout.queries)
+    keys, values = gather_tokens(key, row_layout.keys), gather_tokens(value, row_layout.keys)
+    weights = queries.shape[:3].numel() * keys.shape[2]
     if query.device.type == "cpu" and not dropout and weights <= CPU_WEIGHTS:
-        attended = _attend(own_query, own_key, own_value, row_layout, scaling)
+        attended = _explicit_attention(queries, keys, values, row_layout.mask, scaling)
     else:
         repeats = query.shape[1] // key.shape[1]
         attended = torch.nn.functional.scaled_dot_product_attention(
-            own_query,
-            repeat_kv(own_key, repeats),
-            repeat_kv(own_value, repeats),
+            queries,
+            repeat_kv(keys, repeats),
+            repeat_kv(values, repeats),
             attn_mask=row_layout.mask,
             dropout_p=dropout,
             scale=scaling,
             is_causal=row_layout.mask is None,
         )
     flat = attended.transpose(1, 2).flatten(0, 1)
-    return flat.index_select(0, row_layout.back)[None], None
+    return flat.index_select(0, row_layout.restore)[None], None
 
 
-def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scaling: float | None
+def _explicit_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
-    """Attention with its weights written out: on a CPU faster than the fused kernel, above all backwards.
+    """Compute attention with explicit weights: on a CPU faster than the fused kernel, mostly in the backward pass.
 
-    Query heads that share a key head are laid under each other, so keys and values are never repeated.
+    Query heads that share a key head are stacked, so that keys and values are not repeated.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     weights = torch.matmul(grouped * scale, key.transpose(-1, -2)).unflatten(2, (-1, query.shape[2]))
-    seen = layout.mask[:, None] if layout.mask is not None else _causal(query.shape[2], key.shape[2], query.device)
-    chances = weights.masked_fill(~seen, float("-inf")).softmax(-1).to(value.dtype)
-    return torch.matmul(chances.flatten(2, 3), value).unflatten(2, (-1, query.shape[2])).flatten(1, 2)
+    if mask is None:
+        visible = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril_()
+    else:
+        visible = mask[:, None]
+    probs = weights.masked_fill(~visible, float("-inf")).softmax(-1).to(value.dtype)
+    return torch.matmul(probs.flatten(2, 3), value).unflatten(2, (-1, query.shape[2])).flatten(1, 2)
 
 
-def _causal(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril_()
-
-
-def gather(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(1, heads, T, d) and places (S, L) -> (S, heads, L, d)."""
-    picked = states[0].transpose(0, 1).index_select(0, places.flatten())
-    return picked.unflatten(0, places.shape).transpose(1, 2)
+def gather_tokens(states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Gather tokens of a sequence: states (1, heads, T, d) and indices (S, L) to (S, heads, L, d)."""
+    picked = states[0].transpose(0, 1).index_select(0, indices.flatten())
+    return picked.unflatten(0, indices.shape).transpose(1, 2)
 
 
 AttentionInterface.register(ATTENTION, rows_attention)

@@ -1,6 +1,6 @@
-"""Which token comes next: the likeliest, or one drawn with numbers that belong to the question and the step alone.
+"""Choose the next token: the most likely one, or one sampled with random numbers fixed by question and step.
 
-So a drawn answer is the same whatever the other questions of the batch are, in whatever order they are asked.
+A sampled answer therefore depends neither on the other questions of its batch nor on their order.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from relearn.core.config import Generate
 
-# Sorting these is quick, sorting a vocabulary is not.
-_OFTEN_ENOUGH = 256
-Chooser = Callable[[torch.Tensor, Sequence[int], Sequence[Sequence[int]]], torch.Tensor]
+# The most likely tokens are sorted first; this many usually hold `top_p`, and a whole vocabulary is slow to sort.
+_SORTED_FIRST = 256
+# logits (rows, V) float32, the question number of each row, all tokens of each row -> tokens (rows,)
+TokenChooser = Callable[[torch.Tensor, Sequence[int], Sequence[Sequence[int]]], torch.Tensor]
 
 
-class Choice:
-    """Called with scores (rows, V) float32, the question each row answers and all its tokens so far, prompt included.
+class TokenSampler:
+    """A `TokenChooser` by the settings of `generate`; temperature 0 is greedy.
 
-    Gives the tokens (rows,). `keys`: one per question, what its random numbers are made of; temperature 0 draws
-    nothing. `penalty`: of tokens that were already there (Keskar et al. 2019, arXiv 1909.05858), 1 is none.
+    `keys`: one per question, the seed of its random numbers. `penalty`: divides positive and multiplies negative logits
+    of tokens that the row already has, the prompt included (Keskar et al. 2019, arXiv 1909.05858); 1 is none.
     """
 
     def __init__(self, settings: Generate, keys: Sequence[str], penalty: float = 1.0):
@@ -32,17 +33,19 @@ class Choice:
         self._streams: dict[int, random.Random] = {}
         self._penalise = RepetitionPenaltyLogitsProcessor(penalty) if penalty != 1 else None
 
-    def __call__(self, scores: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+    def __call__(self, logits: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         if self._penalise is not None:
             longest = max(map(len, tokens))
-            # A row is filled up with its own last token, which a second time is penalised no further.
-            seen = [[*row, *[row[-1]] * (longest - len(row))] for row in tokens]
-            ids: Any = torch.tensor(seen, device=scores.device)
-            scores = self._penalise(ids, scores)
+            # Rows are padded with their own last token, which is not penalised a second time.
+            padded = [[*row, *[row[-1]] * (longest - len(row))] for row in tokens]
+            ids: Any = torch.tensor(padded, device=logits.device)
+            logits = self._penalise(ids, logits)
         if self._settings.temperature == 0:
-            return scores.argmax(-1)
+            return logits.argmax(-1)
         drawn = [self._stream(question).random() for question in questions]
-        return pick(scores, torch.tensor(drawn, dtype=_fine(scores.device), device=scores.device), self._settings)
+        # Apple's GPUs have no float64.
+        dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+        return pick(logits, torch.tensor(drawn, dtype=dtype, device=logits.device), self._settings)
 
     def _stream(self, question: int) -> random.Random:
         if question not in self._streams:
@@ -50,56 +53,50 @@ class Choice:
         return self._streams[question]
 
 
-def pick(scores: torch.Tensor, drawn: torch.Tensor, settings: Generate) -> torch.Tensor:
-    """The token (rows,) at which the probabilities, added up in the order of the vocabulary, pass `drawn` (rows,).
+def pick(logits: torch.Tensor, drawn: torch.Tensor, settings: Generate) -> torch.Tensor:
+    """Sample tokens (rows,) by inverting the cumulative distribution, in vocabulary order, at `drawn` (rows,).
 
-    First temperature, then the `top_k` likeliest, then as few of those as hold `top_p` of what is left. `drawn` is
-    uniform in [0, 1), in the number format that is to be reckoned in.
+    Temperature applies first, then `top_k`, then `top_p` of what is left. `drawn` is uniform in [0, 1); its dtype is
+    that of the computation.
     """
-    scores = scores / settings.temperature
+    logits = logits / settings.temperature
     tokens = None
-    if 0 < settings.top_k < scores.shape[-1]:
-        tokens = scores.topk(settings.top_k, dim=-1).indices.sort(-1).values
-        scores = scores.gather(-1, tokens)
-    chances = scores.softmax(-1, dtype=drawn.dtype)
+    if 0 < settings.top_k < logits.shape[-1]:
+        tokens = logits.topk(settings.top_k, dim=-1).indices.sort(-1).values
+        logits = logits.gather(-1, tokens)
+    probs = logits.softmax(-1, dtype=drawn.dtype)
     if settings.top_p < 1:
-        falling, order = _likeliest(chances, settings.top_p)
-        inside = falling.cumsum(-1) - falling < settings.top_p
-        chances = torch.zeros_like(chances).scatter(-1, order, falling * inside)
-    reached = chances.cumsum(-1)
-    # Never the whole sum, behind which there is no token.
-    wanted = drawn.clamp(max=1 - 2**-20)[:, None] * reached[:, -1:]
-    place = torch.searchsorted(reached, wanted, right=True).clamp(max=reached.shape[-1] - 1)
-    return (place if tokens is None else tokens.gather(-1, place))[:, 0]
+        descending, order = _most_likely(probs, settings.top_p)
+        nucleus = descending.cumsum(-1) - descending < settings.top_p
+        probs = torch.zeros_like(probs).scatter(-1, order, descending * nucleus)
+    cumulative = probs.cumsum(-1)
+    # Strictly below the total, beyond which there is no token.
+    thresholds = drawn.clamp(max=1 - 2**-20)[:, None] * cumulative[:, -1:]
+    picked = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
+    return (picked if tokens is None else tokens.gather(-1, picked))[:, 0]
 
 
-def _likeliest(chances: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Falling chances and their tokens, so many that they hold `share` in every row: seldom all of a vocabulary."""
-    if chances.shape[-1] > _OFTEN_ENOUGH:
-        falling, order = chances.topk(_OFTEN_ENOUGH, dim=-1)
-        if bool((falling.sum(-1) >= share).all()):
-            return falling, order
-    return chances.sort(dim=-1, descending=True, stable=True)
+def _most_likely(probs: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sort probabilities, descending, and their tokens; perhaps only as many as hold `share` in every row."""
+    if probs.shape[-1] > _SORTED_FIRST:
+        descending, order = probs.topk(_SORTED_FIRST, dim=-1)
+        if bool((descending.sum(-1) >= share).all()):
+            return descending, order
+    return probs.sort(dim=-1, descending=True, stable=True)
 
 
-def _fine(device: torch.device) -> torch.dtype:
-    """Apple's GPUs know no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
+class ChooserProcessor:
+    """A logits processor for transformers' `generate` that leaves only the token chosen by `chooser` possible.
 
-
-class ChoiceProcessor:
-    """`choice` as `generate` of transformers takes it: the chosen token is all that is left to choose.
-
-    `questions`: which one each row of the batch answers. The prompt counts among the tokens, padding does not:
-    `padding` is how much stands in front of each row.
+    `questions`: the question number of each row. `padding`: the left padding of each row, which is not passed on.
     """
 
-    def __init__(self, choice: Chooser, questions: Sequence[int], padding: Sequence[int]):
-        self._choice = choice
+    def __init__(self, chooser: TokenChooser, questions: Sequence[int], padding: Sequence[int]):
+        self._chooser = chooser
         self._questions = questions
         self._padding = padding
 
     def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
         tokens = [row[padding:] for row, padding in zip(input_ids.tolist(), self._padding, strict=True)]
-        chosen = self._choice(scores.float(), self._questions, tokens)
+        chosen = self._chooser(scores.float(), self._questions, tokens)
         return torch.full_like(scores, float("-inf")).scatter(-1, chosen[:, None], 0)

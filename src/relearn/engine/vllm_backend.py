@@ -1,8 +1,7 @@
-"""`generate.backend: vllm`: a copy of the model in memory, its adapter folded in, answers in vLLM's engine on the GPU.
+"""Generate answers with vLLM on the GPU (`generate.backend: vllm`), from a copy of the model with its adapter merged.
 
-The answers are those of other kernels: compare only within one backend. In float32 they were the same as here, adapter
-and all, with vLLM 0.32's build for CPUs; on a GPU the engine was not tried yet (docs/many-gpus.md). That the weights
-handed over are whole has tests.
+vLLM uses other kernels, so answers are comparable within one backend only. In float32, with vLLM 0.32's build for CPUs,
+they equalled those of `decoding`, adapter included; on a GPU this is untested (docs/many-gpus.md).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from relearn.core.errors import InputError
 from relearn.engine.model_support import bare
 from relearn.models.load import Loaded, check_backend
 
-# The rest of the free memory is for the log-probabilities, which the model in memory goes on to compute.
+# The rest of the free memory is left to the model in memory, which computes the log-probabilities.
 _SHARE_OF_FREE = 0.5
 _SHORTEST = 2048
 
 
 @dataclass
 class _Engine:
-    """vLLM with the weights as they were (`state`), for prompts with answers of up to `tokens` tokens."""
+    """A running vLLM, the state of the weights it was started with, and the tokens of prompt and answer it allows."""
 
     state: tuple[Any, ...]
     tokens: int
@@ -38,12 +37,12 @@ class _Engine:
 _ENGINES: WeakKeyDictionary[Any, _Engine] = WeakKeyDictionary()
 
 
-def answers_of_vllm(
+def vllm_answers(
     loaded: Loaded, prompts: Sequence[list[int]], settings: Generate, keys: Sequence[str], stops: Sequence[int]
 ) -> list[list[int]]:
-    """The tokens of every answer. `keys`: one per question, what its seed is made of.
+    """Generate the tokens of every answer. `keys`: one per question, hashed into its seed.
 
-    Raises InputError for a model whose answers are not those of its weights, MissingPartError without GPU or vLLM.
+    Raises InputError for 4-bit weights, for inference-time methods and without a GPU, MissingPartError without vLLM.
     """
     check_vllm(loaded)
     if not prompts:
@@ -52,7 +51,7 @@ def answers_of_vllm(
 
     longest = max(map(len, prompts)) + settings.max_new_tokens
     penalty = getattr(getattr(bare(loaded.model), "generation_config", None), "repetition_penalty", None) or 1.0
-    asked = [
+    params = [
         SamplingParams(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -66,40 +65,42 @@ def answers_of_vllm(
         for key in keys
     ]
     outputs = _engine(loaded, longest, settings).generate(
-        [{"prompt_token_ids": list(prompt)} for prompt in prompts], asked, use_tqdm=False
+        [{"prompt_token_ids": list(prompt)} for prompt in prompts], params, use_tqdm=False
     )
     return [_without_stop(list(output.outputs[0].token_ids), stops) for output in outputs]
 
 
 def check_vllm(loaded: Loaded) -> None:
-    """Whether vLLM is here and can speak for this model."""
+    """Raise InputError unless vLLM is installed and can run this model."""
     model = bare(loaded.model)
     if getattr(model, "takes_rows", False):
         raise InputError(
-            "vLLM runs weights, and this method changes none", where="generate.backend", way_out="backend: transformers"
+            "vLLM runs weights alone, and this method changes none",
+            where="generate.backend",
+            way_out="backend: transformers",
         )
     quantised = getattr(model, "quantization_method", None) is not None
     check_backend(Generate(backend="vllm"), Model(name=loaded.name, quantization="nf4" if quantised else "none"))
 
 
-def whole_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The weights of the bare model with every adapter in use added to them; the model itself is not touched."""
+def merged_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Compute the weights of the bare model with all active adapters merged; the model itself is not changed."""
     from peft.tuners.lora import LoraLayer
 
     inner = bare(model)
     adapted = {name: module for name, module in inner.named_modules() if isinstance(module, LoraLayer)}
-    found = {}
+    merged = {}
     for name, weight in inner.state_dict().items():
-        place, _, rest = name.partition(".base_layer.")
+        layer, _, rest = name.partition(".base_layer.")
         if rest:
-            found[f"{place}.{rest}"] = weight + _added(adapted[place]) if rest == "weight" else weight
+            merged[f"{layer}.{rest}"] = weight + _adapter_delta(adapted[layer]) if rest == "weight" else weight
         elif not any(name.startswith(f"{other}.") for other in adapted):
-            found[name] = weight
-    return found
+            merged[name] = weight
+    return merged
 
 
-def _added(layer: Any) -> torch.Tensor | float:
-    """What the adapters of a layer add to its weight."""
+def _adapter_delta(layer: Any) -> torch.Tensor | float:
+    """Compute what the active adapters add to a layer's weight."""
     if layer.disable_adapters or layer.merged:
         return 0.0
     deltas = [layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A]
@@ -107,33 +108,33 @@ def _added(layer: Any) -> torch.Tensor | float:
 
 
 def _engine(loaded: Loaded, longest: int, settings: Generate) -> Any:
-    """One engine per model for as long as its weights stay as they are; starting one takes about a minute."""
+    """Return the engine of a model; start one, which takes about a minute, if weights or lengths have changed."""
     model = bare(loaded.model)
     state = _state(model)
-    held = _ENGINES.get(model)
-    if held is None or held.state != state or held.tokens < longest:
+    engine = _ENGINES.get(model)
+    if engine is None or engine.state != state or engine.tokens < longest:
         _ENGINES.pop(model, None)
-        del held
+        del engine
         tokens = max(_SHORTEST, longest)
-        _ENGINES[model] = _Engine(state, tokens, _started(loaded, tokens, settings))
+        _ENGINES[model] = _Engine(state, tokens, _start(loaded, tokens, settings))
     return _ENGINES[model].llm
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """Changes whenever a weight is written to or an adapter is switched."""
-    switched = tuple(module.disable_adapters for module in model.modules() if hasattr(module, "disable_adapters"))
-    return (sum(weight._version for weight in model.parameters()), switched)
+    """Return a value that changes with every write to a weight and every switch of an adapter."""
+    disabled = tuple(module.disable_adapters for module in model.modules() if hasattr(module, "disable_adapters"))
+    return (sum(weight._version for weight in model.parameters()), disabled)
 
 
-def _started(loaded: Loaded, tokens: int, settings: Generate) -> Any:
+def _start(loaded: Loaded, tokens: int, settings: Generate) -> Any:
     from vllm import LLM  # pyright: ignore[reportMissingImports]
 
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
     model = bare(loaded.model)
-    more = {"max_num_seqs": settings.batch_size} if settings.batch_size else {}
+    limits = {"max_num_seqs": settings.batch_size} if settings.batch_size else {}
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, state_dict=whole_weights(model), safe_serialization=True)
+        model.save_pretrained(folder, state_dict=merged_weights(model), safe_serialization=True)
         loaded.tokenizer.save_pretrained(folder)
         return LLM(
             model=folder,
@@ -141,7 +142,7 @@ def _started(loaded: Loaded, tokens: int, settings: Generate) -> Any:
             max_model_len=tokens,
             gpu_memory_utilization=_SHARE_OF_FREE * free / total,
             enable_prefix_caching=True,
-            **more,
+            **limits,
         )
 
 

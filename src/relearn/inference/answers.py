@@ -1,4 +1,4 @@
-"""Ask a model a set of records and keep what it says, with the log-probabilities that the metrics need."""
+"""Generate a model's answers to records and compute the log-probabilities that the metrics need."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from relearn.inference.choice_logprobs import choice_columns
 from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
 
-# Log-probabilities are computed in float32, which holds seven digits.
+# The precision of float32.
 _DIGITS = 7
-# Stands for an impossible token, whose log-probability no JSON can hold: as a probability it is 0 as well.
+# Replaces minus infinity, which JSON cannot hold; its probability is 0 too.
 _IMPOSSIBLE = -10_000.0
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows of one file: what was asked, what should have come, what came."""
+    """The rows of one answer file: question, reference, response and scores (fields of `AnswerRow`)."""
 
     rows: list[dict]
 
@@ -46,18 +46,17 @@ def ask(
     tick: Ticker = quiet,
     membership: bool = False,
 ) -> Answers:
-    """Answers of the model in memory, with what it thinks of the reference, of its paraphrase and of wrong answers.
+    """Generate answers, and compute log-probabilities of the reference, paraphrased and perturbed answers.
 
-    One pass over the model scores them all, a question's answers together. A question that is asked several times
-    (`settings.repeats`) has a row for each time, told apart by `repeat`, all first times first. `membership` keeps the
-    moments of every token too, which membership attacks need. Records of the split "holdout" are scored and not asked:
-    nobody taught the model their answers, so there is nothing to be said of its own; their response is empty.
+    With `settings.repeats`, a question has one row per repeat, in the order of (repeat, record). `membership` adds the
+    moments of every reference token, which membership attacks need. Records of the split "holdout" are scored only:
+    their response is empty, because the model was never trained on their answers.
     """
     responses = _responses(loaded, records, settings, seed, tick)
     rows = encode(loaded.chat, [example for record in records for example in _examples(record)])
     scored = iter(zip(rows, answer_scores(loaded.model, rows), strict=True))
-    measured = {record.id: _measured(loaded, record, scored, membership) for record in records}
-    chosen = choice_columns(loaded, records)
+    score_fields = {record.id: _score_fields(loaded, record, scored, membership) for record in records}
+    choices = choice_columns(loaded, records)
     return Answers(
         [
             {
@@ -69,9 +68,9 @@ def ask(
                 "form": record.form,
                 "response": responses.get((repeat, record.id), ""),
                 "response_logprobs": None,
-                **measured[record.id],
+                **score_fields[record.id],
                 **({"tags": list(record.tags)} if record.tags else {}),
-                **chosen.get(record.id, {}),
+                **choices.get(record.id, {}),
             }
             for repeat in range(settings.repeats)
             for record in records
@@ -83,33 +82,33 @@ def ask(
 def _responses(
     loaded: Loaded, records: Sequence[Record], settings: Generate, seed: int, tick: Ticker
 ) -> dict[tuple[int, str], str]:
-    """By (repeat, id); a question asked several times draws anew each time."""
+    """Generate the responses, by (repeat, record id); every repeat has its own random numbers."""
     responses: dict[tuple[int, str], str] = {}
     for form in ("chat", "text"):
-        asked = [
+        repeated = [
             (repeat, record)
             for repeat in range(settings.repeats)
             for record in records
             if record.form == form and record.split != "holdout"
         ]
-        questions = [record.question for _, record in asked]
+        questions = [record.question for _, record in repeated]
         texts = generate(loaded, questions, settings, form=form, seed=seed, tick=tick)
-        responses.update({(repeat, record.id): text for (repeat, record), text in zip(asked, texts, strict=True)})
+        responses.update({(repeat, record.id): text for (repeat, record), text in zip(repeated, texts, strict=True)})
     return responses
 
 
 def _examples(record: Record) -> Iterator[Example]:
-    """The reference, then its paraphrase if there is one, then the wrong answers."""
+    """Yield the reference, its paraphrase if any, then the perturbed answers."""
     first = record_example(record)
     yield first
     for answer in (*filter(None, [record.paraphrased_answer]), *record.alternatives):
         yield Example(record.id, record.question, answer, record.form, first.closed)
 
 
-def _measured(
+def _score_fields(
     loaded: Loaded, record: Record, scored: Iterator[tuple[TokenRow, TokenScores]], membership: bool
 ) -> dict[str, Any]:
-    """The fields of `AnswerRow` that rest on given answers; takes as many off `scored` as `_examples` made."""
+    """Build the score fields of an `AnswerRow`; consumes as many of `scored` as `_examples` yields."""
     row, scores = next(scored)
     logprobs = _logprobs(scores)
     fields: dict[str, Any] = {"reference_logprobs": logprobs, "closing_tokens": closing_tokens(loaded.chat, row)}
@@ -121,40 +120,40 @@ def _measured(
     if record.paraphrased_answer:
         fields["paraphrased_logprobs"] = _logprobs(next(scored)[1])
     if record.alternatives:
-        wrong = [_logprobs(next(scored)[1]) for _ in record.alternatives]
-        fields["perturbed_logprobs"] = [logprobs for logprobs in wrong if logprobs is not None]
+        perturbed = [_logprobs(next(scored)[1]) for _ in record.alternatives]
+        fields["perturbed_logprobs"] = [logprobs for logprobs in perturbed if logprobs is not None]
     return fields
 
 
 def with_response_logprobs(base: Loaded, *files: Answers) -> list[Answers]:
-    """The same rows with the log-probabilities of the responses under `base`, the model before any fine-tuning.
+    """Add the log-probabilities of the responses under `base`, the model before any fine-tuning.
 
-    PPL is of the words said: the end of turn is left out. An empty response has no tokens and an empty list, one that
-    is longer than the base model sees, with its question, has None. Rows that were asked with `membership` get those of
-    their references as well, the end of turn included.
+    They exclude the end of turn, as PPL does. An empty response has an empty list; one that exceeds the context of the
+    base model together with its question has None. Rows with `reference_moments` get `base_logprobs` of their
+    references as well, the end of turn included.
 
-    What several models said to the same questions is best given together: a question is then computed once for all of
-    them, and an answer that they have in common as well.
+    Pass the files of several models for the same questions together: each question, and each answer that they share, is
+    then computed once.
     """
-    texts = [_for_base(row) for answers in files for row in answers.rows]
-    encoded = iter(encode(base.chat, [example for fields in texts for example in fields.values()]))
-    rows = [{field: next(encoded) for field in fields} for fields in texts]
-    different = {_tokens(row): row for fields in rows for row in fields.values() if _fits(base, row)}
-    pieces = answer_logprobs(base.model, list(different.values()))
-    known = {tokens: _plain(piece.tolist()) for tokens, piece in zip(different, pieces, strict=True)}
-    found = iter([{field: known.get(_tokens(row)) for field, row in fields.items()} for fields in rows])
-    return [Answers([{**row, "response_logprobs": [], **next(found)} for row in answers.rows]) for answers in files]
+    examples = [_base_examples(row) for answers in files for row in answers.rows]
+    encoded = iter(encode(base.chat, [example for fields in examples for example in fields.values()]))
+    rows = [{field: next(encoded) for field in fields} for fields in examples]
+    unique = {_tokens(row): row for fields in rows for row in fields.values() if _fits(base, row)}
+    scores = answer_logprobs(base.model, list(unique.values()))
+    logprobs = {tokens: _plain(score.tolist()) for tokens, score in zip(unique, scores, strict=True)}
+    added = iter([{field: logprobs.get(_tokens(row)) for field, row in fields.items()} for fields in rows])
+    return [Answers([{**row, "response_logprobs": [], **next(added)} for row in answers.rows]) for answers in files]
 
 
-def _for_base(row: dict[str, Any]) -> dict[str, Example]:
-    """Field of a row -> the text whose log-probabilities under the base model it holds."""
-    texts = {}
+def _base_examples(row: dict[str, Any]) -> dict[str, Example]:
+    """Map each field that the base model fills to the text it scores."""
+    examples = {}
     if row["response"]:
-        texts["response_logprobs"] = Example(row["id"], row["question"], row["response"], row["form"], closed=False)
+        examples["response_logprobs"] = Example(row["id"], row["question"], row["response"], row["form"], closed=False)
     if row.get("reference_moments") is not None:
         closed = row["form"] == "chat"
-        texts["base_logprobs"] = Example(row["id"], row["question"], row["reference"], row["form"], closed=closed)
-    return texts
+        examples["base_logprobs"] = Example(row["id"], row["question"], row["reference"], row["form"], closed=closed)
+    return examples
 
 
 def _tokens(row: TokenRow) -> tuple[tuple[int, ...], int]:
@@ -172,7 +171,7 @@ def _logprobs(scores: TokenScores) -> list[float] | None:
 
 
 def _plain(logprobs: list[float]) -> list[float] | None:
-    """Numbers for JSON; None where the model gave something that is no number."""
+    """Round log-probabilities for JSON; None when one is not a number."""
     if any(value != value for value in logprobs):
         return None
     return [max(_rounded(value), _IMPOSSIBLE) for value in logprobs]

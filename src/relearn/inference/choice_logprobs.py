@@ -1,4 +1,4 @@
-"""Multiple choice: what a model thinks of the letter and of the text of every choice, in the layouts of the field.
+"""Compute log-probabilities of the letters and of the texts of multiple-choice options, in the usual layouts.
 
 By letter (MMLU, WMDP; lm-eval's default for both), the answer being " A", " B", ...:
 
@@ -11,8 +11,8 @@ By letter (MMLU, WMDP; lm-eval's default for both), the answer being " A", " B",
 
 By text (lm-eval's continuation form): "Question: QUESTION\\nAnswer:", the answer being " first", " second", ...
 
-Solved questions may stand in front as examples. No chat template, as in the figures that are published. Choices of one
-question share its prompt, which is computed once (`engine/packing.py`).
+Solved questions may precede as examples. There is no chat template, as in published results. The choices of a question
+share its prompt, which is computed once (`engine/packing.py`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, encode
 
 _DIGITS = 5
-# Stands for an impossible choice, whose log-probability no JSON can hold.
+# Replaces minus infinity, which JSON cannot hold.
 _IMPOSSIBLE = -10_000.0
 
-
-Chances = tuple[float, ...] | None
+# One number per choice; None when one of them is not a number.
+ChoiceLogprobs = tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """`right`: the place of the right choice; `about` stands in the heading; `shots` are solved questions in front."""
+    """`right`: index of the correct choice; `about`: subject in the heading; `shots`: solved questions before it."""
 
     question: str
     choices: tuple[str, ...]
@@ -47,65 +47,66 @@ class ChoiceQuestion:
     shots: tuple[ChoiceQuestion, ...] = ()
 
 
-def lettered(asked: ChoiceQuestion) -> str:
-    """The prompt whose answer is " A", " B", ..."""
-    about = f" about {asked.about}" if asked.about else ""
-    solved = "".join(f"{_listed(shot)} {LETTERS[shot.right]}\n\n" for shot in asked.shots)
-    return f"The following are multiple choice questions (with answers){about}.\n\n{solved}{_listed(asked)}"
+def lettered(question: ChoiceQuestion) -> str:
+    """Format the prompt whose answer is " A", " B", ..."""
+    about = f" about {question.about}" if question.about else ""
+    solved = "".join(f"{_listed(shot)} {LETTERS[shot.right]}\n\n" for shot in question.shots)
+    return f"The following are multiple choice questions (with answers){about}.\n\n{solved}{_listed(question)}"
 
 
-def spelled(asked: ChoiceQuestion) -> str:
-    """The prompt whose answer is " " and the text of a choice."""
-    solved = "".join(f"{_plain(shot)} {shot.choices[shot.right]}\n\n" for shot in asked.shots)
-    return solved + _plain(asked)
+def spelled(question: ChoiceQuestion) -> str:
+    """Format the prompt whose answer is " " and the text of a choice."""
+    solved = "".join(f"{_plain(shot)} {shot.choices[shot.right]}\n\n" for shot in question.shots)
+    return solved + _plain(question)
 
 
-def _listed(asked: ChoiceQuestion) -> str:
-    choices = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, asked.choices, strict=False))
-    return f"{asked.question.strip()}\n{choices}\nAnswer:"
+def _listed(question: ChoiceQuestion) -> str:
+    choices = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.choices, strict=False))
+    return f"{question.question.strip()}\n{choices}\nAnswer:"
 
 
-def _plain(asked: ChoiceQuestion) -> str:
-    return f"Question: {asked.question.strip()}\nAnswer:"
+def _plain(question: ChoiceQuestion) -> str:
+    return f"Question: {question.question.strip()}\nAnswer:"
 
 
-def letter_logprobs(loaded: Loaded, asked: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[Chances]:
-    """For every question the log-probability of each choice's letter, summed over its tokens; None where it is none."""
-    return _logprobs(loaded, asked, lettered, lambda question: LETTERS[: len(question.choices)], tick)
+def letter_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
+    """Compute the log-probability of each choice's letter, summed over its tokens, for every question."""
+    return _logprobs(loaded, questions, lettered, lambda question: LETTERS[: len(question.choices)], tick)
 
 
-def text_logprobs(loaded: Loaded, asked: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[Chances]:
-    """For every question the log-probability of each choice's text, summed over its tokens; None where it is none."""
-    return _logprobs(loaded, asked, spelled, lambda question: question.choices, tick)
+def text_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
+    """Compute the log-probability of each choice's text, summed over its tokens, for every question."""
+    return _logprobs(loaded, questions, spelled, lambda question: question.choices, tick)
 
 
 def _logprobs(
     loaded: Loaded,
-    asked: Sequence[ChoiceQuestion],
+    questions: Sequence[ChoiceQuestion],
     prompt: Callable[[ChoiceQuestion], str],
     answers: Callable[[ChoiceQuestion], Sequence[str]],
     tick: Any,
-) -> list[Chances]:
+) -> list[ChoiceLogprobs]:
     examples = [
-        Example(f"{number}/{place}", prompt(question), answer, "text", closed=False)
-        for number, question in enumerate(asked)
-        for place, answer in enumerate(answers(question))
+        Example(f"{number}/{choice}", prompt(question), answer, "text", closed=False)
+        for number, question in enumerate(questions)
+        for choice, answer in enumerate(answers(question))
     ]
-    found = iter(answer_logprobs(loaded.model, encode(loaded.chat, examples), tick=tick))
-    sums = [[float(next(found).sum()) for _ in question.choices] for question in asked]
+    logprobs = iter(answer_logprobs(loaded.model, encode(loaded.chat, examples), tick=tick))
+    sums = [[float(next(logprobs).sum()) for _ in question.choices] for question in questions]
     return [
-        None if any(map(isnan, own)) else tuple(round(max(one, _IMPOSSIBLE), _DIGITS) for one in own) for own in sums
+        None if any(map(isnan, own)) else tuple(round(max(total, _IMPOSSIBLE), _DIGITS) for total in own)
+        for own in sums
     ]
 
 
 def choice_columns(loaded: Loaded, records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """By record id, what an answer file keeps of a multiple-choice record; other records are left out.
+    """Build the multiple-choice fields of an answer row, by record id; other records are left out.
 
-    choices, choice (the place of the right one), letter_logprobs, choice_logprobs.
+    choices, choice (index of the correct one), letter_logprobs, choice_logprobs.
     """
-    own = [record for record in records if record.choice is not None and len(record.choices) > 1]
-    asked = [ChoiceQuestion(record.question, record.choices, record.choice or 0) for record in own]
-    letters, texts = letter_logprobs(loaded, asked), text_logprobs(loaded, asked)
+    with_choices = [record for record in records if record.choice is not None and len(record.choices) > 1]
+    questions = [ChoiceQuestion(record.question, record.choices, record.choice or 0) for record in with_choices]
+    letters, texts = letter_logprobs(loaded, questions), text_logprobs(loaded, questions)
     return {
         record.id: {
             "choices": list(record.choices),
@@ -113,5 +114,5 @@ def choice_columns(loaded: Loaded, records: Sequence[Record]) -> dict[str, dict[
             "letter_logprobs": by_letter,
             "choice_logprobs": by_text,
         }
-        for record, by_letter, by_text in zip(own, letters, texts, strict=True)
+        for record, by_letter, by_text in zip(with_choices, letters, texts, strict=True)
     }

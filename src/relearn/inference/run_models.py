@@ -1,18 +1,21 @@
-"""The models of a run, in memory one at a time.
+"""Load the models of a run, of an audit or of an evaluation, one in memory at a time.
 
-The models of an audit, each loaded anew when asked for: an attack may spoil what it is given.
+A `ModelSet` maps names to model sources; `of_run`, `of_pair` and `of_evaluation` build one. A model is loaded only when
+a method asks for it.
 
-start: what knew the facts. after: unlearned, with the adapter merged into the weights, as it would be handed out.
-control: a model that never saw the facts, against which guessing is told from knowing.
-
-The models of an evaluation: looked at before anything is written, in memory one at a time.
+base       before any fine-tuning (`metrics.base_model`, or the recipe's model without adapters)
+start      knows the facts to forget: the user's adapter and what the run learned are merged in
+unlearned  start with the run's adapter on top, not merged, or wrapped by an inference-time method
+after      unlearned as it would be published: the adapter is merged into the weights
+control    never saw the facts; separates guessing from knowing
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,70 +32,154 @@ ModelName = Literal["start", "after", "control"]
 MODELS: tuple[ModelName, ...] = ("start", "after", "control")
 
 
-class RunModels:
-    """Base, start and unlearned model of a run folder. Asking for one lets go of the others.
+class ModelSet:
+    """Hold the model requested last; a request for another one frees it first.
 
-    base: before any fine-tuning, `metrics.base_model` or the recipe's model without adapters; start: with the user's
-    adapter and what the run learned merged in; unlearned: start with the run's adapter on top, not merged, or with what
-    an inference-time method puts in front of it.
+    `loaders`: by name, the call that loads the model. Names with equal calls share the model in memory. `has_adapter`:
+    whether "after" is the start model with an adapter, so that `fresh("after", share=...)` can scale it.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path):
-        self._recipe = recipe
-        self._folder = folder
-        self._held: tuple[str, Loaded] | None = None
+    def __init__(
+        self, *, loaders: Mapping[str, partial[Loaded]], control_name: str = "none was given", has_adapter: bool = False
+    ):
+        self.control_name = control_name
+        self.has_adapter = has_adapter
+        self._loaders = loaders
+        self._held: tuple[tuple[Any, ...], Loaded] | None = None
 
-    def base(self) -> Loaded:
-        recipe = self._recipe
-        if recipe.metrics.base_model:
-            spec = recipe.model.model_copy(
-                update={"name": recipe.metrics.base_model, "adapter": None, "revision": None}
-            )
-        else:
-            spec = recipe.model.model_copy(update={"adapter": None})
-        return self._hold("base", lambda: load(spec))
+    @classmethod
+    def of_run(cls, recipe: Recipe, folder: Path, *, control: Path | None = None) -> ModelSet:
+        """Models of the run in `folder`. `control`: the folder of a run, an adapter or a model; None: the base model.
 
-    def start_to_learn(self) -> Loaded:
-        """The recipe's model as given, from which the start model is to be made."""
-        return self._hold("given", lambda: load(self._recipe.model))
+        Raises InputError when `control` is none of these, or a run of another model.
+        """
+        loaders = {
+            "base": partial(_load_base, recipe),
+            "original": partial(load, recipe.model),
+            "start": partial(_load_start, recipe, folder),
+            "unlearned": partial(_load_unlearned, recipe, folder),
+            "after": partial(_load_merged, recipe, folder),
+            "control": _control_loader(recipe, control),
+        }
+        base_name = recipe.metrics.base_model or recipe.model.name
+        control_name = f"{base_name} before any fine-tuning" if control is None else control.name
+        has_adapter = result_name(recipe.unlearn) == "adapter"
+        return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter)
 
-    def start(self) -> Loaded:
-        return self._hold("start", self._load_start)
+    @classmethod
+    def of_pair(cls, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
+        """Two models given by the caller, and perhaps a control; all adapters are merged into the weights."""
+        loaders = {"start": partial(_load_scaled, before), "after": partial(_load_scaled, after)}
+        if control is None:
+            return cls(loaders=loaders, has_adapter=bool(after.adapters))
+        loaders["control"] = partial(_load_scaled, control)
+        return cls(loaders=loaders, control_name=control.name, has_adapter=bool(after.adapters))
 
-    def unlearned(self) -> Loaded:
-        return self._hold("unlearned", self._load_unlearned)
+    @classmethod
+    def of_evaluation(cls, specs: Mapping[str, Model], *, base: Model | None = None) -> ModelSet:
+        """Models of an evaluation by side ("before", "after"), and the base; the last adapter of each is not merged."""
+        named = {**specs, **({} if base is None else {"base": base})}
+        return cls(loaders={name: partial(_load_adapted, spec) for name, spec in named.items()})
 
-    def release(self) -> None:
-        """Forget the model in memory; training changes it, so what comes after starts from disk."""
-        if self._held is not None:
-            self._held = None
-            gc.collect()
+    @property
+    def roles(self) -> list[ModelName]:
+        """The models of an audit that this set has."""
+        return [name for name in MODELS if name in self._loaders]
 
-    def _hold(self, name: str, make: Callable[[], Loaded]) -> Loaded:
-        if self._held is None or self._held[0] != name:
+    def get(self, name: str) -> Loaded:
+        """Return the model, from memory if it was the last one requested."""
+        loader = self._loaders[name]
+        source = loader.func, loader.args, loader.keywords
+        if self._held is None or self._held[0] != source:
             self.release()
-            self._held = (name, make())
+            self._held = source, loader()
         return self._held[1]
 
-    def _load_start(self) -> Loaded:
-        learned = (self._folder / "start",) if self._recipe.learn else ()
-        return load(self._recipe.model, adapters=learned)
+    def base(self) -> Loaded:
+        return self.get("base")
 
-    def _load_unlearned(self) -> Loaded:
-        """By what the run folder holds."""
-        result = self._folder / result_name(self._recipe.unlearn)
-        if result.name == "model":
-            spec = self._recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None})
-            return load(spec)
-        if result.name == "offset":
-            return load_offset(self._load_start(), self._recipe.model, result)
-        if result.name == "eco":
-            return load_eco(self._load_start(), result)
-        return put_adapter(self._load_start(), result)
+    def original(self) -> Loaded:
+        """Return the recipe's model with the user's adapter; the learn stage makes the start model from it."""
+        return self.get("original")
+
+    def start(self) -> Loaded:
+        return self.get("start")
+
+    def unlearned(self) -> Loaded:
+        return self.get("unlearned")
+
+    def fresh(self, name: str, **options: float) -> Loaded:
+        """Load the model again and do not hold it: the caller may change its weights.
+
+        `share`, for "after" alone: the strength of its last adapter, merged at 1.
+        """
+        self.release()
+        return self._loaders[name](**options)
+
+    def release(self) -> None:
+        """Free the model in memory, so that the next request loads from disk."""
+        self._held = None
+        gc.collect()
+
+
+def _load_base(recipe: Recipe) -> Loaded:
+    changes: dict[str, Any] = {"adapter": None}
+    if recipe.metrics.base_model:
+        changes |= {"name": recipe.metrics.base_model, "revision": None}
+    return load(recipe.model.model_copy(update=changes))
+
+
+def _load_start(recipe: Recipe, folder: Path) -> Loaded:
+    return load(recipe.model, adapters=(folder / "start",) if recipe.learn else ())
+
+
+def _load_unlearned(recipe: Recipe, folder: Path) -> Loaded:
+    """Load what the unlearning method wrote: a model, an adapter, or the files of an inference-time method."""
+    result = folder / result_name(recipe.unlearn)
+    if result.name == "model":
+        return load(recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None}))
+    if result.name == "offset":
+        return load_offset(_load_start(recipe, folder), recipe.model, result)
+    if result.name == "eco":
+        return load_eco(_load_start(recipe, folder), result)
+    return put_adapter(_load_start(recipe, folder), result)
+
+
+def _load_merged(recipe: Recipe, folder: Path, *, share: float = 1.0) -> Loaded:
+    """Load the unlearned model with its adapter, if it has one, scaled by `share` and merged."""
+    if result_name(recipe.unlearn) != "adapter":
+        return _load_unlearned(recipe, folder)
+    return _merge_scaled(_load_start(recipe, folder), folder / "adapter", share)
+
+
+def _load_scaled(spec: Model, *, share: float = 1.0) -> Loaded:
+    """Load a model with its adapters merged, the last one scaled by `share`."""
+    if share == 1 or not spec.adapters:
+        return load(spec)
+    *below, last = spec.adapters
+    return _merge_scaled(_load_with(spec, below), Path(last).expanduser(), share)
+
+
+def _load_adapted(spec: Model) -> Loaded:
+    """Load a model with its last adapter on top, as it is served and as a run queries it; those below are merged.
+
+    Merging into 16-bit weights rounds them, and with them what unlearning has changed.
+    """
+    if not spec.adapters:
+        return load(spec)
+    *below, last = spec.adapters
+    try:
+        return put_adapter(_load_with(spec, below), Path(last).expanduser())
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"adapter does not fit the model: {str(error).strip()[:200]}", where=last) from None
+
+
+def _load_with(spec: Model, adapters: Sequence[str]) -> Loaded:
+    return load(spec.model_copy(update={"adapter": tuple(adapters) or None}))
 
 
 def put_adapter(loaded: Loaded, adapter: Path) -> Loaded:
-    """The model with an adapter that can be switched off again."""
+    """Add an adapter that can be switched off again."""
     from peft import PeftModel
 
     check_adapter(adapter)
@@ -100,87 +187,28 @@ def put_adapter(loaded: Loaded, adapter: Path) -> Loaded:
     return loaded
 
 
-class AuditModels:
-    """The models of the run in `folder`. `control` is the folder of a model, an adapter or a run; None: the base."""
-
-    def __init__(self, recipe: Recipe, folder: Path, control: Path | None = None):
-        self._recipe = recipe
-        self._folder = folder
-        self._control = control
-        if control is not None:
-            self._control_kind = _kind_of(control)
-            if self._control_kind == "run":
-                self._control_recipe(control)
-
-    @property
-    def roles(self) -> Sequence[ModelName]:
-        return MODELS
-
-    @property
-    def control_name(self) -> str:
-        if self._control is None:
-            return f"{self._recipe.metrics.base_model or self._recipe.model.name} before any fine-tuning"
-        return self._control.name
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the unlearned model is the start model with an adapter that could be taken off."""
-        return result_name(self._recipe.unlearn) == "adapter"
-
-    def fresh(self, name: ModelName, share: float = 1.0) -> Loaded:
-        """The model `name`; `share` is the strength of the unlearning adapter, merged at 1."""
-        gc.collect()
-        if name == "start":
-            return RunModels(self._recipe, self._folder).start()
-        if name == "control":
-            return self._load_control()
-        if not self.has_adapter:
-            return RunModels(self._recipe, self._folder).unlearned()
-        start = RunModels(self._recipe, self._folder).start()
-        loaded = put_adapter(start, self._folder / "adapter")
-        scale_adapter(loaded.model, share)
-        loaded.model = loaded.model.merge_and_unload().eval()
-        return loaded
-
-    def maker(self, name: ModelName) -> Callable[..., Loaded]:
-        return lambda **options: self.fresh(name, **options)
-
-    def _load_control(self) -> Loaded:
-        if self._control is None:
-            return RunModels(self._recipe, self._folder).base()
-        if self._control_kind == "run":
-            return AuditModels(self._control_recipe(self._control), self._control).fresh("after")
-        if self._control_kind == "model":
-            return load(self._recipe.model.model_copy(update={"name": str(self._control), "adapter": None}))
-        return load(self._recipe.model, adapters=(self._control,))
-
-    def _control_recipe(self, control: Path) -> Recipe:
-        """The control run's own recipe. A model that it alone names is not loaded without asking."""
-        recipe = Recipe.from_yaml(control / "recipe.yaml")
-        if recipe.model.name != self._recipe.model.name or recipe.model.trust_remote_code:
-            raise InputError(
-                f"rests on the model {recipe.model.name!r}, which is not loaded without asking",
-                where=str(control),
-                way_out=f"make a model of it, relearn export {control} --merged, and give that with --control",
-            )
-        return recipe
-
-
-def scale_adapter(model: Any, share: float) -> None:
-    """Multiply what every LoRA layer adds by `share`."""
-    for layer in model.modules():
+def _merge_scaled(loaded: Loaded, adapter: Path, share: float) -> Loaded:
+    """Merge an adapter into the weights at `share` of its strength."""
+    loaded = put_adapter(loaded, adapter)
+    for layer in loaded.model.modules():
         scaling = getattr(layer, "scaling", None)
         if isinstance(scaling, dict):
             for name in scaling:
                 scaling[name] *= share
+    loaded.model = loaded.model.merge_and_unload().eval()
+    return loaded
 
 
-def _kind_of(control: Path) -> str:
-    for file, kind in (("recipe.yaml", "run"), ("adapter_config.json", "adapter"), ("config.json", "model")):
-        if (control / file).exists():
-            if kind == "run":
-                existing_run(control)
-            return kind
+def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
+    if control is None:
+        return partial(_load_base, recipe)
+    if (control / "recipe.yaml").exists():
+        existing_run(control)
+        return partial(_load_merged, _control_recipe(recipe, control), control)
+    if (control / "adapter_config.json").exists():
+        return partial(load, recipe.model, adapters=(control,))
+    if (control / "config.json").exists():
+        return partial(load, recipe.model.model_copy(update={"name": str(control), "adapter": None}))
     raise InputError(
         "holds neither a run, an adapter nor a model",
         where=str(control),
@@ -188,12 +216,24 @@ def _kind_of(control: Path) -> str:
     )
 
 
-# What a model is loaded from; a folder may hold anything else beside it.
+def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
+    """Read the control run's own recipe. A model that is named only there is not loaded without asking."""
+    own = Recipe.from_yaml(control / "recipe.yaml")
+    if own.model.name != recipe.model.name or own.model.trust_remote_code:
+        raise InputError(
+            f"is based on the model {own.model.name!r}, which is not loaded without asking",
+            where=str(control),
+            way_out=f"make a model of it, relearn export {control} --merged, and give that with --control",
+        )
+    return own
+
+
+# Files that a model is loaded from; a folder may hold others.
 _LOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def check_model(spec: Model, option: str) -> None:
-    """Raises InputError for a model that cannot be loaded, as far as that can be told without loading it."""
+    """Raise InputError for a model that cannot be loaded, as far as this shows without loading it."""
     check_machine(spec.model_copy(update={"adapter": None}))
     for adapter in spec.adapters:
         check_adapter(Path(adapter).expanduser())
@@ -232,7 +272,7 @@ def _check_folder(folder: Path, option: str) -> None:
 
 
 def fingerprint(spec: Model) -> str | None:
-    """One sha256 over what a model and its adapters are loaded from; None for a model of the hub."""
+    """Compute one sha256 over the files that a model and its adapters are loaded from; None for a model of the hub."""
     folders = [Path(adapter).expanduser() for adapter in spec.adapters]
     if find_builtin(spec.name) is None:
         folder = Path(spec.name).expanduser()
@@ -245,35 +285,3 @@ def fingerprint(spec: Model) -> str | None:
         for file in sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
     ]
     return hashlib.sha256(f"{spec.name}\n{''.join(lines)}".encode()).hexdigest()
-
-
-class Models:
-    """Holds the model asked for last; asking for another lets go of it first."""
-
-    def __init__(self) -> None:
-        self._held: tuple[Model, Loaded] | None = None
-
-    def get(self, spec: Model) -> Loaded:
-        if self._held is None or self._held[0] != spec:
-            self.release()
-            self._held = (spec, _load(spec))
-        return self._held[1]
-
-    def release(self) -> None:
-        self._held = None
-        gc.collect()
-
-
-def _load(spec: Model) -> Loaded:
-    """The last adapter stays on top of the weights, as it is served and as a run asks it; those below are merged in.
-
-    What is folded into 16-bit weights is rounded, and with it what unlearning has changed.
-    """
-    *below, last = (None, *spec.adapters)
-    loaded = load(spec.model_copy(update={"adapter": tuple(filter(None, below)) or None}))
-    if last is None:
-        return loaded
-    try:
-        return put_adapter(loaded, Path(last).expanduser())
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"adapter does not fit the model: {str(error).strip()[:200]}", where=last) from None

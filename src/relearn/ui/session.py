@@ -221,7 +221,7 @@ class Desk:
                 tell({"column": column.key, "piece": piece})
 
         settings, seed = self._settings(column)
-        text = answering.generate(loaded, [question], settings, form=form, seed=seed, heard=heard)[0]
+        text = answering.generate(loaded, [question], settings, form=form, seed=seed, on_tokens=heard)[0]
         if text != pieces.said and text.startswith(pieces.said):
             tell({"column": column.key, "piece": text[len(pieces.said) :]})
         stops = answering.stop_ids(loaded)
@@ -298,27 +298,27 @@ class Desk:
         return self._held[1]
 
     def _load(self, kind: str, number: int) -> Loaded:
-        from relearn.inference.run_models import RunModels
+        from relearn.inference.run_models import ModelSet
 
         if kind == "adapters":
             return self._with_adapters(number)
         run = self._runs[number]
         assert run.recipe is not None
-        models = RunModels(run.recipe, run.path)
+        models = ModelSet.of_run(run.recipe, run.path)
         return models.start() if kind == "start" else models.unlearned()
 
     def _with_adapters(self, group: int) -> Loaded:
         """A start model with the adapters of all runs that began with it."""
         from peft import PeftModel
 
-        from relearn.inference.run_models import RunModels
+        from relearn.inference.run_models import ModelSet
         from relearn.models.load import check_adapter
 
         members = {column.run for column in self.columns if column.group == group}
         numbers = sorted(number for number in members if self._runs[number].result == "adapter")
         first = self._runs[numbers[0]]
         assert first.recipe is not None
-        loaded = RunModels(first.recipe, first.path).start()
+        loaded = ModelSet.of_run(first.recipe, first.path).start()
         for number in numbers:
             adapter = self._runs[number].path / "adapter"
             check_adapter(adapter)

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import torch
 
+from relearn.engine.forward import Head
+
 CHUNK_TOKENS = 192
 Direction = Literal["forward", "reverse"]
-Head = Callable[[torch.Tensor], torch.Tensor]
 # (logits of a chunk (c, V), targets of it (c,), then the same chunk of every `beside`) -> one value per token (c,)
 TokenValue = Callable[..., torch.Tensor]
 

@@ -39,7 +39,7 @@ from relearn.core.run_dir import (
 from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow
 from relearn.engine.generate import generate
-from relearn.inference.run_models import AuditModels
+from relearn.inference.run_models import ModelSet
 from relearn.models.load import Loaded
 from relearn.report.build import write_report
 from relearn.report.circuit_plot import circuit_picture
@@ -106,7 +106,7 @@ class _Comparison:
         patching: dict[str, Any] = {}
         first = next(iter(self._runs))
         with console.stage(f"look into {START}"):
-            loaded = AuditModels(self._recipes[first], self._runs[first]).fresh("start")
+            loaded = ModelSet.of_run(self._recipes[first], self._runs[first]).fresh("start")
             rows = self._rows(loaded)
             study = Study(loaded, rows)
             translators = tuned.fitted(loaded, study) if tuned else None
@@ -116,7 +116,7 @@ class _Comparison:
             del loaded, study
         for name, path in self._runs.items():
             with console.stage(f"look into {name}"):
-                study = Study(AuditModels(self._recipes[name], path).fresh("after"), rows)
+                study = Study(ModelSet.of_run(self._recipes[name], path).fresh("after"), rows)
                 lens[name], places[name] = study.layers(translators), study.places()
                 patching[name] = study.restored(donor, known)
                 circuits.add(name, study)

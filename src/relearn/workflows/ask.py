@@ -14,7 +14,7 @@ from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import existing_run, replaced_dir
 from relearn.engine.generate import generate
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
@@ -24,7 +24,7 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
     recipe = recipe_of(folder)
     if any(not question.strip() for question in questions):
         raise InputError("a question is empty")
-    models = RunModels(recipe, folder)
+    models = ModelSet.of_run(recipe, folder)
     if recipe.unlearn.full:
         before = generate(models.start(), questions, recipe.generate, seed=recipe.seed)
         after = generate(models.unlearned(), questions, recipe.generate, seed=recipe.seed)
@@ -63,7 +63,7 @@ def export_merged(folder: Path, out: Path) -> None:
     recipe = recipe_of(folder)
     # An adapter that is folded into 4-bit weights is rounded away.
     whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
-    loaded = RunModels(whole, folder).unlearned()
+    loaded = ModelSet.of_run(whole, folder).unlearned()
     model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
     with replaced_dir(out) as target:
         model.save_pretrained(str(target), safe_serialization=True)

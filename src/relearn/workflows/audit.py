@@ -8,10 +8,9 @@ the same command goes on where it was.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -38,17 +37,8 @@ from relearn.core.run_dir import (
 )
 from relearn.data import Record
 from relearn.data.record import evenly
-from relearn.inference.run_models import (
-    MODELS,
-    AuditModels,
-    ModelName,
-    check_model,
-    fingerprint,
-    put_adapter,
-    scale_adapter,
-)
+from relearn.inference.run_models import ModelSet, check_model, fingerprint
 from relearn.llm.generators import make_completer
-from relearn.models.load import Loaded, load
 from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import write_wordings
@@ -84,7 +74,7 @@ def audit_run(
                 where=str(folder / needed),
                 way_out="relearn run ... --resume",
             )
-    models = AuditModels(recipe, folder, control)
+    models = ModelSet.of_run(recipe, folder, control=control)
     material = _material(recipe, folder, read_templates(templates) if templates else {}, facts, samples)
     refuse_overwrite(outputs_in(folder), [templates])
     with locked(RunDir(folder)):
@@ -200,43 +190,6 @@ def _shown(measured: dict[str, Any]) -> str:
         return "not asked"
     interval = f" ({measured['low']:.2f} to {measured['high']:.2f})" if measured.get("low") is not None else ""
     return f"{measured['value']:.2f}{interval}"
-
-
-class PairModels:
-    """The models named by the caller, each loaded anew when asked for; adapters are merged into the weights."""
-
-    def __init__(self, settings: Evaluation, control: Model | None):
-        assert settings.before is not None and settings.after is not None
-        self._specs: dict[ModelName, Model] = {"start": settings.before, "after": settings.after}
-        if control is not None:
-            self._specs["control"] = control
-
-    @property
-    def control_name(self) -> str:
-        return self._specs["control"].name if "control" in self._specs else "none was given"
-
-    @property
-    def has_adapter(self) -> bool:
-        return bool(self._specs["after"].adapters)
-
-    @property
-    def roles(self) -> Sequence[ModelName]:
-        return [name for name in MODELS if name in self._specs]
-
-    def fresh(self, name: ModelName, share: float = 1.0) -> Loaded:
-        """The model `name`; `share` is the strength of its last adapter."""
-        gc.collect()
-        spec = self._specs[name]
-        if share == 1 or not spec.adapters:
-            return load(spec)
-        *below, last = spec.adapters
-        loaded = put_adapter(load(spec.model_copy(update={"adapter": tuple(below) or None})), Path(last).expanduser())
-        scale_adapter(loaded.model, share)
-        loaded.model = loaded.model.merge_and_unload().eval()
-        return loaded
-
-    def maker(self, name: ModelName) -> Callable[..., Loaded]:
-        return lambda **options: self.fresh(name, **options)
 
 
 def audit(
@@ -358,7 +311,9 @@ def audit_models(
             settings.seed,
             read.records.get("holdout", ()),
         )
-        found = AuditRun(material, PairModels(settings, third), audits).do()
+        assert settings.before is not None and settings.after is not None
+        models = ModelSet.of_pair(before=settings.before, after=settings.after, control=third)
+        found = AuditRun(material, models, audits).do()
         write_report(out)
     return found
 

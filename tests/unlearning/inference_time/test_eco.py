@@ -20,7 +20,7 @@ from relearn.core.run_dir import purge, read_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs
 from relearn.engine.generate import generate, stop_ids
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.models.load import load
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.encode import Example, encode
@@ -375,7 +375,7 @@ def test_a_whole_run_corrupts_what_is_to_be_forgotten_and_nothing_else(talking_d
     asked = [read_jsonl(folder / when / "forget.jsonl")[0] for when in ("before", "after")]
     said = answers_before_and_after(folder, [asked[0]["question"]])
     assert [said[0]["before"], said[0]["after"]] == [row["response"] for row in asked]
-    start, behind_it = RunModels(recipe, folder).start().model, RunModels(recipe, folder).unlearned().model
+    start, behind_it = ModelSet.of_run(recipe, folder).start().model, ModelSet.of_run(recipe, folder).unlearned().model
     assert all(map(torch.equal, start.parameters(), behind_it.parameters()))
     with pytest.raises(InputError, match="no merged model"):
         export_merged(folder, tmp_path / "merged")

@@ -18,7 +18,7 @@ from relearn.core.run_dir import purge, read_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs
 from relearn.engine.generate import generate, stop_ids
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.models.load import load
 from relearn.models.lora import add_lora
 from relearn.unlearning.data.encode import encode, record_example
@@ -313,8 +313,8 @@ def test_a_whole_run_asks_through_the_ensemble(tiny_model_dir, small_dir, tmp_pa
     assert all(one["reference_logprobs"] != two["reference_logprobs"] for one, two in zip(before, after, strict=True))
     said = answers_before_and_after(folder, [before[0]["question"]])
     assert said[0]["before"] == before[0]["response"] and said[0]["after"] == after[0]["response"]
-    models = RunModels(relearn.Recipe.from_mapping(values), folder)
-    start, unlearned = models.start(), RunModels(relearn.Recipe.from_mapping(values), folder).unlearned()
+    models = ModelSet.of_run(relearn.Recipe.from_mapping(values), folder)
+    start, unlearned = models.start(), ModelSet.of_run(relearn.Recipe.from_mapping(values), folder).unlearned()
     same = zip(start.model.parameters(), unlearned.model.inner.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in same)
     with pytest.raises(InputError, match="no merged model"):

@@ -11,7 +11,8 @@ import pytest
 import relearn
 from relearn.cli import run_command
 from relearn.core.run_dir import read_json, read_jsonl
-from relearn.inference.run_models import Models
+from relearn.inference import run_models
+from relearn.inference.run_models import ModelSet
 from relearn.metrics.answer_files import RELEARN_CODE
 from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import ASKED, PRIVATE, QUICK, SAID, WARM, answers, evaluate, records
@@ -76,8 +77,8 @@ def test_an_adapter_is_put_on_its_model(facts, tiny_model_dir, adapter):
 
 def test_one_model_is_in_memory_at_a_time_and_none_is_loaded_twice(facts, tiny_model_dir, other_model, monkeypatch):
     loaded = []
-    load = evaluation_run.Models.get.__globals__["_load"]
-    monkeypatch.setitem(Models.get.__globals__, "_load", lambda spec: loaded.append(spec.name) or load(spec))
+    load = run_models.load
+    monkeypatch.setattr(run_models, "load", lambda spec: loaded.append(spec.name) or load(spec))
     models = ["--before", str(tiny_model_dir), "--after", other_model]
     assert evaluate(*facts, *models, *ASKED, "--out", "out") == 0
     assert loaded == [other_model, str(tiny_model_dir)]
@@ -124,7 +125,7 @@ def test_the_same_command_does_nothing_where_all_is_done(facts, tiny_model_dir, 
     assert evaluate(*options) == 0
     kept = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.*") if path.name != "manifest.json"}
     kept.pop(Path("out/evaluation.yaml"))
-    monkeypatch.setattr(Models, "get", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(ModelSet, "get", lambda *_: pytest.fail("a model is loaded"))
     assert evaluate(*options) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
@@ -175,7 +176,7 @@ def test_both_sides_have_their_perplexity_from_one_pass_and_a_lost_one_alone(
 def test_judging_may_change_without_asking_again(facts, tiny_model_dir, monkeypatch):
     options = [*facts, "--after", str(tiny_model_dir), *ASKED, "--out", "out"]
     assert evaluate(*options) == 0
-    monkeypatch.setattr(Models, "get", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(ModelSet, "get", lambda *_: pytest.fail("a model is loaded"))
     judged = [*facts, "--after", str(tiny_model_dir), *WARM, "--metrics", "hs", "--out", "out"]
     assert evaluate(*judged) == 0
     assert set(read_json(Path("out/summary.json"))["after"]["forget"]) == {"hs"}

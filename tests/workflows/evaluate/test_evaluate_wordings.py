@@ -10,7 +10,7 @@ import pytest
 
 import relearn
 from relearn.core.run_dir import read_json, read_jsonl
-from relearn.inference.run_models import Models
+from relearn.inference.run_models import ModelSet
 from relearn.synthesis.questions import worded_record
 from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import evaluate, refused
@@ -80,7 +80,7 @@ def test_both_models_are_asked_the_same_other_wordings(tiny_model_dir, monkeypat
     assert "4 wordings a fact" in after()["forget"]["worst_case"]["note"]
     assert read_json(Path("out/summary.json"))["difference"]["forget"]["worst_case"]["value"] == 0
     # The same command writes and asks nothing; another number of wordings asks these alone.
-    monkeypatch.setattr(Models, "get", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(ModelSet, "get", lambda *_: pytest.fail("a model is loaded"))
     monkeypatch.setattr(evaluation_run, "write_wordings", lambda *_: pytest.fail("wordings are written"))
     assert evaluate(*options, "--set", "metrics.worst_case=3", "--out", "out") == 0
 

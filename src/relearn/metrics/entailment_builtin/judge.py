@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relearn.core.errors import InputError
 from relearn.core.run_dir import file_hash
-from relearn.engine.cpu_threads import one_each
+from relearn.engine.cpu_threads import map_on_threads
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
 from relearn.metrics.nli import LABELS, PairJudge, Verdict, verdict_of
 from relearn.models.builtin import builtin_path
@@ -70,7 +70,7 @@ class BuiltinJudge(PairJudge):
     ) -> dict[Item, Tensor]:
         """What `work` makes of each of the items, which it is given in passes."""
         passes = list(_passes(items, length, self._tokens))
-        made = one_each(work, passes) if self._device.type == "cpu" else map(work, passes)
+        made = map_on_threads(work, passes) if self._device.type == "cpu" else map(work, passes)
         return {
             item: row for some, rows in zip(passes, made, strict=True) for item, row in zip(some, rows, strict=True)
         }

@@ -35,7 +35,7 @@ from relearn.core.run_dir import (
 )
 from relearn.data import Record
 from relearn.inference.answers import ask, with_response_logprobs
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow, asked_first
 from relearn.metrics.judges import Judges, make_judges
@@ -108,7 +108,7 @@ class Selector:
         return [rows[at] for at in sorted(chosen)]
 
     def _ask(self, recipe: Recipe, folder: RunDir) -> dict[str, list[dict[str, Any]]]:
-        models = RunModels(recipe, folder.path)
+        models = ModelSet.of_run(recipe, folder.path)
         records = {split: [_record(row) for row in self._before[split]] for split in SPLITS}
         with console.stage("ask the sample", sum(map(len, records.values()))):
             loaded = models.unlearned()

@@ -28,7 +28,7 @@ from relearn.core.run_dir import (
     write_json,
     write_text,
 )
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import result_name
 from relearn.workflows.compare.comparison_config import Planned
@@ -64,7 +64,7 @@ def finish_shared(planned: Planned, folder: Path, *, written: bool) -> RunDir:
     """The start model and its answers with their perplexity; new answers as well when `written`."""
     done = finish(planned, folder, until="before")
     if not done.manifest.get("before_perplexity"):
-        models = RunModels(planned.recipe, folder)
+        models = ModelSet.of_run(planned.recipe, folder)
         with console.stage("perplexity of the answers before"):
             for path in answer_files(done, "before"):
                 add_perplexity(models.base(), [path])

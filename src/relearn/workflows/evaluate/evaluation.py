@@ -37,7 +37,7 @@ from relearn.core.run_dir import (
     write_text,
 )
 from relearn.inference.answers import Answers, ask, with_response_logprobs
-from relearn.inference.run_models import Models
+from relearn.inference.run_models import ModelSet
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_files import exported
 from relearn.metrics.answer_row import AnswerRow
@@ -124,7 +124,7 @@ class Work:
         self.settings = settings
         self.folder = folder
         self.material = material
-        self.models = Models()
+        self.models = ModelSet.of_evaluation(settings.models, base=settings.perplexity_model)
         self._again = again
         self._keys: dict[str, str] = {}
 
@@ -209,7 +209,7 @@ class Work:
             return
 
         def work() -> None:
-            loaded = self.models.get(spec)
+            loaded = self.models.get(side)
             with console.stage(f"ask {side}: {name.replace('_', ' ')}", len(records)) as tick:
                 ask(loaded, records, settings.generate, seed=settings.seed, tick=tick, membership=membership).write(
                     self.folder / file
@@ -231,7 +231,7 @@ class Work:
         contents = [file_hash(Path(task)) for task in tasks.tasks if Path(task).is_file()]
 
         def work() -> None:
-            loaded = self.models.get(spec)
+            loaded = self.models.get(side)
             with console.stage(f"general ability {side}", len(tasks.tasks)) as tick:
                 outcomes = measure_ability(loaded, tasks, seed=settings.seed, tick=tick)
             write_json(self.folder / file, [outcome.to_dict() for outcome in outcomes])
@@ -255,7 +255,7 @@ class Work:
         with ExitStack() as stages, console.stage(f"perplexity: {name.replace('_', ' ')}"):
             for stage in due.values():
                 stages.enter_context(self._written_down(*stage))
-            found = with_response_logprobs(self.models.get(base), *map(Answers.read, due))
+            found = with_response_logprobs(self.models.base(), *map(Answers.read, due))
             for path, answers in zip(due, found, strict=True):
                 answers.write(path)
 

@@ -11,7 +11,7 @@ from relearn.core.config import Recipe
 from relearn.core.run_dir import RunDir, read_jsonl
 from relearn.data import Record
 from relearn.data.validation import DataSet
-from relearn.inference.run_models import RunModels
+from relearn.inference.run_models import ModelSet
 from relearn.llm.generators import make_completer
 from relearn.synthesis.questions import worded
 from relearn.unlearning.method import METHODS, Method
@@ -44,7 +44,7 @@ class State:
         self.recipe = recipe
         self.folder = folder
         self.data = data
-        self.models = RunModels(recipe, folder.path)
+        self.models = ModelSet.of_run(recipe, folder.path)
         self.interrupted = False
 
     @property

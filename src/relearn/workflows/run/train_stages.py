@@ -65,7 +65,7 @@ def learn(state: State) -> Stage | None:
 
     def work() -> None:
         records = distributed.on_main(lambda: records_to_learn(settings))
-        loaded = state.models.start_to_learn()
+        loaded = state.models.original()
         with console.stage(f"learn {len(records)} rows") as tick:
             train.learn(
                 loaded,
