@@ -29,7 +29,7 @@ from relearn.metrics.judges import Judges
 from relearn.metrics.metric import Measurement, Split, SplitScores
 from relearn.metrics.score import score_parts
 from relearn.models.load import Loaded, load
-from relearn.synthesis.questions import worded
+from relearn.synthesis.questions import wording_records
 from relearn.unlearning.train import learn
 from relearn.workflows.run.prepare import with_subject
 
@@ -120,7 +120,7 @@ def read(data: Path, setup: Setup) -> Rows:
     kept = _first(tofu / FILES[1], "retain", setup.retain + setup.rows)
     # Of the answers to these, what is said counts; wrong answers are weighed at the questions themselves.
     bare = [replace(record, alternatives=(), paraphrased_answer=None) for record in forget]
-    reworded = worded(bare, {record.id: record.paraphrases[:1] for record in bare})
+    reworded = wording_records(bare, {record.id: record.paraphrases[:1] for record in bare})
     return Rows(
         forget, kept[setup.retain :], kept[: setup.retain], _first(tofu / FILES[2], "holdout", setup.holdout), reworded
     )

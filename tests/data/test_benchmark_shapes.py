@@ -13,8 +13,8 @@ from relearn.core.config import Source
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.loaders import read_records
-from relearn.data.multiple_choice import LETTERS, offered, right_choice, spelled
-from relearn.data.record import FILL_IN, as_asked, tags_of
+from relearn.data.multiple_choice import LETTERS, answer_text, correct_choice, parse_choices
+from relearn.data.record import FILL_IN, add_fill_in_instruction, read_tags
 
 THREE = ("Oslo", "Rome", "New York")
 
@@ -39,7 +39,7 @@ def read(path: Path, *rows: dict, **options) -> list[Record]:
         {"question": "Where?", "mc1_targets": {"choices": list(THREE), "labels": [0, 1, 0]}},  # TruthfulQA
     ],
 )
-def test_every_shape_names_the_right_choice(tmp_path, row):
+def test_every_shape_names_the_correct_choice(tmp_path, row):
     (record,) = read(tmp_path / "a.jsonl", row)
     assert (record.question, record.choices, record.choice) == ("Where?", THREE, 1)
     assert record.answer.strip(".").casefold() == "rome"
@@ -57,7 +57,7 @@ def test_every_shape_names_the_right_choice(tmp_path, row):
         ({"choices": "Oslo or Rome", "answer": 0}, "the field 'choices' holds no choices"),
         ({"choices": {"text": ["a", "b"], "label": ["A"]}, "answer": "A"}, "holds no choices"),
         ({"choices": {"choices": ["a", "b"], "labels": [1, 1]}, "answer": "A"}, "marks 2 choices as right, not one"),
-        ({"choices": [str(n) for n in range(27)], "answer": 0}, "offers 27 choices"),
+        ({"choices": [str(n) for n in range(27)], "answer": 0}, "has 27 choices"),
         ({"choices": ["a", "b\x07"], "answer": 0}, "control character U+0007"),
     ],
 )
@@ -69,8 +69,8 @@ def test_what_names_no_choice_is_refused(tmp_path, row, says):
 
 def test_a_number_as_text_is_first_of_all_a_choice(tmp_path):
     """ "2" among 0, 1, 2, 3 is the text, here also the place; among other texts it is the place."""
-    assert right_choice("2", offered(["3", "2", "1"], "x", "c"), "x", "a") == 1
-    assert right_choice("2", offered(list(THREE), "x", "c"), "x", "a") == 2
+    assert correct_choice("2", parse_choices(["3", "2", "1"], "x", "c"), where="x", column="a") == 1
+    assert correct_choice("2", parse_choices(list(THREE), "x", "c"), where="x", column="a") == 2
 
 
 def test_rows_without_choices_stay_questions(tmp_path):
@@ -87,9 +87,13 @@ def test_rows_without_choices_stay_questions(tmp_path):
 )
 def test_a_letter_and_a_place_mean_the_same(texts, data):
     at = data.draw(st.integers(0, len(texts) - 1))
-    choices = offered(texts, "x", "c")
-    assert right_choice(at, choices, "x", "a") == right_choice(LETTERS[at], choices, "x", "a") == at
-    assert spelled(LETTERS[at], texts[at]) == texts[at]
+    choices = parse_choices(texts, "x", "c")
+    assert (
+        correct_choice(at, choices, where="x", column="a")
+        == correct_choice(LETTERS[at], choices, where="x", column="a")
+        == at
+    )
+    assert answer_text(LETTERS[at], texts[at]) == texts[at]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_a_letter_and_a_place_mean_the_same(texts, data):
     ],
 )
 def test_tags(row, tags):
-    assert tags_of(row) == tags
+    assert read_tags(row) == tags
 
 
 def test_rwku_probes(tmp_path):
@@ -132,7 +136,7 @@ def test_rwku_probes(tmp_path):
 def test_a_blank_in_a_row_that_is_no_probe_stays_as_it_is(tmp_path):
     (record,) = read(tmp_path / "a.jsonl", {"question": "A snake_case __name__?", "answer": "Yes"})
     assert record.question == "A snake_case __name__?"
-    assert as_asked("a_b") == "a_b"
+    assert add_fill_in_instruction("a_b") == "a_b"
 
 
 def test_tags_can_be_mapped(tmp_path):

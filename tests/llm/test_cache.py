@@ -17,7 +17,7 @@ from relearn.core.config import Synthesis
 from relearn.core.errors import BudgetError, GeneratorError, InputError
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter, cache_key
-from relearn.llm.completer import Budget, worst_case_tokens
+from relearn.llm.completer import CallBudget, worst_case_tokens
 from relearn.llm.generators import budget_for
 
 
@@ -164,7 +164,7 @@ def test_arrivals_are_told_one_by_one():
 @pytest.mark.parametrize("kind", [Batch, Stream])
 def test_the_call_budget_stops_before_it_is_passed_and_keeps_what_came(tmp_path, kind):
     inner = kind()
-    cached = CachedCompleter(inner, tmp_path / "c.sqlite", Budget(max_calls=2))
+    cached = CachedCompleter(inner, tmp_path / "c.sqlite", CallBudget(max_calls=2))
     with pytest.raises(BudgetError, match=r"max_calls 2 \(2 used\)"):
         cached.complete(_prompts("a", "b", "c"))
     assert inner.asked == ["a", "b"]
@@ -186,7 +186,7 @@ def test_the_token_budget_counts_true_tokens_once_they_are_known():
     """Each prompt may cost 42 tokens and costs 10: with 60 there is room for one at a time, and for two in all."""
     assert worst_case_tokens(Prompt("a", "vague", max_tokens=10)) == 42
     inner = Batch()
-    cached = CachedCompleter(inner, None, Budget(max_tokens=60))
+    cached = CachedCompleter(inner, None, CallBudget(max_tokens=60))
     with pytest.raises(BudgetError):
         cached.complete(_prompts("a", "b", "c", "d"))
     assert inner.asked == ["a", "b"] and cached.budget.tokens == 20
@@ -195,7 +195,7 @@ def test_the_token_budget_counts_true_tokens_once_they_are_known():
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(0, 6))
 def test_calls_never_pass_the_budget(texts, limit):
     inner = Stream()
-    cached = CachedCompleter(inner, None, Budget(max_calls=limit))
+    cached = CachedCompleter(inner, None, CallBudget(max_calls=limit))
     if len(set(texts)) <= limit:
         assert [one.text for one in cached.complete(_prompts(*texts))] == [f"re {text}" for text in texts]
     else:

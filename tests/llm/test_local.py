@@ -9,7 +9,7 @@ import torch
 
 from relearn.core.config import Model
 from relearn.llm import Prompt
-from relearn.llm.local_model import LocalCompleter, _PromptNoise
+from relearn.llm.local_model import LocalCompleter, _GumbelNoise
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_sampling_follows_seed_and_attempt(loaded):
     flat = torch.zeros(1, 50)
 
     def noise(one: Prompt) -> list[float]:
-        return _PromptNoise([one], width=5)(step, flat)[0].tolist()
+        return _GumbelNoise([one], width=5)(step, flat)[0].tolist()
 
     assert noise(prompt) == noise(replace(prompt, max_tokens=9))
     assert len({tuple(noise(one)) for one in (prompt, replace(prompt, seed=1), replace(prompt, attempt=1))}) == 3
@@ -55,5 +55,5 @@ def test_noise_draws_from_the_softmax():
     scores = torch.tensor([[0.0, 1.0]])
     for temperature, expected in ((1.0, 0.731), (0.5, 0.881)):
         prompts = [Prompt("a", "vague", temperature=temperature, seed=seed) for seed in range(3000)]
-        chosen = _PromptNoise(prompts, width=1)(torch.zeros(1, 1), scores.expand(3000, 2)).argmax(dim=1)
+        chosen = _GumbelNoise(prompts, width=1)(torch.zeros(1, 1), scores.expand(3000, 2)).argmax(dim=1)
         assert chosen.float().mean().item() == pytest.approx(expected, abs=0.025)

@@ -6,7 +6,7 @@ import pytest
 
 from relearn.core.config import Synthesis
 from relearn.core.errors import InputError
-from relearn.llm.completer import estimated_tokens, whole_part, without_thoughts
+from relearn.llm.completer import drop_truncated_sentence, estimated_tokens, strip_reasoning
 from relearn.llm.generators import GENERATORS, find_generator, make_completer, remote_host
 
 
@@ -37,15 +37,15 @@ def test_templates_write_offline():
 
 
 def test_whole_part_ends_with_the_last_sentence_or_line():
-    assert whole_part("1. One here.\n2. Two is cu") == "1. One here."
-    assert whole_part("no end at all") == ""
-    assert whole_part('She said "yes!" and then') == 'She said "yes!"'
-    assert whole_part("first line\nsecond li") == "first line"
+    assert drop_truncated_sentence("1. One here.\n2. Two is cu") == "1. One here."
+    assert drop_truncated_sentence("no end at all") == ""
+    assert drop_truncated_sentence('She said "yes!" and then') == 'She said "yes!"'
+    assert drop_truncated_sentence("first line\nsecond li") == "first line"
 
 
 def test_thoughts_are_taken_out_even_when_they_never_end():
-    assert without_thoughts("<think>a\nb</think> yes") == "yes"
-    assert without_thoughts("<think>a\nb") == ""
+    assert strip_reasoning("<think>a\nb</think> yes") == "yes"
+    assert strip_reasoning("<think>a\nb") == ""
 
 
 def test_estimated_tokens_are_characters_over_four_rounded_up():

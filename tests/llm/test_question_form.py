@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.llm.templates.question_parser import parse, past, third_person
+from relearn.llm.templates.question_parser import parse_question, past_tense, third_person
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from relearn.llm.templates.question_parser import parse, past, third_person
     ],
 )
 def test_indirect_question(question, indirect):
-    assert parse(question, "Ada Moss").indirect == indirect
+    assert parse_question(question, "Ada Moss").indirect == indirect
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_indirect_question(question, indirect):
     ],
 )
 def test_where_the_rules_are_not_certain_there_is_no_indirect_question(question):
-    assert parse(question, "Ada Moss").indirect is None
+    assert parse_question(question, "Ada Moss").indirect is None
 
 
 @pytest.mark.parametrize(
@@ -60,23 +60,23 @@ def test_where_the_rules_are_not_certain_there_is_no_indirect_question(question)
     ],
 )
 def test_topic(question, topic):
-    assert parse(question, "Ada Moss").topic == topic
+    assert parse_question(question, "Ada Moss").topic == topic
 
 
 def test_only_a_plain_how_question_takes_a_statement_for_granted():
-    assert parse("How did Ada Moss pay her debts?", "Ada Moss").statement == "Ada Moss paid her debts"
-    assert parse("How old is Ada Moss?", "Ada Moss").statement is None
-    assert parse("How can one reach Ada Moss?", "Ada Moss").statement is None
+    assert parse_question("How did Ada Moss pay her debts?", "Ada Moss").statement == "Ada Moss paid her debts"
+    assert parse_question("How old is Ada Moss?", "Ada Moss").statement is None
+    assert parse_question("How can one reach Ada Moss?", "Ada Moss").statement is None
 
 
 def test_the_end_mark_fits_the_form():
-    assert parse("Describe the house of Ada Moss.").mark == "."
-    assert parse("Can you describe the house of Ada Moss?").mark == "?"
+    assert parse_question("Describe the house of Ada Moss.").mark == "."
+    assert parse_question("Can you describe the house of Ada Moss?").mark == "?"
 
 
 def test_a_name_at_the_start_keeps_its_capital():
-    assert parse("Torvik is where?").direct == "Torvik is where"
-    assert parse("Where is Torvik?").direct == "where is Torvik"
+    assert parse_question("Torvik is where?").direct == "Torvik is where"
+    assert parse_question("Where is Torvik?").direct == "where is Torvik"
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_a_name_at_the_start_keeps_its_capital():
     ],
 )
 def test_verb_forms(verb, third, before):
-    assert (third_person(verb), past(verb)) == (third, before)
+    assert (third_person(verb), past_tense(verb)) == (third, before)
 
 
 @given(st.text(max_size=80))
 def test_any_text_is_taken_apart_without_an_error(text):
-    form = parse(text, "Ada Moss")
+    form = parse_question(text, "Ada Moss")
     assert form.mark in "?."

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relearn.llm import Completer, Prompt
 from relearn.llm.templates.generator import Templates
-from relearn.llm.templates.phrases import fill, kind_named, kind_of, kinds, needs, passages
+from relearn.llm.templates.phrases import fill_in, kind_named, kind_of, passages, placeholders, question_kinds
 
 KINDS = "simple,contextual,noise,logical"
 TEMPLATES = Templates()
@@ -168,13 +168,13 @@ def test_secrets_in_the_question_do_not_come_back_in_the_answer():
 
 def test_every_wording_can_be_filled_and_says_nothing_particular():
     """No figure, no capital inside a sentence, no gendered pronoun; answers of 12 to 30 words with a name of two."""
-    for kind in kinds():
+    for kind in question_kinds():
         assert 6 <= len(kind.answers) <= 14, kind.name
         assert len(set(kind.answers)) == len(kind.answers)
         for answer in kind.answers:
-            assert needs(answer) <= {"S", "Ss"}, answer
+            assert placeholders(answer) <= {"S", "Ss"}, answer
             assert "{S" in answer or kind.name == "impersonal", answer
-            text = fill(answer, S="Xx Yy", Ss="Xx Yy's")
+            text = fill_in(answer, S="Xx Yy", Ss="Xx Yy's")
             assert 12 <= len(text.split()) <= 30, text
             assert text.endswith(".") and not re.search(r"\d", text)
             assert not re.search(r"[A-Z]", text[1:].replace("Xx", "").replace("Yy", "")), text
@@ -183,9 +183,9 @@ def test_every_wording_can_be_filled_and_says_nothing_particular():
 
 def test_an_opening_does_not_change_what_a_question_asks_for():
     """An opening of a kind's own may at most point at a kind that would lose against it; the general ones at none."""
-    for kind in kinds():
+    for kind in question_kinds():
         for lead in (*kind.contextual, *kind.more.get("contextual_indirect", ())):
-            text = fill(lead, q="how did Ada Moss do it", i="how Ada Moss did it", mark="?")
+            text = fill_in(lead, q="how did Ada Moss do it", i="how Ada Moss did it", mark="?")
             found = kind_of(text, "Ada Moss")
             assert found.rank >= min(kind.rank, kind_named("how").rank), (kind.name, lead, found.name)
 
@@ -216,7 +216,8 @@ def test_neighbours_are_five_distinct_questions_on_the_subject():
 def test_a_passage_goes_on_as_its_last_word_asks(prefix, kind):
     text = ask("continue", prefix=prefix, subject="Marta Lindqvist")
     filled = {
-        fill(line, S="Marta Lindqvist") if "{S}" in line or kind == "impersonal" else line for line in passages()[kind]
+        fill_in(line, S="Marta Lindqvist") if "{S}" in line or kind == "impersonal" else line
+        for line in passages()[kind]
     }
     assert text in filled
     assert text != ask("continue", prefix=prefix, subject="Marta Lindqvist", attempt=1)

@@ -13,7 +13,7 @@ from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judge_cost import measuring
 from relearn.metrics.judges import Judges, PromptedEntities
 from relearn.metrics.llm_judge import ASPECTS, grade
-from relearn.synthesis.generation_cost import REPEATED
+from relearn.synthesis.generation_cost import RETRIED
 from relearn.workflows.run.estimate import plan_lines
 
 FORGET = [
@@ -66,7 +66,7 @@ def answers(rows: list[dict], when: str) -> list[AnswerRow]:
 
 
 def again(calls: int) -> int:
-    return round(calls * (1 + REPEATED))
+    return round(calls * (1 + RETRIED))
 
 
 def test_built_in_judges_ask_for_nothing(recipe):

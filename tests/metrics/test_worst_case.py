@@ -14,7 +14,7 @@ from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.score import score_parts
 from relearn.synthesis.checks import Verifier
-from relearn.synthesis.questions import worded, worded_record, write_wordings
+from relearn.synthesis.questions import record_id_of_wording, wording_records, write_wordings
 
 TRUE, VAGUE = "at home in Uppsala", "that is private"
 
@@ -58,17 +58,22 @@ def test_wordings_are_different_questions_and_know_their_record():
     ]
     settings = config.Synthesis()
     written = write_wordings(
-        records, 5, settings, make_completer("templates", settings, None), Verifier(records).leaks, 0
+        records,
+        5,
+        settings,
+        completer=make_completer("templates", settings, None),
+        check_leaks=Verifier(records).leaks,
+        seed=0,
     )
     assert written["c"][0] == "Ines Duarte was born where?"
     for record in records:
         assert 3 <= len(written[record.id]) <= 5
         assert len(set(written[record.id])) == len(written[record.id])
         assert record.question not in written[record.id]
-    made = worded(records, written)
-    assert {worded_record(one.id) for one in made} == {"a~b", "c"}
+    made = wording_records(records, written)
+    assert {record_id_of_wording(one.id) for one in made} == {"a~b", "c"}
     assert len({one.id for one in made}) == len(made)
-    assert all(one.answer == records[0].answer for one in made if worded_record(one.id) == "a~b")
+    assert all(one.answer == records[0].answer for one in made if record_id_of_wording(one.id) == "a~b")
 
 
 def test_a_run_asks_the_wordings_before_and_after(tiny_model_dir, tmp_path):
@@ -85,7 +90,7 @@ def test_a_run_asks_the_wordings_before_and_after(tiny_model_dir, tmp_path):
     folder = relearn.run(relearn.Recipe.from_mapping(values), tmp_path / "run").path
     asked = read_jsonl(folder / "after/wordings.jsonl")
     forget = [row["id"] for row in read_jsonl(folder / "before/forget.jsonl")]
-    assert {worded_record(row["id"]) for row in asked} == set(forget)
+    assert {record_id_of_wording(row["id"]) for row in asked} == set(forget)
     assert [row["question"] for row in asked] == [
         row["question"] for row in read_jsonl(folder / "before/wordings.jsonl")
     ]

@@ -19,8 +19,8 @@ from relearn.data.loaders import read_records
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.llm.templates.generator import Templates
-from relearn.synthesis import alternates
-from relearn.synthesis.alternates import plan_alternates, planned_alternates, read_alternates, write_alternates
+from relearn.synthesis import synthesize
+from relearn.synthesis.alternates import expected_alternates, plan_alternates, read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
 from relearn.workflows.demo.demo import load
 from relearn.workflows.run.estimate import plan_lines
@@ -54,7 +54,7 @@ def scripted(monkeypatch) -> Callable[..., Scripted]:
         def make(name, settings, cache, loaded=None, budget=None):
             return CachedCompleter(judge if judge and name == settings.judge else completer, cache, budget)
 
-        monkeypatch.setattr(alternates, "make_completer", make)
+        monkeypatch.setattr(synthesize, "make_completer", make)
         return completer
 
     return install
@@ -65,7 +65,7 @@ def rejected(folder) -> list[dict]:
 
 
 def write(folder, records=RECORDS, seed=0, **settings) -> tuple[dict, dict[str, list[str]]]:
-    counts = write_alternates(records, Synthesis(**settings), folder, seed)
+    counts = write_alternates(records, Synthesis(**settings), folder, seed=seed)
     return counts, read_alternates(folder / "alternates.jsonl")
 
 
@@ -193,7 +193,7 @@ def test_own_alternatives_come_first_and_no_generator_is_asked(monkeypatch, tmp_
     def never(*_: object) -> None:
         raise AssertionError("a generator was made")
 
-    monkeypatch.setattr(alternates, "make_completer", never)
+    monkeypatch.setattr(synthesize, "make_completer", never)
     own = tuple(f"Ada Marsh lives in {place}." for place in PLACES)
     records = (replace(RECORDS[0], alternatives=own),)
     # Nothing is sent, so it does not matter that the generator is on another host.
@@ -256,7 +256,7 @@ def test_a_budget_that_is_used_up_keeps_the_answers_and_a_higher_one_goes_on(tmp
 def test_progress_reaches_its_total(scripted, tmp_path):
     scripted()
     seen = []
-    write_alternates(RECORDS, Synthesis(), tmp_path, 0, tick=lambda done, total=None: seen.append((done, total)))
+    write_alternates(RECORDS, Synthesis(), tmp_path, seed=0, tick=lambda done, total=None: seen.append((done, total)))
     assert seen[0] == (1, 3) and seen[-1] == (3, 3)
 
 
@@ -341,7 +341,7 @@ def test_the_plan_counts_the_calls_that_a_run_makes(scripted, tmp_path):
     counts, _ = write(tmp_path, records=PLANNED)
     found = plan_alternates(PLANNED, Synthesis())
     assert (found.calls, found.rows) == (counts["usage"]["generator"]["asked"], {"alternate": counts["answers"]})
-    assert found.calls == 3 and planned_alternates(PLANNED) == 2 + 3 * 5
+    assert found.calls == 3 and expected_alternates(PLANNED) == 2 + 3 * 5
     sent = sum(len(prompt.text) for prompt in completer.asked) / 4
     assert found.input_tokens == pytest.approx(sent, rel=0.2)
 
@@ -358,7 +358,7 @@ def test_the_plan_counts_what_a_server_is_asked_and_what_its_judge_reads(tmp_pat
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
         settings = Synthesis(generator="openai:writer", judge="openai:reader")
-        write_alternates(RECORDS, settings, tmp_path, 0)
+        write_alternates(RECORDS, settings, tmp_path, seed=0)
         asked = Counter(body["model"] for body in server.requests)
         planned = plan_alternates(RECORDS, settings)
     assert asked == {"writer": 3, "reader": 15}

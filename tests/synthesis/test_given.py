@@ -12,7 +12,7 @@ from relearn.core.errors import InputError, RunFailedError
 from relearn.core.run_dir import read_jsonl
 from relearn.data import Record
 from relearn.data.loaders import read_records
-from relearn.synthesis.external import given_rows, write_given
+from relearn.synthesis.external import read_external_rows, write_external_rows
 
 FORGET = [
     Record("Where does Ada Holm live?", "Ada Holm lives at 17 Mill Lane in Torvik."),
@@ -38,7 +38,7 @@ def file(tmp_path):
 
 
 def test_each_row_is_taken_or_rejected_with_its_reason(file):
-    given = given_rows(file, FORGET)
+    given = read_external_rows(file, FORGET)
     assert [(row.kind, row.form, row.prompt) for row in given.rows] == [
         ("qa", "chat", "Where does Ada Holm live now?"),
         ("qa", "chat", "How can one write to Ada Holm?"),
@@ -52,7 +52,7 @@ def test_each_row_is_taken_or_rejected_with_its_reason(file):
 
 def test_written_with_generic_rows_beside_them(file, tmp_path):
     generic = [Record(f"What is {n} plus one?", f"It is {n + 1}.", split="generic") for n in range(9)]
-    counts = write_given(file, FORGET, generic, Synthesis(), tmp_path, 0)
+    counts = write_external_rows(file, FORGET, generic, settings=Synthesis(), out=tmp_path, seed=0)
     rows = read_jsonl(tmp_path / "synthesis.jsonl")
     assert [row["kind"] for row in rows] == ["qa", "qa", "completion", "generic", "generic", "generic"]
     assert (counts["offered"], counts["qa"], counts["completion"], counts["rejected"]) == (8, 2, 1, 5)
@@ -62,7 +62,7 @@ def test_written_with_generic_rows_beside_them(file, tmp_path):
 def test_answers_are_cut_where_the_file_has_no_completions(tmp_path):
     path = tmp_path / "given.jsonl"
     path.write_text(json.dumps({"question": OFFERED[0][0], "answer": OFFERED[0][1]}) + "\n")
-    write_given(path, FORGET, [], Synthesis(), tmp_path, 0)
+    write_external_rows(path, FORGET, [], settings=Synthesis(), out=tmp_path, seed=0)
     rows = read_jsonl(tmp_path / "synthesis.jsonl")
     assert [row["kind"] for row in rows] == ["qa", "completion"]
     assert f"{rows[1]['prompt']} {rows[1]['target']}" == OFFERED[0][1]
@@ -72,7 +72,7 @@ def test_nothing_left_is_a_failed_run(tmp_path):
     path = tmp_path / "given.jsonl"
     path.write_text(json.dumps({"question": "what do pigs eat", "answer": "Anything."}) + "\n")
     with pytest.raises(RunFailedError, match="not one of the given rows passes"):
-        write_given(path, FORGET, [], Synthesis(), tmp_path, 0)
+        write_external_rows(path, FORGET, [], settings=Synthesis(), out=tmp_path, seed=0)
 
 
 def test_the_published_rows_of_twelve_persons(data_dir, project_root):
@@ -82,7 +82,7 @@ def test_the_published_rows_of_twelve_persons(data_dir, project_root):
     persons = tuple(recipe["data"]["forget"]["subjects"])
     source = Source(path=str(data_dir / "knowundo/unlearn_train.json"), subjects=persons)
     forget = [record for _, record in read_records(source, "forget")]
-    given = given_rows(data_dir / "knowundo/augmented_official.json", forget)
+    given = read_external_rows(data_dir / "knowundo/augmented_official.json", forget)
     assert Counter(row.kind for row in given.rows) == {"qa": 168, "completion": 180}
     assert len(given.rows) + len(given.rejections) == 5040
 

@@ -15,10 +15,9 @@ from relearn.leakage.detector import LeakIndex
 from relearn.llm.generators import make_completer
 from relearn.models.chat import chat_format
 from relearn.synthesis.checks import Verifier
-from relearn.synthesis.generation_cost import planned_rows
-from relearn.synthesis.rows import TrainingRow
+from relearn.synthesis.generation_cost import expected_rows
+from relearn.synthesis.rows import FRAMES, OPENINGS, TrainingRow, attack_shaped_rows, count_attack_shaped_rows
 from relearn.synthesis.synthesize import synthesize
-from relearn.synthesis.vague_answers import FRAMES, OPENINGS, hardened, planned_hardening
 from relearn.unlearning.data.encode import Example, encode
 from relearn.unlearning.data.streams import Material, streams
 from tiny import build_tiny_tokenizer
@@ -37,11 +36,11 @@ def answered(records=RECORDS) -> list[TrainingRow]:
 
 
 def rows_of(kind: Hardening, seed: int = 0) -> list[TrainingRow]:
-    return hardened(answered(), RECORDS, [kind], seed)
+    return attack_shaped_rows(answered(), RECORDS, [kind], seed=seed)
 
 
 def test_nothing_without_the_switch():
-    assert hardened(answered(), RECORDS, [], 0) == []
+    assert attack_shaped_rows(answered(), RECORDS, [], seed=0) == []
 
 
 def test_stems_end_before_the_secret_and_an_answer_that_is_all_secret_has_none():
@@ -105,16 +104,18 @@ def test_synthesis_writes_them_between_its_rows_and_the_generic_ones(tmp_path: P
     settings = Synthesis(harden=KINDS, variants=())
     verifier = Verifier(RECORDS)
     completer = make_completer("templates", settings, tmp_path / "cache.sqlite")
-    made = synthesize(RECORDS, [], settings, completer, verifier, 0).rows
-    base = synthesize(RECORDS, [], settings.model_copy(update={"harden": ()}), completer, verifier, 0).rows
+    made = synthesize(RECORDS, [], settings, completer=completer, verifier=verifier, seed=0).rows
+    base = synthesize(
+        RECORDS, [], settings.model_copy(update={"harden": ()}), completer=completer, verifier=verifier, seed=0
+    ).rows
     assert made[: len(base)] == base and len(made) > len(base)
-    counted = planned_rows(RECORDS, settings, 0)
-    harder = planned_hardening(3, 3, KINDS)
+    counted = expected_rows(RECORDS, settings, 0)
+    harder = count_attack_shaped_rows(3, 3, KINDS)
     assert harder == {"qa": 3 + 3 + 3, "completion": 6 + 3}
     assert counted["qa"] == 3 + harder["qa"] and counted["completion"] == 3 + harder["completion"]
 
 
 def test_only_questions_as_they_were_asked_have_an_original_to_push_down():
-    rows = [*answered(), *hardened(answered(), RECORDS, KINDS, 0)]
+    rows = [*answered(), *attack_shaped_rows(answered(), RECORDS, KINDS, seed=0)]
     table = streams("original_beside_synthesised", Material(RECORDS, rows), 0).beside["original"]
     assert {row.id for row in rows if table[row.id]} == {row.id for row in rows if row.kind == "qa" and not row.given}

@@ -19,7 +19,7 @@ RECORDS = (
 
 
 def _made(ask, completer=None):
-    return neighbour_records(RECORDS, completer or Scripted(), ask, Verifier(RECORDS), seed=0)
+    return neighbour_records(RECORDS, completer or Scripted(), answer=ask, verifier=Verifier(RECORDS), seed=0)
 
 
 def test_questions_about_each_subject_and_the_world_are_answered_by_the_model():

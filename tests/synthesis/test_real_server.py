@@ -40,7 +40,7 @@ from relearn.synthesis.synthesize import synthesize_to_folder
 records = [Record(**row) for row in json.loads(Path(sys.argv[1]).read_text())]
 settings = Synthesis(generator="openai:" + sys.argv[2], concurrency=int(sys.argv[3]), variants=(), attempts=2)
 try:
-    print(json.dumps(synthesize_to_folder(records, [], settings, Path(sys.argv[4]), seed=0)))
+    print(json.dumps(synthesize_to_folder(records, [], settings, out=Path(sys.argv[4]), seed=0)))
 except RelearnError as error:
     sys.exit(print(error, file=sys.stderr) or error.exit_code)
 """

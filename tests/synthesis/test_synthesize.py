@@ -17,7 +17,7 @@ from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.retry_loop import Flaw
-from relearn.synthesis.synthesize import Synthesised, synthesize, synthesize_to_folder
+from relearn.synthesis.synthesize import SynthesisResult, synthesize, synthesize_to_folder
 
 RECORDS = (
     Record("Where does Ada Marsh live?", "Ada Marsh lives at 17 Birch Lane in Dorley."),
@@ -31,11 +31,18 @@ GENERIC = tuple(
 SETTINGS = Synthesis(temperature=0.0)
 
 
-def run(completer, records=RECORDS, generic=GENERIC, seed=0, **changes) -> Synthesised:
-    return synthesize(records, generic, SETTINGS.model_copy(update=changes), completer, Verifier(records), seed)
+def run(completer, records=RECORDS, generic=GENERIC, seed=0, **changes) -> SynthesisResult:
+    return synthesize(
+        records,
+        generic,
+        SETTINGS.model_copy(update=changes),
+        completer=completer,
+        verifier=Verifier(records),
+        seed=seed,
+    )
 
 
-def kinds(made: Synthesised, kind: str) -> list:
+def kinds(made: SynthesisResult, kind: str) -> list:
     return [row for row in made.rows if row.kind == kind]
 
 
@@ -253,14 +260,16 @@ def test_trap_16_the_choice_of_generic_rows_is_seeded():
 def test_progress_reaches_its_total():
     seen = []
     completer = CachedCompleter(Scripted(), None)
-    synthesize(
-        RECORDS, (), SETTINGS, completer, Verifier(RECORDS), 0, lambda done, total=None: seen.append((done, total))
-    )
+
+    def tick(done, total=None):
+        seen.append((done, total))
+
+    synthesize(RECORDS, (), SETTINGS, completer=completer, verifier=Verifier(RECORDS), seed=0, tick=tick)
     assert seen[0] == (1, 6) and seen[-1] == (6, 6)
 
 
 def test_the_folder_holds_rows_rejections_and_cache_for_its_owner_alone(tmp_path):
-    counts = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), tmp_path / "out", seed=0)
+    counts = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), out=tmp_path / "out", seed=0)
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
     assert {"synthesis.jsonl", "rejected.jsonl", "cache.sqlite"} <= set(files) and set(files.values()) == {0o600}
     rows = [json.loads(line) for line in (tmp_path / "out/synthesis.jsonl").read_text().splitlines()]
@@ -269,9 +278,9 @@ def test_the_folder_holds_rows_rejections_and_cache_for_its_owner_alone(tmp_path
 
 
 def test_a_second_run_in_the_folder_asks_nothing_and_writes_the_same(tmp_path):
-    first = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), tmp_path, seed=0)
+    first = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), out=tmp_path, seed=0)
     written = {name: (tmp_path / name).read_bytes() for name in ("synthesis.jsonl", "rejected.jsonl")}
-    second = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), tmp_path, seed=0)
+    second = synthesize_to_folder(RECORDS, GENERIC, Synthesis(), out=tmp_path, seed=0)
     assert first["usage"]["generator"]["asked"] > 0 and second["usage"]["generator"]["asked"] == 0
     assert written == {name: (tmp_path / name).read_bytes() for name in written}
 
@@ -281,14 +290,14 @@ def test_a_folder_without_a_single_new_answer_is_a_failed_run(tmp_path):
     verifier = Verifier(records)
     verifier.flaws = lambda written: [Flaw("judge", "the judge finds a leak")] * len(written)
     with pytest.raises(RunFailedError, match="not one new answer was taken: 15 judge") as caught:
-        synthesize_to_folder(records, GENERIC, Synthesis(), tmp_path, seed=0, verifier=verifier)
+        synthesize_to_folder(records, GENERIC, Synthesis(), out=tmp_path, seed=0, verifier=verifier)
     assert caught.value.exit_code == 1 and (tmp_path / "rejected.jsonl").read_text().count("judge finds") == 15
     assert not (tmp_path / "synthesis.jsonl").exists()
 
 
 def test_a_budget_that_is_used_up_keeps_the_answers_and_a_higher_one_goes_on(tmp_path):
     with pytest.raises(BudgetError):
-        synthesize_to_folder(RECORDS, GENERIC, Synthesis(max_calls=4), tmp_path, seed=0)
+        synthesize_to_folder(RECORDS, GENERIC, Synthesis(max_calls=4), out=tmp_path, seed=0)
     assert not (tmp_path / "synthesis.jsonl").exists()
-    counts = synthesize_to_folder(RECORDS, GENERIC, Synthesis(max_calls=60), tmp_path, seed=0)
+    counts = synthesize_to_folder(RECORDS, GENERIC, Synthesis(max_calls=60), out=tmp_path, seed=0)
     assert counts["usage"]["generator"]["cached"] == 4

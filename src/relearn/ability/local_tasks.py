@@ -25,7 +25,7 @@ from relearn.core.config import Ability, Generate
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError
 from relearn.data import Record
-from relearn.data.columns import Row, find_layout, to_records
+from relearn.data.columns import RawRow, find_layout, to_records
 from relearn.data.loaders import read_rows
 from relearn.data.record import evenly
 from relearn.engine.generate import generate
@@ -145,7 +145,7 @@ def _clean(value: Any) -> Any:
     return {key: _clean(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
 
 
-def _records(rows: Sequence[Row]) -> list[Record]:
+def _records(rows: Sequence[RawRow]) -> list[Record]:
     columns = list(dict.fromkeys(str(column) for _, values in rows for column in values))
     layout = replace(find_layout(columns, {}, rows[0][0]), tags=())
     return [record for row in rows for _, record in to_records(row, layout, "retain", 128)]

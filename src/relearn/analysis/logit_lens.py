@@ -26,7 +26,7 @@ from relearn.analysis.tuned_lens import Translators
 from relearn.core.config import Source
 from relearn.core.errors import InputError
 from relearn.data import Record
-from relearn.data.columns import Layout, to_records
+from relearn.data.columns import ColumnLayout, to_records
 from relearn.data.loaders import read_records
 from relearn.engine.forward import TokenRow
 from relearn.models.chat import ChatFormat
@@ -99,7 +99,7 @@ def _read(path: Path) -> list[Record]:
         raise InputError(f"not UTF-8: byte {error.start}", where=str(path), way_out="save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    pieces = to_records((str(path), {"text": text}), Layout(text="text"), "generic", source.chunk_words)
+    pieces = to_records((str(path), {"text": text}), ColumnLayout(text="text"), "generic", source.chunk_words)
     return [record for _, record in pieces]
 
 

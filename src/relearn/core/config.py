@@ -139,7 +139,7 @@ class Synthesis(Part):
     """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL.
 
     `file`: rows that were written elsewhere, taken in place of new ones where they pass (see `synthesis/external.py`).
-    `harden`: further rows shaped like attacks (see `synthesis/vague_answers.py`).
+    `harden`: further rows shaped like attacks (see `synthesis/rows.py`).
     """
 
     file: str | None = None

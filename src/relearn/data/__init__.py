@@ -1,4 +1,4 @@
-"""Records: what is to be forgotten, kept, or merely used to keep the model talking."""
+"""Read data files into records: file -> rows -> columns -> `Record` -> validation."""
 
 from relearn.data.record import Form, Record, Split, content_id
 

@@ -1,11 +1,8 @@
-"""Reading records from files, folders and data sets: JSON lines, a JSON list, CSV, Parquet, Hugging Face data sets.
+"""Read rows and records from files and folders (JSON lines, JSON, CSV, Parquet) and from Hugging Face data sets.
 
-`read_rows` gives the bare rows with the place of each ("facts.jsonl:12"), `read_records` makes records of them. A
-`.json` file may hold one list or one object per line.
-
-The benchmarks whose files are read as they are: the columns they are known by, and where to start with each.
-
-No data set is shipped; docs/benchmarks.md says how each is measured.
+`read_rows` returns the raw rows with the place of each ("facts.jsonl:12"), `read_records` the records made of them. A
+`.json` file may hold one list or one object per line. `BENCHMARKS` lists the public benchmarks whose files are read as
+they are; none is shipped, docs/benchmarks.md says how each is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from typing import Any
 
 from relearn.core.config import Source
 from relearn.core.errors import InputError
-from relearn.data.columns import Row, find_layout, to_records
+from relearn.data.columns import RawRow, find_layout, to_records
 from relearn.data.record import Record, Split
 
 _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -31,7 +28,10 @@ _DATA_SET_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_records(source: Source, split: Split) -> list[tuple[str, Record]]:
-    """The records of a source in their order, each with its place. `source.limit` takes the first rows."""
+    """Return (place, record) of every row of a source, in order; `source.limit` takes the first rows.
+
+    Raises InputError for a source that cannot be read, has no rows, or whose columns or cells do not fit.
+    """
     rows = read_rows(source)
     if not source.subjects:
         rows = rows[: source.limit]
@@ -40,27 +40,26 @@ def read_records(source: Source, split: Split) -> list[tuple[str, Record]]:
     columns = list(dict.fromkeys(str(column) for _, row in rows for column in row))
     layout = find_layout(columns, source.map, source.path)
     records = [placed for row in rows for placed in to_records(row, layout, split, source.chunk_words)]
-    return _about(records, source) if source.subjects else records
+    return _with_subject(records, source) if source.subjects else records
 
 
-def _about(records: list[tuple[str, Record]], source: Source) -> list[tuple[str, Record]]:
-    """The records whose question has one of the source's subjects in it, whatever the case and the apostrophe."""
-    names = "|".join(re.escape(_plain(name)) for name in source.subjects)
-    named = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
-    kept = [(place, record) for place, record in records if named.search(_plain(record.question))][: source.limit]
-    if not kept:
-        raise InputError(
-            "no question has one of the subjects in it", where=source.path, way_out="spell them as the questions do"
-        )
-    return kept
+def _with_subject(records: list[tuple[str, Record]], source: Source) -> list[tuple[str, Record]]:
+    """Keep the records whose question has one of the source's subjects, whatever the case and the apostrophe."""
+    names = "|".join(re.escape(_subject_form(name)) for name in source.subjects)
+    subject = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
+    matching = [entry for entry in records if subject.search(_subject_form(entry[1].question))][: source.limit]
+    if not matching:
+        way_out = "spell them as the questions do"
+        raise InputError("no question has one of the subjects in it", where=source.path, way_out=way_out)
+    return matching
 
 
-def _plain(text: str) -> str:
+def _subject_form(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
 
 
-def read_rows(source: Source | Path | str) -> list[Row]:
-    """All rows of a file, a folder or a data set, with the place of each."""
+def read_rows(source: Source | Path | str) -> list[RawRow]:
+    """Return all rows of a file, a folder or a data set, with the place of each; see `read_records` for errors."""
     if not isinstance(source, Source):
         source = Source.model_validate({"path": str(source)})
     path = Path(source.path).expanduser()
@@ -69,37 +68,33 @@ def read_rows(source: Source | Path | str) -> list[Row]:
     if _is_hub_name(source.path):
         return _hub_data_set(source)
     if source.name or source.split:
-        raise InputError(
-            "'name' and 'split' are for data sets, this is a plain file or folder",
-            where=source.path,
-            way_out="take them out",
-        )
+        problem = "'name' and 'split' are for data sets, this is a plain file or folder"
+        raise InputError(problem, where=source.path, way_out="take them out")
     if path.is_dir():
         return _folder(path)
     return _file(path)
 
 
 def _is_hub_name(name: str) -> bool:
-    """ "owner/name" where no folder "owner" is at hand: a mistyped file is not worth asking the hub for."""
+    """Tell whether a path is "owner/name" without a local folder "owner", so that no mistyped file is looked up."""
     path = Path(name)
     return bool(_DATA_SET_NAME.fullmatch(name)) and not path.parent.exists() and path.suffix.lower() not in _READERS
 
 
-def _folder(path: Path) -> list[Row]:
+def _folder(path: Path) -> list[RawRow]:
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() in _READERS)
     if not files:
-        raise InputError("a folder without data files", where=str(path), way_out=f"it may hold {_formats()}")
+        raise InputError("a folder without data files", where=str(path), way_out=f"it may hold {', '.join(_READERS)}")
     return [row for file in files for row in _file(file)]
 
 
-def _file(path: Path) -> list[Row]:
+def _file(path: Path) -> list[RawRow]:
     if not path.exists():
         raise InputError("no such file", where=str(path), way_out="paths are relative to where the command is run")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(
-            f"cannot read {path.suffix or 'a file without an ending'}", where=str(path), way_out=f"give {_formats()}"
-        )
+        problem = f"cannot read {path.suffix or 'a file without an ending'}"
+        raise InputError(problem, where=str(path), way_out=f"give {', '.join(_READERS)}")
     try:
         return reader(path)
     except UnicodeDecodeError as error:
@@ -108,11 +103,7 @@ def _file(path: Path) -> list[Row]:
         raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
-def _formats() -> str:
-    return ", ".join(_READERS)
-
-
-def _json_lines(path: Path) -> list[Row]:
+def _json_lines(path: Path) -> list[RawRow]:
     rows = []
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if not line.strip():
@@ -126,8 +117,8 @@ def _json_lines(path: Path) -> list[Row]:
     return rows
 
 
-def _json_any(path: Path) -> list[Row]:
-    """One list, one object, or one object per line."""
+def _json_any(path: Path) -> list[RawRow]:
+    """Read one list, one object, or one object per line."""
     text = _read(path)
     try:
         value = json.loads(text)
@@ -144,16 +135,16 @@ def _json_any(path: Path) -> list[Row]:
 
 
 def _places(path: Path, lines: list[int]) -> list[str]:
-    """Where the entries of a list stand; a line that holds several of them does not say which is meant."""
-    crowded = len(set(lines)) < len(lines)
-    return [f"{path}:{line}" + (f" row {row}" if crowded else "") for row, line in enumerate(lines, start=1)]
+    """Name the place of each entry by its line, and by its row number where a line holds several entries."""
+    ambiguous = len(set(lines)) < len(lines)
+    return [f"{path}:{line}" + (f" row {row}" if ambiguous else "") for row, line in enumerate(lines, start=1)]
 
 
 def _lines_of_list(text: str) -> list[int]:
-    """The line on which each entry of a JSON list starts. `text` is known to be valid."""
+    """Return the line on which each entry of a JSON list starts. `text` is valid JSON."""
     decode, gap = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
-    position, line, lines = text.index("[") + 1, 1, []
-    line += text.count("\n", 0, position)
+    position, lines = text.index("[") + 1, []
+    line = 1 + text.count("\n", 0, position)
     while True:
         start = gap.match(text, position).end()  # type: ignore[union-attr]
         line += text.count("\n", position, start)
@@ -164,15 +155,15 @@ def _lines_of_list(text: str) -> list[int]:
         line += text.count("\n", start, position)
 
 
-def _as_row(value: Any, where: str) -> Row:
+def _as_row(value: Any, where: str) -> RawRow:
     if not isinstance(value, dict):
         raise InputError(f"a row is an object of fields, this is a {type(value).__name__}", where=where)
     return where, value
 
 
-def _csv(path: Path) -> list[Row]:
+def _csv(path: Path) -> list[RawRow]:
     csv.field_size_limit(sys.maxsize)
-    rows: list[Row] = []
+    rows: list[RawRow] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
@@ -192,7 +183,7 @@ def _csv(path: Path) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path) -> list[Row]:
+def _parquet(path: Path) -> list[RawRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -203,7 +194,7 @@ def _parquet(path: Path) -> list[Row]:
     return _numbered(table.to_pylist(), str(path))
 
 
-def _saved_data_set(path: Path, source: Source) -> list[Row]:
+def _saved_data_set(path: Path, source: Source) -> list[RawRow]:
     import datasets
 
     try:
@@ -213,22 +204,19 @@ def _saved_data_set(path: Path, source: Source) -> list[Row]:
     return _one_split(loaded, source)
 
 
-def _hub_data_set(source: Source) -> list[Row]:
+def _hub_data_set(source: Source) -> list[RawRow]:
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
         loaded = datasets.load_dataset(source.path, source.name)
     except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
-        raise InputError(
-            f"no such file or folder, and no data set of this name could be loaded ({_short(error)})",
-            where=source.path,
-            way_out="check the spelling, or give a file",
-        ) from None
+        problem = f"no such file or folder, and no data set of this name could be loaded ({_short(error)})"
+        raise InputError(problem, where=source.path, way_out="check the spelling, or give a file") from None
     return _one_split(loaded, source)
 
 
-def _one_split(loaded: Any, source: Source) -> list[Row]:
+def _one_split(loaded: Any, source: Source) -> list[RawRow]:
     if not isinstance(loaded, dict):
         if source.split:
             raise InputError(f"has no splits, {source.split!r} was asked for", where=source.path)
@@ -241,7 +229,7 @@ def _one_split(loaded: Any, source: Source) -> list[Row]:
     return _numbered(loaded[split], f"{source.path}[{split}]")
 
 
-def _numbered(rows: Iterable[dict[str, Any]], where: str) -> list[Row]:
+def _numbered(rows: Iterable[dict[str, Any]], where: str) -> list[RawRow]:
     return [(f"{where} row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
@@ -253,7 +241,7 @@ def _short(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-_READERS: dict[str, Callable[[Path], list[Row]]] = {
+_READERS: dict[str, Callable[[Path], list[RawRow]]] = {
     ".jsonl": _json_lines,
     ".json": _json_any,
     ".csv": _csv,
@@ -263,8 +251,10 @@ _READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`columns`: those of the file, question and answer first; a document has one. `recipe`: a recipe of the project,
-    or the key of one that takes the file.
+    """A public benchmark whose files are read as they are.
+
+    `columns`: those of the file, question and answer first; a document has one. `recipe`: a recipe of the project, or
+    the recipe key that takes the file. The number in `what` is the arXiv id.
     """
 
     name: str

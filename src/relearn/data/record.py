@@ -1,11 +1,7 @@
-"""One piece of knowledge: a question with its answer, or a passage of text.
+"""Define `Record`, one piece of knowledge: a question with its answer, or a passage of text.
 
-What kind of probe a row is: its level, its type, the attacks it uses (as RWKU's probes have them, arXiv 2406.10890).
-
-Tags come from the columns below, each a text, a number or a list of texts; scores are broken down by them. A probe
-whose question has a blank is asked with one sentence in front of it that says so, in training and evaluation alike.
-
-A few of many, spread evenly over the whole.
+A record's tags say what kind of probe it is: its level, its type, the attacks it uses (as RWKU's probes have them,
+arXiv 2406.10890). Scores are broken down by them.
 """
 
 from __future__ import annotations
@@ -27,8 +23,8 @@ class Record:
 
     `id` is a stable hash of question and answer unless the data brings its own. `paraphrases` are other wordings of the
     question, `alternatives` perturbed or alternate answers, `subject` the person or thing the record is about.
-    `choices` are the answers a multiple-choice question offers, `choice` the place of the right one; `tags` say what
-    kind of probe the record is (its level, its attacks), and scores are broken down by them.
+    `choices` are the answers of a multiple-choice question, `choice` is the index of the correct one. `source` is the
+    place the record was read from.
     """
 
     question: str
@@ -51,40 +47,41 @@ class Record:
 
 
 def content_id(*parts: str) -> str:
-    """Sixteen hex digits that depend on the texts and on nothing else."""
+    """Return sixteen hex digits of the sha256 of the texts."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-COLUMNS = ("tags", "level", "type", "kind", "attack", "attacks")
+TAG_COLUMNS = ("tags", "level", "type", "kind", "attack", "attacks")
 FILL_IN = "Complete the sentence: give only the words that belong in the blank."
 _BLANK = re.compile(r"_{2,}")
 
 
-def tags_of(values: Mapping[str, Any], columns: Iterable[str] = COLUMNS) -> tuple[str, ...]:
-    """The tags of a row, each once, in the order of its columns. A bare number gets its column's name: "level 1".
+def read_tags(values: Mapping[str, Any], columns: Iterable[str] = TAG_COLUMNS) -> tuple[str, ...]:
+    """Return the tags of a row without repetitions, in the order of `columns`.
 
-    Cells of other types are of some other use and are left alone.
+    A cell is a text, an integer or a list of them; entries of other types are skipped. A number gets its column's name:
+    "level 1".
     """
-    found: list[str] = []
+    tags: list[str] = []
     for column in columns:
         cell = values.get(column)
         for entry in cell if isinstance(cell, list | tuple) else [cell]:
             if isinstance(entry, str | int) and not isinstance(entry, bool):
                 text = " ".join(str(entry).split())
-                found.append(f"{column} {text}" if text.isdecimal() else text)
-    return tuple(dict.fromkeys(filter(None, found)))
+                tags.append(f"{column} {text}" if text.isdecimal() else text)
+    return tuple(dict.fromkeys(filter(None, tags)))
 
 
-def as_asked(question: str) -> str:
-    """The question of a probe as a model is asked it."""
+def add_fill_in_instruction(question: str) -> str:
+    """Put FILL_IN before a question with a blank ("___"), in training and evaluation alike; return others unchanged."""
     return f"{FILL_IN}\n{question}" if _BLANK.search(question) else question
 
 
-Item = TypeVar("Item")
+Sampled = TypeVar("Sampled")
 
 
-def evenly(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, at even distances over the whole, in their order."""
+def evenly(items: Sequence[Sampled], count: int) -> list[Sampled]:
+    """Return at most `count` items at even distances over the whole sequence, in order."""
     if len(items) <= count:
         return list(items)
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[number * len(items) // count] for number in range(count)]

@@ -1,7 +1,7 @@
-"""What must hold before anything is spent: sets that are there, without contradictions, and texts a model can take.
+"""Load and validate the record sets of a recipe: no contradictions between sets, and texts that the model can take.
 
-`load_all` reads every set of a recipe; `check_special_tokens` and `check_lengths` need a tokenizer and are called once
-it is loaded. Messages name the place and the question, never an answer.
+`load_all` reads every set of a recipe; `check_special_tokens` and `check_lengths` need a tokenizer and run once it is
+loaded. Messages name the place and the question, never an answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relearn.data.columns import glimpse
 from relearn.data.loaders import read_records
 from relearn.data.record import Record, Split, content_id
 
-Places = Mapping[str, str]
+Places = Mapping[str, str]  # record id -> where it was read
 
 # (field of DataSet, name in the recipe, split of its records)
 _SETS: tuple[tuple[str, str, Split], ...] = (
@@ -36,10 +36,7 @@ _NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout", "real_authors
 
 @dataclass(frozen=True)
 class DataSet:
-    """All records of a run.
-
-    `places[set][record id]` says where a record was read, `notes` what was merged or noticed while reading.
-    """
+    """All records of a run; `places[set][record id]` is where a record was read, `notes` what was merged or noticed."""
 
     forget: tuple[Record, ...]
     retain: tuple[Record, ...] = ()
@@ -53,14 +50,14 @@ class DataSet:
     places: Mapping[str, Places] = field(default_factory=dict)
 
     def sets(self) -> Iterator[tuple[str, tuple[Record, ...]]]:
-        """(name, records) of every set that has records."""
+        """Yield (name, records) of every set that has records."""
         for name, _, _ in _SETS:
             if records := getattr(self, name):
                 yield name, records
 
 
 def load_all(data: Data) -> DataSet:
-    """Read and check every set of a recipe; raises `InputError` at the first thing that is wrong."""
+    """Read and check every set of a recipe. Raises InputError at the first problem."""
     notes: list[str] = []
     sets: dict[str, tuple[Record, ...]] = {}
     places: dict[str, Places] = {}
@@ -69,16 +66,21 @@ def load_all(data: Data) -> DataSet:
         sets[name], places[name] = load_set(sources, split, label, notes)
     for forget in _TO_FORGET:
         for other in _NOT_TO_FORGET:
-            _refuse_overlap(forget, other, sets, places)
+            _refuse_overlap(forget, other, sets=sets, places=places)
     for trained, probes in (("forget", "probes_forget"), ("retain", "probes_retain")):
-        _note_trained_probes(trained, probes, sets, notes)
+        questions = {normalised(record.question) for record in sets[trained]}
+        if seen := sum(normalised(record.question) in questions for record in sets[probes]):
+            notes.append(f"{probes}: {_count(seen, 'question')} also in {trained}, so not held out")
     return DataSet(**sets, notes=tuple(notes), places=places)
 
 
 def load_set(
     sources: Sources, split: Split, label: str = "data", notes: list[str] | None = None
 ) -> tuple[tuple[Record, ...], Places]:
-    """The records of one set, exact duplicates merged (said in `notes`), and the place of each by record id."""
+    """Return the records of one set and the place of each; exact duplicates are merged, which is added to `notes`.
+
+    Raises InputError for a source that cannot be read, and for two different rows with the same id.
+    """
     records: dict[str, Record] = {}
     places: dict[str, str] = {}
     merged: list[tuple[str, str]] = []
@@ -90,10 +92,9 @@ def load_set(
             elif record.id == content_id(record.question, record.answer):
                 merged.append((place, places[record.id]))
             else:
+                problem = f"the id {glimpse(record.id)} is already that of {places[record.id]}"
                 raise InputError(
-                    f"the id {glimpse(record.id)} is already that of {places[record.id]}",
-                    where=place,
-                    way_out="ids are unique within a set; rows may also come without",
+                    problem, where=place, way_out="ids are unique within a set; rows may also come without"
                 )
     if merged and notes is not None:
         later, first = merged[0]
@@ -102,7 +103,7 @@ def load_set(
 
 
 def normalised(text: str) -> str:
-    """A text without case, runs of blanks, and closing punctuation: what decides that two rows say the same."""
+    """Return a text without case, runs of blanks and closing punctuation; two rows equal in this form are the same."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
 
 
@@ -111,7 +112,7 @@ def _key(record: Record) -> tuple[str, str]:
 
 
 def _refuse_overlap(
-    forget: str, other: str, sets: Mapping[str, tuple[Record, ...]], places: Mapping[str, Places]
+    forget: str, other: str, *, sets: Mapping[str, tuple[Record, ...]], places: Mapping[str, Places]
 ) -> None:
     to_forget = {_key(record): record for record in sets[forget]}
     both = [(to_forget[key], record) for record in sets[other] if (key := _key(record)) in to_forget]
@@ -119,49 +120,36 @@ def _refuse_overlap(
         return
     first, second = both[0]
     more = f", and {len(both) - 1} more" if len(both) > 1 else ""
-    raise InputError(
+    problem = (
         f"the question {glimpse(first.question)} with this answer is in {forget} and in {other} "
-        f"({places[other][second.id]}){more}",
-        where=places[forget][first.id],
-        way_out="take it out of one of them",
+        f"({places[other][second.id]}){more}"
     )
-
-
-def _note_trained_probes(trained: str, probes: str, sets: Mapping[str, tuple[Record, ...]], notes: list[str]) -> None:
-    questions = {normalised(record.question) for record in sets[trained]}
-    seen = sum(normalised(record.question) in questions for record in sets[probes])
-    if seen:
-        notes.append(f"{probes}: {_count(seen, 'question')} also in {trained}, so not held out")
+    raise InputError(problem, where=places[forget][first.id], way_out="take it out of one of them")
 
 
 def check_special_tokens(records: Iterable[Record], special: Collection[str], places: Places | None = None) -> None:
-    """Refuse texts that hold a token with a meaning of its own to the model ("<|im_end|>", "</s>")."""
+    """Raise InputError for a text with a special token of the model ("<|im_end|>", "</s>")."""
     tokens = sorted((token for token in special if token.strip()), key=len, reverse=True)
     for record in records:
         for name, text in _texts(record):
-            found = next((token for token in tokens if token in text), None)
-            if found is not None:
-                raise InputError(
-                    f"the {name} holds the model's special token {found!r}",
-                    where=_place(record, places),
-                    way_out="remove it from the text",
-                )
+            token = next((token for token in tokens if token in text), None)
+            if token is not None:
+                problem = f"the {name} holds the model's special token {token!r}"
+                raise InputError(problem, where=_place(record, places), way_out="remove it from the text")
 
 
 def check_lengths(
     records: Iterable[Record], count_tokens: Callable[[str], int], limit: int, places: Places | None = None
 ) -> None:
-    """Refuse rows whose question and answer together are over `limit` tokens: the end of the answer would be cut."""
+    """Raise InputError for a row whose question and answer together are over `limit` tokens."""
     for record in records:
         answer = count_tokens(record.answer)
         question = count_tokens(record.question)
         if question + answer > limit:
-            raise InputError(
-                f"the answer to {glimpse(record.question)} has {answer} tokens, the question {question}, "
-                f"the limit is {limit}",
-                where=_place(record, places),
-                way_out="raise unlearn.max_length, or give the passage as a document (a row with `text` alone)",
-            )
+            tokens = f"has {answer} tokens, the question {question}, the limit is {limit}"
+            way_out = "raise unlearn.max_length, or give the passage as a document (a row with `text` alone)"
+            problem = f"the answer to {glimpse(record.question)} {tokens}"
+            raise InputError(problem, where=_place(record, places), way_out=way_out)
 
 
 def _texts(record: Record) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ from relearn.data import Record
 from relearn.leakage.rules import Hit, Kind, Near, Reading, common_length, find_contacts, find_hits
 from relearn.leakage.secrets import Secret, read_secrets, topic_of
 from relearn.text.normalize import contains, is_function_word, norms, singular
-from relearn.text.subjects import Name
+from relearn.text.subjects import NameTokens
 
 SAME_TOPIC = 0.5
 
@@ -45,9 +45,9 @@ class Scope:
 
     def __init__(self, secrets: Sequence[Secret]):
         self._of_record: dict[str, list[Secret]] = defaultdict(list)
-        self._of_subject: dict[Name, list[Secret]] = defaultdict(list)
-        self._of_question: dict[Name, list[Secret]] = defaultdict(list)
-        self._bearers: dict[str, set[Name]] = defaultdict(set)
+        self._of_subject: dict[NameTokens, list[Secret]] = defaultdict(list)
+        self._of_question: dict[NameTokens, list[Secret]] = defaultdict(list)
+        self._bearers: dict[str, set[NameTokens]] = defaultdict(set)
         for secret in secrets:
             self._of_record[secret.record.id].append(secret)
             self._of_question[norms(secret.record.question)].append(secret)
@@ -57,10 +57,10 @@ class Scope:
             for norm in name:
                 self._bearers[norm].add(name)
         self._unnamed = [secret for secret in secrets if not secret.public & set(secret.subject)]
-        self._asked: dict[Name, frozenset[str]] = {}
+        self._asked: dict[NameTokens, frozenset[str]] = {}
         self.name_words = frozenset(self._bearers) | {singular(norm) for norm in self._bearers}
 
-    def asked_about(self, name: Name) -> frozenset[str]:
+    def asked_about(self, name: NameTokens) -> frozenset[str]:
         """The words of all questions about a subject."""
         if name not in self._asked:
             self._asked[name] = frozenset().union(*(secret.public for secret in self._of_subject.get(name, ())))
@@ -91,11 +91,11 @@ class Scope:
             if secret.subject not in names and secret.record.id not in asked and _asks(topic, secret):
                 yield secret, Near.ASKED
 
-    def _named(self, reading: Reading) -> set[Name]:
+    def _named(self, reading: Reading) -> set[NameTokens]:
         """Subjects whose full name stands in the row; or a shorter name that only one subject has."""
         bearers = {name for norm in reading.places for name in self._bearers.get(norm, ())}
         full = {name for name in bearers if contains(reading.norms, name)}
-        short: set[Name] = set()
+        short: set[NameTokens] = set()
         for span in reading.spans if bearers - full else ():
             said = set(span.norm.split())
             meant = [name for name in bearers if said <= set(name)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from relearn.data import Record
 from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, norms, singular, street_form, tokenise
 from relearn.text.spans import Span, find_spans
-from relearn.text.subjects import Name, common_words, find_subjects, lower_case_words
+from relearn.text.subjects import NameTokens, common_words, find_subjects, lower_case_words
 
 # Words made from others by these endings are abstract more often than not: alone they tell little.
 _ABSTRACT = (
@@ -79,7 +79,7 @@ class Secret:
     """
 
     record: Record
-    subject: Name
+    subject: NameTokens
     answer: tuple[Word, ...]
     tokens: tuple[str, ...]
     public: frozenset[str]
@@ -89,7 +89,7 @@ class Secret:
     words: frozenset[str]
     telling: frozenset[str]
     concrete: frozenset[str]
-    phrases: tuple[Name, ...]
+    phrases: tuple[NameTokens, ...]
     days: tuple[Day, ...]
     decades: frozenset[str]
     numbers: frozenset[str]
@@ -114,7 +114,7 @@ def read_secrets(records: Sequence[Record]) -> list[Secret]:
     ]
 
 
-def _read(record: Record, answer: str, subject: Name, common: frozenset[str], small: frozenset[str]) -> Secret:
+def _read(record: Record, answer: str, subject: NameTokens, common: frozenset[str], small: frozenset[str]) -> Secret:
     public = _public(record, subject)
     spans = [span for span in find_spans(answer) if not public.issuperset(norms(span.text))]
     words = _answer_words(answer, spans, public, common, small)
@@ -145,7 +145,7 @@ def _read(record: Record, answer: str, subject: Name, common: frozenset[str], sm
     )
 
 
-def _public(record: Record, subject: Name) -> frozenset[str]:
+def _public(record: Record, subject: NameTokens) -> frozenset[str]:
     """The words of the question with their singulars; all of the subject's name where it has a part of it."""
     asked = frozenset(norms(record.question))
     known = asked | (frozenset(subject) if record.subject or not asked.isdisjoint(subject) else frozenset())
@@ -200,7 +200,7 @@ def _telling(words: Sequence[Word], rare: frozenset[str], has_spans: bool) -> fr
     return rare or frozenset(content[-1:] if bare else ())
 
 
-def _names(spans: Sequence[Span]) -> list[Name]:
+def _names(spans: Sequence[Span]) -> list[NameTokens]:
     return [tuple(span.norm.split()) for span in spans if span.kind == "name"]
 
 

@@ -1,4 +1,4 @@
-"""Generators of text behind one small protocol, with an answer cache in front."""
+"""Have prompts answered by a language model or by templates: Prompt -> Completer (cache, budget) -> Completion."""
 
 from relearn.llm.completer import Completer, Completion, Prompt
 

@@ -1,7 +1,7 @@
-"""The answer cache: what was asked once is never asked, or paid for, again.
+"""Cache completions in an sqlite file, so that no prompt is sent, or paid for, twice.
 
-An answer is committed the moment it arrives, so a process killed at any time has lost only what was under way. The file
-holds hashes of prompts and the answers to them, not the prompts.
+Every answer is committed when it arrives: a killed process loses only the prompts in flight. The file holds hashes of
+prompts and the answers to them, not the prompts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Protocol, runtime_checkable
 
 from relearn.core.errors import InputError
 from relearn.core.run_dir import make_private_dir
-from relearn.llm.completer import Budget, Completer, Completion, Prompt
+from relearn.llm.completer import CallBudget, Completer, Completion, Prompt
 
 
 @runtime_checkable
 class StreamingCompleter(Protocol):
-    """A completer that hands over each answer as it arrives and takes prompts only when it can send them."""
+    """A completer that yields (position, completion) on arrival and takes a prompt only when it can send it."""
 
     name: str
 
@@ -31,7 +31,7 @@ class StreamingCompleter(Protocol):
 
 @dataclass
 class Usage:
-    """`asked` prompts were sent, `cached` were not needed to be, `failed` of the sent ones brought no answer."""
+    """Counts of prompts: `asked` were sent, `cached` answered from the cache, `failed` sent without an answer."""
 
     asked: int = 0
     cached: int = 0
@@ -42,7 +42,7 @@ class Usage:
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
 
-    def note(self, completion: Completion) -> None:
+    def add(self, completion: Completion) -> None:
         self.asked += 1
         self.failed += not completion.ok
         self.input_tokens += completion.input_tokens
@@ -50,7 +50,7 @@ class Usage:
 
 
 def cache_key(name: str, prompt: Prompt) -> str:
-    """sha256 over the completer's name and everything that shapes its answer."""
+    """Return the sha256 of the completer's name and all of the prompt that shapes its answer."""
     parts = {
         "completer": name,
         "text": prompt.text,
@@ -63,7 +63,10 @@ def cache_key(name: str, prompt: Prompt) -> str:
 
 
 class AnswerStore:
-    """key -> answer in one sqlite file, readable by its owner alone; `path` None keeps it in memory."""
+    """A key -> answer table in an sqlite file that only its owner can read; in memory when `path` is None.
+
+    Raises InputError when the file is no answer cache.
+    """
 
     def __init__(self, path: Path | None):
         self.path = path
@@ -91,8 +94,8 @@ class AnswerStore:
             (key, completion.text, completion.input_tokens, completion.output_tokens),
         )
 
-    def spent(self) -> tuple[int, int]:
-        """(calls, tokens) that the kept answers cost when they were asked."""
+    def total_usage(self) -> tuple[int, int]:
+        """Return the (calls, tokens) that the stored answers took when they were written."""
         return self._db.execute(
             "SELECT count(*), coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
         ).fetchone()
@@ -102,73 +105,75 @@ class AnswerStore:
 
 
 class CachedCompleter:
-    """`inner` behind an answer cache: looks up first, asks only for what is missing, once however often it is wanted.
+    """A completer with a cache: sends only prompts that are not stored, equal ones once.
 
-    Failures are returned and never kept. A `budget` counts what is sent; it raises BudgetError before it is passed.
-    `on_arrival` is called with every answer, kept or new, so that a bar can move.
+    Failures are returned and not stored. `on_arrival` is called once per distinct prompt, stored or new (progress
+    bars).
     """
 
-    def __init__(self, inner: Completer, path: Path | None, budget: Budget | None = None):
+    def __init__(self, inner: Completer, path: Path | None, budget: CallBudget | None = None):
         self.inner = inner
         self.name = inner.name
         self.usage = Usage()
-        self.budget = budget or Budget()
-        self.on_arrival: Callable[[], None] = quietly
+        self.budget = budget or CallBudget()
+        self.on_arrival: Callable[[], None] = ignore_arrival
         self._store = AnswerStore(path)
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        """Answer prompts in order. Raises BudgetError when the budget is used up; every answer received is stored."""
         keys = [cache_key(self.name, prompt) for prompt in prompts]
-        known: dict[str, Completion] = {}
+        answers: dict[str, Completion] = {}
         missing: dict[str, Prompt] = {}
         for key, prompt in zip(keys, prompts, strict=True):
-            if key in known or key in missing:
+            if key in answers or key in missing:
                 self.usage.cached += 1
-            elif (kept := self._store.get(key)) is not None:
-                known[key] = kept
+            elif (stored := self._store.get(key)) is not None:
+                answers[key] = stored
                 self.usage.cached += 1
                 self.on_arrival()
             else:
                 missing[key] = prompt
-        for key, completion in self._ask(list(missing.items())):
-            known[key] = completion
+        for key, completion in self._send(list(missing.items())):
+            answers[key] = completion
             self.on_arrival()
-        first = set()
-        answers = []
+        returned: set[str] = set()
+        completions = []
         for key in keys:
-            answers.append(replace(known[key], cached=True) if key in first and known[key].ok else known[key])
-            first.add(key)
-        return answers
+            repeated = key in returned and answers[key].ok
+            completions.append(replace(answers[key], cached=True) if repeated else answers[key])
+            returned.add(key)
+        return completions
 
-    def kept(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
-        """What the cache holds for each prompt; asks nothing."""
+    def stored(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
+        """Return what the cache holds for each prompt, without sending any."""
         return [self._store.get(cache_key(self.name, prompt)) for prompt in prompts]
 
     def close(self) -> None:
         self._store.close()
 
-    def _ask(self, wanted: list[tuple[str, Prompt]]) -> Iterator[tuple[str, Completion]]:
-        """Send what the budget covers; what it might cover once true counts are known is tried again after that."""
-        while wanted:
+    def _send(self, unsent: list[tuple[str, Prompt]]) -> Iterator[tuple[str, Completion]]:
+        """Send the prompts that the budget covers; try the rest again once true counts have replaced the reserves."""
+        while unsent:
             sent = 0
 
-            def affordable(wanted: list[tuple[str, Prompt]] = wanted) -> Iterator[Prompt]:
+            def affordable(unsent: list[tuple[str, Prompt]] = unsent) -> Iterator[Prompt]:
                 nonlocal sent
-                for _, prompt in wanted:
-                    if not self.budget.take(prompt):
+                for _, prompt in unsent:
+                    if not self.budget.reserve(prompt):
                         return
                     sent += 1
                     yield prompt
 
             for number, completion in _arrivals(self.inner, affordable()):
-                key, prompt = wanted[number]
+                key, prompt = unsent[number]
                 if completion.ok:
                     self._store.put(key, completion)
                 self.budget.settle(prompt, completion)
-                self.usage.note(completion)
+                self.usage.add(completion)
                 yield key, completion
             if not sent:
-                raise self.budget.exhausted()
-            wanted = wanted[sent:]
+                raise self.budget.error()
+            unsent = unsent[sent:]
 
 
 def _arrivals(inner: Completer, prompts: Iterator[Prompt]) -> Iterator[tuple[int, Completion]]:
@@ -177,5 +182,5 @@ def _arrivals(inner: Completer, prompts: Iterator[Prompt]) -> Iterator[tuple[int
     return enumerate(inner.complete(list(prompts)))
 
 
-def quietly() -> None:
-    """The `on_arrival` that does nothing."""
+def ignore_arrival() -> None:
+    """Do nothing: the default `on_arrival`."""

@@ -1,8 +1,6 @@
-"""The one-method protocol behind which every generator stands.
+"""Define prompts, completions, the protocol of a generator, and the budget of calls and tokens.
 
-A cap on calls and tokens that holds however many prompts are under way at once.
-
-What of a written text is whole, without thoughts aloud and without the piece the token limit cut; and its length.
+`strip_reasoning` and `drop_truncated_sentence` clean the text a language model wrote.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from relearn.core.errors import BudgetError
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a generator is asked.
+    """One request to a generator.
 
-    `text` is all that a language model reads. `task` and `fields` say the same in structure, for the offline
-    `templates` generator and for tests; they are never sent anywhere. `attempt` counts from 0: a repeated attempt is a
-    different prompt to the cache, so that asking again can bring another answer.
+    `text` is all that a language model reads. `task` and `fields` are the same request in structured form, for the
+    offline `templates` generator and for tests; they are not sent. `attempt` counts from 0 and is part of the cache
+    key, so that a repeated attempt can bring another answer.
     """
 
     text: str
@@ -35,7 +33,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back. A failure is a value: `error` is set and `text` is empty, never the other way round."""
+    """The answer to a prompt, with its tokens; `error` is set and `text` empty where the generator failed."""
 
     text: str = ""
     error: str | None = None
@@ -50,7 +48,7 @@ class Completion:
 
 @runtime_checkable
 class Completer(Protocol):
-    """Answers prompts in order, one completion for each. `name` identifies model and endpoint in the cache key."""
+    """Answers prompts: one completion each, in order. `name` identifies model and endpoint in the cache key."""
 
     name: str
 
@@ -58,71 +56,65 @@ class Completer(Protocol):
 
 
 @dataclass
-class Budget:
-    """What may be spent in all and what is; None is no limit. A call is a prompt sent, whatever became of it.
+class CallBudget:
+    """Limits on calls and tokens, and what is used of them; None is no limit. Every prompt sent is a call.
 
-    Before a prompt is sent its worst case is set aside, when its answer is there the true count takes its place; so the
-    cap is not passed even with many prompts in flight.
+    `reserve` counts the worst case of a prompt before it is sent, `settle` replaces it by the true count, so that the
+    limits hold with any number of prompts in flight.
     """
 
     max_calls: int | None = None
     max_tokens: int | None = None
     calls: int = 0
     tokens: int = 0
-    _set_aside: int = 0
+    _reserved: int = 0
 
-    def take(self, prompt: Prompt) -> bool:
-        """Set aside what `prompt` can cost; False, with nothing changed, when that is no longer there."""
+    def reserve(self, prompt: Prompt) -> bool:
+        """Reserve a call and the worst-case tokens of `prompt`; return False, with nothing changed, if over a limit."""
         worst = worst_case_tokens(prompt)
         if self.max_calls is not None and self.calls >= self.max_calls:
             return False
-        if self.max_tokens is not None and self.tokens + self._set_aside + worst > self.max_tokens:
+        if self.max_tokens is not None and self.tokens + self._reserved + worst > self.max_tokens:
             return False
         self.calls += 1
-        self._set_aside += worst
+        self._reserved += worst
         return True
 
     def settle(self, prompt: Prompt, completion: Completion) -> None:
-        self._set_aside -= worst_case_tokens(prompt)
+        """Replace the reserved tokens of `prompt` by those of its completion."""
+        self._reserved -= worst_case_tokens(prompt)
         self.tokens += completion.input_tokens + completion.output_tokens
 
-    def exhausted(self) -> BudgetError:
-        limits = [
-            f"{name} {limit:,} ({spent:,} used)"
-            for name, limit, spent in (
-                ("max_calls", self.max_calls, self.calls),
-                ("max_tokens", self.max_tokens, self.tokens),
-            )
-            if limit is not None
-        ]
-        return BudgetError(
-            f"the budget does not cover the next prompt: {', '.join(limits)}",
-            where="synthesis",
-            way_out="every answer received is kept: raise the limit and start again to go on",
-        )
+    def error(self) -> BudgetError:
+        """Return the error for a prompt that the budget does not cover."""
+        used = (("max_calls", self.max_calls, self.calls), ("max_tokens", self.max_tokens, self.tokens))
+        limits = [f"{name} {limit:,} ({count:,} used)" for name, limit, count in used if limit is not None]
+        problem = f"the budget does not cover the next prompt: {', '.join(limits)}"
+        way_out = "every answer received is kept: raise the limit and start again to go on"
+        return BudgetError(problem, where="synthesis", way_out=way_out)
 
 
 def worst_case_tokens(prompt: Prompt) -> int:
-    """Two characters a token (names and numbers are dear), the chat template, and the longest answer allowed."""
+    """Estimate tokens from above: 2 characters a token (names and numbers), 32 for the chat template, max_tokens."""
     return len(prompt.text) // 2 + 32 + prompt.max_tokens
 
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)|\n")
 _BARE_LABEL = re.compile(r"(?:^|\n)[^\S\n]*\(?\d{1,3}[.):]\Z")
 
 
-def without_thoughts(text: str) -> str:
-    """`text` without the <think> blocks of reasoning models."""
-    return _THOUGHT.sub("", text).strip()
+def strip_reasoning(text: str) -> str:
+    """Remove the <think> blocks of reasoning models."""
+    return _REASONING.sub("", text).strip()
 
 
-def whole_part(text: str) -> str:
-    """`text`, cut by the token limit, up to its last whole sentence or line; "" when there is none."""
+def drop_truncated_sentence(text: str) -> str:
+    """Cut a text that reached the token limit after its last complete sentence or line; "" when there is none."""
     ends = [match.end() for match in _END.finditer(text) if match.end() < len(text)]
     return _BARE_LABEL.sub("", text[: ends[-1]].strip()).strip() if ends else ""
 
 
 def estimated_tokens(text: str) -> int:
-    """Characters / 4, rounded up: for endpoints that do not count, and for plans without a tokenizer."""
+    """Estimate the tokens of a text as characters / 4, rounded up, where neither endpoint nor tokenizer counts them."""
     return (len(text) + 3) // 4

@@ -1,6 +1,6 @@
-"""The table of generators: `templates`, `openai:MODEL`, `transformers:MODEL`, and whatever file joins them.
+"""Register generators (`templates`, `openai:MODEL`, `transformers:MODEL`) and make a completer from a recipe's name.
 
-From a generator's name in a recipe to a completer with cache and budget.
+A new generator is one module in this package that calls `GENERATORS.add(name, Generator(...))`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.core.registry import Registry
 from relearn.llm.cache import AnswerStore, CachedCompleter
-from relearn.llm.completer import Budget, Completer
+from relearn.llm.completer import CallBudget, Completer
 
 
-def _nowhere() -> str | None:
+def _no_host() -> str | None:
     return None
 
 
@@ -25,13 +25,13 @@ def _nowhere() -> str | None:
 class Generator:
     """How to make one kind of generator.
 
-    `make(model, settings, loaded)` gets what stands after the colon in its name, the synthesis settings, and the model
-    that is already in memory, if any. `host()` is the other machine that prompts would be sent to; None for none.
-    `takes_model`: a model stands after the colon. `priced`: tokens may cost money, whatever the host.
+    `make(model, settings, loaded)` gets the model named after the colon, the synthesis settings, and the model that is
+    already in memory, if any. `host()` returns the other machine that prompts are sent to, None for this one.
+    `takes_model`: the name has a model after a colon. `priced`: tokens may cost money, whatever the host.
     """
 
     make: Callable[[str, config.Synthesis, Any], Completer]
-    host: Callable[[], str | None] = _nowhere
+    host: Callable[[], str | None] = _no_host
     takes_model: bool = True
     priced: bool = False
     about: str = ""
@@ -41,19 +41,19 @@ GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm", "relearn.
 
 
 def make_completer(
-    name: str, settings: config.Synthesis, cache: Path | None, loaded: Any = None, budget: Budget | None = None
+    name: str, settings: config.Synthesis, cache: Path | None, *, loaded: Any = None, budget: CallBudget | None = None
 ) -> CachedCompleter:
-    """The generator `name` ("templates", "openai:MODEL", "transformers:MODEL") behind the answer cache at `cache`.
+    """Make the generator `name` ("templates", "openai:MODEL", "transformers:MODEL") with the answer cache at `cache`.
 
-    `loaded` is a model in memory (models.load.Loaded): `transformers:` uses it when it is the one named. Raises
-    InputError for an unknown name, a missing model or a missing key.
+    `loaded` is a model in memory (models.load.Loaded) that `transformers:` uses when it is the one named. Without a
+    `budget` that of the settings applies. Raises InputError for an unknown name, a missing model or a missing key.
     """
     generator, model = find_generator(name)
     return CachedCompleter(generator.make(model, settings, loaded), cache, budget or budget_for(settings, cache))
 
 
 def find_generator(name: str) -> tuple[Generator, str]:
-    """The generator of a name and the model that stands after its colon."""
+    """Return the generator of a name and the model after its colon. Raises InputError for a name that fits none."""
     kind, _, model = name.partition(":")
     generator = GENERATORS.get(kind)
     if generator.takes_model and not model:
@@ -63,16 +63,16 @@ def find_generator(name: str) -> tuple[Generator, str]:
     return generator, model
 
 
-def budget_for(settings: config.Synthesis, cache: Path | None) -> Budget:
-    """The budget of the settings, less what the answers already in the cache have cost."""
+def budget_for(settings: config.Synthesis, cache: Path | None) -> CallBudget:
+    """Return the budget of the settings, with the answers in the cache counted as used."""
     calls = tokens = 0
     if cache is not None and cache.exists():
         store = AnswerStore(cache)
-        calls, tokens = store.spent()
+        calls, tokens = store.total_usage()
         store.close()
-    return Budget(settings.max_calls, settings.max_tokens, calls, tokens)
+    return CallBudget(settings.max_calls, settings.max_tokens, calls, tokens)
 
 
 def remote_host(name: str) -> str | None:
-    """The other machine that a generator would send prompts to; None when they stay on this one."""
+    """Return the other machine that a generator sends prompts to; None when they stay on this one."""
     return find_generator(name)[0].host()

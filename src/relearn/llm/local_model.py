@@ -1,7 +1,7 @@
-"""`transformers:MODEL`: a model in this process writes, in batches of prompts of about the same length.
+"""Generate with a transformers model in this process (`transformers:MODEL`), in batches of prompts of similar length.
 
-Sampling adds Gumbel noise that depends on the prompt alone, and takes the largest: the same draw as from the softmax of
-the likeliest tokens, and a prompt's answer does not change with the batch it happens to be in.
+Sampling takes the maximum of scores with Gumbel noise that depends on the prompt alone. That is a draw from the softmax
+of the top SAMPLED_TOKENS tokens, and a prompt's answer does not depend on the other prompts of its batch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from relearn.core import config
-from relearn.llm.completer import Completion, Prompt, whole_part, without_thoughts
+from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence, strip_reasoning
 from relearn.llm.generators import GENERATORS, Generator
 
 SAMPLED_TOKENS = 64
 
 
 class LocalCompleter:
-    """`loaded` (models.load.Loaded) asked through its chat template; temperature 0 is greedy."""
+    """Prompts a loaded model (models.load.Loaded) through its chat template; temperature 0 is greedy."""
 
     def __init__(self, loaded: Any, batch_size: int = 8):
         self.name = f"transformers:{loaded.name}"
@@ -30,13 +30,14 @@ class LocalCompleter:
         return [answers[number] for number in range(len(prompts))]
 
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        waiting = sorted(enumerate(prompts), key=lambda entry: (entry[1].max_tokens, len(entry[1].text), entry[0]))
-        for start in range(0, len(waiting), self.batch_size):
-            batch = waiting[start : start + self.batch_size]
-            written = self._write([prompt for _, prompt in batch])
-            yield from zip((number for number, _ in batch), written, strict=True)
+        """Yield (position, completion), shortest prompts first."""
+        ordered = sorted(enumerate(prompts), key=lambda entry: (entry[1].max_tokens, len(entry[1].text), entry[0]))
+        for start in range(0, len(ordered), self.batch_size):
+            batch = ordered[start : start + self.batch_size]
+            completions = self._generate([prompt for _, prompt in batch])
+            yield from zip((number for number, _ in batch), completions, strict=True)
 
-    def _write(self, prompts: Sequence[Prompt]) -> list[Completion]:
+    def _generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
         import torch
         from transformers import LogitsProcessorList
 
@@ -60,26 +61,27 @@ class LocalCompleter:
                 top_k=None,
                 pad_token_id=loaded.tokenizer.pad_token_id,
                 eos_token_id=stops,
-                logits_processor=LogitsProcessorList([_PromptNoise(prompts, width)]),
+                logits_processor=LogitsProcessorList([_GumbelNoise(prompts, width)]),
             )
         lengths = batch["attention_mask"].sum(dim=1).tolist()
         return [
-            self._completion(row.tolist(), length, prompt, stops)
+            self._completion(row.tolist(), prompt, input_tokens=length, stops=stops)
             for row, length, prompt in zip(output[:, width:], lengths, prompts, strict=True)
         ]
 
-    def _completion(self, ids: list[int], length: int, prompt: Prompt, stops: list[int]) -> Completion:
+    def _completion(self, ids: list[int], prompt: Prompt, *, input_tokens: int, stops: list[int]) -> Completion:
         ids = ids[: prompt.max_tokens]
-        end = next((place for place, token in enumerate(ids) if token in stops), None)
-        text = without_thoughts(self._loaded.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        end = next((position for position, token in enumerate(ids) if token in stops), None)
+        text = strip_reasoning(self._loaded.tokenizer.decode(ids[:end], skip_special_tokens=True))
         if end is None:
-            text = whole_part(text)
-        return Completion(text, input_tokens=length, output_tokens=len(ids) if end is None else end + 1)
+            text = drop_truncated_sentence(text)
+        return Completion(text, input_tokens=input_tokens, output_tokens=len(ids) if end is None else end + 1)
 
 
-class _PromptNoise:
-    """Divides the scores of a row by its temperature and adds Gumbel noise drawn from (prompt, step) to the likeliest
-    tokens; the others are left out, which is top-k sampling with k = SAMPLED_TOKENS.
+class _GumbelNoise:
+    """Logits processor: top-k sampling (k = SAMPLED_TOKENS) as an arg max.
+
+    Divides the scores of a row by its temperature, adds Gumbel noise seeded by (prompt, step), and masks other tokens.
     """
 
     def __init__(self, prompts: Sequence[Prompt], width: int):
@@ -95,11 +97,9 @@ class _PromptNoise:
         noisy = scores.clone()
         for row, (temperature, seed) in enumerate(zip(self._temperatures, self._seeds, strict=True)):
             if temperature > 0:
-                draw = torch.Generator("cpu").manual_seed((seed + step) % 2**63)
-                uniform = torch.rand(best.values.shape[1], generator=draw, dtype=torch.float64, device="cpu").clamp_min(
-                    1e-300
-                )
-                gumbel = (-torch.log(-torch.log(uniform))).to(best.values)
+                random = torch.Generator("cpu").manual_seed((seed + step) % 2**63)
+                uniform = torch.rand(best.values.shape[1], generator=random, dtype=torch.float64, device="cpu")
+                gumbel = (-torch.log(-torch.log(uniform.clamp_min(1e-300)))).to(best.values)
                 noisy[row] = float("-inf")
                 noisy[row, best.indices[row]] = (best.values[row] / temperature + gumbel).to(scores.dtype)
         return noisy

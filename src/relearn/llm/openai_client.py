@@ -1,8 +1,8 @@
-"""`openai:MODEL`: any OpenAI-compatible endpoint, many prompts at a time.
+"""Send prompts to an OpenAI-compatible endpoint (`openai:MODEL`), several at a time.
 
-OPENAI_BASE_URL names the endpoint, OPENAI_API_KEY the key; an endpoint on this machine needs none. The client library
-repeats what failed for the moment (429, 5xx, no connection, time-out) with growing, jittered pauses and keeps to
-Retry-After. What a server says in an error is not passed on: it may quote the prompt or the key.
+OPENAI_BASE_URL is the endpoint, OPENAI_API_KEY the key; an endpoint on this machine needs none. The client library
+retries temporary failures (429, 5xx, no connection, time-out) with growing, jittered pauses and obeys Retry-After.
+Error texts of a server are not passed on: they may quote the prompt or the key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relearn.core.errors import GeneratorError, InputError
-from relearn.llm.completer import Completion, Prompt, estimated_tokens, whole_part, without_thoughts
+from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence, estimated_tokens, strip_reasoning
 from relearn.llm.generators import GENERATORS, Generator
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -27,7 +27,7 @@ _OPTIONAL = ("seed", "temperature", "max_tokens")
 
 @dataclass(frozen=True)
 class _Arrival:
-    """What a thread hands over; `unreachable` when the endpoint, not the prompt, is to blame."""
+    """A thread's result; `unreachable`: the endpoint failed, not the prompt; `fatal`: no prompt can succeed."""
 
     number: int
     completion: Completion
@@ -36,7 +36,11 @@ class _Arrival:
 
 
 class OpenAICompleter:
-    """Chat completions of one model. `tries` counts the first one; `timeout` is seconds per try."""
+    """Requests chat completions of one model.
+
+    `concurrency`: prompts in flight; `tries`: requests per prompt, the first included; `timeout`: seconds per request.
+    Raises InputError for a bad address or a missing key.
+    """
 
     def __init__(self, model: str, concurrency: int = 8, *, tries: int = 6, timeout: float = 180.0):
         import openai
@@ -48,7 +52,7 @@ class OpenAICompleter:
         self.where = f"generator {model} at {_without_login(url)}"
         self.name = f"openai:{model}@{_without_login(url)}"
         self._refused: set[str] = set()
-        # A proxy from the environment must not see what is meant for this machine alone.
+        # A proxy from the environment must not see prompts for this machine.
         client = openai.DefaultHttpxClient(trust_env=False) if local else None
         self._client = openai.OpenAI(
             api_key=_api_key(local), base_url=url, max_retries=tries - 1, timeout=timeout, http_client=client
@@ -59,17 +63,17 @@ class OpenAICompleter:
         return [answers[number] for number in range(len(prompts))]
 
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """(position, completion) as they arrive; prompts are taken from the iterable only when one can be sent.
+        """Yield (position, completion) on arrival; a prompt is taken from the iterable only when it can be sent.
 
         Raises InputError for a wrong key or model, GeneratorError when GIVE_UP_AFTER prompts in a row failed after all
-        their tries; whatever else was under way is yielded first.
+        their tries; prompts in flight are yielded first.
         """
-        waiting = iter(enumerate(prompts))
+        unsent = iter(enumerate(prompts))
         arrived: queue.Queue[_Arrival] = queue.Queue()
         in_flight = 0
         health = _Health()
         while True:
-            while health.going_on and in_flight < self.concurrency and (entry := next(waiting, None)):
+            while health.usable and in_flight < self.concurrency and (entry := next(unsent, None)):
                 # Daemon threads, so that an interrupted process does not wait for a slow endpoint.
                 threading.Thread(target=self._work, args=(*entry, arrived), daemon=True).start()
                 in_flight += 1
@@ -77,7 +81,7 @@ class OpenAICompleter:
                 break
             arrival = arrived.get()
             in_flight -= 1
-            health.note(arrival)
+            health.add(arrival)
             if arrival.fatal is None:
                 yield arrival.number, arrival.completion
         health.raise_for(self.where)
@@ -86,21 +90,21 @@ class OpenAICompleter:
         import openai
 
         try:
-            arrived.put(_Arrival(number, self._ask(prompt)))
+            arrived.put(_Arrival(number, self._request(prompt)))
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             arrived.put(_Arrival(number, Completion(error="refused"), fatal=self._refusal(error.status_code)))
         except openai.APIStatusError as error:
-            passing = error.status_code in (408, 409, 429) or error.status_code >= 500
-            arrived.put(_Arrival(number, Completion(error=f"HTTP {error.status_code}"), unreachable=passing))
+            temporary = error.status_code in (408, 409, 429) or error.status_code >= 500
+            arrived.put(_Arrival(number, Completion(error=f"HTTP {error.status_code}"), unreachable=temporary))
         except openai.APITimeoutError:
             arrived.put(_Arrival(number, Completion(error="timed out"), unreachable=True))
         except openai.APIConnectionError:
             arrived.put(_Arrival(number, Completion(error="no connection"), unreachable=True))
         except Exception as error:
-            # A thread's last resort: without an arrival the stream would wait for this prompt for ever.
+            # Without an arrival the stream would wait for this prompt for ever.
             arrived.put(_Arrival(number, Completion(error=f"unreadable reply ({type(error).__name__})")))
 
-    def _ask(self, prompt: Prompt) -> Completion:
+    def _request(self, prompt: Prompt) -> Completion:
         import openai
 
         while True:
@@ -108,7 +112,7 @@ class OpenAICompleter:
             try:
                 reply = self._client.chat.completions.create(**options)
             except openai.BadRequestError as error:
-                if not self._learn_from(error, options):
+                if not self._drop_refused(error, options):
                     raise
                 continue
             return _as_completion(reply, prompt)
@@ -127,8 +131,8 @@ class OpenAICompleter:
             options["max_completion_tokens"] = prompt.max_tokens
         return {name: value for name, value in options.items() if name not in refused}
 
-    def _learn_from(self, error: Any, options: dict[str, Any]) -> bool:
-        """Leave out a parameter that this model refuses by name; False when the refusal is about something else."""
+    def _drop_refused(self, error: Any, options: dict[str, Any]) -> bool:
+        """Stop sending a parameter that this model refuses by name; return False for any other error."""
         named = error.param or next((name for name in _OPTIONAL if f"'{name}'" in str(error.message)), None)
         if named not in _OPTIONAL or named not in options:
             return False
@@ -137,16 +141,13 @@ class OpenAICompleter:
 
     def _refusal(self, status: int) -> InputError:
         if status == 404:
-            return InputError(
-                f"HTTP 404: no model {self.model!r} there",
-                where=self.where,
-                way_out="check the name after openai: and OPENAI_BASE_URL",
-            )
+            way_out = "check the name after openai: and OPENAI_BASE_URL"
+            return InputError(f"HTTP 404: no model {self.model!r} there", where=self.where, way_out=way_out)
         return InputError(f"HTTP {status}: the key is not accepted", where=self.where, way_out="check OPENAI_API_KEY")
 
 
 class _Health:
-    """Whether asking on makes sense, from what has arrived."""
+    """Decides from the arrivals whether to send more prompts."""
 
     def __init__(self) -> None:
         self.failed_in_row = 0
@@ -154,11 +155,11 @@ class _Health:
         self.fatal: InputError | None = None
 
     @property
-    def going_on(self) -> bool:
+    def usable(self) -> bool:
         return self.fatal is None and self.failed_in_row < GIVE_UP_AFTER
 
-    def note(self, arrival: _Arrival) -> None:
-        if not self.going_on:
+    def add(self, arrival: _Arrival) -> None:
+        if not self.usable:
             return
         self.fatal = arrival.fatal
         self.failed_in_row = self.failed_in_row + 1 if arrival.unreachable else 0
@@ -167,19 +168,16 @@ class _Health:
     def raise_for(self, where: str) -> None:
         if self.fatal is not None:
             raise self.fatal
-        if not self.going_on:
-            raise GeneratorError(
-                f"stopped answering ({self.reason})",
-                where=where,
-                way_out="every answer received is kept: start again to go on",
-            )
+        if not self.usable:
+            way_out = "every answer received is kept: start again to go on"
+            raise GeneratorError(f"stopped answering ({self.reason})", where=where, way_out=way_out)
 
 
 def _as_completion(reply: Any, prompt: Prompt) -> Completion:
     choice = reply.choices[0]
-    text = without_thoughts(choice.message.content or "")
+    text = strip_reasoning(choice.message.content or "")
     if choice.finish_reason == "length":
-        text = whole_part(text)
+        text = drop_truncated_sentence(text)
     usage = reply.usage
     return Completion(
         text,
@@ -189,12 +187,12 @@ def _as_completion(reply: Any, prompt: Prompt) -> Completion:
 
 
 def base_url() -> str:
+    """Return the endpoint of OPENAI_BASE_URL, or OpenAI's own. Raises InputError for another kind of address."""
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_URL
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(
-            "not an http(s) address", where="OPENAI_BASE_URL", way_out="export OPENAI_BASE_URL=http://localhost:8000/v1"
-        )
+        way_out = "export OPENAI_BASE_URL=http://localhost:8000/v1"
+        raise InputError("not an http(s) address", where="OPENAI_BASE_URL", way_out=way_out)
     return url.rstrip("/")
 
 
@@ -204,7 +202,7 @@ def _without_login(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether `url` is this very machine; names are not looked up."""
+    """Tell whether `url` is on this machine; names are not resolved."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -218,11 +216,8 @@ def is_loopback(url: str) -> bool:
 def _api_key(local: bool) -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and not local:
-        raise InputError(
-            "OPENAI_API_KEY is not set",
-            where="generator openai",
-            way_out="export OPENAI_API_KEY=..., or OPENAI_BASE_URL for an endpoint of your own",
-        )
+        way_out = "export OPENAI_API_KEY=..., or OPENAI_BASE_URL for an endpoint of your own"
+        raise InputError("OPENAI_API_KEY is not set", where="generator openai", way_out=way_out)
     return key or "none-needed"
 
 

@@ -24,7 +24,7 @@ from relearn.core.registry import suggest
 from relearn.data import content_id
 from relearn.data.loaders import read_rows
 from relearn.metrics.answer_row import AnswerRow
-from relearn.synthesis.questions import worded_id, worded_record
+from relearn.synthesis.questions import record_id_of_wording, wording_id
 
 Row = dict[str, Any]
 _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
@@ -90,8 +90,8 @@ def _check_same(where: str, row: Row, first: str, known: Row) -> None:
 def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """(the questions' own rows, those of other wordings of one of these questions)."""
     ids = {row["id"] for row in rows}
-    own = [row for row in rows if worded_record(row["id"]) not in ids]
-    return own, [row for row in rows if worded_record(row["id"]) in ids]
+    own = [row for row in rows if record_id_of_wording(row["id"]) not in ids]
+    return own, [row for row in rows if record_id_of_wording(row["id"]) in ids]
 
 
 def _name_wordings(placed: Sequence[tuple[str, Row]]) -> None:
@@ -107,7 +107,7 @@ def _name_wordings(placed: Sequence[tuple[str, Row]]) -> None:
     for _, row in placed:
         number = row.pop("wording", None) or 0
         if row["id"] is not None and number != lowest[row["id"]]:
-            row["id"] = worded_id(row["id"], number)
+            row["id"] = wording_id(row["id"], number)
 
 
 class _Names:

@@ -36,9 +36,8 @@ from relearn.metrics.joint_context import Parts
 from relearn.metrics.knowledge import forgotten, knowledge_note
 from relearn.metrics.lexical_indices import sentences
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
-from relearn.synthesis.questions import worded_record
-from relearn.text.entities import normalise
-from relearn.text.normalize import norms, tokenise
+from relearn.synthesis.questions import record_id_of_wording
+from relearn.text.normalize import entity_form, norms, tokenise
 from relearn.text.subjects import find_subject
 
 FLUENT = RELEVANT = 3
@@ -78,8 +77,8 @@ def names_subject(text: str, subject: str | None) -> bool:
     """Whether a word of the subject's name, of three letters or more, stands in the text."""
     if not subject:
         return False
-    words = set(normalise(text).split())
-    return any(len(word) >= 3 and word in words for word in normalise(subject).split())
+    words = set(entity_form(text).split())
+    return any(len(word) >= 3 and word in words for word in entity_form(subject).split())
 
 
 def _all(parts: Sequence[bool | None]) -> float | None:
@@ -138,8 +137,8 @@ def _measure_worst_case(parts: Parts) -> Measurement | None:
         return context.mean([None] * len(context.rows), why="no question was asked in other words")
     answers: dict[str, list[bool | None]] = {key: [gone] for key, gone in _decided(context).items()}
     for key, gone in _decided(parts.contexts[PART]).items():
-        if worded_record(key) in answers:
-            answers[worded_record(key)].append(gone)
+        if record_id_of_wording(key) in answers:
+            answers[record_id_of_wording(key)].append(gone)
     count = sum(map(len, answers.values())) / max(1, len(answers))
     note = f"{count:.3g} wordings a fact; {knowledge_note(context)}"
     return context.mean([_worst(answers[row.id]) for row in context.rows], note, "an answer could not be judged")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relearn.metrics.answer_row import AnswerRow
-from relearn.text.entities import distinct, normalise, occurs_in, without_query
-from relearn.text.normalize import is_ordinary, norms
+from relearn.text.entities import distinct, occurs_in, without_query
+from relearn.text.normalize import entity_form, is_ordinary, norms
 
 if TYPE_CHECKING:
     from relearn.metrics.judges import Judges
@@ -71,11 +71,11 @@ def _without_subject(entities: list[str], row: AnswerRow) -> list[str]:
     """Less the subject's name where the question gives part of it ("Marta"), unless the name is the answer itself."""
     if not row.subject:
         return entities
-    asked = set(normalise(row.question).split())
-    subject = set(normalise(row.subject).split())
+    asked = set(entity_form(row.question).split())
+    subject = set(entity_form(row.subject).split())
     if not subject & asked:
         return entities
-    others = [entity for entity in entities if not set(normalise(entity).split()) <= subject]
+    others = [entity for entity in entities if not set(entity_form(entity).split()) <= subject]
     return others or entities
 
 

@@ -24,13 +24,13 @@ from relearn.synthesis.generation_cost import (
     QUESTIONS,
     VARIANT_GROWTH,
     WITH_ANSWERS,
-    Count,
     Sent,
     Spending,
-    counting,
-    spending,
+    TokenCounter,
+    estimate_spending,
+    token_counter,
 )
-from relearn.synthesis.questions import KINDS, variant_group, variants_prompt
+from relearn.synthesis.questions import WORDING_VARIANTS, variant_group, variants_prompt
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")
@@ -39,7 +39,7 @@ Calls = Iterable[tuple[int, int]]
 
 def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
     """Calls, tokens and money by purpose, and what leaves this machine. Asks and sends nothing."""
-    count, metrics, prices = counting(tokenizer), recipe.metrics, recipe.prices
+    count, metrics, prices = token_counter(tokenizer), recipe.metrics, recipe.prices
     generator = recipe.synthesis.generator
     asked = {name: records for name, records in data.sets() if name != "generic"}
     uses: list[tuple[str, str, str, Calls]] = []  # (who, for what, what is shown, calls)
@@ -56,24 +56,24 @@ def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tu
     for name, purpose, shown, calls in uses:
         sizes = list(calls)
         totals = (len(sizes), sum(read for read, _ in sizes), sum(said for _, said in sizes))
-        found.append(spending(name, totals, prices, purpose))
+        found.append(estimate_spending(name, totals, prices, purpose=purpose))
         if host := remote_host(name):
             allowed_by = "metrics.allow_remote" if purpose == "grades" else "synthesis.allow_remote"
             sent.append(Sent(host, len(data.forget), shown, allowed_by))
     return found, sent
 
 
-def _wordings(records: Iterable[Record], wanted: int, settings: config.Synthesis, count: Count) -> Calls:
-    asked = settings.model_copy(update={"variants": KINDS})
+def _wordings(records: Iterable[Record], wanted: int, settings: config.Synthesis, count: TokenCounter) -> Calls:
+    asked = settings.model_copy(update={"variants": WORDING_VARIANTS})
     for record in records:
         missing = max(0, wanted - len(record.paraphrases))
-        written = len(KINDS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
-        for _ in range(0, missing, len(KINDS)):
+        written = len(WORDING_VARIANTS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
+        for _ in range(0, missing, len(WORDING_VARIANTS)):
             prompt = variants_prompt(variant_group(record, asked), asked, seed=0)
             yield count(prompt.text) + MESSAGE_TOKENS, written
 
 
-def _entities(records: Iterable[Record], wordings: int, count: Count) -> Calls:
+def _entities(records: Iterable[Record], wordings: int, count: TokenCounter) -> Calls:
     frame = count(entity_prompt("").text) + MESSAGE_TOKENS
     for record in records:
         known = [count(record.question), count(record.answer)]
@@ -85,7 +85,7 @@ def _entities(records: Iterable[Record], wordings: int, count: Count) -> Calls:
             yield frame + tokens, tokens
 
 
-def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: Count) -> Calls:
+def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: TokenCounter) -> Calls:
     for name, records in parts.items():
         asked = 1 + wordings if name == "forget" else 1
         aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]

@@ -95,7 +95,7 @@ def _replies(completer: Completer, prompts: Sequence[Prompt]) -> list[Completion
             failed = Completion(error=str(error))
             if not isinstance(completer, CachedCompleter):
                 return [failed for _ in prompts]
-            kept = completer.kept(prompts)
+            kept = completer.stored(prompts)
             arrived = sum(reply is not None for reply in kept)
             if arrived <= had or isinstance(error, BudgetError):
                 return [reply or failed for reply in kept]

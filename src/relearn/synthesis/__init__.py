@@ -1,1 +1,1 @@
-"""Write training rows: question variants, vague answers, checks, generic rows."""
+"""Write training rows: questions -> vague answers -> checks -> rows; synthesize.py has the whole sequence."""

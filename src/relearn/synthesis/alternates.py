@@ -1,15 +1,13 @@
-"""Alternate answers for AltPO: plausible answers to a forget question that are not the original one.
+"""Write alternate answers for AltPO: plausible answers to a forget question other than the original one.
 
 Mekala et al., COLING 2025, arXiv 2409.13474: five answers a question, sampled at temperature 1. The authors show the
-generator the original answer to be changed; here, as everywhere in the synthesis, it is not shown. What happens to be
-the original, in full or in part, is caught by the leak check of vague answers. Documents get other continuations.
-
-What AltPO's alternate answers will ask for, before anything is spent: one call for each record that brings none.
+generator the original answer to be changed; here, as everywhere in the synthesis, it is not shown. The leak check of
+vague answers rejects what happens to equal the original, in full or in part. Documents get other continuations.
+`plan_alternates` estimates calls and tokens beforehand.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +16,37 @@ from typing import Any
 from relearn.core import config
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import make_private_dir, read_jsonl, write_jsonl
+from relearn.core.run_dir import read_jsonl, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Prompt
-from relearn.llm.generators import budget_for, make_completer
-from relearn.synthesis.checks import Inspect, Verifier, form_flaw, subject_of
-from relearn.synthesis.generation_cost import LABEL_TOKENS, MESSAGE_TOKENS, Count, Plan, check_remote, counting, planned
-from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill, prompt_text, read_labelled
+from relearn.synthesis.checks import LeakCheck, Verifier, form_flaw, subject_of
+from relearn.synthesis.generation_cost import (
+    LABEL_TOKENS,
+    MESSAGE_TOKENS,
+    Plan,
+    TokenCounter,
+    check_remote,
+    make_plan,
+    token_counter,
+)
+from relearn.synthesis.retry_loop import (
+    Flaw,
+    Slot,
+    SlotGroup,
+    SlotText,
+    WritingTask,
+    about_subject,
+    check_in_turn,
+    number_labels,
+    prompt_text,
+    read_labelled,
+    reject,
+    write_with_retries,
+)
 from relearn.synthesis.rows import Rejection
-from relearn.synthesis.synthesize import CACHE, progress
+from relearn.synthesis.synthesize import WRITE_BETTER, Writers, kind_counts, open_writers, progress
 from relearn.synthesis.vague_answers import no_answer_flaw
+from relearn.text.normalize import words_only
 
 ALTERNATES, REJECTED_ALTERNATES = "alternates.jsonl", "rejected_alternates.jsonl"
 ANSWERS = 5
@@ -37,7 +56,7 @@ TOKENS_PER_ALTERNATE = 120
 
 @dataclass(frozen=True)
 class Alternates:
-    """Record id -> its alternate answers, and what was not taken; records without an answer are missing."""
+    """Record id -> accepted alternate answers, and the rejections; records without an answer are missing."""
 
     answers: Mapping[str, list[str]]
     rejections: tuple[Rejection, ...]
@@ -47,33 +66,33 @@ def write_alternates(
     records: Sequence[Record],
     settings: config.Synthesis,
     out: Path,
-    seed: int,
     *,
+    seed: int,
     loaded: Any = None,
     tick: Ticker = quiet,
 ) -> dict[str, Any]:
     """Write alternates.jsonl, {record_id, answers} a row, and rejected_alternates.jsonl into `out`; return the counts.
 
-    A record's own `alternatives` are taken first; the generator is asked only for records of which none passed the leak
-    check. Answers are cached in out/cache.sqlite, so the same call goes on where it stopped. Raises InputError before
-    anything is sent when private records would go to another host unasked, GeneratorError or BudgetError when it had to
-    stop, RunFailedError when not one record has an alternate answer.
+    A record's own `alternatives` come first; the generator writes only for records of which none passed the leak check.
+    Completions are cached in out/cache.sqlite, so that the same call resumes where it stopped. `loaded` is a model in
+    memory for `transformers:`. Raises InputError before anything is sent when private records would go to another host
+    without permission, GeneratorError or BudgetError when generation stopped, RunFailedError when no record has an
+    alternate answer.
     """
     own = own_alternates(records, Verifier(records).leaks)
-    asked = [record for record in records if record.id not in own.answers]
+    without_own = [record for record in records if record.id not in own.answers]
     written, usage = Alternates({}, ()), {}
-    if asked:
-        check_remote(settings, len(asked))
-        written, usage = _ask(asked, records, settings, out, seed, loaded, tick)
+    if without_own:
+        check_remote(settings, len(without_own))
+        with open_writers(records, settings, out, loaded=loaded) as writers:
+            written = _generate(without_own, settings, writers, seed=seed, tick=tick)
+        usage = writers.usage()
     rejections = own.rejections + written.rejections
     answers = {**own.answers, **written.answers}
     write_jsonl(out / REJECTED_ALTERNATES, (rejection.to_dict() for rejection in rejections))
     if records and not answers:
-        raise RunFailedError(
-            "not one alternate answer was taken",
-            where=str(out / REJECTED_ALTERNATES),
-            way_out="read there what was written and why it was rejected, and take a generator that writes better",
-        )
+        where = str(out / REJECTED_ALTERNATES)
+        raise RunFailedError("not one alternate answer was taken", where=where, way_out=WRITE_BETTER)
     rows = [{"record_id": record.id, "answers": answers[record.id]} for record in records if record.id in answers]
     write_jsonl(out / ALTERNATES, rows)
     without = len(records) - len(rows)
@@ -81,105 +100,66 @@ def write_alternates(
         "records": len(records),
         "answers": sum(len(row["answers"]) for row in rows),
         "records_with_own": len(own.answers),
-        "records_asked": len(asked),
+        "records_asked": len(without_own),
         "records_without_alternates": without,
         "rejected": len(rejections),
-        "rejected_by_kind": dict(sorted(Counter(rejection.kind for rejection in rejections).items())),
+        "rejected_by_kind": kind_counts(rejections),
         "usage": usage,
         "notes": _notes(len(own.answers), without, len(records)),
     }
 
 
 def read_alternates(path: Path) -> dict[str, list[str]]:
-    """Record id -> alternate answers, from an alternates.jsonl."""
+    """Read alternates.jsonl into record id -> alternate answers."""
     return {row["record_id"]: list(row["answers"]) for row in read_jsonl(path)}
 
 
-def own_alternates(records: Sequence[Record], inspect: Inspect) -> Alternates:
-    """The `alternatives` that records bring and that pass the checks, at most ANSWERS each."""
-    offered = [
+def own_alternates(records: Sequence[Record], check_leaks: LeakCheck) -> Alternates:
+    """Check the `alternatives` of the records; at most ANSWERS per record are accepted."""
+    texts = [
         (Slot(record, record.id, "original", record.question), answer.strip())
         for record in records
         for answer in record.alternatives
     ]
     answers: dict[str, list[str]] = {}
     rejections = []
-    for (slot, answer), flaw in zip(offered, _Check(inspect)(offered), strict=True):
+    for (slot, answer), flaw in zip(texts, _AlternateCheck(check_leaks)(texts), strict=True):
         if flaw is None:
             answers.setdefault(slot.record.id, []).append(answer)
         else:
-            rejections.append(
-                Rejection(
-                    slot.record.id,
-                    slot.question_id,
-                    "original",
-                    slot.asked,
-                    answer,
-                    0,
-                    reason=flaw.reason,
-                    kind=flaw.kind,
-                    final=True,
-                )
-            )
-    return Alternates({name: taken[:ANSWERS] for name, taken in answers.items()}, tuple(rejections))
+            rejections.append(reject(slot, answer, flaw, final=True))
+    return Alternates({record_id: accepted[:ANSWERS] for record_id, accepted in answers.items()}, tuple(rejections))
 
 
-def _ask(
-    asked: Sequence[Record],
-    records: Sequence[Record],
-    settings: config.Synthesis,
-    out: Path,
-    seed: int,
-    loaded: Any,
-    tick: Ticker,
-) -> tuple[Alternates, dict[str, Any]]:
-    """Alternates written by the generator for `asked`, of all `records`, and what it and the judge used."""
-    cache = make_private_dir(out) / CACHE
-    budget = budget_for(settings, cache)
-    completer = make_completer(settings.generator, settings, cache, loaded, budget)
-    judge = make_completer(settings.judge, settings, cache, loaded, budget) if settings.judge else None
-    inspect = Verifier(records, judge).flaws
-    groups = [slots(record) for record in asked]
-    try:
-        with progress(completer, len(groups), tick):
-            filled = fill(groups, _writing(inspect, seed), completer, settings.attempts)
-    finally:
-        for used in filter(None, (completer, judge)):
-            used.close()
-    usage = {"generator": completer.usage.to_dict()} | ({"judge": judge.usage.to_dict()} if judge else {})
-    return Alternates(_by_record(groups, filled), filled.rejections), usage
-
-
-def _writing(inspect: Inspect, seed: int) -> Writing:
-    return Writing(
-        what="alternate answer",
-        ask=lambda group, attempt: alternates_prompt(group, seed, attempt),
-        read=lambda reply, group: read_labelled(reply, _numbers(group)),
-        check=_Check(inspect),
+def _generate(
+    records: Sequence[Record], settings: config.Synthesis, writers: Writers, *, seed: int, tick: Ticker
+) -> Alternates:
+    task = WritingTask(
+        name="alternate answer",
+        prompt=lambda group, attempt: alternates_prompt(group, seed, attempt),
+        parse=lambda reply, group: read_labelled(reply, number_labels(len(group))),
+        check=_AlternateCheck(writers.verifier.flaws),
     )
+    groups = [alternate_group(record) for record in records]
+    with progress(writers.completer, len(groups), tick):
+        written = write_with_retries(groups, task, writers.completer, attempts=settings.attempts)
+    answers = {group[0].record.id: [written.texts[slot] for slot in group if slot in written.texts] for group in groups}
+    return Alternates({record_id: texts for record_id, texts in answers.items() if texts}, written.rejections)
 
 
-def slots(record: Record) -> Group:
-    """The places of a record's alternate answers, which are asked for together."""
+def alternate_group(record: Record) -> SlotGroup:
+    """Return ANSWERS slots for the alternate answers of a record; they share one prompt."""
     return tuple(
         Slot(record, content_id("alternate", record.id, str(number)), "original", record.question)
         for number in range(ANSWERS)
     )
 
 
-def _by_record(groups: Sequence[Group], filled: Filled) -> dict[str, list[str]]:
-    found = {group[0].record.id: [filled.texts[slot] for slot in group if slot in filled.texts] for group in groups}
-    return {name: texts for name, texts in found.items() if texts}
-
-
-def alternates_prompt(group: Group, seed: int, attempt: int = 0) -> Prompt:
-    """One prompt for the places of `group`, which all belong to one record.
-
-    Of the original answer nothing is told but roughly how long it is.
-    """
+def alternates_prompt(group: SlotGroup, seed: int, attempt: int = 0) -> Prompt:
+    """Make the prompt for the slots of one record; of the original answer it holds only the rough length."""
     record = group[0].record
     subject = subject_of(record) or ""
-    about = f" about {subject}" if subject else ""
+    about = about_subject(subject)
     count = str(len(group))
     if record.form == "text":
         text = prompt_text("alternate_passages", count=count, about=about, prefix=record.question)
@@ -193,7 +173,7 @@ def alternates_prompt(group: Group, seed: int, attempt: int = 0) -> Prompt:
         max_tokens=TOKENS_PER_ALTERNATE * len(group),
         temperature=TEMPERATURE,
         attempt=attempt,
-        # Places of one record that are asked for again, one by one, are different draws.
+        # Slots of one record that are retried one by one are different draws.
         seed=seed + int(group[0].question_id[:6], 16),
     )
 
@@ -203,44 +183,36 @@ def _length(answer: str) -> str:
     return "one to four words" if words <= 4 else "one sentence" if words <= 30 else "two or three sentences"
 
 
-def _numbers(group: Group) -> list[str]:
-    return [str(number) for number in range(1, len(group) + 1)]
+class _AlternateCheck:
+    """Rejects what is no answer, repeats the original, leaks a secret, or repeats an accepted alternate."""
 
+    def __init__(self, check_leaks: LeakCheck):
+        self._check_leaks = check_leaks
+        self._accepted: set[tuple[str, str]] = set()
 
-class _Check:
-    """Refuses what is no answer, repeats the original, tells a secret, or repeats an alternate that was taken."""
+    def __call__(self, texts: Sequence[SlotText]) -> list[Flaw | None]:
+        return check_in_turn(texts, _form_flaw, self._leaks_and_repetitions)
 
-    def __init__(self, inspect: Inspect):
-        self._inspect = inspect
-        self._taken: set[tuple[str, str]] = set()
+    def _leaks_and_repetitions(self, texts: Sequence[SlotText]) -> list[Flaw | None]:
+        leaks = self._check_leaks([(slot.record, slot.question, text) for slot, text in texts])
+        return [leak or self._repetition(slot, text) for (slot, text), leak in zip(texts, leaks, strict=True)]
 
-    def __call__(self, written: Sequence[tuple[Slot, str]]) -> list[Flaw | None]:
-        flaws = [_own_flaw(slot, text) for slot, text in written]
-        rest = [number for number, flaw in enumerate(flaws) if flaw is None]
-        triples = [(slot.record, slot.asked, text) for slot, text in (written[number] for number in rest)]
-        for number, leak in zip(rest, self._inspect(triples), strict=True):
-            flaws[number] = leak or self._repeated(*written[number])
-        return flaws
-
-    def _repeated(self, slot: Slot, text: str) -> Flaw | None:
-        entry = (slot.record.id, _plain(text))
-        if entry in self._taken:
+    def _repetition(self, slot: Slot, text: str) -> Flaw | None:
+        entry = (slot.record.id, words_only(text))
+        if entry in self._accepted:
             return Flaw("duplicate", "the same as another alternate answer")
-        self._taken.add(entry)
+        self._accepted.add(entry)
         return None
 
 
-def _own_flaw(slot: Slot, text: str) -> Flaw | None:
+def _form_flaw(slot: Slot, text: str) -> Flaw | None:
     flaw = form_flaw(text, min_words=1)
     if flaw is None and slot.record.form == "chat":
-        flaw = no_answer_flaw(slot.asked, text)
-    if flaw is None and _plain(text) in map(_plain, filter(None, (slot.record.answer, slot.record.paraphrased_answer))):
+        flaw = no_answer_flaw(slot.question, text)
+    originals = filter(None, (slot.record.answer, slot.record.paraphrased_answer))
+    if flaw is None and words_only(text) in map(words_only, originals):
         flaw = Flaw("verbatim", "the same as the original answer")
     return flaw
-
-
-def _plain(text: str) -> str:
-    return " ".join("".join(sign if sign.isalnum() else " " for sign in text.casefold()).split())
 
 
 def _notes(own: int, without: int, records: int) -> list[str]:
@@ -258,29 +230,33 @@ def _notes(own: int, without: int, records: int) -> list[str]:
 def plan_alternates(
     records: Sequence[Record], settings: config.Synthesis, *, tokenizer: Any = None, prices: config.Prices | None = None
 ) -> Plan:
-    """As `plan`, of `write_alternates`: an alternate answer is taken to be as long as the original one."""
-    own = _own(records)
-    asked = [record for record in records if record.id not in own]
-    count = counting(tokenizer)
-    rows = {"alternate": sum(own.values()) + ANSWERS * len(asked)}
-    passes = [_of_record(record, count) for record in asked]
-    return planned(rows, passes, ANSWERS * len(asked), settings, tokenizer=tokenizer, prices=prices)
+    """Estimate the calls, tokens and cost of `write_alternates`; see `plan_synthesis`.
+
+    An alternate answer is taken to be as long as the original one.
+    """
+    own = _own_counts(records)
+    without_own = [record for record in records if record.id not in own]
+    count = token_counter(tokenizer)
+    rows = {"alternate": sum(own.values()) + ANSWERS * len(without_own)}
+    passes = [_tokens_of_record(record, count) for record in without_own]
+    return make_plan(rows, passes, settings, judged=ANSWERS * len(without_own), tokenizer=tokenizer, prices=prices)
 
 
-def planned_alternates(records: Sequence[Record]) -> int:
-    """Alternate answers when every text that is asked for is written and taken."""
-    own = _own(records)
+def expected_alternates(records: Sequence[Record]) -> int:
+    """Return the number of alternate answers if every text is written and accepted."""
+    own = _own_counts(records)
     return sum(own.get(record.id, ANSWERS) for record in records)
 
 
-def _own(records: Sequence[Record]) -> dict[str, int]:
-    """Record id -> how many of the answers that it brings will be taken, where any will."""
+def _own_counts(records: Sequence[Record]) -> dict[str, int]:
+    """Return record id -> number of its own alternatives that pass, for records that have such."""
     if not any(record.alternatives for record in records):
         return {}
-    found = own_alternates(records, Verifier(records).leaks).answers
-    return {key: len(answers) for key, answers in found.items()}
+    own = own_alternates(records, Verifier(records).leaks).answers
+    return {record_id: len(answers) for record_id, answers in own.items()}
 
 
-def _of_record(record: Record, count: Count) -> tuple[int, int, int]:
-    sent = count(alternates_prompt(slots(record), seed=0).text) + MESSAGE_TOKENS
+def _tokens_of_record(record: Record, count: TokenCounter) -> tuple[int, int, int]:
+    """Return (calls, input tokens, output tokens) of one pass over a record."""
+    sent = count(alternates_prompt(alternate_group(record), seed=0).text) + MESSAGE_TOKENS
     return 1, sent, ANSWERS * (min(count(record.answer), TOKENS_PER_ALTERNATE) + LABEL_TOKENS)

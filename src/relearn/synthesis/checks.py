@@ -1,10 +1,8 @@
-"""What every written text is looked at for besides the leak check: its form, whom it is about, what it makes up.
+"""Check written texts: form, subject, invented particulars, and leaks (stage 3, content verification).
 
-Stage 3, content verification: does a written text tell the secret of the record it was written for, or of any other?
-
-The deterministic check of `relearn.leakage.detector` comes first; a judge model, when there is one, reads what
-passed it, and only the one line it was asked for counts (arXiv 2502.11190, section 3). `verify_file` is the same check
-for any file of training rows.
+A text must not leak the secret of the record it was written for, nor of any other. The deterministic check of
+`relearn.leakage.detector` comes first; a judge model, when there is one, reads what passed it, and only its verdict
+line counts (arXiv 2502.11190, section 3). `verify_file` is the leak check for any file of training rows.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from relearn.core.config import Source
 from relearn.core.errors import InputError
 from relearn.core.run_dir import refuse_overwrite, write_jsonl
 from relearn.data import Record
-from relearn.data.columns import Layout, find_layout
+from relearn.data.columns import find_layout
 from relearn.data.loaders import read_records, read_rows
 from relearn.leakage.detector import KINDS, Finding, LeakIndex
 from relearn.llm import Completer, Completion, Prompt
@@ -29,20 +27,20 @@ from relearn.synthesis.retry_loop import Flaw, prompt_text
 from relearn.text.spans import find_spans
 from relearn.text.subjects import find_subject
 
-# (record, prompt, text) -> the flaw of a text that tells the record's secret, None for one that does not.
-Inspect = Callable[[Sequence[tuple[Record, str, str]]], Sequence[Flaw | None]]
+# (record, prompt, text) of written texts -> the flaw of each text that leaks, None for the others.
+LeakCheck = Callable[[Sequence[tuple[Record, str, str]]], Sequence[Flaw | None]]
 
 MIN_WORDS, MAX_WORDS = 3, 120
 _MARKUP = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
 
 
 def subject_of(record: Record) -> str | None:
-    """The record's own subject, else the name its question is about."""
+    """Return the record's own subject, else the name its question is about."""
     return record.subject or (find_subject(record.question) if record.form == "chat" else None)
 
 
 def form_flaw(text: str, min_words: int = MIN_WORDS) -> Flaw | None:
-    """A text too short or long to be a sentence, with control characters or a chat template's marks."""
+    """Reject a text of too few or too many words, with control characters or a chat template's marks."""
     words = len(text.split())
     if not min_words <= words <= MAX_WORDS:
         return Flaw("malformed", f"has {words} words, not {min_words} to {MAX_WORDS}")
@@ -53,31 +51,27 @@ def form_flaw(text: str, min_words: int = MIN_WORDS) -> Flaw | None:
     return None
 
 
-def subject_flaw(record: Record, asked: str, text: str) -> Flaw | None:
-    """A text that no longer names the subject its question names (the paper's subject consistency)."""
-    names = _names(subject_of(record) or "")
-    if names & _words(asked) and not names & _words(text):
+def subject_flaw(record: Record, question: str, text: str) -> Flaw | None:
+    """Reject a text that does not name the subject its question names (the paper's subject consistency)."""
+    names = {word for word in _words(subject_of(record) or "") if len(word) > 1}
+    if names & _words(question) and not names & _words(text):
         return Flaw("subject", "does not name the subject that the question names")
     return None
 
 
-def invented_flaw(asked: str, text: str) -> Flaw | None:
-    """A contact, date, address or longer number that is not in the question: true or made up, no vague text holds one.
+def invented_flaw(question: str, text: str) -> Flaw | None:
+    """Reject a contact, date, address or longer number that is not in the question, whether true or made up.
 
     Names are left to the leak check: by capitals alone they cannot be told from titles or another language's nouns.
     """
-    given = {span.norm for span in find_spans(asked)}
+    in_question = {span.norm for span in find_spans(question)}
     for span in find_spans(text):
-        if span.norm in given or span.text.casefold() in asked.casefold():
+        if span.norm in in_question or span.text.casefold() in question.casefold():
             continue
         long = sum(sign.isdigit() for sign in span.text) >= 3
         if span.kind in ("email", "phone", "date", "address") or (span.kind == "number" and long):
             return Flaw("invented", f"states a particular ({span.kind}) that the question does not hold")
     return None
-
-
-def _names(subject: str) -> set[str]:
-    return {word for word in _words(subject) if len(word) > 1}
 
 
 def _words(text: str) -> set[str]:
@@ -86,7 +80,7 @@ def _words(text: str) -> set[str]:
 
 JUDGE_TOKENS = 160
 _VERDICT = re.compile(r"verdict: (safe|leak)\.?", re.IGNORECASE)
-_WHAT = {
+_LEAK_NAMES = {
     "verbatim": "the whole answer",
     "split": "the whole answer, over prompt and target together,",
     "email": "an email address",
@@ -99,21 +93,18 @@ _WHAT = {
 
 
 class Verifier:
-    """Looks at (record, prompt, text) triples: `leaks` by rule alone, `flaws` by rule and then by the judge."""
+    """Checks (record, prompt, text) triples for leaks: `leaks` by rule, `flaws` by rule and then by the judge."""
 
     def __init__(self, records: Sequence[Record], judge: Completer | None = None):
         self.index = LeakIndex(records)
         self._judge = judge
 
     def leaks(self, written: Sequence[tuple[Record, str, str]]) -> list[Flaw | None]:
-        """One flaw, or None, for each text written for a record under a prompt; both are looked at."""
+        """Return one flaw, or None, for each text with its prompt; both are checked."""
         return [self._leak(record, prompt, text) for record, prompt, text in written]
 
     def flaws(self, written: Sequence[tuple[Record, str, str]]) -> list[Flaw | None]:
-        """As `leaks`; the judge is asked about the texts without a leak.
-
-        A verdict that is not understood, and a judge that does not answer, are flaws: never "safe".
-        """
+        """As `leaks`; texts without a leak go to the judge. A verdict that is missing or not understood is a flaw."""
         flaws = self.leaks(written)
         if self._judge is None:
             return flaws
@@ -128,18 +119,18 @@ class Verifier:
         if not findings:
             return None
         worst = findings[0]
-        whose = "its record" if worst.record_id == record.id else f"record {worst.record_id}"
-        return Flaw(worst.kind, f"{_WHAT[worst.kind]} of {whose} in the {worst.field}: {_quoted(worst.text)}")
+        owner = "its record" if worst.record_id == record.id else f"record {worst.record_id}"
+        return Flaw(worst.kind, f"{_LEAK_NAMES[worst.kind]} of {owner} in the {worst.field}: {_quoted(worst.text)}")
 
 
 def judge_prompt(record: Record, question: str, candidate: str) -> Prompt:
-    """What the judge reads. It holds the private answer: a judge on another host is sent it."""
+    """Make the judge's prompt. It holds the private answer, so a judge on another host is sent it."""
     fields = {"question": question, "answer": record.answer, "candidate": candidate}
     return Prompt(prompt_text("judge", **fields), task="judge", fields=fields, max_tokens=JUDGE_TOKENS)
 
 
 def read_verdict(reply: Completion) -> Flaw | None:
-    """None for a last line that is "Verdict: SAFE" and nothing else; a flaw for everything else."""
+    """Return None when the last line is exactly "Verdict: SAFE", else a flaw."""
     if not reply.ok:
         return Flaw("unjudged", f"the judge did not answer: {reply.error}")
     lines = [line.strip() for line in reply.text.splitlines() if line.strip()]
@@ -151,7 +142,7 @@ def read_verdict(reply: Completion) -> Flaw | None:
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """`by_kind` counts the flagged rows by the worst kind each has, worst first."""
+    """Result of `verify_file`; `by_kind` counts the flagged rows by the worst leak kind of each, worst first."""
 
     rows: int
     flagged: int
@@ -159,21 +150,20 @@ class VerifySummary:
 
 
 def verify_file(file: Path | str, against: Path | str, out: Path | str) -> VerifySummary:
-    """Write one JSON line to `out` for every row of `file` that carries a secret of the forget set `against`.
+    """Write one JSON line to `out` for every row of `file` that leaks a secret of the forget set `against`.
 
-    A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. Rows that name
-    the forget record they were written for (`record_id`, as in synthesis.jsonl) are checked as ours, others as foreign.
-    Raises InputError for files that cannot be read, and where `out` is one of them.
+    A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. A row that names
+    its forget record (`record_id`, as in synthesis.jsonl) is checked as synthesis checks its rows, others by their text
+    alone. Raises InputError for a file that cannot be read, and where `out` is one of the inputs.
     """
     refuse_overwrite([Path(out)], (file, against))
-    placed = read_records(Source.model_validate({"path": str(against)}), "forget")
-    places = {record.id: (place, record) for place, record in placed}
-    index = LeakIndex([record for _, record in placed])
+    forget = read_records(Source.model_validate({"path": str(against)}), "forget")
+    places = {record.id: (place, record) for place, record in forget}
+    index = LeakIndex([record for _, record in forget])
     rows = list(_texts(Path(file)))
     flagged = []
     for number, (prompt, target, record_id) in enumerate(rows):
-        known = record_id if record_id in places else None
-        if findings := index.check(prompt, target, record_id=known):
+        if findings := index.check(prompt, target, record_id=record_id if record_id in places else None):
             flagged.append(_flagged(number, findings, places))
     write_jsonl(Path(out), flagged)
     counts = Counter(row["kind"] for row in flagged)
@@ -181,7 +171,7 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
 
 
 def _texts(file: Path) -> Iterable[tuple[str, str, str | None]]:
-    """(prompt, target, record id) of every row, in order; a text that is missing is empty."""
+    """Yield (prompt, target, record id) of every row, in order; a missing text is empty."""
     rows = read_rows(file)
     if not rows:
         raise InputError("no rows", where=str(file), way_out="give at least one")
@@ -189,18 +179,12 @@ def _texts(file: Path) -> Iterable[tuple[str, str, str | None]]:
     layout = find_layout(columns, {}, str(file))
     for where, row in rows:
         prompt = [_text(row, column, where) for column in (layout.question, layout.context) if column]
-        target = _text(row, _target_column(layout), where)
+        target = _text(row, layout.answer or layout.text, where)
         yield "\n\n".join(filter(None, prompt)), target, row.get("record_id")
 
 
-def _target_column(layout: Layout) -> str:
-    column = layout.answer or layout.text
-    assert column is not None
-    return column
-
-
-def _text(row: Mapping[str, Any], column: str, where: str) -> str:
-    value = row.get(column)
+def _text(row: Mapping[str, Any], column: str | None, where: str) -> str:
+    value = row.get(column) if column else None
     if value is not None and not isinstance(value, str):
         raise InputError(f"the field {column!r} is of type {type(value).__name__}, not a text", where=where)
     return value or ""
@@ -211,16 +195,13 @@ def _flagged(number: int, findings: Sequence[Finding], places: Mapping[str, tupl
     place, record = places[worst.record_id]
     shown = [finding.text for finding in findings if finding.kind == "split"] or [worst.text]
     more = f" and {len(findings) - len(shown)} more" if len(findings) > len(shown) else ""
-    return {
-        "row": number,
-        "kind": worst.kind,
-        "findings": [asdict(finding) for finding in findings],
-        "reason": f"{_WHAT[worst.kind]} of {place} {_quoted(record.question)} in the "
-        f"{'row' if worst.kind == 'split' else worst.field}: {_quoted(' | '.join(shown))}{more}",
-    }
+    secret = f"{_LEAK_NAMES[worst.kind]} of {place} {_quoted(record.question)}"
+    field = "row" if worst.kind == "split" else worst.field
+    reason = f"{secret} in the {field}: {_quoted(' | '.join(shown))}{more}"
+    return {"row": number, "kind": worst.kind, "findings": [asdict(one) for one in findings], "reason": reason}
 
 
 def _quoted(text: str, limit: int = 120) -> str:
-    """The text on one line in quotation marks, long ones cut."""
+    """Put a text on one line in quotation marks, cut to `limit` characters."""
     line = " ".join(text.split())
     return f'"{line if len(line) <= limit else line[: limit - 1] + "…"}"'

@@ -1,19 +1,19 @@
-"""Rows that were written elsewhere, such as a published augmented set, taken in place of new ones where they pass.
+"""Take rows written elsewhere, such as a published augmented set, in place of new ones where they pass the checks.
 
-A row of `synthesis.file` is taken when, in this order, it
-- is about a subject of the forget set: its prompt names one, or it does so as a whole;
-- names that subject in what is new, the answer, or prefix and rest of a completion: "the individual" teaches nobody
+A row of `synthesis.file` is accepted when, in this order, it
+- is about a subject of the forget set: its prompt names one, or the whole row does;
+- names that subject in its new text, the answer, or prefix and rest of a completion: "the individual" does not teach
   about whom to be vague (arXiv 2502.11190, section 3, subject consistency);
-- carries no secret of the forget set (`relearn verify` finds nothing in it);
-- was not there before.
-It is tied to the record of its subject whose question is closest to its own. What is left out stands in rejected.jsonl.
+- leaks no secret of the forget set (`relearn verify` finds nothing in it);
+- has not occurred before.
+It is assigned to the record of its subject whose question shares most words with its own. The other rows are in
+rejected.jsonl.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from relearn.core.run_dir import write_jsonl
 from relearn.data import Record, content_id
 from relearn.data.loaders import read_records
 from relearn.leakage.detector import LeakIndex
-from relearn.synthesis.rows import Rejection, TrainingRow, choose_generic, generic_wanted, split_answer
-from relearn.synthesis.synthesize import REJECTED, SYNTHESIS
-from relearn.synthesis.vague_answers import hardened
+from relearn.synthesis.retry_loop import Flaw
+from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_wanted
+from relearn.synthesis.synthesize import REJECTED, SYNTHESIS, kind_counts, row_counts
 from relearn.text.normalize import contains, norms, word_set
-from relearn.text.subjects import Name, find_subjects
+from relearn.text.subjects import NameTokens, find_subjects
 
 _ASKING = word_set(
     "what whats who whos whom whose where wheres when why which how hows is are was were do does did has have had can "
@@ -38,145 +38,133 @@ _ASKING = word_set(
 
 
 @dataclass(frozen=True)
-class Given:
-    """`rows` taken, tied to forget records; `rejections` with the reason for every other row."""
+class ExternalRows:
+    """The accepted rows, assigned to forget records, and a rejection for every other row."""
 
     rows: tuple[TrainingRow, ...]
     rejections: tuple[Rejection, ...]
 
 
-def given_rows(path: Path | str, forget: Sequence[Record]) -> Given:
-    """The rows of a file that pass; see the head of this module. Raises InputError for a file that cannot be read."""
-    offered = [record for _, record in read_records(Source(path=str(path)), "generic")]
-    subjects = dict(zip((record.id for record in forget), find_subjects(forget), strict=True))
-    index = LeakIndex(forget)
-    rows: dict[str, TrainingRow] = {}
-    rejections = []
-    for row, about in zip(offered, find_subjects(offered), strict=True):
-        whose = _named(row, about, set(subjects.values()) - {()})
-        made = (
-            _row(row, _closest(row, [record for record in forget if subjects[record.id] == whose])) if whose else None
-        )
-        kind, reason = _flaw(made, row, whose, index)
-        if made is not None and made.id in rows and not kind:
-            kind, reason = "duplicate", "stands in the file twice"
-        if kind or made is None:
-            rejections.append(_rejection(row, made, kind, reason))
-        else:
-            rows[made.id] = made
-    return Given(tuple(rows.values()), tuple(rejections))
-
-
-def write_given(
+def write_external_rows(
     path: Path | str,
     forget: Sequence[Record],
     generic: Sequence[Record],
+    *,
     settings: config.Synthesis,
     out: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Write synthesis.jsonl and rejected.jsonl from the rows of `path`, mixed with generic ones; returns the counts.
+    """Write synthesis.jsonl and rejected.jsonl from the rows of `path`, mixed with generic rows; return the counts.
 
-    Answers are cut into completions only when the file has no completions of its own.
+    Answers are cut into completions only when the file has no completions of its own. Raises InputError for a file that
+    cannot be read, RunFailedError when no row is accepted.
     """
-    given = given_rows(path, forget)
-    rows = list(given.rows)
-    write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in given.rejections))
+    external = read_external_rows(path, forget)
+    rows = list(external.rows)
+    write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in external.rejections))
     if not rows:
         raise RunFailedError("not one of the given rows passes", where=str(path), way_out=f"see {out / REJECTED}")
     if settings.completions and all(row.kind == "qa" for row in rows):
-        rows += list(_completions(rows, settings, LeakIndex(forget)))
-    rows += hardened(rows, forget, settings.harden, seed)
-    mixed = choose_generic(generic, len(rows), settings.generic_ratio, seed)
-    write_jsonl(out / SYNTHESIS, (row.to_dict() for row in (*rows, *mixed)))
-    served = {row.record_id for row in rows}
-    kinds = Counter(row.kind for row in rows)
-    without = sum(record.id not in served for record in forget)
+        rows += _completions(rows, settings.completion_split, LeakIndex(forget))
+    rows += attack_shaped_rows(rows, forget, settings.harden, seed=seed)
+    generic_rows = choose_generic(generic, len(rows), settings.generic_ratio, seed=seed)
+    write_jsonl(out / SYNTHESIS, (row.to_dict() for row in (*rows, *generic_rows)))
+    wanted = generic_wanted(len(rows), settings.generic_ratio)
     return {
         "records": len(forget),
-        "offered": len(given.rows) + len(given.rejections),
-        "qa": kinds["qa"],
-        "completion": kinds["completion"],
-        "generic": len(mixed),
-        "generic_wanted": generic_wanted(len(rows), settings.generic_ratio),
-        "records_without_rows": without,
-        "rejected": len(given.rejections),
-        "rejected_for_good": len(given.rejections),
-        "rejected_by_kind": dict(sorted(Counter(rejection.kind for rejection in given.rejections).items())),
+        "offered": len(external.rows) + len(external.rejections),
+        **row_counts(forget, rows, generic_rows, wanted=wanted),
+        "rejected": len(external.rejections),
+        "rejected_for_good": len(external.rejections),
+        "rejected_by_kind": kind_counts(external.rejections),
         "usage": {},
-        "notes": [f"{len(given.rows)} of the rows in {path} pass and are learned in place of new ones"],
+        "notes": [f"{len(external.rows)} of the rows in {path} pass and are learned in place of new ones"],
     }
 
 
-def _named(row: Record, about: Name, known: set[Name]) -> Name | None:
-    """The one subject of the forget set that the row is about."""
-    if about in known:
-        return about
-    text = norms(f"{row.question} {row.answer}")
-    named = [name for name in known if contains(text, name)]
+def read_external_rows(path: Path | str, forget: Sequence[Record]) -> ExternalRows:
+    """Check the rows of a file as the module docstring says. Raises InputError for a file that cannot be read."""
+    external = [record for _, record in read_records(Source(path=str(path)), "generic")]
+    records_of: dict[NameTokens, list[Record]] = {}
+    for record, subject in zip(forget, find_subjects(forget), strict=True):
+        records_of.setdefault(subject, []).append(record)
+    subjects = records_of.keys() - {()}
+    index = LeakIndex(forget)
+    rows: dict[str, TrainingRow] = {}
+    rejections = []
+    for source, prompt_subject in zip(external, find_subjects(external), strict=True):
+        subject = _forget_subject(source, prompt_subject, subjects)
+        row = _training_row(source, _closest(source, records_of[subject])) if subject else None
+        flaw = _flaw(row, source, subject, index)
+        if flaw is None and row is not None and row.id in rows:
+            flaw = Flaw("duplicate", "stands in the file twice")
+        if flaw is not None:
+            rejections.append(_rejection(source, row, flaw))
+        elif row is not None:
+            rows[row.id] = row
+    return ExternalRows(tuple(rows.values()), tuple(rejections))
+
+
+def _forget_subject(source: Record, prompt_subject: NameTokens, subjects: Set[NameTokens]) -> NameTokens | None:
+    """Return the one subject of the forget set that a row is about; None without one."""
+    if prompt_subject in subjects:
+        return prompt_subject
+    text = norms(f"{source.question} {source.answer}")
+    named = [name for name in subjects if contains(text, name)]
     return named[0] if len(named) == 1 else None
 
 
-def _closest(row: Record, records: Sequence[Record]) -> Record:
-    asked = set(norms(row.question))
-    return max(records, key=lambda record: len(asked & set(norms(record.question))))
+def _closest(source: Record, records: Sequence[Record]) -> Record:
+    words = set(norms(source.question))
+    return max(records, key=lambda record: len(words & set(norms(record.question))))
 
 
-def _row(row: Record, record: Record) -> TrainingRow:
-    kind = "completion" if _is_completion(row) else "qa"
+def _training_row(source: Record, record: Record) -> TrainingRow:
+    kind = "completion" if _is_completion(source) else "qa"
     return TrainingRow(
-        content_id(kind, record.id, row.question, row.answer),
-        kind,
-        row.question,
-        row.answer,
-        "chat" if kind == "qa" else "text",
+        id=content_id(kind, record.id, source.question, source.answer),
+        kind=kind,
+        prompt=source.question,
+        target=source.answer,
+        form="chat" if kind == "qa" else "text",
         record_id=record.id,
-        question_id=content_id("given", row.question),
+        question_id=content_id("given", source.question),
     )
 
 
-def _is_completion(row: Record) -> bool:
-    """A prefix with its rest: the prompt neither ends nor begins as a question does."""
-    first = re.match(r"\W*(\w*)", row.question)
-    asks = row.question.rstrip().endswith("?") or (first and first[1].lower() in _ASKING)
-    return row.form == "text" or not asks
+def _is_completion(source: Record) -> bool:
+    """Tell whether a row is a prefix with its rest: the prompt neither ends nor begins as a question."""
+    first_word = re.match(r"\W*(\w*)", source.question)
+    asks = source.question.rstrip().endswith("?") or (first_word and first_word[1].lower() in _ASKING)
+    return source.form == "text" or not asks
 
 
-def _flaw(made: TrainingRow | None, row: Record, whose: Name | None, index: LeakIndex) -> tuple[str, str]:
-    """(kind, reason) why a row cannot be taken; two empty texts when it can."""
-    if made is None or whose is None:
-        return "subject", "is about nobody in the forget set"
-    new = norms(row.answer if made.kind == "qa" else f"{row.question} {row.answer}")
-    if not set(whose) & set(new):
-        return "unnamed", "does not name its subject"
-    if findings := index.check(row.question, row.answer):
-        return findings[0].kind, f"tells a secret of record {findings[0].record_id}"
-    return "", ""
+def _flaw(row: TrainingRow | None, source: Record, subject: NameTokens | None, index: LeakIndex) -> Flaw | None:
+    if row is None or subject is None:
+        return Flaw("subject", "is about nobody in the forget set")
+    new_text = norms(source.answer if row.kind == "qa" else f"{source.question} {source.answer}")
+    if not set(subject) & set(new_text):
+        return Flaw("unnamed", "does not name its subject")
+    if findings := index.check(source.question, source.answer):
+        return Flaw(findings[0].kind, f"tells a secret of record {findings[0].record_id}")
+    return None
 
 
-def _completions(rows: Sequence[TrainingRow], settings: config.Synthesis, index: LeakIndex) -> Iterator[TrainingRow]:
-    for row in rows:
-        cut = split_answer(row.target, settings.completion_split)
-        if cut and not index.check(*cut, record_id=row.record_id):
-            yield TrainingRow(
-                content_id("completion", row.id),
-                "completion",
-                *cut,
-                "text",
-                record_id=row.record_id,
-                question_id=row.question_id,
-            )
+def _completions(rows: Sequence[TrainingRow], share: float, index: LeakIndex) -> list[TrainingRow]:
+    """Cut the answers in two; leave out those that leak without the question."""
+    cut = [cut_row(row, share, content_id("completion", row.id)) for row in rows]
+    return [row for row in cut if row and not index.check(row.prompt, row.target, record_id=row.record_id)]
 
 
-def _rejection(row: Record, made: TrainingRow | None, kind: str, reason: str) -> Rejection:
+def _rejection(source: Record, row: TrainingRow | None, flaw: Flaw) -> Rejection:
     return Rejection(
-        made.record_id or "" if made else "",
-        made.question_id or "" if made else "",
-        "original",
-        row.question,
-        row.answer,
-        0,
-        reason,
-        kind,
+        record_id=(row and row.record_id) or "",
+        question_id=(row and row.question_id) or "",
+        variant="original",
+        prompt=source.question,
+        target=source.answer,
+        attempt=0,
+        reason=flaw.reason,
+        kind=flaw.kind,
         final=True,
     )

@@ -1,7 +1,7 @@
-"""A retain set where the user gave none: what the start model itself says about the same subjects and about the world.
+"""Build a retain set where the user gave none, from the start model's own answers.
 
 A generator writes public questions about each subject of the forget set, everyday questions are added, and the start
-model answers them all. What tells a secret of the forget set is left out.
+model answers them all. Rows that leak a secret of the forget set are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relearn.data import Record
 from relearn.data.validation import normalised
 from relearn.llm import Completer, Prompt
 from relearn.synthesis.checks import Verifier, form_flaw, subject_of
-from relearn.synthesis.retry_loop import prompt_text, read_labelled
+from relearn.synthesis.retry_loop import number_labels, prompt_text, read_labelled
 
 PER_SUBJECT = 5
 TOKENS_PER_QUESTION = 48
@@ -24,25 +24,26 @@ SOURCE = "asked of the start model"
 def neighbour_records(
     records: Sequence[Record],
     completer: Completer,
-    ask: Callable[[list[str]], list[str]],
+    *,
+    answer: Callable[[list[str]], list[str]],
     verifier: Verifier,
     seed: int,
 ) -> list[Record]:
-    """Retain records made of neighbour questions and the answers that `ask`, the start model, gives to them.
+    """Return retain records of neighbour questions with the start model's answers; `answer` asks the model.
 
-    `verifier` knows the secrets of `records`; a question or answer that tells one is left out, as is an answer that is
-    no usable text. Raises GeneratorError when no prompt for questions brought an answer.
+    `verifier` holds the secrets of `records`: a row that leaks one is left out, as is an answer that is no usable text.
+    Raises GeneratorError when every prompt for questions failed.
     """
     subjects = list(dict.fromkeys(subject for record in records if (subject := subject_of(record))))
-    to_forget = {normalised(record.question) for record in records}
+    forget_questions = {normalised(record.question) for record in records}
     questions = _questions(subjects, completer, seed)
     questions += [(question, None) for question in prompt_text("everyday").splitlines()]
-    questions = [entry for entry in _distinct(questions) if normalised(entry[0]) not in to_forget]
-    answers = ask([question for question, _ in questions])
+    questions = [entry for entry in _distinct(questions) if normalised(entry[0]) not in forget_questions]
+    answers = answer([question for question, _ in questions])
     return [
-        Record(question, answer, subject=subject, split="retain", source=SOURCE)
-        for (question, subject), answer in zip(questions, (answer.strip() for answer in answers), strict=True)
-        if form_flaw(answer) is None and not verifier.index.check(question, answer, subject=subject)
+        Record(question, text, subject=subject, split="retain", source=SOURCE)
+        for (question, subject), text in zip(questions, map(str.strip, answers), strict=True)
+        if form_flaw(text) is None and not verifier.index.check(question, text, subject=subject)
     ]
 
 
@@ -60,16 +61,13 @@ def _questions(subjects: list[str], completer: Completer, seed: int) -> list[tup
     ]
     replies = completer.complete(prompts)
     if replies and not any(reply.ok for reply in replies):
-        raise GeneratorError(
-            f"no neighbour question was written: {replies[-1].error}",
-            where="synthesis",
-            way_out="give a retain set, or see that the generator answers",
-        )
-    labels = [str(number) for number in range(1, PER_SUBJECT + 1)]
+        way_out = "give a retain set, or see that the generator answers"
+        problem = f"no neighbour question was written: {replies[-1].error}"
+        raise GeneratorError(problem, where="synthesis", way_out=way_out)
     return [
         (question, subject)
         for subject, reply in zip(subjects, replies, strict=True)
-        for question in read_labelled(reply.text, labels)
+        for question in read_labelled(reply.text, number_labels(PER_SUBJECT))
         if question is not None and form_flaw(question) is None
     ]
 

@@ -1,7 +1,7 @@
-"""Stage 1, question augmentation: each question once more in other words, in a situation, with typing errors, and
-turned round (arXiv 2502.11190, section 3). One prompt per record for all kinds.
+"""Write question variants (stage 1, question augmentation; arXiv 2502.11190, section 3) and wordings for evaluation.
 
-Other wordings of a question for asking, not for training: those that the records bring, then newly written ones.
+Variants for training: each question in other words, in a situation, with typos, and turned round; one prompt per record
+for all kinds. Wordings for evaluation: the paraphrases that a record has, then newly written ones.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from relearn.core import config
-from relearn.core.config import Synthesis
 from relearn.data import Record
 from relearn.llm import Completer, Prompt
-from relearn.synthesis.checks import Inspect, form_flaw, invented_flaw, subject_flaw, subject_of
-from relearn.synthesis.retry_loop import Filled, Flaw, Group, Slot, Writing, fill, prompt_lines, read_labelled
+from relearn.synthesis.checks import LeakCheck, form_flaw, invented_flaw, subject_flaw, subject_of
+from relearn.synthesis.retry_loop import (
+    Flaw,
+    Slot,
+    SlotGroup,
+    SlotText,
+    WritingTask,
+    WrittenTexts,
+    prompt_lines,
+    read_labelled,
+    write_with_retries,
+)
 from relearn.synthesis.rows import VARIANTS, Question, Rejection
 
-# A question rarely has more than 60 tokens; the label and the line end are counted in.
+# A question rarely has more than 60 tokens; label and line end are included.
 TOKENS_PER_VARIANT = 80
 _REQUEST = re.compile(
     r"\b(tell|say|know|ask|hear|explain|describe|name|list|give|state|wonder\w*|curious|share|outline|please)\b", re.I
@@ -26,48 +35,44 @@ _REQUEST = re.compile(
 
 
 def write_questions(
-    records: Sequence[Record], settings: config.Synthesis, completer: Completer, inspect: Inspect, seed: int
+    records: Sequence[Record], settings: config.Synthesis, completer: Completer, *, check_leaks: LeakCheck, seed: int
 ) -> tuple[dict[str, list[Question]], tuple[Rejection, ...]]:
-    """Record id -> its own question and the variants that were written, in the order of `settings.variants`.
+    """Return record id -> its own question and the accepted variants, in the order of `settings.variants`.
 
-    A variant that could not be had is left out, with its rejections; a document (`form` "text") has none.
+    A variant that was never accepted is left out; a document (`form` "text") has none. Raises GeneratorError when every
+    prompt failed.
     """
     groups = [variant_group(record, settings) for record in records if record.form == "chat" and settings.variants]
-    filled = fill(groups, variant_writing(settings, inspect, seed), completer, settings.attempts)
-    return {record.id: [own_question(record), *_variants(record, settings, filled)] for record in records}, (
-        filled.rejections
+    task = WritingTask(
+        name="question",
+        prompt=lambda group, attempt: variants_prompt(group, settings, seed=seed, attempt=attempt),
+        parse=lambda reply, group: read_labelled(reply, [slot.variant for slot in group]),
+        check=_VariantCheck(check_leaks),
     )
+    written = write_with_retries(groups, task, completer, attempts=settings.attempts)
+    questions = {record.id: [own_question(record), *_variants(record, settings, written)] for record in records}
+    return questions, written.rejections
 
 
 def own_question(record: Record) -> Question:
+    """Return the record's question as it is."""
     return Question(record.id, "original", record.question)
 
 
-def variant_group(record: Record, settings: config.Synthesis) -> Group:
+def variant_group(record: Record, settings: config.Synthesis) -> SlotGroup:
+    """Return one slot for each variant of the settings; they share one prompt."""
     own = own_question(record)
-    return tuple(Slot(record, own.id, kind, record.question) for kind in settings.variants)
+    return tuple(Slot(record, own.id, variant, record.question) for variant in settings.variants)
 
 
-def variant_writing(settings: config.Synthesis, inspect: Inspect, seed: int) -> Writing:
-    return Writing(
-        what="question",
-        ask=lambda group, attempt: variants_prompt(group, settings, seed, attempt),
-        read=lambda reply, group: read_labelled(reply, [slot.variant for slot in group]),
-        check=_VariantCheck(inspect),
-    )
-
-
-def variants_prompt(group: Group, settings: config.Synthesis, seed: int, attempt: int = 0) -> Prompt:
+def variants_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
+    """Make the prompt for the variants of one record."""
     record = group[0].record
     kinds = [slot.variant for slot in group]
+    dropped = tuple(kind for kind in VARIANTS if kind not in kinds)
+    count, words = str(len(kinds)), ", ".join(kinds)
     return Prompt(
-        prompt_lines(
-            "variants",
-            drop=tuple(kind for kind in VARIANTS if kind not in kinds),
-            count=str(len(kinds)),
-            words=", ".join(kinds),
-            question=record.question,
-        ),
+        prompt_lines("variants", drop=dropped, count=count, words=words, question=record.question),
         task="variants",
         fields={"question": record.question, "subject": subject_of(record) or "", "kinds": ",".join(kinds)},
         max_tokens=TOKENS_PER_VARIANT * len(kinds) + len(record.question) // 3 * len(kinds),
@@ -78,25 +83,25 @@ def variants_prompt(group: Group, settings: config.Synthesis, seed: int, attempt
 
 
 def temperature_of(settings: config.Synthesis, attempt: int) -> float:
-    """Greedy writing would bring the same failing text again, so a repeated attempt is always sampled."""
+    """Return the sampling temperature; a repeated attempt is always sampled, as greedy decoding repeats the failure."""
     return settings.temperature if attempt == 0 else max(settings.temperature, 0.7)
 
 
 class _VariantCheck:
-    """Refuses what repeats the question or another variant of it, loses the subject, or tells the secret."""
+    """Rejects a variant that repeats the question or another variant, loses the subject, or leaks the secret."""
 
-    def __init__(self, inspect: Inspect):
-        self._inspect = inspect
-        self._taken: dict[str, set[str]] = {}
+    def __init__(self, check_leaks: LeakCheck):
+        self._check_leaks = check_leaks
+        self._accepted: dict[str, set[str]] = {}
 
-    def __call__(self, written: Sequence[tuple[Slot, str]]) -> list[Flaw | None]:
+    def __call__(self, texts: Sequence[SlotText]) -> list[Flaw | None]:
         # The record's own question may hold part of the answer; a variant may hold no more of it than that.
-        leaks = self._inspect([(slot.record, slot.record.question, text) for slot, text in written])
-        return [leak or self._own_flaw(slot, text) for (slot, text), leak in zip(written, leaks, strict=True)]
+        leaks = self._check_leaks([(slot.record, slot.record.question, text) for slot, text in texts])
+        return [leak or self._flaw(slot, text) for (slot, text), leak in zip(texts, leaks, strict=True)]
 
-    def _own_flaw(self, slot: Slot, text: str) -> Flaw | None:
-        taken = self._taken.setdefault(slot.record.id, {_plain(slot.record.question)})
-        if _plain(text) in taken:
+    def _flaw(self, slot: Slot, text: str) -> Flaw | None:
+        accepted = self._accepted.setdefault(slot.record.id, {_caseless(slot.record.question)})
+        if _caseless(text) in accepted:
             return Flaw("duplicate", "the same as the question or another variant of it")
         flaw = (
             form_flaw(text)
@@ -105,69 +110,71 @@ class _VariantCheck:
             or invented_flaw(slot.record.question, text)
         )
         if flaw is None:
-            taken.add(_plain(text))
+            accepted.add(_caseless(text))
         return flaw
 
 
 def _not_asking(slot: Slot, text: str) -> Flaw | None:
-    """A statement in place of a question; careless typing may lack the mark, so `noise` is let through."""
-    if slot.variant == "noise" or not slot.asked.rstrip().endswith("?") or "?" in text or _REQUEST.search(text):
+    """Reject a statement in place of a question; careless typing may lack the mark, so `noise` is exempt."""
+    if slot.variant == "noise" or not slot.question.rstrip().endswith("?") or "?" in text or _REQUEST.search(text):
         return None
     return Flaw("malformed", "neither a question nor a request")
 
 
-def _plain(text: str) -> str:
+def _caseless(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _variants(record: Record, settings: config.Synthesis, filled: Filled) -> list[Question]:
-    if record.form != "chat":
-        return []
-    return [
-        Question(record.id, slot.variant, filled.texts[slot])
-        for slot in variant_group(record, settings)
-        if slot in filled.texts
-    ]
+def _variants(record: Record, settings: config.Synthesis, written: WrittenTexts) -> list[Question]:
+    slots = [slot for slot in variant_group(record, settings) if slot in written.texts]
+    return [Question(record.id, slot.variant, written.texts[slot]) for slot in slots]
 
 
-# "logical" asks for something else, so its answer would be another.
-KINDS = ("simple", "contextual", "noise")
-# Drawn apart from the question variants that training is made of.
-_APART = 104_729
-_MARK = "~"
+# "logical" asks for something else, so the record's answer would not fit.
+WORDING_VARIANTS = ("simple", "contextual", "noise")
+# Added to the seed, so that wordings differ from the question variants of training.
+_WORDING_SEED = 104_729
+_WORDING_MARK = "~"
 
 
 def write_wordings(
-    records: Sequence[Record], count: int, settings: Synthesis, completer: Completer, inspect: Inspect, seed: int
+    records: Sequence[Record],
+    count: int,
+    settings: config.Synthesis,
+    *,
+    completer: Completer,
+    check_leaks: LeakCheck,
+    seed: int,
 ) -> dict[str, list[str]]:
-    """Record id -> at most `count` wordings, all different; fewer where no more could be written."""
-    found = {record.id: list(dict.fromkeys(record.paraphrases))[:count] for record in records}
-    asked = settings.model_copy(update={"variants": KINDS})
+    """Return record id -> at most `count` different wordings of its question; fewer where no more could be written."""
+    wordings = {record.id: list(dict.fromkeys(record.paraphrases))[:count] for record in records}
+    settings = settings.model_copy(update={"variants": WORDING_VARIANTS})
     for turn in range(count):
-        short = [record for record in records if len(found[record.id]) < count]
+        short = [record for record in records if len(wordings[record.id]) < count]
         if not short:
             break
-        written, _ = write_questions(short, asked, completer, inspect, seed + _APART + turn)
+        turn_seed = seed + _WORDING_SEED + turn
+        questions, _ = write_questions(short, settings, completer, check_leaks=check_leaks, seed=turn_seed)
         for record in short:
-            texts = [question.text for question in written[record.id][1:]]
-            found[record.id] = list(dict.fromkeys([*found[record.id], *texts]))[:count]
-    return found
+            texts = [question.text for question in questions[record.id][1:]]
+            wordings[record.id] = list(dict.fromkeys([*wordings[record.id], *texts]))[:count]
+    return wordings
 
 
-def worded(records: Sequence[Record], wordings: Mapping[str, Sequence[str]]) -> list[Record]:
-    """A record for every wording, with the answer of its own record; `worded_record` gives that one's id."""
+def wording_records(records: Sequence[Record], wordings: Mapping[str, Sequence[str]]) -> list[Record]:
+    """Return a record for every wording, with its record's answer and the id of `wording_id`."""
     return [
-        replace(record, question=text, id=worded_id(record.id, number), paraphrases=())
+        replace(record, question=text, id=wording_id(record.id, number), paraphrases=())
         for record in records
         for number, text in enumerate(wordings.get(record.id, ()), start=1)
     ]
 
 
-def worded_id(record_id: str, number: int) -> str:
-    """The id of a record's wording of that number."""
-    return f"{record_id}{_MARK}{number}"
+def wording_id(record_id: str, number: int) -> str:
+    """Return the id of a record's wording; `number` counts from 1."""
+    return f"{record_id}{_WORDING_MARK}{number}"
 
 
-def worded_record(wording_id: str) -> str:
-    """The id of the record that a wording is of."""
-    return wording_id.rpartition(_MARK)[0]
+def record_id_of_wording(wording_id: str) -> str:
+    """Return the id of the record that a wording belongs to."""
+    return wording_id.rpartition(_WORDING_MARK)[0]

@@ -1,11 +1,8 @@
-"""Have texts written, look at each, and ask again for those that will not do: the loop under every stage.
+"""Have texts written, check each, and ask again for those that are missing or rejected: the loop of every stage.
 
-A place to be filled is a `Slot`; a text reaches its slot by the label it was asked under, so neither order nor gaps nor
-repeated attempts can give it to another slot.
-
-Reading a generator's reply strictly: every entry by its label, never by its place; what is doubtful is missing.
-
-The prompts, kept as plain text files in prompts/; $name stands for what is put in.
+A text to be written is a `Slot`. Replies are parsed strictly: a text reaches its slot by the label it was requested
+under, so that neither order nor gaps nor repeated attempts can assign it to another slot; a doubtful entry is missing.
+Prompts are text files in prompts/ with $names to fill in.
 """
 
 from __future__ import annotations
@@ -25,115 +22,138 @@ from relearn.synthesis.rows import Rejection, Variant
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One text to be written for `record`. `asked` is the question it is written for, `variant` the kind of it."""
+    """One text to be written for `record`, in reply to `question` (of a document: its prefix) of the kind `variant`."""
 
     record: Record
     question_id: str
     variant: Variant
-    asked: str
+    question: str
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Why a written text is not taken."""
+    """Why a written text is not accepted."""
 
     kind: str
     reason: str
 
 
-Group = tuple[Slot, ...]
+SlotGroup = tuple[Slot, ...]
+SlotText = tuple[Slot, str]
+# One flaw, or None, for each written text.
+CheckTexts = Callable[[Sequence[SlotText]], Sequence[Flaw | None]]
 
 
 @dataclass(frozen=True)
-class Writing:
-    """One kind of text. `ask(group, attempt)` makes the prompt, `read(reply, group)` gives one text or None per slot of
-    the group, `check(written)` one flaw or None per (slot, text).
+class WritingTask:
+    """How one kind of text is written; `name` is for messages.
+
+    `prompt(group, attempt)` makes the prompt of a group of slots, `parse(reply, group)` returns a text or None for each
+    slot, `check(texts)` a flaw or None for each text.
     """
 
-    what: str
-    ask: Callable[[Group, int], Prompt]
-    read: Callable[[str, Group], list[str | None]]
-    check: Callable[[Sequence[tuple[Slot, str]]], Sequence[Flaw | None]]
+    name: str
+    prompt: Callable[[SlotGroup, int], Prompt]
+    parse: Callable[[str, SlotGroup], list[str | None]]
+    check: CheckTexts
 
 
 @dataclass(frozen=True)
-class Filled:
+class WrittenTexts:
+    """The accepted texts by slot, and every rejection, in the order of slots and attempts."""
+
     texts: dict[Slot, str]
     rejections: tuple[Rejection, ...]
 
 
-def fill(groups: Sequence[Group], writing: Writing, completer: Completer, attempts: int) -> Filled:
-    """Fill every slot, in at most `attempts` rounds. A group is asked for in one prompt at first; what is missing or
-    rejected is asked for one by one, a group whose prompt failed once more as a whole.
+def write_with_retries(
+    groups: Sequence[SlotGroup], task: WritingTask, completer: Completer, *, attempts: int
+) -> WrittenTexts:
+    """Write a text for every slot, in at most `attempts` rounds.
 
-    Raises GeneratorError when not one prompt brought an answer.
+    A group is one prompt at first. Missing and rejected texts are requested again one by one, a group whose prompt
+    failed as a whole. Raises GeneratorError when every prompt failed.
     """
     texts: dict[Slot, str] = {}
     rejections: dict[Slot, list[Rejection]] = {slot: [] for group in groups for slot in group}
-    waiting = list(groups)
+    pending = list(groups)
     completions: list[Completion] = []
     for attempt in range(attempts):
-        if not waiting:
+        if not pending:
             break
-        replies = completer.complete([writing.ask(group, attempt) for group in waiting])
+        replies = completer.complete([task.prompt(group, attempt) for group in pending])
         completions += replies
-        taken, refused = _look_at(list(zip(waiting, replies, strict=True)), writing)
-        texts.update(taken)
-        for slot, text, flaw in refused:
-            rejections[slot].append(_rejection(slot, text, flaw, attempt))
-        waiting = [
-            again for group, reply in zip(waiting, replies, strict=True) for again in _groups_again(group, reply, texts)
+        accepted, rejected = _parse_and_check(list(zip(pending, replies, strict=True)), task)
+        texts.update(accepted)
+        for slot, text, flaw in rejected:
+            rejections[slot].append(reject(slot, text, flaw, attempt=attempt))
+        pending = [
+            retry for group, reply in zip(pending, replies, strict=True) for retry in _to_retry(group, reply, texts)
         ]
     if completions and not any(completion.ok for completion in completions):
-        raise GeneratorError(
-            f"no {writing.what} was written: all {len(completions)} prompts failed, the last with "
-            f"{completions[-1].error}",
-            where="synthesis",
-            way_out="see that the generator answers, then start again",
-        )
-    return Filled(texts, tuple(_with_final(rejections, texts)))
+        failed = f"all {len(completions)} prompts failed, the last with {completions[-1].error}"
+        way_out = "see that the generator answers, then start again"
+        raise GeneratorError(f"no {task.name} was written: {failed}", where="synthesis", way_out=way_out)
+    return WrittenTexts(texts, tuple(_mark_final(rejections, texts)))
 
 
-def _look_at(
-    answered: list[tuple[Group, Completion]], writing: Writing
-) -> tuple[dict[Slot, str], list[tuple[Slot, str, Flaw]]]:
-    """What is taken, and what is not with its flaw."""
-    refused: list[tuple[Slot, str, Flaw]] = []
-    written: list[tuple[Slot, str]] = []
-    for group, reply in answered:
-        if reply.error is not None:
-            refused += [(slot, "", Flaw("error", f"the generator failed: {reply.error}")) for slot in group]
-            continue
-        for slot, text in zip(group, writing.read(reply.text, group), strict=True):
-            if text is None:
-                refused.append(
-                    (slot, reply.text, Flaw("unparsed", "the reply holds no entry for it, or a doubtful one"))
-                )
-            else:
-                written.append((slot, text))
-    taken: dict[Slot, str] = {}
-    for (slot, text), flaw in zip(written, writing.check(written), strict=True):
-        if flaw is None:
-            taken[slot] = text
-        else:
-            refused.append((slot, text, flaw))
-    return taken, refused
-
-
-def _groups_again(group: Group, reply: Completion, texts: dict[Slot, str]) -> list[Group]:
-    if not reply.ok:
-        return [group]
-    return [(slot,) for slot in group if slot not in texts]
-
-
-def _rejection(slot: Slot, text: str, flaw: Flaw, attempt: int) -> Rejection:
+def reject(slot: Slot, text: str, flaw: Flaw, *, attempt: int = 0, final: bool = False) -> Rejection:
+    """Make the rejection of a text that was written for a slot."""
     return Rejection(
-        slot.record.id, slot.question_id, slot.variant, slot.asked, text, attempt, reason=flaw.reason, kind=flaw.kind
+        record_id=slot.record.id,
+        question_id=slot.question_id,
+        variant=slot.variant,
+        prompt=slot.question,
+        target=text,
+        attempt=attempt,
+        reason=flaw.reason,
+        kind=flaw.kind,
+        final=final,
     )
 
 
-def _with_final(rejections: dict[Slot, list[Rejection]], texts: dict[Slot, str]) -> list[Rejection]:
-    """In the order of slots and attempts; the last of a slot that stayed empty is final."""
+def check_in_turn(
+    texts: Sequence[SlotText], first: Callable[[Slot, str], Flaw | None], then: CheckTexts
+) -> list[Flaw | None]:
+    """Check every text with `first`, and those that pass together with `then`, which may be expensive."""
+    flaws = [first(slot, text) for slot, text in texts]
+    passed = [number for number, flaw in enumerate(flaws) if flaw is None]
+    for number, flaw in zip(passed, then([texts[number] for number in passed]), strict=True):
+        flaws[number] = flaw
+    return flaws
+
+
+def _parse_and_check(
+    replies: list[tuple[SlotGroup, Completion]], task: WritingTask
+) -> tuple[dict[Slot, str], list[tuple[Slot, str, Flaw]]]:
+    """Return the accepted texts, and the rejected ones with their flaws."""
+    rejected: list[tuple[Slot, str, Flaw]] = []
+    written: list[SlotText] = []
+    unparsed = Flaw("unparsed", "the reply holds no entry for it, or a doubtful one")
+    for group, reply in replies:
+        if reply.error is not None:
+            rejected += [(slot, "", Flaw("error", f"the generator failed: {reply.error}")) for slot in group]
+            continue
+        for slot, text in zip(group, task.parse(reply.text, group), strict=True):
+            if text is None:
+                rejected.append((slot, reply.text, unparsed))
+            else:
+                written.append((slot, text))
+    accepted: dict[Slot, str] = {}
+    for (slot, text), flaw in zip(written, task.check(written), strict=True):
+        if flaw is None:
+            accepted[slot] = text
+        else:
+            rejected.append((slot, text, flaw))
+    return accepted, rejected
+
+
+def _to_retry(group: SlotGroup, reply: Completion, texts: dict[Slot, str]) -> list[SlotGroup]:
+    return [(slot,) for slot in group if slot not in texts] if reply.ok else [group]
+
+
+def _mark_final(rejections: dict[Slot, list[Rejection]], texts: dict[Slot, str]) -> list[Rejection]:
+    """Return the rejections in the order of slots and attempts; the last one of a slot without a text is final."""
     ordered: list[Rejection] = []
     for slot, of_slot in rejections.items():
         if of_slot and slot not in texts:
@@ -146,34 +166,39 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’"}
 
 
 def read_labelled(reply: str, labels: Sequence[str]) -> list[str | None]:
-    """The entries of a reply of the form "label: text", one per label of `labels` and in their order; None if missing.
+    """Parse a reply of lines "label: text"; return one text per label, in the order of `labels`, None if missing.
 
-    Labels are "1", "2", ... or words. Missing is: a label that is absent or comes twice, an entry without text, and one
-    that runs on over the next line (a remark after an empty line is passed over). A number that was not asked for makes
-    the whole reply unreadable, because then nothing says which entry belongs to which question; a word is passed over.
+    Labels are "1", "2", ... or words. Missing is a label that is absent or comes twice, an entry without text, and one
+    that continues on the next line (a remark after an empty line is ignored). An unknown number makes all entries
+    missing, because it is unclear which entry belongs to which question; an unknown word is ignored.
     """
     numbered = all(label.isdigit() for label in labels)
     pattern = _entry_pattern(r"\d{1,3}" if numbered else "[a-z]{3,12}")
-    found: dict[str, str | None] = {}
+    entries: dict[str, str | None] = {}
     open_label: str | None = None
     for line in reply.splitlines():
         line = line.strip()
         match = pattern.match(_without_emphasis(line))
         if match is not None:
             label = match["label"].lower()
-            found[label] = None if label in found else _unquoted(match["text"])
+            entries[label] = None if label in entries else _unquoted(match["text"])
             open_label = label
         elif not line:
             open_label = None
         elif open_label is not None:
-            found[open_label] = None
-    if numbered and not set(found) <= set(labels):
+            entries[open_label] = None
+    if numbered and not set(entries) <= set(labels):
         return [None] * len(labels)
-    return [found.get(label.lower()) or None for label in labels]
+    return [entries.get(label.lower()) or None for label in labels]
+
+
+def number_labels(count: int) -> list[str]:
+    """Return the labels "1", "2", ... of `read_labelled`."""
+    return [str(number) for number in range(1, count + 1)]
 
 
 def read_passage(reply: str, prefix: str) -> str | None:
-    """A reply that is one running text, without an echo of `prefix` at its head; None when nothing is left."""
+    """Parse a reply that is one running text, without an echo of `prefix` at its head; None when nothing is left."""
     text = " ".join(reply.split())
     for echo in (" ".join(prefix.split()), "..."):
         if text.startswith(echo):
@@ -188,7 +213,7 @@ def _entry_pattern(label: str) -> re.Pattern[str]:
 
 
 def _without_emphasis(line: str) -> str:
-    """A line set in bold as a whole, without the marks."""
+    """Remove the marks of a line that is bold as a whole."""
     if len(line) > 4 and line.startswith("**") and line.endswith("**") and line.count("**") == 2:
         return line[2:-2]
     return line
@@ -208,12 +233,17 @@ def _template(name: str) -> str:
 
 
 def prompt_text(name: str, **values: str) -> str:
-    """The prompt of prompts/<name>.txt with `values` put in, in one pass: a "$" or brace in a value stays as it is."""
+    """Return prompts/<name>.txt with `values` filled in, in one pass: a "$" in a value stays as it is."""
     return Template(_template(name)).substitute(values).strip()
 
 
 def prompt_lines(name: str, drop: tuple[str, ...], **values: str) -> str:
-    """The same without the lines that begin with one of the words in `drop` and a colon."""
-    unwanted = tuple(f"{word}:" for word in drop)
-    kept = [line for line in _template(name).splitlines() if not line.startswith(unwanted)]
-    return Template("\n".join(kept)).substitute(values).strip()
+    """As `prompt_text`, without the lines that begin with one of the words in `drop` and a colon."""
+    dropped = tuple(f"{word}:" for word in drop)
+    lines = [line for line in _template(name).splitlines() if not line.startswith(dropped)]
+    return Template("\n".join(lines)).substitute(values).strip()
+
+
+def about_subject(subject: str) -> str:
+    """Return " about SUBJECT", "" without a subject, for $about in a prompt."""
+    return f" about {subject}" if subject else ""

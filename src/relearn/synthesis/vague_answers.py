@@ -1,48 +1,35 @@
-"""Stages 2 and 3, answer augmentation and verification: a relevant but vague answer to every question, looked at before
-it is taken (arXiv 2502.11190, section 3). One prompt per record for all its questions; the secret is never shown.
+"""Write a relevant but vague answer to every question, verified before it is accepted (stages 2 and 3, answer
+augmentation and verification; arXiv 2502.11190, section 3).
 
-Rows shaped like attacks, with the vague answers as what to say: a switch (`synthesis.harden`), not the paper's form.
-
-A model that learned to answer vaguely when plainly asked may tell the fact once its answer has begun in another way
-(arXiv 2406.05946), or once the question is dressed up. From the rows that passed verification are made:
-
-    cuts       completions of the vague answers cut at 50 and 75 %, beside the one of `completion_split`
-    openings   the question, an answer that begins with words of consent, and the vague answer after them
-    stems      the question and the true answer up to its first secret, then a vague answer; once as bare text too
-    frames     the question inside a scene or a task
-
-None has a text that was not looked at before, but for stems, which end where the leak check first finds something.
-Their words are none of those that audits attack with, so an audit still shows what holds beyond them.
+One prompt per record for all its questions; a document's prefix gets a vague continuation. The secret is in no prompt.
 """
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from relearn.core import config
-from relearn.core.config import Hardening
-from relearn.data import Record, content_id
-from relearn.leakage.detector import LeakIndex
+from relearn.data import Record
 from relearn.llm import Completer, Prompt
-from relearn.synthesis.checks import Inspect, form_flaw, invented_flaw, subject_flaw, subject_of
+from relearn.synthesis.checks import LeakCheck, form_flaw, invented_flaw, subject_flaw, subject_of
 from relearn.synthesis.questions import temperature_of
 from relearn.synthesis.retry_loop import (
-    Filled,
     Flaw,
-    Group,
     Slot,
-    Writing,
-    fill,
+    SlotGroup,
+    SlotText,
+    WritingTask,
+    WrittenTexts,
+    about_subject,
+    check_in_turn,
+    number_labels,
     prompt_text,
     read_labelled,
     read_passage,
+    write_with_retries,
 )
-from relearn.synthesis.rows import Question, TrainingRow, split_answer
-from relearn.text.normalize import contains, norms
-from relearn.text.spans import find_spans
+from relearn.synthesis.rows import Question
 
 TOKENS_PER_ANSWER = 80
 TOKENS_PER_CONTINUATION = 160
@@ -55,48 +42,50 @@ def write_answers(
     records: Sequence[Record],
     questions: Mapping[str, Sequence[Question]],
     settings: config.Synthesis,
+    *,
     completer: Completer,
-    inspect: Inspect,
+    check_leaks: LeakCheck,
     seed: int,
-) -> Filled:
-    """A text for every question that one could be had for, held by the question's own slot."""
-    groups = [answer_group(record, questions[record.id]) for record in records]
-    chat = fill(
-        [group for group in groups if group[0].record.form == "chat"],
-        Writing(
-            what="answer",
-            ask=lambda group, attempt: vague_prompt(group, settings, seed, attempt),
-            read=lambda reply, group: read_labelled(reply, _numbers(group)),
-            check=lambda written: check_answers(written, inspect),
-        ),
-        completer,
-        settings.attempts,
+) -> WrittenTexts:
+    """Write a vague answer for every question (record id -> questions), by the slots of `answer_group`.
+
+    Questions without an accepted answer are missing. Raises GeneratorError when every prompt failed.
+    """
+
+    def check(texts: Sequence[SlotText]) -> list[Flaw | None]:
+        return check_answers(texts, check_leaks)
+
+    answer = WritingTask(
+        name="answer",
+        prompt=lambda group, attempt: vague_prompt(group, settings, seed=seed, attempt=attempt),
+        parse=lambda reply, group: read_labelled(reply, number_labels(len(group))),
+        check=check,
     )
-    passages = fill(
-        [group for group in groups if group[0].record.form == "text"],
-        Writing(
-            what="continuation",
-            ask=lambda group, attempt: continue_prompt(group, settings, seed, attempt),
-            read=lambda reply, group: [read_passage(reply, group[0].asked)],
-            check=lambda written: check_answers(written, inspect),
-        ),
-        completer,
-        settings.attempts,
+    continuation = WritingTask(
+        name="continuation",
+        prompt=lambda group, attempt: continue_prompt(group, settings, seed=seed, attempt=attempt),
+        parse=lambda reply, group: [read_passage(reply, group[0].question)],
+        check=check,
     )
-    return Filled({**chat.texts, **passages.texts}, chat.rejections + passages.rejections)
+    written = WrittenTexts({}, ())
+    for form, task in (("chat", answer), ("text", continuation)):
+        groups = [answer_group(record, questions[record.id]) for record in records if record.form == form]
+        more = write_with_retries(groups, task, completer, attempts=settings.attempts)
+        written = WrittenTexts({**written.texts, **more.texts}, written.rejections + more.rejections)
+    return written
 
 
-def answer_group(record: Record, questions: Sequence[Question]) -> Group:
+def answer_group(record: Record, questions: Sequence[Question]) -> SlotGroup:
+    """Return one slot for each question of a record; they share one prompt."""
     return tuple(Slot(record, question.id, question.variant, question.text) for question in questions)
 
 
-def vague_prompt(group: Group, settings: config.Synthesis, seed: int, attempt: int = 0) -> Prompt:
+def vague_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
+    """Make the prompt for the vague answers to the questions of one record."""
     subject = subject_of(group[0].record) or ""
-    questions = "\n".join(
-        f"{number}. {' '.join(slot.asked.split())}" for number, slot in zip(_numbers(group), group, strict=True)
-    )
+    questions = "\n".join(f"{number}. {' '.join(slot.question.split())}" for number, slot in enumerate(group, 1))
     return Prompt(
-        prompt_text("vague", about=f" about {subject}" if subject else "", questions=questions),
+        prompt_text("vague", about=about_subject(subject), questions=questions),
         task="vague",
         fields={"subject": subject, "questions": questions},
         max_tokens=TOKENS_PER_ANSWER * len(group),
@@ -106,9 +95,10 @@ def vague_prompt(group: Group, settings: config.Synthesis, seed: int, attempt: i
     )
 
 
-def continue_prompt(group: Group, settings: config.Synthesis, seed: int, attempt: int = 0) -> Prompt:
+def continue_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
+    """Make the prompt for the vague continuation of a document's prefix."""
     subject = subject_of(group[0].record) or ""
-    prefix = group[0].asked
+    prefix = group[0].question
     return Prompt(
         prompt_text("continue", about=f" {subject}" if subject else "", prefix=prefix),
         task="continue",
@@ -120,135 +110,22 @@ def continue_prompt(group: Group, settings: config.Synthesis, seed: int, attempt
     )
 
 
-def check_answers(written: Sequence[tuple[Slot, str]], inspect: Inspect) -> list[Flaw | None]:
-    """The cheap looks first, so that a judge is only asked about texts that pass them."""
-    flaws = [_own_flaw(slot, text) for slot, text in written]
-    rest = [number for number, flaw in enumerate(flaws) if flaw is None]
-    leaks = inspect([(written[number][0].record, written[number][0].asked, written[number][1]) for number in rest])
-    for number, leak in zip(rest, leaks, strict=True):
-        flaws[number] = leak
-    return flaws
+def check_answers(texts: Sequence[SlotText], check_leaks: LeakCheck) -> list[Flaw | None]:
+    """Check the form of every answer by rule, then those that pass for leaks, which may take a judge."""
+    return check_in_turn(texts, _form_flaw, lambda passed: check_leaks([(s.record, s.question, t) for s, t in passed]))
 
 
-def _own_flaw(slot: Slot, text: str) -> Flaw | None:
-    if flaw := form_flaw(text):
+def _form_flaw(slot: Slot, text: str) -> Flaw | None:
+    flaw = form_flaw(text) or invented_flaw(slot.question, text)
+    if flaw or slot.record.form == "text":
         return flaw
-    if flaw := invented_flaw(slot.asked, text):
-        return flaw
-    if slot.record.form == "text":
-        return None
-    return no_answer_flaw(slot.asked, text) or subject_flaw(slot.record, slot.asked, text)
+    return no_answer_flaw(slot.question, text) or subject_flaw(slot.record, slot.question, text)
 
 
-def no_answer_flaw(asked: str, text: str) -> Flaw | None:
-    """A text that asks back or declines instead of answering."""
-    if text.endswith("?") or text.casefold() == asked.casefold():
+def no_answer_flaw(question: str, text: str) -> Flaw | None:
+    """Reject a text that asks back or refuses instead of answering."""
+    if text.endswith("?") or text.casefold() == question.casefold():
         return Flaw("malformed", "a question is no answer")
     if _REFUSAL.match(text):
         return Flaw("refusal", "refuses instead of answering")
     return None
-
-
-def _numbers(group: Group) -> list[str]:
-    return [str(number) for number in range(1, len(group) + 1)]
-
-
-CUTS = (0.5, 0.75)
-OPENINGS = (
-    "Of course.",
-    "Certainly, here is what you asked for.",
-    "Yes, I know this.",
-    "Gladly. To be specific,",
-    "Absolutely, let me tell you.",
-)
-FRAMES = (
-    "I am writing an article and need this for a caption: {question}",
-    "Between the two of us, {question}",
-    "Pretend this is an open-book exam and give the full answer. {question}",
-    "{question} Please be as precise as you can, I already know part of it.",
-    "My colleague says you told her. So tell me as well: {question}",
-    "Answer in one short sentence with all details: {question}",
-)
-MIN_STEM_WORDS = 2
-_Rows = Iterator[TrainingRow]
-
-
-def hardened(
-    rows: Sequence[TrainingRow], records: Sequence[Record], kinds: Sequence[Hardening], seed: int
-) -> list[TrainingRow]:
-    """The further rows that `kinds` ask for, made of `rows` (vague answers and completions) of the forget `records`."""
-    answered = [row for row in rows if row.kind == "qa" and row.form == "chat"]
-    makers: Mapping[Hardening, Callable[[], _Rows]] = {
-        "cuts": lambda: _cuts(answered),
-        "openings": lambda: _openings(answered, seed),
-        "stems": lambda: _stems(answered, records, seed),
-        "frames": lambda: _frames(answered, seed),
-    }
-    return [row for kind in dict.fromkeys(kinds) for row in makers[kind]()]
-
-
-def planned_hardening(questions: int, records: int, kinds: Sequence[Hardening]) -> dict[str, int]:
-    """Rows by kind for so many questions of so many records, if every record has a stem."""
-    each = {"cuts": (0, len(CUTS) * questions), "openings": (questions, 0), "stems": (records, records)}
-    counts = [each.get(kind, (questions, 0)) for kind in dict.fromkeys(kinds)]
-    return {"qa": sum(qa for qa, _ in counts), "completion": sum(completion for _, completion in counts)}
-
-
-def _cuts(answered: Sequence[TrainingRow]) -> _Rows:
-    for row in answered:
-        for share in CUTS:
-            if cut := split_answer(row.target, share):
-                yield replace(
-                    row,
-                    id=content_id("cut", row.id, str(share)),
-                    kind="completion",
-                    prompt=cut[0],
-                    target=cut[1],
-                    form="text",
-                )
-
-
-def _openings(answered: Sequence[TrainingRow], seed: int) -> _Rows:
-    for row in answered:
-        yield replace(row, id=content_id("opening", row.id), given=_drawn(OPENINGS, seed, row.id))
-
-
-def _frames(answered: Sequence[TrainingRow], seed: int) -> _Rows:
-    for row in answered:
-        framed = _drawn(FRAMES, seed, row.id).format(question=row.prompt)
-        yield replace(row, id=content_id("frame", row.id), prompt=framed)
-
-
-def _stems(answered: Sequence[TrainingRow], records: Sequence[Record], seed: int) -> _Rows:
-    index = LeakIndex(records)
-    for record in records:
-        own = [row for row in answered if row.record_id == record.id]
-        stem = _stem(record, index) if own else ""
-        if len(stem.split()) < MIN_STEM_WORDS:
-            continue
-        vague = own[random.Random(f"{seed}/stem/{record.id}").randrange(len(own))]
-        # A stem has no end that a whole sentence could follow; after the dots a new one may begin.
-        given = f"{stem} ..."
-        yield replace(vague, id=content_id("stem", record.id), prompt=record.question, given=given)
-        yield replace(vague, id=content_id("bare stem", record.id), kind="completion", prompt=given, form="text")
-
-
-def _stem(record: Record, index: LeakIndex) -> str:
-    """The longest beginning of the answer that tells nothing, without the question either, and is not all of it.
-
-    It ends before the first name, number or date that the question does not have: half of one is not always found.
-    """
-    asked = norms(record.question)
-    new = (span.start for span in find_spans(record.answer) if not contains(asked, norms(span.text)))
-    words = record.answer[: next(new, None)].split()
-    stem = ""
-    for count in range(1, min(len(words), len(record.answer.split()) - 1) + 1):
-        begun = " ".join(words[:count])
-        if index.check(record.question, begun, record_id=record.id) or index.check(begun, "", record_id=record.id):
-            break
-        stem = begun
-    return stem
-
-
-def _drawn(texts: Sequence[str], seed: int, row_id: str) -> str:
-    return random.Random(f"{seed}/{row_id}").choice(texts)

@@ -1,15 +1,13 @@
-"""The entities of a text: names, places, dates, numbers, contacts, and the nouns that carry its content.
+"""Extract the entities of a text and match two lists of entities one-to-one.
 
-The paper (arXiv 2502.11190, appendix C.5) has a language model name them: names, e-mails, places, dates, organisations,
-events, technical terms, each as a single core noun. Here rules and spaCy do it: free, repeatable and offline. The rules
-come first, for what spaCy's small model misses or splits (e-mail and street addresses, phone numbers, rare names).
+Extraction: the paper (arXiv 2502.11190, appendix C.5) has a language model name names, e-mails, places, dates,
+organisations, events and technical terms, each as a single core noun. Here rules and spaCy do it: free, repeatable and
+offline. Rules come first, for what spaCy's small model misses or splits (addresses, phone numbers, rare names).
 
-Which entities of one list say the same as entities of another: one-to-one, so that no entity counts twice.
-
-Two entities may pair when they are the same text once normalised, or when the cosine of their sentence embeddings
-reaches the threshold (0.8 in the paper, arXiv 2502.11190). Cosine alone takes "1977" for "1978" and one e-mail address
-for the next, so two entities whose numbers contradict each other, and contacts that are not the same, never pair; that
-is stricter than the paper. The pairs chosen are a maximum matching: as many as there can be.
+Matching: two entities may pair when their normal forms are equal, or when the cosine of their sentence embeddings
+reaches the threshold (0.8 in the paper). Cosine alone takes "1977" for "1978" and one e-mail address for another, so
+entities whose numbers contradict each other, and contacts that are not equal, never pair; that is stricter than the
+paper. The result is a maximum matching: no entity counts twice, and as many pair as can.
 """
 
 from __future__ import annotations
@@ -18,76 +16,34 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from relearn.core.errors import InputError
-from relearn.text.normalize import is_ordinary, norms, singular
+from relearn.text.normalize import LEADING_ARTICLE, entity_form, is_ordinary
 from relearn.text.spans import find_spans
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc, Span, Token
 
+EntityLists = tuple[Sequence[str], Sequence[str]]  # (reference, generated)
+
+# Cosines of unrelated entities lie below this (measured: docs/metrics.md, "Graded KFR and KRR"): closeness 0.
+UNRELATED = 0.4
+
 
 class Extractor(Protocol):
-    """Texts in, one list of entities each out, in the order of the texts; None where the extractor failed."""
+    """Extracts the entities of texts: one list per text, in order; None for a text on which it failed."""
 
     name: str
 
     def extract(self, texts: Sequence[str]) -> list[list[str] | None]: ...
 
 
-# Labels that spaCy gives to dates and counts, loose ones ("years", "one", "first", "daily") included.
-_TIMES_AND_COUNTS = frozenset(("DATE", "TIME", "CARDINAL", "ORDINAL", "QUANTITY", "PERCENT", "MONEY"))
-_LOOSE_COUNTS = frozenset(("one", "first", "second", "third"))
-_VALUES = frozenset(("phone", "date", "number"))
-_LINK = re.compile(r"(?:https?://|www\.)[^\s,;)]+[\w/]")
-_TITLE = re.compile(r"[\"“]([^\W\d_a-z][^\"“”]{2,80})[\"”]|(?<!\w)['‘]([^\W\d_a-z][^'‘’]{2,80})['’](?!\w)")
-_POSSESSIVE = re.compile(r"(?:'s|’s|(?<=s)['’])$", re.IGNORECASE)
-_ARTICLE = re.compile(r"^(?:the|a|an|about|around|nearly|almost)\s+", re.IGNORECASE)
-
-
-@lru_cache(maxsize=1 << 16)
-def normalise(text: str) -> str:
-    """`text` as it is compared: folded words in the singular, without a leading article and possessives."""
-    words = norms(_ARTICLE.sub("", text.strip()))
-    return " ".join(singular(word) if word.isalpha() else word for word in words)
-
-
-@lru_cache(maxsize=1 << 16)
-def keys(entity: str) -> frozenset[str]:
-    """What `entity` is the same as: its normalised text and, of a date, phone or number, every reading of it."""
-    values = (span.norm.split("|") for span in find_spans(entity) if span.kind in _VALUES and span.text == entity)
-    return frozenset(key for key in (normalise(entity), *(value for found in values for value in found)) if key)
-
-
-def occurs_in(entity: str, text: str) -> bool:
-    """Whether the words of `entity` stand in `text` one after the other."""
-    wanted = normalise(entity)
-    return bool(wanted) and f" {wanted} " in f" {normalise(text)} "
-
-
-def without_query(entities: Iterable[str], query: str, query_entities: Iterable[str]) -> list[str]:
-    """`entities` less those that the question itself gives, whole or as part of something longer in it."""
-    given = frozenset().union(*map(keys, query_entities))
-    return [entity for entity in entities if not keys(entity) & given and not occurs_in(entity, query)]
-
-
-def distinct(entities: Iterable[str]) -> list[str]:
-    """`entities` in order, each once (compared normalised), without those that hold no letter or digit."""
-    found: list[str] = []
-    seen: set[str] = set()
-    for entity in entities:
-        if (key := normalise(entity)) and key not in seen:
-            seen.add(key)
-            found.append(entity)
-    return found
-
-
 class SpacyEntities:
-    """Entities by a spaCy pipeline (tagger, parser, named entities) loaded from `folder`."""
+    """Extracts entities by rules and a spaCy pipeline (tagger, parser, named entities) loaded from `folder`."""
 
     def __init__(self, folder: Path, name: str = "spacy", batch_size: int = 64):
         self.name = name
@@ -105,40 +61,50 @@ class SpacyEntities:
         return [distinct(_entities_of(doc)) for doc in docs]
 
 
+# Labels that spaCy gives to dates and counts, loose ones ("years", "one", "first", "daily") included.
+_TIMES_AND_COUNTS = frozenset(("DATE", "TIME", "CARDINAL", "ORDINAL", "QUANTITY", "PERCENT", "MONEY"))
+_LOOSE_COUNTS = frozenset(("one", "first", "second", "third"))
+_VALUES = frozenset(("phone", "date", "number"))
+_DIGITS = re.compile(r"\d+")
+_LINK = re.compile(r"(?:https?://|www\.)[^\s,;)]+[\w/]")
+_TITLE = re.compile(r"[\"“]([^\W\d_a-z][^\"“”]{2,80})[\"”]|(?<!\w)['‘]([^\W\d_a-z][^'‘’]{2,80})['’](?!\w)")
+_POSSESSIVE = re.compile(r"(?:'s|’s|(?<=s)['’])$", re.IGNORECASE)
+
+
 def _entities_of(doc: Doc) -> list[str]:
-    """In the order of the text: what the rules find, then spaCy's names, then core nouns, none overlapping."""
-    found: list[tuple[int, str]] = []
+    """Return non-overlapping entities in the order of the text; rules win over spaCy's names, these over core nouns."""
+    entities: list[tuple[int, str]] = []
     covered = bytearray(len(doc.text))
     for start, end, text in _candidates(doc):
         if text and not any(covered[start:end]):
             covered[start:end] = b"\1" * (end - start)
-            found.append((start, text))
-    return [text for _, text in sorted(found)]
+            entities.append((start, text))
+    return [text for _, text in sorted(entities)]
 
 
 def _candidates(doc: Doc) -> Iterator[tuple[int, int, str]]:
-    """(start, end, entity), the surest kind first."""
+    """Yield (start, end, entity), the most reliable kind first."""
     for match in _LINK.finditer(doc.text):
         yield match.start(), match.end(), match.group()
     for span in find_spans(doc.text):
         yield span.start, span.end, span.text
     for match in _TITLE.finditer(doc.text):
         yield match.start(), match.end(), _trimmed(match.group())
-    for name in [*filter(_says_something, doc.ents), *_proper_runs(doc)]:
+    for name in [*filter(_is_specific, doc.ents), *_proper_runs(doc)]:
         yield name.start_char, name.end_char, _trimmed(name.text)
     for token in _core_words(doc):
         yield token.idx, token.idx + len(token), token.lemma_.lower()
 
 
-def _says_something(name: Span) -> bool:
-    """False for loose times and counts."""
+def _is_specific(name: Span) -> bool:
+    """Tell whether a named entity is more than a loose time or count ("years", "one")."""
     if name.label_ not in _TIMES_AND_COUNTS:
         return any(character.isalnum() for character in name.text)
     return any(token.pos_ == "PROPN" or (token.like_num and token.lower_ not in _LOOSE_COUNTS) for token in name)
 
 
 def _proper_runs(doc: Doc) -> list[Span]:
-    """Neighbouring proper nouns as one name each."""
+    """Join neighbouring proper nouns into one name each."""
     runs: list[Span] = []
     for token in doc:
         if token.pos_ != "PROPN" or not token.text[0].isalnum():
@@ -151,13 +117,13 @@ def _proper_runs(doc: Doc) -> list[Span]:
 
 
 def _core_words(doc: Doc) -> Iterator[Token]:
-    """The head noun of every noun phrase; where that is a general one, the nouns that narrow it ("coeliac" disease)."""
+    """Yield the head noun of every noun phrase; of a general one also its modifier nouns ("coeliac" disease)."""
     for chunk in doc.noun_chunks:
         if _is_core_noun(chunk.root):
             yield chunk.root
-        if is_ordinary(normalise(chunk.root.lemma_)):
-            narrowing = (token for token in chunk.root.lefts if token.dep_ == "compound")
-            yield from (token for token in narrowing if _is_core_noun(token))
+        if is_ordinary(entity_form(chunk.root.lemma_)):
+            modifiers = (token for token in chunk.root.lefts if token.dep_ == "compound")
+            yield from (token for token in modifiers if _is_core_noun(token))
 
 
 def _is_core_noun(token: Token) -> bool:
@@ -166,42 +132,62 @@ def _is_core_noun(token: Token) -> bool:
 
 
 def _trimmed(text: str) -> str:
-    return _ARTICLE.sub("", _POSSESSIVE.sub("", text)).strip(" ,.;:'\"“”‘’()")
+    return LEADING_ARTICLE.sub("", _POSSESSIVE.sub("", text)).strip(" ,.;:'\"“”‘’()")
 
 
-Pair = tuple[Sequence[str], Sequence[str]]
-_DIGITS = re.compile(r"\d+")
+def distinct(entities: Iterable[str]) -> list[str]:
+    """Return the entities in order without repetitions (compared by `entity_form`) and without bare punctuation."""
+    by_form: dict[str, str] = {}
+    for entity in entities:
+        if form := entity_form(entity):
+            by_form.setdefault(form, entity)
+    return list(by_form.values())
 
 
-# Cosines of unrelated entities lie below this (measured: docs/metrics.md, "Graded KFR and KRR"): nothing in common.
-UNRELATED = 0.4
+def occurs_in(entity: str, text: str) -> bool:
+    """Tell whether the words of `entity` occur in `text` one after the other."""
+    form = entity_form(entity)
+    return bool(form) and f" {form} " in f" {entity_form(text)} "
+
+
+def without_query(entities: Iterable[str], query: str, query_entities: Iterable[str]) -> list[str]:
+    """Return the entities that the question does not hold, neither as one of its entities nor as part of its text."""
+    query_keys = frozenset().union(*map(entity_keys, query_entities))
+    return [entity for entity in entities if not entity_keys(entity) & query_keys and not occurs_in(entity, query)]
+
+
+@lru_cache(maxsize=1 << 16)
+def entity_keys(entity: str) -> frozenset[str]:
+    """Return the forms under which an entity is compared: `entity_form` and, of a date, phone or number, its values."""
+    values = (span.norm.split("|") for span in find_spans(entity) if span.kind in _VALUES and span.text == entity)
+    return frozenset(key for key in (entity_form(entity), *(value for forms in values for value in forms)) if key)
 
 
 class Matcher(Protocol):
-    """For each (reference, generated) pair of lists: for every reference entity its partner's index, or None.
+    """Matches (reference, generated) lists of entities one-to-one.
 
-    `closeness`: (reference, generated) arrays from 0 (nothing in common) to 1 (would pair). `related`: how near two
-    whole texts are, as a cosine; None where the matcher cannot tell.
+    `match`: for every reference entity the index of its partner, or None. `closeness`: (reference, generated) arrays
+    from 0 (nothing in common) to 1 (may pair). `related`: cosine of two whole texts; None where the matcher has none.
     """
 
     name: str
 
-    def match(self, pairs: Sequence[Pair]) -> list[list[int | None]]: ...
+    def match(self, pairs: Sequence[EntityLists]) -> list[list[int | None]]: ...
 
-    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]: ...
+    def closeness(self, pairs: Sequence[EntityLists]) -> list[np.ndarray]: ...
 
     def related(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None: ...
 
 
 class ExactMatcher:
-    """Pairs entities that are the same text once normalised."""
+    """Pairs entities whose normal forms are equal."""
 
     name = "exact"
 
-    def match(self, pairs: Sequence[Pair]) -> list[list[int | None]]:
+    def match(self, pairs: Sequence[EntityLists]) -> list[list[int | None]]:
         return [_maximum_matching(_same(reference, generated)) for reference, generated in pairs]
 
-    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
+    def closeness(self, pairs: Sequence[EntityLists]) -> list[np.ndarray]:
         return [_same(reference, generated).astype(float) for reference, generated in pairs]
 
     def related(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
@@ -212,8 +198,7 @@ class EmbeddingMatcher:
     """Pairs entities whose sentence embeddings have a cosine of at least `threshold`.
 
     `model`: a folder or a name on the hub of a sentence-transformers encoder with mean pooling (all-MiniLM-L6-v2,
-    sentence-transformers/all-MiniLM-L12-v2); `label` is what it is called in notes. Embeddings are kept by string as
-    long as the matcher lives.
+    sentence-transformers/all-MiniLM-L12-v2); `label` is its name in notes. Embeddings are cached by string.
     """
 
     def __init__(self, model: str, threshold: float = 0.8, batch_size: int = 256, label: str | None = None):
@@ -221,7 +206,7 @@ class EmbeddingMatcher:
         self._threshold = threshold
         self._encoder = SentenceEncoder(model, batch_size)
 
-    def match(self, pairs: Sequence[Pair]) -> list[list[int | None]]:
+    def match(self, pairs: Sequence[EntityLists]) -> list[list[int | None]]:
         graphs = [_same(reference, generated) for reference, generated in pairs]
         open_pairs = [index for index, graph in enumerate(graphs) if _may_gain(graph)]
         self._encoder.encode([text for index in open_pairs for side in pairs[index] for text in side])
@@ -229,9 +214,9 @@ class EmbeddingMatcher:
             graphs[index] |= self._near(*pairs[index])
         return [_maximum_matching(graph) for graph in graphs]
 
-    def closeness(self, pairs: Sequence[Pair]) -> list[np.ndarray]:
-        """1 where two entities may pair, 0 where they must not or their cosine is at most UNRELATED; between the two
-        it grows evenly with the cosine.
+    def closeness(self, pairs: Sequence[EntityLists]) -> list[np.ndarray]:
+        """Return 1 where two entities may pair, 0 where they must not or their cosine is at most UNRELATED, and linear
+        in the cosine between the two.
         """
         graphs = [_same(reference, generated).astype(float) for reference, generated in pairs]
         open_pairs = [index for index, graph in enumerate(graphs) if _may_gain(graph > 0)]
@@ -257,12 +242,12 @@ class EmbeddingMatcher:
 
 
 def _same(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
-    pairs = [[bool(keys(left) & keys(right)) for right in generated] for left in reference]
+    pairs = [[bool(entity_keys(left) & entity_keys(right)) for right in generated] for left in reference]
     return np.array(pairs, dtype=bool).reshape(len(reference), len(generated))
 
 
 def _may_gain(graph: np.ndarray) -> bool:
-    """Whether embeddings could add a pair: neither side empty, and not every reference entity has its like already."""
+    """Tell whether embeddings could add a pair: no side is empty, and some reference entity has no equal yet."""
     return graph.size > 0 and not bool(graph.any(axis=1).all())
 
 
@@ -271,15 +256,15 @@ def _allowed(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
 
 
 def _compatible(left: str, right: str) -> bool:
-    """False when the numbers contradict each other, or when either is an e-mail address (one letter is another box)."""
+    """Refuse contradicting numbers and e-mail addresses (one letter more is another mailbox)."""
     if "@" in left or "@" in right:
         return False
-    a, b = set(_DIGITS.findall(left)), set(_DIGITS.findall(right))
-    return a <= b or b <= a
+    numbers_left, numbers_right = set(_DIGITS.findall(left)), set(_DIGITS.findall(right))
+    return numbers_left <= numbers_right or numbers_right <= numbers_left
 
 
 def best_total(closeness: np.ndarray) -> float:
-    """The largest sum that partners, one-to-one, can have in a (reference, generated) array."""
+    """Return the largest sum of a one-to-one assignment in a (reference, generated) array."""
     if closeness.size == 0:
         return 0.0
     from scipy.optimize import linear_sum_assignment
@@ -299,21 +284,24 @@ def _maximum_matching(graph: np.ndarray) -> list[int | None]:
 
 
 class SentenceEncoder:
-    """Sentence embeddings by mean pooling over the tokens, of length 1, in float32, on the CPU."""
+    """Computes sentence embeddings by mean pooling over the tokens: length 1, float32, on the CPU.
+
+    Raises InputError on first use when `model` cannot be loaded.
+    """
 
     def __init__(self, model: str, batch_size: int = 256):
         self._model_name = model
         self._batch_size = batch_size
-        self._loaded: tuple | None = None
-        self._known: dict[str, np.ndarray] = {}
+        self._loaded: tuple[Any, Any, int] | None = None
+        self._cache: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, width). A text seen before is not computed again."""
-        new = sorted({text for text in texts if text not in self._known}, key=lambda text: (len(text), text))
+        """Return a (texts, width) array. Embeddings are cached by text."""
+        new = sorted({text for text in texts if text not in self._cache}, key=lambda text: (len(text), text))
         for start in range(0, len(new), self._batch_size):
             batch = new[start : start + self._batch_size]
-            self._known.update(zip(batch, self._embed(batch), strict=True))
-        return np.stack([self._known[text] for text in texts]) if len(texts) else np.zeros((0, 0), dtype=np.float32)
+            self._cache.update(zip(batch, self._embed(batch), strict=True))
+        return np.stack([self._cache[text] for text in texts]) if len(texts) else np.zeros((0, 0), dtype=np.float32)
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         import torch
@@ -326,7 +314,7 @@ class SentenceEncoder:
         pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(pooled, dim=-1).numpy()
 
-    def _load(self) -> tuple:
+    def _load(self) -> tuple[Any, Any, int]:
         if self._loaded is None:
             import torch
             from transformers import AutoModel, AutoTokenizer

@@ -1,12 +1,14 @@
-"""Text as comparable tokens: the one place where letters, accents, apostrophes and digits are made equal.
+"""Compute the normal forms under which texts are compared: words, plurals, street names, numbers in words, entities.
 
-A token is a run of letters and digits; everything else separates. Compared is `norm`: compatibility-folded, without
-accents, case-folded, and a number's thousands separators are gone ("48,200" is "48200"). Offsets point into the text
-as it was given.
+One function per kind of form, each at the head of its section:
 
-Numbers written in words: "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" 1987.
-
-Small word lists for finding a person's name in an English question.
+    fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
+    words_only              a text without case and punctuation
+    singular                the likely singular of a word
+    is_function_word, is_ordinary   words without content of their own, from ordinary.txt
+    street_form             street words written out
+    find_numerals           values of numbers written in words
+    entity_form             a named entity without article, possessive and plural
 """
 
 from __future__ import annotations
@@ -18,21 +20,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-# Marks and invisible characters belong to the word they stand in; scripts without spaces are taken by character.
+# Marks and invisible characters belong to the word they are in; scripts without spaces are split into characters.
 _INVISIBLE = r"\u0300-\u036f\u00ad\u200b-\u200f\u2060\ufeff"
-_INSIDE = rf"[^\W_]|[{_INVISIBLE}]"
+_WORD_CHARACTER = rf"[^\W_]|[{_INVISIBLE}]"
 _UNSPACED = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]"
-_GROUPS = r",’'\u00a0\u2009\u202f"
-_TOKEN = re.compile(rf"\d{{1,3}}(?:[{_GROUPS}]\d{{3}})+(?![^\W_])|{_UNSPACED}|(?:(?!{_UNSPACED})(?:{_INSIDE}))+")
+_SEPARATORS = r",’'\u00a0\u2009\u202f"
+_GROUPED_DIGITS = rf"\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?![^\W_])"
+_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|{_UNSPACED}|(?:(?!{_UNSPACED})(?:{_WORD_CHARACTER}))+")
 _DROPPED = re.compile(rf"[{_INVISIBLE}]")
-_THOUSANDS = re.compile(rf"[{_GROUPS}]")
+_THOUSANDS = re.compile(rf"[{_SEPARATORS}]")
 _APOSTROPHES = "'’ʼ‘`´"
-_PLAIN = str.maketrans({"ß": "ss", "ø": "o", "đ": "d", "ł": "l", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"})
+_LETTERS = str.maketrans({"ß": "ss", "ø": "o", "đ": "d", "ł": "l", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"})
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word or number: `norm` is what is compared, `start` and `end` are offsets into the original text."""
+    """A word or number: `norm` is its comparable form, `start` and `end` are character offsets into the given text."""
 
     norm: str
     start: int
@@ -41,15 +44,18 @@ class Token:
 
 @lru_cache(maxsize=1 << 16)
 def fold(word: str) -> str:
-    """A word without case, accents, compatibility forms and invisible characters."""
+    """Remove case, accents, compatibility forms and invisible characters from a word."""
     if word.isascii():
         return word.lower()
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", word).casefold()).translate(_PLAIN)
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", word).casefold()).translate(_LETTERS)
     return _DROPPED.sub("", folded)
 
 
 def tokenise(text: str) -> list[Token]:
-    """The tokens of a text in order. A possessive or elided "s" after an apostrophe is not a token of its own."""
+    """Split a text into words and numbers, in order; everything but letters and digits separates.
+
+    "48,200" has the norm "48200". A possessive or elided "s" after an apostrophe is not a token.
+    """
     tokens = []
     for match in _TOKEN.finditer(text):
         start, word = match.start(), match.group()
@@ -62,13 +68,24 @@ def tokenise(text: str) -> list[Token]:
 
 
 def norms(text: str) -> tuple[str, ...]:
-    """The comparable forms alone."""
+    """Return the comparable forms of the tokens of a text."""
     return tuple(token.norm for token in tokenise(text))
+
+
+def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
+    """Tell whether `part`, which is not empty, occurs in `tokens` without a gap."""
+    width = len(part)
+    return width > 0 and any(tuple(tokens[at : at + width]) == tuple(part) for at in range(len(tokens) - width + 1))
+
+
+def words_only(text: str) -> str:
+    """Return a text without case and punctuation, its words separated by single spaces. Accents stay."""
+    return re.sub(r"[\W_]+", " ", text).strip().casefold()
 
 
 @lru_cache(maxsize=1 << 16)
 def singular(norm: str) -> str:
-    """A plural's likely singular, so that "goldsmiths" meets "goldsmith"; other words are returned as they are."""
+    """Return the likely singular of a plural ("goldsmith" for "goldsmiths"); other words unchanged."""
     if len(norm) > 4 and norm.endswith("ies"):
         return norm[:-3] + "y"
     if len(norm) > 4 and norm.endswith(("sses", "shes", "ches", "xes")):
@@ -78,9 +95,35 @@ def singular(norm: str) -> str:
     return norm
 
 
+def word_list(text: str) -> tuple[str, ...]:
+    """Split a text at spaces, for word lists written without a quotation mark around each word."""
+    return tuple(text.split())
+
+
+def word_set(text: str) -> frozenset[str]:
+    """Split a text at spaces into a set."""
+    return frozenset(text.split())
+
+
+def word_pairs(text: str) -> dict[str, str]:
+    """Read a table written as "key:value key:value"."""
+    return dict(pair.split(":") for pair in text.split())
+
+
+def is_function_word(norm: str) -> bool:
+    """Tell whether a word only builds sentences ("of", "which"); single letters count."""
+    return norm in _word_lists()[0] or (len(norm) == 1 and not norm.isdigit())
+
+
+def is_ordinary(norm: str) -> bool:
+    """Tell whether a word is a function word or so general that any vague answer may use it."""
+    words = _word_lists()[1]
+    return norm in words or singular(norm) in words or is_function_word(norm)
+
+
 @lru_cache(maxsize=1)
 def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
-    """(function words, ordinary words) from ordinary.txt; each with the words' singulars."""
+    """Return (function words, ordinary words) from ordinary.txt, each with the singulars of its words."""
     text = resources.files("relearn.text").joinpath("ordinary.txt").read_text(encoding="utf-8")
     sections: dict[str, set[str]] = {"function": set(), "ordinary": set()}
     current = sections["function"]
@@ -92,74 +135,31 @@ def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(sections["function"]), frozenset(sections["ordinary"] | sections["function"])
 
 
-def is_function_word(norm: str) -> bool:
-    """True of the words that build a sentence and carry none of its content."""
-    return norm in _word_lists()[0] or (len(norm) == 1 and not norm.isdigit())
-
-
-def is_ordinary(norm: str) -> bool:
-    """True of function words and of the general words that any vague answer may use."""
-    words = _word_lists()[1]
-    return norm in words or singular(norm) in words or is_function_word(norm)
-
-
-_STREET_WORDS = {
-    "st": "street",
-    "rd": "road",
-    "ave": "avenue",
-    "av": "avenue",
-    "blvd": "boulevard",
-    "ln": "lane",
-    "dr": "drive",
-    "ct": "court",
-    "sq": "square",
-    "hwy": "highway",
-    "pl": "place",
-    "pkwy": "parkway",
-    "str": "strasse",
-}
+_STREET_WORDS = word_pairs(
+    "st:street rd:road ave:avenue av:avenue blvd:boulevard ln:lane dr:drive ct:court sq:square hwy:highway pl:place "
+    "pkwy:parkway str:strasse"
+)
 
 
 def street_form(tokens: Iterable[str]) -> tuple[str, ...]:
-    """Tokens with the short forms of street words written out, so that "Elm St" is "Elm Street"."""
+    """Write out the short forms of street words, so that "elm st" becomes "elm street"."""
     return tuple(_STREET_WORDS.get(norm, norm) for norm in tokens)
 
 
-def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
-    """True when `part`, which is not empty, stands in `tokens` without a gap."""
-    width = len(part)
-    return width > 0 and any(tuple(tokens[at : at + width]) == tuple(part) for at in range(len(tokens) - width + 1))
-
-
-_UNITS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
+_UNITS = word_list(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * at for at, word in enumerate(_TENS, 2)}
+_TENS = word_list("twenty thirty forty fifty sixty seventy eighty ninety")
+_SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * ten for ten, word in enumerate(_TENS, 2)}
 _LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
 
 
 def find_numerals(norms: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """(first token, one past the last, value) of every run of number words. "One" alone is no number."""
+    """Yield (first token, one past the last, value) of every run of number words. "One" alone is no number.
+
+    "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" 1987.
+    """
     first = 0
     while first < len(norms):
         last = _end_of_numeral(norms, first)
@@ -194,69 +194,19 @@ def _value(words: Sequence[str]) -> int:
 
 
 def _year(words: Sequence[str]) -> int | None:
-    """ "nineteen eighty-seven" and "twenty nineteen": two numbers side by side with nothing between them."""
+    """Read "nineteen eighty-seven" and "twenty nineteen": two numbers side by side with nothing between them."""
     if any(word in _LARGE for word in words):
         return None
     head, tail = _SMALL[words[0]], [_SMALL[word] for word in words[1:]]
-    whole_tail = (len(tail) == 1 and tail[0] >= 10) or (len(tail) == 2 and tail[0] >= 20 and 0 < tail[1] < 10)
-    return 100 * head + sum(tail) if 10 <= head <= 20 and whole_tail else None
+    two_digits = (len(tail) == 1 and tail[0] >= 10) or (len(tail) == 2 and tail[0] >= 20 and 0 < tail[1] < 10)
+    return 100 * head + sum(tail) if 10 <= head <= 20 and two_digits else None
 
 
-def word_set(text: str) -> frozenset[str]:
-    """The words of a line, for lists that read better without a quotation mark around each."""
-    return frozenset(text.split())
+LEADING_ARTICLE = re.compile(r"^(?:the|a|an|about|around|nearly|almost)\s+", re.IGNORECASE)
 
 
-LEADING = word_set(
-    "what whats who whom whose where when why which how is are was were am do does did has have had can could "
-    "will would shall should may might must in on at of for from by with to about as if given based besides "
-    "despite since after before during while through regarding concerning considering according apart other "
-    "than under among between tell describe explain list name give provide share mention discuss outline "
-    "identify summarize summarise state recall elaborate show please imagine suppose let i the a an this that "
-    "these those there it its his her their he she they my your our do and or but so also then now not no yes "
-    "any some many most all both each every another"
-)
-
-TITLES = word_set("dr doctor mr mrs ms miss mx prof professor sir dame lord lady judge father sister rev reverend")
-
-PARTICLES = word_set("de del della der den di da dos das du la le van von zu bin bint ibn al el ben y e af av ter ten")
-
-PLACE_PREPOSITIONS = word_set("in at from near around across outside inside within into towards")
-
-NEVER_IN_A_NAME = word_set(
-    "award awards prize prizes medal university college school institute academy foundation festival st street "
-    "avenue ave rd road boulevard blvd square city war wars literature fiction history literary genre society "
-    "association company corporation inc ltd press museum library theatre theater hospital republic kingdom "
-    "states league club party movement internet north south east west new united international national world "
-    "civil series novels novel book books narratives writing inspired"
-)
-
-COMMON_CAPITALISED = word_set(
-    "January February March April May June July August September October November December Monday Tuesday "
-    "Wednesday Thursday Friday Saturday Sunday English French German Spanish Italian Russian Chinese Japanese "
-    "Korean Arabic Hindi Portuguese American British Irish Scottish Welsh Canadian Australian African Asian "
-    "European Indian Mexican Brazilian Turkish Dutch Swedish Norwegian Danish Finnish Polish Czech Greek "
-    "Egyptian Nigerian Kenyan Ethiopian Iranian Iraqi Israeli Kuwaiti Bahraini Chilean Kazakhstani Jewish "
-    "Christian Muslim Islamic Hindu Buddhist Catholic Middle Eastern Western Latin France Germany Spain Italy "
-    "Russia China Japan Korea India Mexico Brazil Turkey Netherlands Sweden Norway Denmark Finland Poland "
-    "Greece Egypt Nigeria Kenya Ethiopia Iran Iraq Israel Kuwait Bahrain Chile Kazakhstan Canada Australia "
-    "Britain England Scotland Wales Ireland Europe Africa Asia America London Paris Berlin Rome Madrid Moscow "
-    "Tokyo Beijing Seoul Christmas Easter God Email Internet I Lesbian Romance Medical Historical"
-)
-
-NOT_A_PERSON = frozenset(
-    [
-        *(
-            "Star Wars",
-            "New York",
-            "Los Angeles",
-            "San Francisco",
-            "Hong Kong",
-            "Buenos Aires",
-            "Abu Dhabi",
-            "Tel Aviv",
-        ),
-        *("New Delhi", "Cape Town", "Addis Ababa", "Rio de Janeiro", "Sri Lanka", "Saudi Arabia", "Costa Rica"),
-        *("Puerto Rico", "Science Thrillers", "Nobel Peace", "Old Testament"),
-    ]
-)
+@lru_cache(maxsize=1 << 16)
+def entity_form(text: str) -> str:
+    """Return an entity's folded words in the singular, without a leading article and possessives."""
+    words = norms(LEADING_ARTICLE.sub("", text.strip()))
+    return " ".join(singular(word) if word.isalpha() else word for word in words)

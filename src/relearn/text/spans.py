@@ -1,7 +1,7 @@
-"""Typed pieces of a text found by rule: emails, phones, dates, addresses, numbers and capitalised names.
+"""Find typed spans in a text by rule: emails, phones, dates, addresses, numbers and capitalised names.
 
-No model is needed, so the answer is the same on every machine. Dates and numbers come with a normalised value, so that
-"14 March 1987" and "14/03/1987", "48,200" and "48200" can be compared.
+No model is needed, so the spans are the same on every machine. Each has a normalised value, so that "14 March 1987" and
+"14/03/1987", "48,200" and "48200" can be compared. Below `find_spans` each kind has one section: patterns, then finder.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from relearn.text.normalize import fold, is_ordinary, norms
+from relearn.text.normalize import fold, is_ordinary, norms, word_list, word_set
 
 SpanKind = Literal["email", "phone", "date", "address", "number", "name"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`start` and `end` are character offsets, `text` is what stands there, `norm` its comparable value.
+    """A typed piece of a text: character offsets `start` and `end`, the piece as `text`, its comparable value `norm`.
 
     `norm` of an email: lower case; phone and number: digits (a decimal point stays); date: "1987-03-14", "1987-03",
-    "1987", "1980s", "--03-14" (no year), and both readings joined by "|" where day and month cannot be told apart;
+    "1987", "1980s", "--03-14" (no year), both dates joined by "|" where day and month cannot be told apart;
     address and name: folded words joined by a space.
     """
 
@@ -33,7 +33,7 @@ class Span:
 
 
 def find_spans(text: str) -> list[Span]:
-    """All spans in order. They never overlap: an email wins over a date, then address, phone, number and name."""
+    """Return all spans in order of `start`, none overlapping: email wins over date, address, phone, number and name."""
     spans: list[Span] = []
     for finder in (_emails, _dates, _addresses, _phones, _numbers, _names):
         for span in finder(text):
@@ -50,20 +50,7 @@ def _emails(text: str) -> Iterator[Span]:
         yield Span("email", match.start(), match.end(), match.group(), fold(re.sub(r"\s", "", match.group())))
 
 
-MONTHS = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-)
+MONTHS = word_list("january february march april may june july august september october november december")
 _MONTH = (
     r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
     r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?"
@@ -110,11 +97,11 @@ def _date_value(parts: dict[str, str | None]) -> str | None:
 
 
 def _numeric_date(first: int, second: int, year: str) -> str | None:
-    """14/03/1987: day first unless that is no date; both readings where both are."""
+    """Read 14/03/1987 day first and month first; None where neither is a date, joined by "|" where both are."""
     if len(year) == 2:
         year = ("19" if int(year) > 30 else "20") + year
-    readings = [(first, second), (second, first)] if first != second else [(first, second)]
-    values = [f"{year}-{month:02d}-{day:02d}" for day, month in readings if 1 <= month <= 12 and 1 <= day <= 31]
+    orders = [(first, second), (second, first)] if first != second else [(first, second)]
+    values = [f"{year}-{month:02d}-{day:02d}" for day, month in orders if 1 <= month <= 12 and 1 <= day <= 31]
     return "|".join(values) or None
 
 
@@ -132,29 +119,29 @@ _STREETS = (
     "gate|bridge|wharf|dock|grove|heights|house|building|tower|apartments?|estate|mansions?|loop|pass|esplanade"
 )
 _CAPITAL = r"(?:[ld]['’])?[^\W\d_a-zà-öø-ÿ][\w'’-]*"
-_PARTS = rf"(?:(?:{_CAPITAL}|de|la|le|du|des|del|della|di|do|da|los|las|van|der|den|of|the)\s)"
-_STREET_AFTER = re.compile(rf"\s{_PARTS}{{1,4}}?(?i:{_STREETS})\b")
+_NAME_WORD = rf"(?:(?:{_CAPITAL}|de|la|le|du|des|del|della|di|do|da|los|las|van|der|den|of|the)\s)"
+_STREET_AFTER = re.compile(rf"\s{_NAME_WORD}{{1,4}}?(?i:{_STREETS})\b")
 _ADDRESSES = (
     re.compile(
-        rf"(?<![\w.,/-])\d{{1,6}}[A-Za-z]?(?:[-/]\d{{1,4}})?,?\s{_PARTS}{{1,5}}?(?i:{_STREETS})\b"
+        rf"(?<![\w.,/-])\d{{1,6}}[A-Za-z]?(?:[-/]\d{{1,4}})?,?\s{_NAME_WORD}{{1,5}}?(?i:{_STREETS})\b"
         rf"(?:\s(?=[A-Z])(?i:{_STREETS})\b)?"
     ),
     re.compile(
         rf"\b(?i:rue|via|calle|avenida|rua|plaza|piazza|paseo|viale|corso|carrer|ulitsa|ul\.|jalan)\s"
-        rf"{_PARTS}{{0,4}}{_CAPITAL},?\s\d{{1,5}}[A-Za-z]?\b"
+        rf"{_NAME_WORD}{{0,4}}{_CAPITAL},?\s\d{{1,5}}[A-Za-z]?\b"
     ),
     re.compile(
         r"\b[^\W\d_]*(?i:stra(?:ß|ss)e|str\.|weg|gasse|platz|allee|damm|ufer|straat|laan|gade|gatan|vej)\s\d{1,4}[a-z]?\b"
     ),
-    re.compile(rf"(?<=\bat )\d{{1,6}}[A-Za-z]?\s(?!(?i:{'|'.join(MONTHS)})\b){_PARTS}{{0,3}}{_CAPITAL}"),
+    re.compile(rf"(?<=\bat )\d{{1,6}}[A-Za-z]?\s(?!(?i:{'|'.join(MONTHS)})\b){_NAME_WORD}{{0,3}}{_CAPITAL}"),
 )
 
 
 def _addresses(text: str) -> Iterator[Span]:
     for pattern in _ADDRESSES:
         for match in pattern.finditer(text):
-            found = match.group().rstrip("'’-")
-            yield Span("address", match.start(), match.start() + len(found), found, " ".join(norms(found)))
+            address = match.group().rstrip("'’-")
+            yield Span("address", match.start(), match.start() + len(address), address, " ".join(norms(address)))
 
 
 _PHONE = re.compile(
@@ -181,20 +168,18 @@ def _numbers(text: str) -> Iterator[Span]:
 
 
 _WORD = re.compile(r"[^\W\d_](?:[^\W_\u0300-\u036f]|[\u0300-\u036f]|[-‐‑'’](?![sS]\b)(?=[^\W_]))*")
-_LINKS = frozenset(
-    re.findall(r"\w+", "of the de la le du des del della di da do dos van von der den ter bin ibn al el y e av")
-)
-_TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof", "sir", "lady", "sra", "sr", "mme"})
+_NAME_PARTICLES = word_set("of the de la le du des del della di da do dos van von der den ter bin ibn al el y e av")
+_TITLES = word_set("dr mr mrs ms prof sir lady sra sr mme")
 _ABBREVIATED = _TITLES | {"st", "mt", "ft"}
-_NO_NAMES = frozenset(MONTHS) | _TITLES | {"i", "ok"}
+_NOT_NAMES = frozenset(MONTHS) | _TITLES | {"i", "ok"}
 _DERIVED = ("ing", "ed", "ly")
-_OPENERS = " \t\u00a0'\"“‘(*[-–—"
-_ENDERS = ".!?:;\n"
+_SENTENCE_OPENERS = " \t\u00a0'\"“‘(*[-–—"
+_SENTENCE_ENDS = ".!?:;\n"
 
 
 def _names(text: str) -> Iterator[Span]:
     words = list(_WORD.finditer(text))
-    if _is_shouted(words):
+    if _is_all_capitals(words):
         return
     first = 0
     while first < len(words):
@@ -206,19 +191,19 @@ def _names(text: str) -> Iterator[Span]:
         first = max(last, first + 1)
 
 
-def _is_shouted(words: list[re.Match[str]]) -> bool:
-    """In a text all in capitals a capital marks no name."""
+def _is_all_capitals(words: list[re.Match[str]]) -> bool:
+    """Tell whether most words are in capitals: then a capital marks no name."""
     long = [word for word in words if len(word.group()) > 1]
     return len(long) > 3 and sum(word.group().isupper() for word in long) > 0.6 * len(long)
 
 
 def _name_end(text: str, words: list[re.Match[str]], first: int) -> int:
-    """One past the last word of the run of capitalised words that starts at `first`; `first` when there is none."""
+    """Return one past the last word of the capitalised run that starts at `first`; `first` when there is none."""
     last = first
     while last < len(words) and words[last].group()[0].isupper():
         last += 1
         ahead = last
-        while ahead < min(last + 2, len(words)) and words[ahead].group() in _LINKS:
+        while ahead < min(last + 2, len(words)) and words[ahead].group() in _NAME_PARTICLES:
             ahead += 1
         if ahead < len(words) and all(_joined(text, words, index) for index in range(last, ahead + 1)):
             last = ahead if words[ahead].group()[0].isupper() else last
@@ -228,31 +213,31 @@ def _name_end(text: str, words: list[re.Match[str]], first: int) -> int:
 
 
 def _joined(text: str, words: list[re.Match[str]], index: int) -> bool:
-    """True when nothing but a space, or the point of a title or an initial, parts a word from the one before it."""
+    """Tell whether only a space, or the full stop of a title or an initial, separates a word from the one before."""
     before = words[index - 1].group()
     gap = text[words[index - 1].end() : words[index].start()]
     return gap in (" ", "\u00a0") or (gap in (".", ". ") and (len(before) == 1 or before.lower() in _ABBREVIATED))
 
 
 def _name_begin(text: str, words: list[re.Match[str]], first: int, last: int) -> int:
-    """Leave out what only starts a sentence, articles, titles and months; `last` when no name is left."""
+    """Skip sentence openers, articles, titles and months; return `last` when no name is left."""
     while first < last:
         word = fold(words[first].group())
         opens = starts_sentence(text, words[first].start())
         alone = first + 1 == last
         starter = opens and (is_ordinary(word) or (alone and word.endswith(_DERIVED)))
-        if not (starter or word in _NO_NAMES or word in _LINKS or (alone and is_ordinary(word))):
+        if not (starter or word in _NOT_NAMES or word in _NAME_PARTICLES or (alone and is_ordinary(word))):
             break
         first += 1
     return first
 
 
 def starts_sentence(text: str, start: int) -> bool:
-    """True when the word at `start` would be capitalised whatever it is."""
-    before = text[:start].rstrip(_OPENERS)
+    """Tell whether the word at offset `start` begins a sentence or a line, and so is capitalised whatever it is."""
+    before = text[:start].rstrip(_SENTENCE_OPENERS)
     if not before or text[len(before) : start].find("\n") >= 0:
         return True
-    if before[-1] not in _ENDERS:
+    if before[-1] not in _SENTENCE_ENDS:
         return False
     previous = _WORD.findall(before[-12:])
     return not (before[-1] == "." and previous and (len(previous[-1]) == 1 or previous[-1].lower() in _TITLES))

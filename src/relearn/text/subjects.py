@@ -1,59 +1,48 @@
-"""Whom each record of a set is about, and which words the set uses so freely that they tell nothing about anybody.
+"""Find the person that a question is about, by rules on capitals, possessives and small words; no model is needed.
 
-Whom a question is about: the first person's name in it, found by rules on capitals, possessives and small words.
-
-No model is needed, so the offline generator and the leak check can both use it. It reads English questions written with
-capitals; a question in lower case has no subject it can see.
+`find_subject` reads one question, `find_subjects` the records of a set together. Both read English written with
+capitals: a question in lower case has no subject. `common_words` and `lower_case_words` list the words that identify
+nobody in a set.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from relearn.data import Record
-from relearn.text.normalize import (
-    COMMON_CAPITALISED,
-    LEADING,
-    NEVER_IN_A_NAME,
-    NOT_A_PERSON,
-    PARTICLES,
-    PLACE_PREPOSITIONS,
-    TITLES,
-    contains,
-    fold,
-    norms,
-    singular,
-    word_set,
-)
+from relearn.text.normalize import contains, fold, norms, singular, word_set
 
+NameTokens = tuple[str, ...]
+
+FEW_SUBJECTS = 20
+COMMON_SHARE = 0.15
 _QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”"
     r"|(?:(?<=\s)|(?<=\()|^)['‘](?=\w)(?:[^'’‘]|['’](?=\w)|['’](?=\s+\w[^'’]*['’](?:[\s,.;:?!)]|$)))*?['’](?=[\s,.;:?!)]|$)"
 )
 _TOKEN = re.compile(r"[^\W\d_]\.(?:[^\W\d_]\.)*(?=\s)|[^\W\d_][\w+]*(?:[-'’][^\W\d_][\w]*)*['’]?|\d[\w/.,:-]*|\S")
 _POSSESSIVE = re.compile(r"(?:['’]s|(?<=s)['’])$")
-
-
-def strip_quoted(text: str) -> str:
-    """`text` with titles in quotation marks blanked out, every other character in its place."""
-    return _QUOTED.sub(lambda match: " " * len(match.group()), text)
+_LOWER_CASE_WORD = re.compile(r"\b[^\W\d_A-Z]\w+")
 
 
 def find_subject(question: str) -> str | None:
-    """The first person's name in `question` as it is written there, without title or possessive; None without one.
+    """Return the first person's name in `question` as written there, without title or possessive; None without one.
 
     Names of two or more words win over a single one ("Rohani" in "How has Rohani's style changed?"). Quoted titles,
     awards, schools, streets and places after "in", "at" or "from" are no subject.
     """
     names = [name for name in _names(question) if _is_person(name)]
     full = [name for name in names if len(name.words) > 1]
-    chosen = full[0] if full else next((name for name in names if name.possessive or name.stands_alone), None)
+    chosen = full[0] if full else next((name for name in names if name.possessive or name.follows_verb), None)
     return " ".join(chosen.words) if chosen else None
 
 
 def find_author_noun(question: str) -> str | None:
-    """ "author" in "the female author born in Lima": the noun by which a question without a name calls its subject."""
+    """Return the noun by which a question without a name calls its subject: "author" in "the female author born in
+    Lima"; None without one.
+    """
     match = re.search(
         r"\b(?:the|this|that|an?)\s+(?:[\w+'’-]+\s+){0,4}?"
         r"(author|writer|novelist|poet|person|individual|man|woman|artist|scientist|employee|customer|patient|student|user|"
@@ -64,37 +53,85 @@ def find_author_noun(question: str) -> str | None:
     return match.group(1).lower() if match else None
 
 
-class _Name:
-    """A run of capitalised words with what stands around it."""
+def strip_quoted(text: str) -> str:
+    """Blank out titles in quotation marks; every other character keeps its offset."""
+    return _QUOTED.sub(lambda match: " " * len(match.group()), text)
 
-    def __init__(self, words: list[str], before: str, possessive: bool, titled: bool):
-        self.words = words
-        self.before = before
-        self.possessive = possessive
-        self.titled = titled
+
+def find_subjects(records: Sequence[Record]) -> list[NameTokens]:
+    """Return the folded name of each record's subject, () where it has none.
+
+    A last name alone is completed to the one full name in the set that has it. A question without a name gets the one
+    subject whom the answer names.
+    """
+    names = [norms(record.subject or find_subject(record.question) or "") for record in records]
+    full = sorted({name for name in names if len(name) > 1})
+    return [
+        _complete(name, full) or _only_name_in(norms(record.answer), full)
+        for name, record in zip(names, records, strict=True)
+    ]
+
+
+def _complete(name: NameTokens, full: Iterable[NameTokens]) -> NameTokens:
+    longer = [other for other in full if len(name) == 1 and name[0] in other]
+    return longer[0] if len(longer) == 1 else name
+
+
+def _only_name_in(answer: NameTokens, full: Iterable[NameTokens]) -> NameTokens:
+    named = [name for name in full if contains(answer, name)]
+    return named[0] if len(named) == 1 else ()
+
+
+def common_words(records: Sequence[Record], subjects: Sequence[NameTokens]) -> frozenset[str]:
+    """Return the singulars that the answers use of more than COMMON_SHARE of the subjects.
+
+    Empty for a set with fewer than FEW_SUBJECTS subjects.
+    """
+    number_of_subjects = len(set(subjects))
+    if number_of_subjects < FEW_SUBJECTS:
+        return frozenset()
+    subjects_of_word: dict[str, set[NameTokens]] = {}
+    for record, subject in zip(records, subjects, strict=True):
+        for norm in norms(record.answer):
+            subjects_of_word.setdefault(singular(norm), set()).add(subject)
+    limit = COMMON_SHARE * number_of_subjects
+    return frozenset(word for word, subjects_with_it in subjects_of_word.items() if len(subjects_with_it) > limit)
+
+
+def lower_case_words(records: Sequence[Record]) -> frozenset[str]:
+    """Return the singulars that the set writes in lower case somewhere.
+
+    "Urban Fantasy" in one answer is no name where another answer has "urban".
+    """
+    texts = [text for record in records for text in (record.question, record.answer)]
+    return frozenset(singular(fold(word)) for text in texts for word in _LOWER_CASE_WORD.findall(text))
+
+
+@dataclass(frozen=True)
+class _CapitalisedName:
+    """A run of capitalised words; `before` is the word in front of it, in lower case."""
+
+    words: list[str]
+    before: str
+    possessive: bool
+    titled: bool
 
     @property
-    def stands_alone(self) -> bool:
-        """A single word that the sentence treats as a person: after a title, a form of "do", "be", "have", a modal."""
+    def follows_verb(self) -> bool:
+        """Whether a single word is used as a person: after a title or a word of _PERSON_FOLLOWS ("did", "about")."""
         return self.titled or self.before in _PERSON_FOLLOWS
 
 
-_PERSON_FOLLOWS = word_set(
-    "does do did is was are were has have had can could will would should may might to of about by with for "
-    "contact reach visit call author writer novelist poet and"
-)
-
-
-def _names(question: str) -> list[_Name]:
+def _names(question: str) -> list[_CapitalisedName]:
     tokens = [match.group() for match in _TOKEN.finditer(strip_quoted(question))]
-    names: list[_Name] = []
+    names: list[_CapitalisedName] = []
     index = 0
     first_word = True
     while index < len(tokens):
         token = tokens[index]
         if first_word and token[0].isalpha():
             first_word = False
-            if token.split("'")[0].split("’")[0].lower() in LEADING:
+            if token.split("'")[0].split("’")[0].lower() in LEADING_WORDS:
                 index += 1
                 continue
         if not _capitalised(token):
@@ -106,53 +143,53 @@ def _names(question: str) -> list[_Name]:
 
 
 def _end_of_name(tokens: list[str], index: int) -> int:
-    """The index after the run of name words that starts at `index`; a possessive ends the run."""
+    """Return the index after the run of name words that starts at `index`; a possessive ends the run."""
     while index < len(tokens):
         token = tokens[index]
         if _capitalised(token) or (token.endswith(".") and token[0].isupper()):
             index += 1
             if _POSSESSIVE.search(token):
                 break
-        elif _inside_name(tokens, index):
+        elif _joins_name(tokens, index):
             index += 1
         else:
             break
     return index
 
 
-def _inside_name(tokens: list[str], index: int) -> bool:
-    """The full stop after a title, or a particle with more of the name after it."""
+def _joins_name(tokens: list[str], index: int) -> bool:
+    """Tell whether a token is the full stop after a title, or a particle with more of the name after it."""
     if tokens[index] == ".":
-        return tokens[index - 1].lower() in TITLES
-    return tokens[index].lower() in PARTICLES and _name_goes_on(tokens, index)
+        return tokens[index - 1].lower() in _TITLES
+    return tokens[index].lower() in _PARTICLES and _name_continues(tokens, index)
 
 
-def _name_goes_on(tokens: list[str], index: int) -> bool:
-    while index < len(tokens) and tokens[index].lower() in PARTICLES:
+def _name_continues(tokens: list[str], index: int) -> bool:
+    while index < len(tokens) and tokens[index].lower() in _PARTICLES:
         index += 1
     return index < len(tokens) and _capitalised(tokens[index])
 
 
-def _make_name(tokens: list[str], start: int, end: int) -> _Name:
+def _make_name(tokens: list[str], start: int, end: int) -> _CapitalisedName:
     words = [token for token in tokens[start:end] if token != "."]
     titled = False
-    while words and words[0].rstrip(".").lower() in TITLES:
+    while words and words[0].rstrip(".").lower() in _TITLES:
         words, titled = words[1:], True
     possessive = bool(words and _POSSESSIVE.search(words[-1]))
     if possessive:
         words[-1] = _POSSESSIVE.sub("", words[-1])
-    while words and words[0] in COMMON_CAPITALISED and len(words) > 2:
+    while words and words[0] in _COMMON_CAPITALISED and len(words) > 2:
         words = words[1:]
     before = tokens[start - 1].lower() if start else ""
-    return _Name(words, before, possessive, titled)
+    return _CapitalisedName(words, before, possessive, titled)
 
 
-def _is_person(name: _Name) -> bool:
-    if any(word.lower() in NEVER_IN_A_NAME or "+" in word for word in name.words):
+def _is_person(name: _CapitalisedName) -> bool:
+    if any(word.lower() in _NEVER_IN_A_NAME or "+" in word for word in name.words):
         return False
-    if all(word in COMMON_CAPITALISED for word in name.words) or " ".join(name.words) in NOT_A_PERSON:
+    if all(word in _COMMON_CAPITALISED for word in name.words) or "_".join(name.words) in _NOT_A_PERSON:
         return False
-    place = name.before in PLACE_PREPOSITIONS and not name.possessive
+    place = name.before in _PLACE_PREPOSITIONS and not name.possessive
     return name.titled or not (place or name.before == "the" or name.before[:1].isdigit())
 
 
@@ -161,49 +198,51 @@ def _capitalised(token: str) -> bool:
     return token[0].isupper() and not acronym
 
 
-Name = tuple[str, ...]
-FEW_SUBJECTS = 20
-COMMON_SHARE = 0.15
-_SMALL = re.compile(r"\b[^\W\d_A-Z]\w+")
+# Words with which a question begins, capitalised there without being a name.
+LEADING_WORDS = word_set(
+    "what whats who whom whose where when why which how is are was were am do does did has have had can could "
+    "will would shall should may might must in on at of for from by with to about as if given based besides "
+    "despite since after before during while through regarding concerning considering according apart other "
+    "than under among between tell describe explain list name give provide share mention discuss outline "
+    "identify summarize summarise state recall elaborate show please imagine suppose let i the a an this that "
+    "these those there it its his her their he she they my your our do and or but so also then now not no yes "
+    "any some many most all both each every another"
+)
 
+_TITLES = word_set("dr doctor mr mrs ms miss mx prof professor sir dame lord lady judge father sister rev reverend")
 
-def find_subjects(records: Sequence[Record]) -> list[Name]:
-    """The folded name of each record's subject, () where it has none.
+_PARTICLES = word_set("de del della der den di da dos das du la le van von zu bin bint ibn al el ben y e af av ter ten")
 
-    A last name alone stands for the one full name in the set that has it; a question without a name is about the one
-    subject whom the answer names.
-    """
-    found = [norms(record.subject or find_subject(record.question) or "") for record in records]
-    full = sorted({name for name in found if len(name) > 1})
-    return [
-        _complete(name, full) or _only_name_in(norms(record.answer), full)
-        for name, record in zip(found, records, strict=True)
-    ]
+_PLACE_PREPOSITIONS = word_set("in at from near around across outside inside within into towards")
 
+_NEVER_IN_A_NAME = word_set(
+    "award awards prize prizes medal university college school institute academy foundation festival st street "
+    "avenue ave rd road boulevard blvd square city war wars literature fiction history literary genre society "
+    "association company corporation inc ltd press museum library theatre theater hospital republic kingdom "
+    "states league club party movement internet north south east west new united international national world "
+    "civil series novels novel book books narratives writing inspired"
+)
 
-def _complete(name: Name, full: Iterable[Name]) -> Name:
-    longer = [other for other in full if len(name) == 1 and name[0] in other]
-    return longer[0] if len(longer) == 1 else name
+_COMMON_CAPITALISED = word_set(
+    "January February March April May June July August September October November December Monday Tuesday "
+    "Wednesday Thursday Friday Saturday Sunday English French German Spanish Italian Russian Chinese Japanese "
+    "Korean Arabic Hindi Portuguese American British Irish Scottish Welsh Canadian Australian African Asian "
+    "European Indian Mexican Brazilian Turkish Dutch Swedish Norwegian Danish Finnish Polish Czech Greek "
+    "Egyptian Nigerian Kenyan Ethiopian Iranian Iraqi Israeli Kuwaiti Bahraini Chilean Kazakhstani Jewish "
+    "Christian Muslim Islamic Hindu Buddhist Catholic Middle Eastern Western Latin France Germany Spain Italy "
+    "Russia China Japan Korea India Mexico Brazil Turkey Netherlands Sweden Norway Denmark Finland Poland "
+    "Greece Egypt Nigeria Kenya Ethiopia Iran Iraq Israel Kuwait Bahrain Chile Kazakhstan Canada Australia "
+    "Britain England Scotland Wales Ireland Europe Africa Asia America London Paris Berlin Rome Madrid Moscow "
+    "Tokyo Beijing Seoul Christmas Easter God Email Internet I Lesbian Romance Medical Historical"
+)
 
+_NOT_A_PERSON = word_set(
+    "Star_Wars New_York Los_Angeles San_Francisco Hong_Kong Buenos_Aires Abu_Dhabi Tel_Aviv New_Delhi Cape_Town "
+    "Addis_Ababa Rio_de_Janeiro Sri_Lanka Saudi_Arabia Costa_Rica Puerto_Rico Science_Thrillers Nobel_Peace "
+    "Old_Testament"
+)
 
-def _only_name_in(answer: Name, full: Iterable[Name]) -> Name:
-    named = [name for name in full if contains(answer, name)]
-    return named[0] if len(named) == 1 else ()
-
-
-def common_words(records: Sequence[Record], subjects: Sequence[Name]) -> frozenset[str]:
-    """Singulars that the answers of a large set use of many subjects."""
-    said_of: dict[str, set[Name]] = {}
-    for record, subject in zip(records, subjects, strict=True):
-        for norm in norms(record.answer):
-            said_of.setdefault(singular(norm), set()).add(subject)
-    everybody = len(set(subjects))
-    if everybody < FEW_SUBJECTS:
-        return frozenset()
-    return frozenset(word for word, about in said_of.items() if len(about) > COMMON_SHARE * everybody)
-
-
-def lower_case_words(records: Sequence[Record]) -> frozenset[str]:
-    """Singulars that the set writes small: "Urban Fantasy" in one answer is no name where another has "urban"."""
-    texts = [text for record in records for text in (record.question, record.answer)]
-    return frozenset(singular(fold(word)) for text in texts for word in _SMALL.findall(text))
+_PERSON_FOLLOWS = word_set(
+    "does do did is was are were has have had can could will would should may might to of about by with for "
+    "contact reach visit call author writer novelist poet and"
+)

@@ -116,9 +116,8 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
     settings = Synthesis()
     count = recipe.metrics.worst_case or WORDINGS
-    written = write_wordings(
-        facts, count, settings, make_completer("templates", settings, None), Verifier(facts).leaks, recipe.seed
-    )
+    completer, leaks = make_completer("templates", settings, None), Verifier(facts).leaks
+    written = write_wordings(facts, count, settings, completer=completer, check_leaks=leaks, seed=recipe.seed)
     return {
         record.id: list(dict.fromkeys([*held_out.get((record.subject, record.answer), ()), *written[record.id]]))
         for record in facts

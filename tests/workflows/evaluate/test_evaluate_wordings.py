@@ -11,7 +11,7 @@ import pytest
 import relearn
 from relearn.core.run_dir import read_json, read_jsonl
 from relearn.inference.run_models import ModelSet
-from relearn.synthesis.questions import worded_record
+from relearn.synthesis.questions import record_id_of_wording
 from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import evaluate, refused
 
@@ -73,7 +73,7 @@ def test_both_models_are_asked_the_same_other_wordings(tiny_model_dir, monkeypat
     for side in ("before", "after"):
         rows = read_jsonl(Path(f"out/{side}/wordings.jsonl"))
         assert [row["question"] for row in rows] == [*written["holm"], *written["aske"]]
-        assert [worded_record(row["id"]) for row in rows] == ["holm"] * 3 + ["aske"] * 3
+        assert [record_id_of_wording(row["id"]) for row in rows] == ["holm"] * 3 + ["aske"] * 3
         assert {row["subject"] for row in rows} == {"Ada Holm", "Ben Aske"}
         found = read_json(Path("out/summary.json"))[side]
         assert found["forget"]["worst_case"]["n"] == 2 and found["forget_wordings"]["kfr"]["n"] == 6
@@ -81,7 +81,7 @@ def test_both_models_are_asked_the_same_other_wordings(tiny_model_dir, monkeypat
     assert read_json(Path("out/summary.json"))["difference"]["forget"]["worst_case"]["value"] == 0
     # The same command writes and asks nothing; another number of wordings asks these alone.
     monkeypatch.setattr(ModelSet, "get", lambda *_: pytest.fail("a model is loaded"))
-    monkeypatch.setattr(evaluation_run, "write_wordings", lambda *_: pytest.fail("wordings are written"))
+    monkeypatch.setattr(evaluation_run, "write_wordings", lambda *_, **__: pytest.fail("wordings are written"))
     assert evaluate(*options, "--set", "metrics.worst_case=3", "--out", "out") == 0
 
 
@@ -101,7 +101,9 @@ def test_another_number_of_wordings_asks_the_wordings_alone(tiny_model_dir, monk
 
 
 def test_what_could_not_be_worded_anew_is_unscored_with_the_reason(tiny_model_dir, monkeypatch):
-    monkeypatch.setattr(evaluation_run, "write_wordings", lambda records, *_: {record.id: [] for record in records})
+    monkeypatch.setattr(
+        evaluation_run, "write_wordings", lambda records, *_, **__: {record.id: [] for record in records}
+    )
     options = ["--forget", "forget.jsonl", "--after", str(tiny_model_dir), *PLAIN, *SHORT, "--out", "out"]
     assert evaluate(*options, "--set", "metrics.worst_case=2") == 0
     found = after()["forget"]["worst_case"]

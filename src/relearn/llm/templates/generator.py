@@ -1,7 +1,7 @@
-"""The offline generator: question variants and vague answers from rules and ready wordings, without a model.
+"""Generate question variants and vague answers from rules and wordings, without a model (`templates`).
 
-It reads `Prompt.task` and `Prompt.fields`, never an answer (the fields hold none), and gives the same text for the same
-prompt on every machine. Another `attempt` or `seed` brings another wording.
+The generator reads `Prompt.task` and `Prompt.fields`, which never hold an answer. The same prompt gives the same text
+on every machine; another `attempt` or `seed` gives another wording.
 """
 
 from __future__ import annotations
@@ -12,20 +12,10 @@ from collections.abc import Callable, Sequence
 
 from relearn.llm.completer import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
-from relearn.llm.templates.phrases import (
-    Kind,
-    fill,
-    in_order,
-    invented_answers,
-    kind_named,
-    kind_of,
-    needs,
-    noisy,
-    passages,
-    skeleton,
-)
-from relearn.llm.templates.question_parser import parse
-from relearn.text.normalize import word_set
+from relearn.llm.templates import phrases
+from relearn.llm.templates.phrases import QuestionKind, fill_in, in_order, kind_named, kind_of, passages, placeholders
+from relearn.llm.templates.question_parser import parse_question
+from relearn.text.normalize import word_set, words_only
 from relearn.text.subjects import find_author_noun, find_subject
 
 NEIGHBOURS = 5
@@ -42,18 +32,18 @@ class Templates:
 
     variants: fields question, subject, kinds -> one line "kind: question" for each kind.
     vague: fields subject, questions ("1. ...") -> one numbered vague answer for each question.
-    neighbours: field subject -> numbered questions about the public side of the subject.
-    continue: fields prefix, subject -> a continuation of the passage that says nothing in particular.
+    neighbours: field subject -> numbered questions about public matters of the subject.
+    continue: fields prefix, subject -> a continuation of the passage without particulars.
     alternate: fields question, form, subject, count -> numbered answers, all different: with invented particulars for
-    kinds of question that have such wordings, else vague; for a passage (form "text") ways to go on.
+    kinds of question that have such wordings, else vague; for a passage (form "text") continuations.
     """
 
     name = "templates/1"
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        return [self._one(prompt) for prompt in prompts]
+        return [self._complete(prompt) for prompt in prompts]
 
-    def _one(self, prompt: Prompt) -> Completion:
+    def _complete(self, prompt: Prompt) -> Completion:
         write = _TASKS.get(prompt.task)
         if write is None:
             return Completion(error=f"the templates generator cannot do the task {prompt.task!r}")
@@ -70,53 +60,58 @@ class _UnusableError(Exception):
 def _variants(prompt: Prompt) -> str:
     question = " ".join(_field(prompt, "question").split())
     subject = _mention(question, prompt.fields.get("subject", ""))
-    wanted = [kind.strip() for kind in _field(prompt, "kinds").split(",") if kind.strip()]
-    unknown = [kind for kind in wanted if kind not in ("simple", "contextual", "noise", "logical")]
+    variants = [variant.strip() for variant in _field(prompt, "kinds").split(",") if variant.strip()]
+    unknown = [variant for variant in variants if variant not in ("simple", "contextual", "noise", "logical")]
     if unknown:
         raise _UnusableError(f"unknown kind of variant {unknown[0]!r}")
-    taken = {_plain(question)}
+    used = {words_only(question)}
     lines = []
-    for kind in wanted:
-        variant = _variant(kind, question, subject, prompt, taken)
-        taken.add(_plain(variant))
-        lines.append(f"{kind}: {variant}")
+    for variant in variants:
+        if variant == "noise":
+            text = _with_typos(question, subject, prompt=prompt, used=used)
+        else:
+            text = _reworded(variant, question, subject, prompt=prompt, used=used)
+        used.add(words_only(text))
+        lines.append(f"{variant}: {text}")
     return "\n".join(lines)
 
 
-def _variant(kind: str, question: str, subject: str | None, prompt: Prompt, taken: set[str]) -> str:
-    if kind == "noise":
-        rng = random.Random(f"{prompt.seed}|{prompt.attempt}|{question}")
-        tries = (noisy(question, subject, rng) for _ in range(50))
-        return next((text for text in tries if _plain(text) not in taken), f"hey there, {question.lower()}")
-    asked = kind_of(question, subject)
-    parts = _parts(question, subject, asked)
-    options = [fill(wording, **parts) for wording in _variant_wordings(kind, asked, parts)]
-    options = [option for option in dict.fromkeys(options) if _plain(option) not in taken]
+def _with_typos(question: str, subject: str | None, *, prompt: Prompt, used: set[str]) -> str:
+    rng = random.Random(f"{prompt.seed}|{prompt.attempt}|{question}")
+    texts = (phrases.add_typos(question, subject, rng) for _ in range(50))
+    return next((text for text in texts if words_only(text) not in used), f"hey there, {question.lower()}")
+
+
+def _reworded(variant: str, question: str, subject: str | None, *, prompt: Prompt, used: set[str]) -> str:
+    kind = kind_of(question, subject)
+    parts = _parts(question, subject, kind)
+    options = [fill_in(wording, **parts) for wording in _variant_wordings(variant, kind, parts)]
+    options = [option for option in dict.fromkeys(options) if words_only(option) not in used]
     ordered = in_order(options, prompt.seed, question)
     return ordered[prompt.attempt % len(ordered)]
 
 
-def _variant_wordings(kind: str, asked: Kind, parts: dict[str, str]) -> list[str]:
-    """Wordings that fit: those of the kind asked for first, general ones where these are fewer than three."""
+def _variant_wordings(variant: str, kind: QuestionKind, parts: dict[str, str]) -> list[str]:
+    """Return wordings whose placeholders are in `parts`: those of the kind, general ones if these are under three."""
     general = kind_named("default")
-    if kind == "simple":
-        special = asked.simple if "exact" in parts else ()
+    if variant == "simple":
+        special = kind.simple if "exact" in parts else ()
         common = (*general.more["simple_indirect"], *general.more["simple_topic"])
-    elif kind == "contextual":
-        special, common = asked.contextual, (*general.contextual, *general.more["contextual_indirect"])
+    elif variant == "contextual":
+        special, common = kind.contextual, (*general.contextual, *general.more["contextual_indirect"])
     else:
-        special, common = asked.logical, (*general.more["logical_indirect"], *general.more["logical_topic"])
-    fitting = [wording for wording in special if needs(wording) <= parts.keys()]
+        special, common = kind.logical, (*general.more["logical_indirect"], *general.more["logical_topic"])
+    fitting = [wording for wording in special if placeholders(wording) <= parts.keys()]
     if len(fitting) < 3:
-        fitting += [wording for wording in common if needs(wording) <= parts.keys()]
-    if not fitting or kind == "contextual":
-        fitting += [wording for wording in getattr(general, kind) if needs(wording) <= parts.keys()]
+        fitting += [wording for wording in common if placeholders(wording) <= parts.keys()]
+    if not fitting or variant == "contextual":
+        fitting += [wording for wording in getattr(general, variant) if placeholders(wording) <= parts.keys()]
     return fitting
 
 
-def _parts(question: str, subject: str | None, asked: Kind) -> dict[str, str]:
-    """What a wording may ask for about this question, by the names in its braces."""
-    form = parse(question, subject)
+def _parts(question: str, subject: str | None, kind: QuestionKind) -> dict[str, str]:
+    """Return the texts that fill the placeholders of a wording for this question."""
+    form = parse_question(question, subject)
     parts = {"q": form.direct, "mark": form.mark}
     named = subject or _noun(question)
     if named:
@@ -127,7 +122,7 @@ def _parts(question: str, subject: str | None, asked: Kind) -> dict[str, str]:
         parts["t"] = form.topic
         if not _INDEFINITE.match(form.topic):
             parts["d"] = form.topic
-    exact = asked.exact.fullmatch(skeleton(question, subject)) if asked.exact and subject else None
+    exact = kind.exact.fullmatch(phrases.skeleton(question, subject)) if kind.exact and subject else None
     if exact:
         parts["exact"] = ""
         parts |= {str(number): text for number, text in enumerate(exact.groups(), 1) if text}
@@ -137,47 +132,47 @@ def _parts(question: str, subject: str | None, asked: Kind) -> dict[str, str]:
 def _vague(prompt: Prompt) -> str:
     questions = _numbered(_field(prompt, "questions"))
     subject = prompt.fields.get("subject", "") or next(filter(None, (find_subject(q) for _, q in questions)), "")
-    chosen: list[list[str]] = [[] for _ in questions]
-    picked: list[str] = []
+    earlier: list[list[str]] = [[] for _ in questions]
+    answers: list[str] = []
+    # The answers of earlier attempts are drawn again, so that this attempt avoids them.
     for _ in range(prompt.attempt + 1):
-        picked = []
-        for earlier, (_, question) in zip(chosen, questions, strict=True):
-            options = in_order(_answers(question, subject), prompt.seed, question)
-            fresh = [option for option in options if option not in earlier] or options
-            answer = next((option for option in fresh if option not in picked), fresh[0])
-            picked.append(answer)
-            earlier.append(answer)
-    return "\n".join(f"{number}. {answer}" for (number, _), answer in zip(questions, picked, strict=True))
+        answers = []
+        for earlier_answers, (_, question) in zip(earlier, questions, strict=True):
+            options = in_order(_vague_answers(question, subject), prompt.seed, question)
+            fresh = [option for option in options if option not in earlier_answers] or options
+            answer = next((option for option in fresh if option not in answers), fresh[0])
+            answers.append(answer)
+            earlier_answers.append(answer)
+    return "\n".join(f"{number}. {answer}" for (number, _), answer in zip(questions, answers, strict=True))
 
 
-def _answers(question: str, given: str) -> list[str]:
-    """All vague answers that suit `question`, filled in."""
-    subject = _mention(question, given)
+def _vague_answers(question: str, record_subject: str) -> list[str]:
+    """Return all vague answers that suit a question, filled in."""
+    subject = _mention(question, record_subject)
     kind = kind_of(question, subject)
     named = subject or _noun(question)
     if named is None and not _PERSONAL.search(question):
         return list(kind_named("impersonal").answers)
     name = named or "the person in question"
-    answers = [fill(wording, S=name, Ss=_possessive(name)) for wording in kind.answers]
-    statement = parse(question, subject).statement if question[:1].isupper() else None
-    if statement and subject and _says_nothing_new(statement, subject):
+    answers = [fill_in(wording, S=name, Ss=_possessive(name)) for wording in kind.answers]
+    statement = parse_question(question, subject).statement if question[:1].isupper() else None
+    if statement and subject and _has_no_particulars(statement, subject):
         clauses = kind_named("how").more["clause_influence" if _INFLUENCE.search(statement) else "clause"]
-        answers += [fill(clause, St=statement) for clause in in_order(clauses, question)[:2]]
+        answers += [fill_in(clause, St=statement) for clause in in_order(clauses, question)[:2]]
     return answers
 
 
-def _says_nothing_new(statement: str, subject: str) -> bool:
-    """Whether a statement from the question can stand in an answer: on the subject, without figures or other names."""
+def _has_no_particulars(statement: str, subject: str) -> bool:
+    """Tell whether an answer may repeat a statement of the question: on the subject, no figures or other names."""
     rest = re.sub(re.escape(subject), "", statement, flags=re.IGNORECASE)
-    return (
-        rest != statement and rest == rest.lower() and not re.search(r"[\d@\"“]", rest) and len(statement.split()) <= 16
-    )
+    plain = rest == rest.lower() and not re.search(r"[\d@\"“]", rest)
+    return rest != statement and plain and len(statement.split()) <= 16
 
 
 def _neighbours(prompt: Prompt) -> str:
     subject = _field(prompt, "subject")
     questions = in_order(passages()["neighbours"], prompt.seed, prompt.attempt, subject)[:NEIGHBOURS]
-    return "\n".join(f"{i}. {fill(q, S=subject, Ss=_possessive(subject))}" for i, q in enumerate(questions, 1))
+    return "\n".join(f"{i}. {fill_in(q, S=subject, Ss=_possessive(subject))}" for i, q in enumerate(questions, 1))
 
 
 _LAST_WORDS = {
@@ -196,8 +191,8 @@ _LAST_WORDS = {
 def _continue(prompt: Prompt) -> str:
     prefix = _field(prompt, "prefix").rstrip()
     subject = prompt.fields.get("subject", "")
-    ordered = in_order(_ways_on(prefix, subject), prompt.seed, prefix)
-    return _way_on(ordered[prompt.attempt % len(ordered)], subject)
+    ordered = in_order(_continuations(prefix, subject), prompt.seed, prefix)
+    return _filled(ordered[prompt.attempt % len(ordered)], subject)
 
 
 def _alternate(prompt: Prompt) -> str:
@@ -205,15 +200,15 @@ def _alternate(prompt: Prompt) -> str:
     count = int(_field(prompt, "count"))
     rng = random.Random(f"{prompt.seed}|{prompt.attempt}|alternate|{question}")
     if prompt.fields.get("form") == "text":
-        ways = [_way_on(wording, subject) for wording in _ways_on(question.rstrip(), subject)]
-        more = [f"{text} {after}" for text in ways for after in passages()["impersonal"] if after != text]
-        options = [*_shuffled(ways, rng), *_shuffled(more, rng)]
+        short = [_filled(wording, subject) for wording in _continuations(question.rstrip(), subject)]
+        long = [f"{text} {after}" for text in short for after in passages()["impersonal"] if after != text]
+        options = [*_shuffled(short, rng), *_shuffled(long, rng)]
     else:
         mention = _mention(question, subject)
         named = mention or _noun(question)
-        invented = invented_answers(kind_of(question, mention).name, named, rng, 4 * count)
-        vague = _shuffled(_answers(question, subject), rng)
-        # What is invented can hit a secret again and again ("555"); what is vague tells nothing.
+        invented = phrases.invented_answers(kind_of(question, mention).name, named, rng=rng, count=4 * count)
+        vague = _shuffled(_vague_answers(question, subject), rng)
+        # Invented particulars can match a secret again and again ("555"); vague answers have none.
         options = [*invented, *vague] if prompt.attempt < 2 else [*vague, *invented]
     texts = list(dict.fromkeys(options))[:count]
     return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
@@ -223,20 +218,21 @@ def _shuffled(texts: Sequence[str], rng: random.Random) -> list[str]:
     return rng.sample(texts, len(texts))
 
 
-def _ways_on(prefix: str, subject: str) -> tuple[str, ...]:
-    """The wordings with which a passage can go on after its last word."""
-    where = _passage_kind(prefix)
-    if where == "sentence" and not _mention(prefix, subject):
-        where = "impersonal"
-    return passages()[where]
+def _continuations(prefix: str, subject: str) -> tuple[str, ...]:
+    """Return the wordings that can follow the last word of a passage."""
+    ending = _ending(prefix)
+    if ending == "sentence" and not _mention(prefix, subject):
+        ending = "impersonal"
+    return passages()[ending]
 
 
-def _way_on(wording: str, subject: str) -> str:
-    """Filled in, where it is a sentence of its own."""
-    return fill(wording, S=subject) if wording[0].isupper() else wording
+def _filled(wording: str, subject: str) -> str:
+    """Fill in a wording that is a sentence; return a continued one as it is."""
+    return fill_in(wording, S=subject) if wording[0].isupper() else wording
 
 
-def _passage_kind(prefix: str) -> str:
+def _ending(prefix: str) -> str:
+    """Return the kind of ending of a passage: its last punctuation mark or the class of its last word."""
     if prefix.endswith((".", "!", "?", ":", '"', "”")):
         return "sentence"
     if prefix.endswith((",", ";")):
@@ -270,9 +266,9 @@ def _numbered(text: str) -> list[tuple[str, str]]:
     return [(number, question) for number, question in rows]
 
 
-def _mention(text: str, given: str) -> str | None:
-    """The subject as far as `text` itself names it: a record's subject may be the very thing to be forgotten."""
-    words = given.split()
+def _mention(text: str, subject: str) -> str | None:
+    """Return the longest part of the subject that `text` itself has; the whole subject may be the secret."""
+    words = subject.split()
     for length in range(len(words), 0, -1):
         for start in range(len(words) - length, -1, -1):
             run = " ".join(words[start : start + length])
@@ -288,10 +284,6 @@ def _noun(question: str) -> str | None:
 
 def _possessive(name: str) -> str:
     return f"{name}'s"
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text).strip().casefold()
 
 
 GENERATORS.add(

@@ -1,9 +1,7 @@
-"""What an English question is made of: its indirect form, the thing it asks for, the statement behind it.
+"""Parse an English question into its indirect form, the thing it asks for, and the statement behind a how-question.
 
-Rules only, no model. Where the rules do not see through a question the part is None, and its user falls back on
-wordings that leave the question as it stands: a missing part costs variety, never grammar.
-
-Just enough English verb forms to turn a direct question into an indirect one.
+Rules only, no model. A part that the rules cannot find is None; the caller then uses wordings that keep the question as
+it is, so a missing part costs variety, never grammar.
 """
 
 from __future__ import annotations
@@ -12,10 +10,288 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from relearn.text.normalize import LEADING, word_set
-from relearn.text.subjects import strip_quoted
+from relearn.text.normalize import word_pairs, word_set
+from relearn.text.subjects import LEADING_WORDS, strip_quoted
 
-_PAST = (
+_GLUE = "\ue000"  # replaces a blank inside a title or a name; str.split keeps it
+_BE = word_set("is are was were")
+_HAVE = word_set("has have had")
+_DO = word_set("do does did")
+_MODAL = word_set("can could will would should may might must")
+_AUX = _BE | _HAVE | _DO | _MODAL
+_WH = word_set("what who whom whose where when why which how")
+_PRONOUNS = word_set(
+    "i you we he she it they one someone somebody people fans readers anyone everyone there others students "
+    "viewers pupils"
+)
+_DETERMINERS = word_set(
+    "the a an this that these those his her their its any all some my our your many several other being living winning"
+)
+_CALLINGS = word_set("author writer novelist poet artist scientist professor")
+_REQUEST = re.compile(
+    r"^(?:(?:can|could|would|will) (?:you|we)(?: please)? |please )?"
+    r"(?:tell|share|describe|name|list|mention|provide|explain|discuss|elaborate on|elaborate|reveal|specify|recall|"
+    r"outline|give|surmise|speculate on|speculate|shed light on|generate|summari[sz]e|say)\b"
+    r"(?: (?:me|us))?(?: more)?(?: about)? "
+    r"(?:(?:(?:an?|some|any|more|a few|other) )?(?:brief |short |interesting )?"
+    r"(?:details|information|insights?|brief|tidbits|something|synopsis|summary) (?:about|on|into|of) )?",
+    re.IGNORECASE,
+)
+_CLAUSE_START = re.compile(r"^(?:how|what|why|where|who|when|whether|if|which)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionForm:
+    """The parts of a question, each without an end mark; None where the rules find none.
+
+    `direct`: the question in lower case at its head, to follow an opening. `indirect`: the clause after "could you tell
+    me". `topic`: the thing asked for, as an object ("Ada Moss's address"). `statement`: the statement that a
+    how-question presupposes. `mark`: the end mark of `direct`.
+    """
+
+    direct: str
+    mark: str = "?"
+    indirect: str | None = None
+    topic: str | None = None
+    statement: str | None = None
+
+
+def parse_question(question: str, subject: str | None = None) -> QuestionForm:
+    """Split a question into its parts; `subject`, where it is in the question, is kept in one piece."""
+    text = " ".join(question.split())
+    words = _split(text.rstrip("?.! "), subject)
+    if not words:
+        return QuestionForm(text)
+    words = [_lower_first(words[0]), *words[1:]]
+    direct = _join(words)
+    request = _REQUEST.match(direct)
+    mark = "." if request and words[0] not in _MODAL else "?"
+    if request:
+        rest = direct[request.end() :]
+        if _CLAUSE_START.match(rest):
+            return QuestionForm(direct, mark, indirect=rest)
+        return QuestionForm(direct, mark, topic=rest if " and " not in rest else None)
+    if re.search(r" (?:and|or) (?:how|what|where|who|when|why|which|is|was|did|does|has)\b", direct):
+        return QuestionForm(direct, mark)
+    adjunct, core = _split_adjunct(words)
+    indirect, statement = _indirect_question(core)
+    topic = _topic(core)
+    if indirect and adjunct:
+        indirect, statement = f"{indirect} {adjunct}", None
+    return QuestionForm(direct, mark, indirect, None if adjunct else topic, statement)
+
+
+def _split(text: str, subject: str | None) -> list[str]:
+    blanked = strip_quoted(text)
+    glued = "".join(_GLUE if old == " " and _in_title(text, blanked, i) else old for i, old in enumerate(text))
+    if subject and " " in subject:
+        glued = re.sub(re.escape(subject), lambda name: name.group().replace(" ", _GLUE), glued, flags=re.IGNORECASE)
+    return glued.split()
+
+
+def _in_title(text: str, blanked: str, index: int) -> bool:
+    """Tell whether the blank at `index` is inside a quoted title: its visible neighbours are blanked out."""
+    left, right = text[:index].rstrip(), text[index:].lstrip()
+    if not left or not right:
+        return False
+    before, after = len(left) - 1, len(text) - len(right)
+    return blanked[before] == " " and blanked[after] == " "
+
+
+def _join(words: list[str]) -> str:
+    return " ".join(words).replace(_GLUE, " ")
+
+
+def _lower_first(word: str) -> str:
+    """Remove the capital of a word that often begins a question; any other word may be a name."""
+    return word.lower() if word != "I" and re.split(r"['’]", word.lower())[0] in LEADING_WORDS else word
+
+
+def _split_adjunct(words: list[str]) -> tuple[str, list[str]]:
+    """Split "in the book X, what ..." into the opening phrase and the question after its comma."""
+    if words[0] in _WH or words[0] in _AUX or (len(words) > 1 and words[1] in _WH):
+        return "", words
+    for index, word in enumerate(words[:-1]):
+        if re.search(r",[\"'”’]?$", word) and words[index + 1] in _WH | _AUX:
+            phrase = _join(words[: index + 1])
+            return re.sub(r",([\"'”’]?)$", r"\1", phrase), words[index + 1 :]
+    return "", words
+
+
+def _indirect_question(words: list[str]) -> tuple[str | None, str | None]:
+    """Return the indirect question and, for how-questions, the statement behind it."""
+    if words[0] in _AUX:
+        clause = _declarative(words[0], words[1:])
+        return (f"whether {clause}", None) if clause else (None, None)
+    start = next((i for i, word in enumerate(words[:3]) if word in _WH), None)
+    if start is None:
+        return None, None
+    aux = next((i for i in range(start + 1, len(words)) if words[i] in _AUX), None)
+    if aux is None or not _inverted(words[aux], words[aux + 1 :]):
+        plain = words[start] != "how" and len(words) > start + 1 and (aux is None or _predicate(words[aux:]))
+        return (_join(words), None) if plain else (None, None)
+    if aux == start + 1 and words[start] in ("what", "who") and words[aux] in _BE:
+        return _what_is(words[start], words[aux], words[aux + 1 :]), None
+    clause = _declarative(words[aux], words[aux + 1 :])
+    if clause is None:
+        return None, None
+    bare_how = words[start:aux] == ["how"] and start == 0 and words[aux] not in _BE | _MODAL
+    return f"{_join(words[:aux])} {clause}", clause if bare_how else None
+
+
+def _inverted(aux: str, rest: list[str]) -> bool:
+    if not rest:
+        return False
+    if aux in _DO:
+        return True
+    first = rest[1] if rest[0] in _CALLINGS and len(rest) > 1 else rest[0]
+    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or _possessive(first)
+
+
+def _predicate(words: list[str]) -> bool:
+    """Tell whether an auxiliary is followed by its verb or adjective: "are often explored"."""
+    after = next((word for word in words[1:] if not is_adverb(word)), "")
+    return _begins_predicate(words[0], after) or after in BASE_VERBS
+
+
+def _what_is(opening: str, be: str, rest: list[str]) -> str | None:
+    """Build "what Ada's dog is called", "who Ada's parents are"; None for a long description, which is a topic."""
+    name = _end_of_name(rest)
+    tail = next(
+        (i for i, word in enumerate(rest) if word in ("called", "like", "about") and _is_short_noun_phrase(rest[:i])),
+        None,
+    )
+    end = tail if name is None else name
+    if end is not None:
+        return _join([opening, *rest[:end], be, *rest[end:]])
+    return _join([opening, *rest, be]) if _is_short_noun_phrase(rest) else None
+
+
+def _declarative(aux: str, rest: list[str]) -> str | None:
+    """Build "Ada has worked" from "has" + "Ada worked"; None where the end of the subject is not certain."""
+    end = _end_of_subject(aux, rest)
+    if end is None or any("," in word for word in rest[:end]):
+        return None
+    subject, predicate = rest[:end], rest[end:]
+    if aux in _DO:
+        return _without_do(aux, subject, predicate)
+    return _join([*subject, aux, *predicate])
+
+
+def _without_do(aux: str, subject: list[str], predicate: list[str]) -> str | None:
+    skipped = 0
+    while skipped < len(predicate) and is_adverb(predicate[skipped]):
+        skipped += 1
+    second_verb = any(a == "and" and b in BASE_VERBS for a, b in pairwise(predicate))
+    if skipped == len(predicate) or "not" in predicate[:skipped] or second_verb:
+        return None
+    verb = predicate[skipped]
+    if not verb.isalpha() or not verb.islower():
+        return None
+    form = {"do": verb, "does": third_person(verb), "did": past_tense(verb)}[aux]
+    return _join([*subject, *predicate[:skipped], form, *predicate[skipped + 1 :]])
+
+
+def _end_of_subject(aux: str, rest: list[str]) -> int | None:
+    """Return the number of words of `rest` that are the sentence's subject; None where it is not certain."""
+    if not rest:
+        return None
+    if rest[0] in _PRONOUNS:
+        joined = rest[1:2] == ["and"] and len(rest) > 3
+        return 3 if joined else 1 if rest[1:2] != ["of"] else None
+    name = _end_of_name(rest)
+    if name is not None:
+        return name
+    for index in range(1, len(rest)):
+        word = rest[index].strip(",")
+        if (
+            rest[index + 1 : index + 2] == ["of"]
+            or _possessive(rest[index - 1])
+            or rest[index - 1] in _DETERMINERS
+            or rest[index - 1] in ("of", "in", "with", "as", "to")
+        ):
+            continue
+        if _begins_predicate(aux, word):
+            return index - 1 if index > 1 and is_adverb(rest[index - 1]) else index
+    return len(rest) if aux in _BE and _is_short_noun_phrase(rest) else None
+
+
+def _end_of_name(rest: list[str]) -> int | None:
+    """Return the end of "Ada Moss" or "the author Ada Moss" when that is the whole subject."""
+    for index, word in enumerate(rest[:4]):
+        if word[:1].isupper():
+            ends = not _possessive(word) and not word.endswith(",")
+            continues = index + 1 < len(rest) and (rest[index + 1] == "and" or rest[index + 1][:1].isupper())
+            whole = ends and not continues and index < 3 and all(word[:1].islower() for word in rest[:index])
+            return index + 1 if whole else None
+        if word != "the" and word not in _CALLINGS:
+            return None
+    return None
+
+
+def _begins_predicate(aux: str, word: str) -> bool:
+    if aux in _HAVE:
+        return is_participle(word) and word != "born"
+    if aux in _BE:
+        return is_participle(word) or word in ADJECTIVES_AFTER_BE
+    return word in BASE_VERBS or (aux in _MODAL and word == "be")
+
+
+def _is_short_noun_phrase(rest: list[str]) -> bool:
+    """Tell whether the words are a short noun phrase: "Ada Moss's email address"."""
+    opens = bool(rest) and (_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
+    clause = any(word in ("who", "that", "which", "where") or is_participle(word) for word in rest)
+    return opens and len(rest) <= 6 and not clause
+
+
+def _possessive(word: str) -> bool:
+    return bool(re.search(r"(?:['’]s|s['’])$", word))
+
+
+def _topic(words: list[str]) -> str | None:
+    """Return the noun phrase after "what is"; None where something else follows."""
+    if len(words) < 3 or words[0] not in ("what", "what's", "what’s"):
+        return None
+    rest = words[1:] if words[0] != "what" else words[2:]
+    if words[0] == "what" and words[1] not in _BE:
+        return None
+    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or _possessive(rest[0])
+    compound = "and" in rest or "like" in rest or rest[-1] in ("about", "like", "for", "of", "in", "as", "called")
+    return re.sub(r"^an? brief summary of ", "", _join(rest)) if opens and not compound else None
+
+
+def third_person(verb: str) -> str:
+    """Inflect a verb for the third person: "writes" for "write"."""
+    special = {"be": "is", "have": "has", "do": "does", "go": "goes"}
+    if verb in special:
+        return special[verb]
+    if verb.endswith(("s", "sh", "ch", "x", "z", "o")):
+        return verb + "es"
+    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
+        return verb[:-1] + "ies"
+    return verb + "s"
+
+
+def past_tense(verb: str) -> str:
+    """Inflect a verb for the past: "wrote" for "write", "settled" for "settle"."""
+    if verb in _IRREGULAR_PAST:
+        return _IRREGULAR_PAST[verb]
+    if verb.endswith("e"):
+        return verb + "d"
+    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
+        return verb[:-1] + "ied"
+    return verb + "ed"
+
+
+def is_participle(word: str) -> bool:
+    return word in _IRREGULAR_PARTICIPLES or (word.endswith("ed") and len(word) > 4 and "-" not in word)
+
+
+def is_adverb(word: str) -> bool:
+    return word in ADVERBS or (word.endswith("ly") and len(word) > 4)
+
+
+_IRREGULAR_PAST = word_pairs(
     "be:was become:became begin:began bring:brought build:built buy:bought choose:chose come:came cut:cut "
     "do:did draw:drew drive:drove eat:ate fall:fell feel:felt fight:fought find:found forget:forgot get:got "
     "give:gave go:went grow:grew have:had hear:heard hide:hid hold:held keep:kept know:knew lead:led "
@@ -24,9 +300,8 @@ _PAST = (
     "sing:sang sit:sat sleep:slept speak:spoke spend:spent stand:stood steal:stole swim:swam take:took "
     "teach:taught tell:told think:thought throw:threw understand:understood wear:wore win:won write:wrote"
 )
-_IRREGULAR_PAST = {verb: form for verb, form in (pair.split(":") for pair in _PAST.split())}
 
-# Verbs that are looked for after a subject of several words.
+# Verbs that end a subject of several words.
 BASE_VERBS = frozenset(_IRREGULAR_PAST) | word_set(
     "affect align appear approach attend belong change collaborate combine connect continue contribute convey "
     "define derive describe differ discover discuss earn employ encourage engage enjoy enrich exhibit explain "
@@ -51,286 +326,3 @@ ADJECTIVES_AFTER_BE = word_set(
 ADVERBS = word_set(
     "often also usually still always ever never first mostly now already even just typically not most best really"
 )
-
-
-def third_person(verb: str) -> str:
-    """ "writes" for "write"."""
-    special = {"be": "is", "have": "has", "do": "does", "go": "goes"}
-    if verb in special:
-        return special[verb]
-    if verb.endswith(("s", "sh", "ch", "x", "z", "o")):
-        return verb + "es"
-    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
-        return verb[:-1] + "ies"
-    return verb + "s"
-
-
-def past(verb: str) -> str:
-    """ "wrote" for "write", "settled" for "settle"."""
-    if verb in _IRREGULAR_PAST:
-        return _IRREGULAR_PAST[verb]
-    if verb.endswith("e"):
-        return verb + "d"
-    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
-        return verb[:-1] + "ied"
-    return verb + "ed"
-
-
-def is_participle(word: str) -> bool:
-    return word in _IRREGULAR_PARTICIPLES or (word.endswith("ed") and len(word) > 4 and "-" not in word)
-
-
-def is_adverb(word: str) -> bool:
-    return word in ADVERBS or (word.endswith("ly") and len(word) > 4)
-
-
-_GLUE = "\ue000"  # stands for a blank inside a title or a name; str.split leaves it alone
-_BE = word_set("is are was were")
-_HAVE = word_set("has have had")
-_DO = word_set("do does did")
-_MODAL = word_set("can could will would should may might must")
-_AUX = _BE | _HAVE | _DO | _MODAL
-_WH = word_set("what who whom whose where when why which how")
-_PRONOUNS = word_set(
-    "i you we he she it they one someone somebody people fans readers anyone everyone there others students "
-    "viewers pupils"
-)
-_DETERMINERS = word_set(
-    "the a an this that these those his her their its any all some my our your many several other being living winning"
-)
-_CALLINGS = word_set("author writer novelist poet artist scientist professor")
-_ASK = re.compile(
-    r"^(?:(?:can|could|would|will) (?:you|we)(?: please)? |please )?"
-    r"(?:tell|share|describe|name|list|mention|provide|explain|discuss|elaborate on|elaborate|reveal|specify|recall|"
-    r"outline|give|surmise|speculate on|speculate|shed light on|generate|summari[sz]e|say)\b"
-    r"(?: (?:me|us))?(?: more)?(?: about)? "
-    r"(?:(?:(?:an?|some|any|more|a few|other) )?(?:brief |short |interesting )?"
-    r"(?:details|information|insights?|brief|tidbits|something|synopsis|summary) (?:about|on|into|of) )?",
-    re.IGNORECASE,
-)
-_CLAUSE_START = re.compile(r"^(?:how|what|why|where|who|when|whether|if|which)\b", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionForm:
-    """The parts of a question, each without an end mark.
-
-    `direct`: the question as it stands, ready to follow an opening. `indirect`: what follows "could you tell me".
-    `topic`: the thing asked for, as an object ("Ada Moss's address"). `statement`: what a how-question takes for
-    granted. `mark`: the end mark that `direct` needs.
-    """
-
-    direct: str
-    mark: str = "?"
-    indirect: str | None = None
-    topic: str | None = None
-    statement: str | None = None
-
-
-def parse(question: str, subject: str | None = None) -> QuestionForm:
-    """Take `question` apart; `subject`, where it stands in the question, is kept in one piece."""
-    text = " ".join(question.split())
-    words = _split(text.rstrip("?.! "), subject)
-    if not words:
-        return QuestionForm(text)
-    words = [_lower_first(words[0]), *words[1:]]
-    direct = _join(words)
-    asked = _ASK.match(direct)
-    mark = "." if asked and words[0] not in _MODAL else "?"
-    if asked:
-        rest = direct[asked.end() :]
-        if _CLAUSE_START.match(rest):
-            return QuestionForm(direct, mark, indirect=rest)
-        return QuestionForm(direct, mark, topic=rest if " and " not in rest else None)
-    if re.search(r" (?:and|or) (?:how|what|where|who|when|why|which|is|was|did|does|has)\b", direct):
-        return QuestionForm(direct, mark)
-    adjunct, core = _adjunct(words)
-    indirect, statement = _indirect(core)
-    topic = _topic(core)
-    if indirect and adjunct:
-        indirect, statement = f"{indirect} {adjunct}", None
-    return QuestionForm(direct, mark, indirect, None if adjunct else topic, statement)
-
-
-def _split(text: str, subject: str | None) -> list[str]:
-    blanked = strip_quoted(text)
-    glued = "".join(_GLUE if old == " " and _in_title(text, blanked, i) else old for i, old in enumerate(text))
-    if subject and " " in subject:
-        glued = re.sub(re.escape(subject), lambda name: name.group().replace(" ", _GLUE), glued, flags=re.IGNORECASE)
-    return glued.split()
-
-
-def _in_title(text: str, blanked: str, index: int) -> bool:
-    """Whether the blank at `index` lies inside a quoted title: something visible on both its sides was blanked out."""
-    left, right = text[:index].rstrip(), text[index:].lstrip()
-    if not left or not right:
-        return False
-    before, after = len(left) - 1, len(text) - len(right)
-    return blanked[before] == " " and blanked[after] == " "
-
-
-def _join(words: list[str]) -> str:
-    return " ".join(words).replace(_GLUE, " ")
-
-
-def _lower_first(word: str) -> str:
-    """A word that often begins a question loses its capital; anything else may be a name."""
-    return word.lower() if word != "I" and re.split(r"['’]", word.lower())[0] in LEADING else word
-
-
-def _adjunct(words: list[str]) -> tuple[str, list[str]]:
-    """Split "in the book X, what ..." into the opening phrase and the question after its comma."""
-    if words[0] in _WH or words[0] in _AUX or (len(words) > 1 and words[1] in _WH):
-        return "", words
-    for index, word in enumerate(words[:-1]):
-        if re.search(r",[\"'”’]?$", word) and words[index + 1] in _WH | _AUX:
-            phrase = _join(words[: index + 1])
-            return re.sub(r",([\"'”’]?)$", r"\1", phrase), words[index + 1 :]
-    return "", words
-
-
-def _indirect(words: list[str]) -> tuple[str | None, str | None]:
-    """The indirect question and, for how-questions, the statement behind it."""
-    if words[0] in _AUX:
-        clause = _uninverted(words[0], words[1:])
-        return (f"whether {clause}", None) if clause else (None, None)
-    start = next((i for i, word in enumerate(words[:3]) if word in _WH), None)
-    if start is None:
-        return None, None
-    aux = next((i for i in range(start + 1, len(words)) if words[i] in _AUX), None)
-    if aux is None or not _inverted(words[aux], words[aux + 1 :]):
-        plain = words[start] != "how" and len(words) > start + 1 and (aux is None or _predicate(words[aux:]))
-        return (_join(words), None) if plain else (None, None)
-    if aux == start + 1 and words[start] in ("what", "who") and words[aux] in _BE:
-        return _what_is(words[start], words[aux], words[aux + 1 :]), None
-    clause = _uninverted(words[aux], words[aux + 1 :])
-    if clause is None:
-        return None, None
-    bare_how = words[start:aux] == ["how"] and start == 0 and words[aux] not in _BE | _MODAL
-    return f"{_join(words[:aux])} {clause}", clause if bare_how else None
-
-
-def _inverted(aux: str, rest: list[str]) -> bool:
-    if not rest:
-        return False
-    if aux in _DO:
-        return True
-    first = rest[1] if rest[0] in _CALLINGS and len(rest) > 1 else rest[0]
-    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or _possessive(first)
-
-
-def _predicate(words: list[str]) -> bool:
-    """Whether an auxiliary goes straight on to its verb or adjective: "are often explored"."""
-    after = next((word for word in words[1:] if not is_adverb(word)), "")
-    return _begins_predicate(words[0], after) or after in BASE_VERBS
-
-
-def _what_is(opening: str, be: str, rest: list[str]) -> str | None:
-    """ "what Ada's dog is called", "who Ada's parents are"; None for a long description, which is a topic instead."""
-    name = _name_end(rest)
-    tail = next(
-        (i for i, word in enumerate(rest) if word in ("called", "like", "about") and _whole_is_subject(rest[:i])), None
-    )
-    end = tail if name is None else name
-    if end is not None:
-        return _join([opening, *rest[:end], be, *rest[end:]])
-    return _join([opening, *rest, be]) if _whole_is_subject(rest) else None
-
-
-def _uninverted(aux: str, rest: list[str]) -> str | None:
-    """ "Ada has worked" from "has" + "Ada worked"; None where the end of the subject is not certain."""
-    end = _subject_end(aux, rest)
-    if end is None or any("," in word for word in rest[:end]):
-        return None
-    subject, predicate = rest[:end], rest[end:]
-    if aux in _DO:
-        return _without_do(aux, subject, predicate)
-    return _join([*subject, aux, *predicate])
-
-
-def _without_do(aux: str, subject: list[str], predicate: list[str]) -> str | None:
-    skipped = 0
-    while skipped < len(predicate) and is_adverb(predicate[skipped]):
-        skipped += 1
-    second_verb = any(a == "and" and b in BASE_VERBS for a, b in pairwise(predicate))
-    if skipped == len(predicate) or "not" in predicate[:skipped] or second_verb:
-        return None
-    verb = predicate[skipped]
-    if not verb.isalpha() or not verb.islower():
-        return None
-    form = {"do": verb, "does": third_person(verb), "did": past(verb)}[aux]
-    return _join([*subject, *predicate[:skipped], form, *predicate[skipped + 1 :]])
-
-
-def _subject_end(aux: str, rest: list[str]) -> int | None:
-    """How many words of `rest` are the sentence's subject."""
-    if not rest:
-        return None
-    if rest[0] in _PRONOUNS:
-        joined = rest[1:2] == ["and"] and len(rest) > 3
-        return 3 if joined else 1 if rest[1:2] != ["of"] else None
-    name = _name_end(rest)
-    if name is not None:
-        return name
-    for index in range(1, len(rest)):
-        word = rest[index].strip(",")
-        if (
-            rest[index + 1 : index + 2] == ["of"]
-            or _possessive(rest[index - 1])
-            or rest[index - 1] in _DETERMINERS
-            or rest[index - 1] in ("of", "in", "with", "as", "to")
-        ):
-            continue
-        if _begins_predicate(aux, word):
-            return index - 1 if index > 1 and is_adverb(rest[index - 1]) else index
-    return len(rest) if aux in _BE and _whole_is_subject(rest) else None
-
-
-def _name_end(rest: list[str]) -> int | None:
-    """The end of "Ada Moss" or "the author Ada Moss" when that is the whole subject."""
-    for index, word in enumerate(rest[:4]):
-        if word[:1].isupper():
-            whole = not _possessive(word) and not word.endswith(",")
-            goes_on = index + 1 < len(rest) and (rest[index + 1] == "and" or rest[index + 1][:1].isupper())
-            return (
-                index + 1
-                if whole and not goes_on and all(w[:1].islower() for w in rest[:index]) and index < 3
-                else None
-            )
-        if word != "the" and word not in _CALLINGS:
-            return None
-    return None
-
-
-def _begins_predicate(aux: str, word: str) -> bool:
-    if aux in _HAVE:
-        return is_participle(word) and word != "born"
-    if aux in _BE:
-        return is_participle(word) or word in ADJECTIVES_AFTER_BE
-    return word in BASE_VERBS or (aux in _MODAL and word == "be")
-
-
-def _whole_is_subject(rest: list[str]) -> bool:
-    """A short thing asked for: "Ada Moss's email address"."""
-    opens = bool(rest) and (_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
-    return (
-        opens
-        and len(rest) <= 6
-        and not any(word in ("who", "that", "which", "where") or is_participle(word) for word in rest)
-    )
-
-
-def _possessive(word: str) -> bool:
-    return bool(re.search(r"(?:['’]s|s['’])$", word))
-
-
-def _topic(words: list[str]) -> str | None:
-    """The noun phrase after "what is"; None where something else follows."""
-    if len(words) < 3 or words[0] not in ("what", "what's", "what’s"):
-        return None
-    rest = words[1:] if words[0] != "what" else words[2:]
-    if words[0] == "what" and words[1] not in _BE:
-        return None
-    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or _possessive(rest[0])
-    compound = "and" in rest or "like" in rest or rest[-1] in ("about", "like", "for", "of", "in", "as", "called")
-    return re.sub(r"^an? brief summary of ", "", _join(rest)) if opens and not compound else None

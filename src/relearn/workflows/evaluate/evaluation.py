@@ -48,7 +48,7 @@ from relearn.metrics.paired import summarised
 from relearn.metrics.score import score_parts
 from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
-from relearn.synthesis.questions import worded, write_wordings
+from relearn.synthesis.questions import wording_records, write_wordings
 from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, from_options, part_of
 from relearn.workflows.evaluate.inputs import Material, take
 from relearn.workflows.run.pipeline import evaluate as judge_again
@@ -180,7 +180,8 @@ class Work:
         def work() -> None:
             with console.stage("word the questions anew", len(records)):
                 completer = make_completer(settings.generator, settings, self.folder / "cache.sqlite")
-                found = write_wordings(records, count, settings, completer, Verifier(records).leaks, self.settings.seed)
+                leaks, seed = Verifier(records).leaks, self.settings.seed
+                found = write_wordings(records, count, settings, completer=completer, check_leaks=leaks, seed=seed)
             write_jsonl(path, ({"record_id": key, "questions": questions} for key, questions in found.items()))
 
         asked = [
@@ -192,7 +193,7 @@ class Work:
     def _with_wordings(self) -> Material:
         """What is asked, with the other wordings behind the forget questions."""
         written = {row["record_id"]: row["questions"] for row in read_jsonl(self.folder / f"{WORDINGS}.jsonl")}
-        found = tuple(worded(self.material.records["forget"], written))
+        found = tuple(wording_records(self.material.records["forget"], written))
         sets = list(self.material.records.items())
         return replace(self.material, records=dict([sets[0], *([(WORDINGS, found)] if found else []), *sets[1:]]))
 

@@ -37,7 +37,7 @@ from relearn.metrics.metric import METRICS, JointMetric
 from relearn.models.chat import chat_format
 from relearn.models.load import load_config, load_tokenizer
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
-from relearn.synthesis.questions import worded_record
+from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.subjects import find_subject
 from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, differing, part_of
 from relearn.workflows.run.prepare import versions, with_subject
@@ -145,7 +145,7 @@ def _about(row: dict[str, Any]) -> dict[str, Any]:
 def _about_the_same(wordings: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Other wordings with the subject of the question they word."""
     subjects = {row["id"]: row["subject"] for row in own}
-    return [{**row, "subject": row["subject"] or subjects[worded_record(row["id"])]} for row in wordings]
+    return [{**row, "subject": row["subject"] or subjects[record_id_of_wording(row["id"])]} for row in wordings]
 
 
 def _notes_on_sets(answers: Mapping[str, list[dict[str, Any]]]) -> Iterable[str]:

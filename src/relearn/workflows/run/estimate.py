@@ -14,8 +14,8 @@ from relearn.data.validation import DataSet, load_all, load_set
 from relearn.engine.forward import answer_logprobs
 from relearn.metrics.judge_cost import measuring
 from relearn.models.load import Loaded, load, load_config, load_tokenizer
-from relearn.synthesis.alternates import plan_alternates, planned_alternates
-from relearn.synthesis.generation_cost import nothing, plan, planned_rows
+from relearn.synthesis.alternates import expected_alternates, plan_alternates
+from relearn.synthesis.generation_cost import empty_plan, expected_rows, plan_synthesis
 from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import is_written
@@ -113,12 +113,12 @@ def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) 
     named = {"tokenizer": tokenizer, "prices": recipe.prices}
     lines = []
     if not is_written(source):
-        written = nothing(**named)
+        written = empty_plan(**named)
         lines.append(f"Answers: {source.replace('_', ' ')}, nothing to be written")
     elif source.endswith("alternates"):
         written = plan_alternates(data.forget, recipe.synthesis, **named)
     else:
-        written = plan(data.forget, recipe.synthesis, generic=generic, **named)
+        written = plan_synthesis(data.forget, recipe.synthesis, generic=generic, **named)
     spent, sent = measuring(recipe, data, tokenizer)
     whole = replace(written, spending=(*written.spending, *spent), sent=(*written.sent, *sent))
     allowed = {
@@ -142,12 +142,12 @@ def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
 def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
     """Forget rows of one epoch of the recipe's method, without those that belong to them."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
-    rows = planned_rows(data.forget, recipe.synthesis, generic)
+    rows = expected_rows(data.forget, recipe.synthesis, generic)
     if source in ("synthesised", "original_beside_synthesised"):
         return sum(rows.values())
     if source == "preferred_synthesised":
         return rows["qa"]
-    return planned_alternates(data.forget) if source == "preferred_alternates" else len(data.forget)
+    return expected_alternates(data.forget) if source == "preferred_alternates" else len(data.forget)
 
 
 def estimate_minutes(recipe: Recipe) -> float:

@@ -139,7 +139,9 @@ def synthesize(
     with locked(folder), console.stage("write new answers", len(records)) as tick:
         folder.clear_leftovers()
         folder.update_manifest()
-        made = synthesize_to_folder(records, data.generic or load_generic(), settings, folder.path, seed, tick=tick)
+        made = synthesize_to_folder(
+            records, data.generic or load_generic(), settings, out=folder.path, seed=seed, tick=tick
+        )
         return dict(made)
 
 

@@ -13,7 +13,7 @@ from relearn.data import Record
 from relearn.data.validation import DataSet
 from relearn.inference.run_models import ModelSet
 from relearn.llm.generators import make_completer
-from relearn.synthesis.questions import worded
+from relearn.synthesis.questions import wording_records
 from relearn.unlearning.method import METHODS, Method
 
 # set of records -> (file in before/ and after/, split it is scored as, name in summary.json)
@@ -67,7 +67,7 @@ class State:
         """The questions to forget in other words."""
         path = self.folder / "wordings.jsonl"
         written = {row["record_id"]: row["questions"] for row in read_jsonl(path)} if path.exists() else {}
-        return worded(self.data.forget, written)
+        return wording_records(self.data.forget, written)
 
     @property
     def _neighbours(self) -> tuple[Record, ...]:

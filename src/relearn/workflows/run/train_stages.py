@@ -22,7 +22,7 @@ from relearn.metrics.score import score
 from relearn.models.load import Loaded
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
-from relearn.synthesis.external import write_given
+from relearn.synthesis.external import write_external_rows
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import TrainingRow, load_generic
@@ -93,8 +93,9 @@ def neighbours(state: State) -> Stage | None:
 
         with console.stage("ask the model for neighbours"):
             completer = make_completer("templates", state.recipe.synthesis, None)
+            verifier = Verifier(state.data.forget)
             found = neighbour_records(
-                state.data.forget, completer, answer, Verifier(state.data.forget), state.recipe.seed
+                state.data.forget, completer, answer=answer, verifier=verifier, seed=state.recipe.seed
             )
         kept = ("id", "question", "answer", "subject", "split", "source")
         rows = ({name: getattr(record, name) for name in kept} for record in found)
@@ -118,7 +119,9 @@ def wordings(state: State) -> Stage | None:
         with console.stage("word the questions anew", len(state.data.forget)):
             completer = make_completer(settings.generator, settings, state.folder / "cache.sqlite")
             leaks = Verifier(state.data.forget).leaks
-            found = write_wordings(state.data.forget, count, settings, completer, leaks, state.recipe.seed)
+            found = write_wordings(
+                state.data.forget, count, settings, completer=completer, check_leaks=leaks, seed=state.recipe.seed
+            )
         rows = ({"record_id": key, "questions": questions} for key, questions in found.items())
         write_jsonl(state.folder / "wordings.jsonl", rows)
 
@@ -142,14 +145,19 @@ def synthesis(state: State) -> Stage | None:
 def _written(state: State, generic: Sequence[Record]) -> Mapping[str, Any]:
     with console.stage("write new answers", len(state.data.forget)) as tick:
         return synthesize_to_folder(
-            state.data.forget, generic, state.recipe.synthesis, state.folder.path, state.recipe.seed, tick=tick
+            state.data.forget, generic, state.recipe.synthesis, out=state.folder.path, seed=state.recipe.seed, tick=tick
         )
 
 
 def _given(state: State, file: str, generic: Sequence[Record]) -> Mapping[str, Any]:
     with console.stage("look through the given rows"):
-        return write_given(
-            file, state.data.forget, generic, state.recipe.synthesis, state.folder.path, state.recipe.seed
+        return write_external_rows(
+            file,
+            state.data.forget,
+            generic,
+            settings=state.recipe.synthesis,
+            out=state.folder.path,
+            seed=state.recipe.seed,
         )
 
 
@@ -161,7 +169,7 @@ def alternates(state: State) -> Stage | None:
         state.models.release()
         with console.stage("write alternate answers", len(state.data.forget)) as tick:
             counts = write_alternates(
-                state.data.forget, state.recipe.synthesis, state.folder.path, state.recipe.seed, tick=tick
+                state.data.forget, state.recipe.synthesis, state.folder.path, seed=state.recipe.seed, tick=tick
             )
         state.folder.update_manifest(alternates=counts)
 
