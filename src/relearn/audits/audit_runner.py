@@ -22,7 +22,7 @@ from relearn.audits.query_models import AnswerFiles, answers, ask_changed, ask_q
 from relearn.audits.scoring import Scorer, Told, Verdict, verdicts
 from relearn.core import console
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
+from relearn.core.files import read_jsonl, write_json, write_jsonl
 from relearn.data.record import evenly
 from relearn.inference.run_models import MODELS, ModelName, ModelSet
 from relearn.metrics.judges import Judges, make_judges

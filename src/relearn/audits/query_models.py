@@ -9,7 +9,7 @@ from typing import Any
 
 from relearn.audits.attack import Ask, Audit, Material
 from relearn.core.config import Generate
-from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import generate
 from relearn.inference.run_models import ModelName

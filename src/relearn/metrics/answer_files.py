@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.core.registry import suggest
 from relearn.data import content_id
@@ -150,10 +150,10 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 def load_answers(path: Path | str) -> list[AnswerRow]:
     """The rows of a JSON, JSON lines, CSV or Parquet file as metrics take them; see `read_answers`."""
-    return [AnswerRow.from_dict(row) for row in read_answers(Source(path=str(path)))]
+    return [AnswerRow.from_dict(row) for row in read_answers(DataSource(path=str(path)))]
 
 
-def read_answers(source: Source) -> list[dict[str, Any]]:
+def read_answers(source: DataSource) -> list[dict[str, Any]]:
     """The rows of a file in the shape of a run folder's own: id, question, reference, subject, form, response,
     reference_logprobs, response_logprobs, and what else of the fields of `AnswerRow` the file has.
 
@@ -170,7 +170,7 @@ def read_answers(source: Source) -> list[dict[str, Any]]:
     return with_ids([(where, _row(values, layout, source.map, where)) for where, values in placed])
 
 
-def has_responses(source: Source) -> bool:
+def has_responses(source: DataSource) -> bool:
     """Whether a file has a column of answers, under a name of its own or one that `source.map` gives."""
     columns = {column for _, values in read_rows(source)[: source.limit] for column in values}
     return bool(columns & (_RESPONSES | {source.map.get("response")}))

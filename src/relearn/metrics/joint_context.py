@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from relearn.core import config
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric

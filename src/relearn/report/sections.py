@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.scoring import VERDICTS
-from relearn.core import run_dir
+from relearn.core import files
 
 TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_known": "never known"}
 
@@ -30,13 +30,13 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     folder = run / "audits"
     if not (folder / "summary.json").exists():
         return None
-    summary, about = run_dir.read_json(folder / "summary.json"), run_dir.read_json(folder / "about.json")
-    facts = run_dir.read_json(folder / "verdicts.json")
+    summary, about = files.read_json(folder / "summary.json"), files.read_json(folder / "about.json")
+    facts = files.read_json(folder / "verdicts.json")
     counts = Counter(fact["verdict"] for fact in facts)
     return {
         "control": about["control"],
         "attacks": [
-            _attack(run_dir.read_json(folder / f"{name}.json"), row)
+            _attack(files.read_json(folder / f"{name}.json"), row)
             for name, row in summary.items()
             if not reads_inside(row)
         ],
@@ -44,7 +44,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
             line
             for name, row in summary.items()
             if reads_inside(row)
-            for line in _beside(run_dir.read_json(folder / f"{name}.json"))
+            for line in _beside(files.read_json(folder / f"{name}.json"))
         ],
         "worst": _worst(folder),
         "counts": {name: counts[name] for name in VERDICTS},
@@ -61,7 +61,7 @@ def reads_inside(row: Mapping[str, Any]) -> bool:
 
 def _worst(folder: Path) -> dict[str, Any] | None:
     """The worst case over all attacks that count, where this audit measured it."""
-    return run_dir.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
+    return files.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
 
 
 # Per-layer numbers fill a file, not a table.
@@ -122,7 +122,7 @@ def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
     """What the adapters attack says, in a sentence: an adapter that can be removed is not deletion."""
     if "adapters" not in summary:
         return ""
-    variants = run_dir.read_json(folder / "adapters.json")["variants"]
+    variants = files.read_json(folder / "adapters.json")["variants"]
     told = {name: found["after"] for name, found in variants.items() if found["after"]["value"] is not None}
     if not told:
         return ""
@@ -157,7 +157,7 @@ def read_inside(run: Path) -> dict[str, Any] | None:
     """
     folder = run / "analysis"
     lens, patching, adapter, circuits, training = (
-        run_dir.read_json(path) if (path := folder / f"{name}.json").exists() else {}
+        files.read_json(path) if (path := folder / f"{name}.json").exists() else {}
         for name in ("lens", "patching", "adapter", "circuits", "dynamics")
     )
     if not (lens or patching or adapter or circuits):

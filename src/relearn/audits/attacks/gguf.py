@@ -29,7 +29,7 @@ import torch
 from relearn.audits.attack import AUDITS, AskAgain, Audit, Material
 from relearn.core import console
 from relearn.core.errors import InputError
-from relearn.core.run_dir import make_private_dir
+from relearn.core.files import make_private_dir
 from relearn.models.load import Loaded
 
 # Architectures whose GGUF holds the same numbers as the checkpoint, but for the order of query and key rows.

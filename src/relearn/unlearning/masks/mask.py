@@ -145,7 +145,7 @@ class Mask(Protocol):
 MASKS: Registry[type[Any]] = Registry("mask", "relearn.unlearning.masks")
 
 
-def check_mask(settings: config.Mask) -> Mask:
+def check_mask(settings: config.MaskConfig) -> Mask:
     """The mask a recipe names, with its options. Raises InputError for unknown names and impossible options."""
     kind = MASKS.get(settings.name)
     known = [field.name for field in fields(kind)]
@@ -160,7 +160,7 @@ def check_mask(settings: config.Mask) -> Mask:
         raise InputError(str(error), where="unlearn.mask.options") from None
 
 
-def make_mask(settings: config.Mask, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
+def make_mask(settings: config.MaskConfig, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
     """The mask as a callback, for the start model and the plan of its training."""
     mask = check_mask(settings)
     return RowMask(
