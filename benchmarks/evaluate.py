@@ -30,7 +30,7 @@ from check import NotEqualError
 from evaluate_parts import PARTS, Bench, Part, make, warmed
 from workload import DEMO, NoDataError, data_folder, machine, write
 
-from relearn.core.config import Generate, Model, Source
+from relearn.core.config import DataSource, Generate, Model
 from relearn.core.errors import InputError
 from relearn.data import Record, Split
 from relearn.data.loaders import read_records
@@ -130,7 +130,7 @@ def records() -> list[Record]:
     """KnowUnDo's validation rows, forget and retain mixed."""
     found = []
     for name, split in SETS.items():
-        source = Source(path=str(data_folder() / f"{name}.json"))
+        source = DataSource(path=str(data_folder() / f"{name}.json"))
         found += [record for _, record in read_records(source, split)]
     return random.Random("evaluate").sample(found, len(found))
 

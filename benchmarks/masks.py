@@ -22,7 +22,7 @@ import torch
 from transformers import TrainerCallback
 from workload import DEMO, MODELS, NoDataError, data_folder, draw, load_bare, machine, with_adapter, write
 
-from relearn.core.config import Mask
+from relearn.core.config import MaskConfig
 from relearn.unlearning.data.batches import MicroBatch, with_step_sizes
 from relearn.unlearning.masks.mask import make_mask
 from relearn.unlearning.method import METHODS
@@ -98,7 +98,7 @@ def training(model: Any, fresh: dict[str, torch.Tensor], batches: Sequence[Micro
     objective = METHODS.get("grad_diff").objective({})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        masks = [make_mask(Mask(name=kind), model, batches)] if kind != "none" else []
+        masks = [make_mask(MaskConfig(name=kind), model, batches)] if kind != "none" else []
         found = time.perf_counter()
         train(
             model,

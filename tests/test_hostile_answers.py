@@ -10,7 +10,7 @@ import pytest
 
 from fake_endpoint import Reply, endpoint
 from relearn.core.console import visible
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.workflows.ask import print_side_by_side
 from workflows.evaluate.asked import evaluate, refused
 

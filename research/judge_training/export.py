@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from train import Settings, material
 
-from relearn.core.run_dir import file_hash
+from relearn.core.files import file_hash
 from relearn.metrics.entailment_builtin.judge import HERE, BuiltinJudge
 from relearn.metrics.entailment_builtin.model import add_adapter
 from relearn.metrics.nli import LABELS

@@ -30,7 +30,7 @@ import meta_summary
 
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError, RelearnError
-from relearn.core.run_dir import read_json, write_json, write_text
+from relearn.core.files import read_json, write_json, write_text
 from relearn.report.kfr_krr_plot import standalone
 
 QUICK = {"rows": 3, "retain": 3, "holdout": 3, "rates": (1e-3,), "epochs": (6.0,), "max_new_tokens": 12}

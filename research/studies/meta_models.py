@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.attacks.weights import quantise
-from relearn.core.config import Generate, Learn, Lora, Metrics, Model, Source
+from relearn.core.config import DataSource, Generate, Learn, Lora, Metrics, Model
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.record import Split as Set_
@@ -31,7 +31,7 @@ from relearn.metrics.score import score_parts
 from relearn.models.load import Loaded, load
 from relearn.synthesis.questions import wording_records
 from relearn.unlearning.train import learn
-from relearn.workflows.run.prepare import with_subject
+from relearn.workflows.run.inputs import with_subject
 
 WITH, WITHOUT, UNLEARNED = "with", "without", "unlearned"
 TRAINED, ROUNDED, RELEARNED = "trained", "4bit", "relearned"
@@ -129,7 +129,7 @@ def read(data: Path, setup: Setup) -> Rows:
 def _first(path: Path, split: Set_, count: int) -> list[Record]:
     if not path.is_file():
         raise InputError("no such file", where=str(path), way_out="RELEARN_DATA names the folder that has tofu/")
-    records, _ = load_set((Source(path=str(path), limit=count),), split, path.name)
+    records, _ = load_set((DataSource(path=str(path), limit=count),), split, path.name)
     if len(records) < count:
         raise InputError(f"has {len(records)} rows and {count} are wanted", where=str(path), way_out="ask for fewer")
     return [with_subject(record) for record in records]
@@ -148,7 +148,7 @@ def _learn(
     bench: Bench, loaded: Loaded, records: Sequence[Record], folder: Path, rate: float, epochs: float, seed: int
 ) -> None:
     settings = Learn(
-        data=(Source(path="rows in memory"),),
+        data=(DataSource(path="rows in memory"),),
         epochs=epochs,
         learning_rate=rate,
         batch_size=BATCH,

@@ -19,7 +19,7 @@ from typing import Any
 
 from relearn.audits.scoring import VERDICTS
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
+from relearn.core.files import read_json, read_jsonl, write_json, write_text
 from relearn.metrics.intervals import mean_interval
 from relearn.metrics.paired import Difference, paired
 from relearn.report.labels import chance

@@ -160,7 +160,7 @@ def learned(spec: config.Model, rows: Sequence[AnswerRow], epochs: float) -> Any
     from relearn.unlearning.train import learn
 
     records = [Record(row.question, row.reference, row.id) for row in rows]
-    settings = config.Learn(data=(config.Source(path="rows in memory"),), epochs=epochs, precision="bfloat16")
+    settings = config.Learn(data=(config.DataSource(path="rows in memory"),), epochs=epochs, precision="bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         learn(load(spec), records, settings, folder=Path(folder), seed=0, log=lambda **_: None)
         return load(spec, adapters=(Path(folder) / "start",))

@@ -22,7 +22,7 @@ import torch
 from learning_dynamics import agreement, descent, logprobs, moved, norm, predicted, runners_up, trained
 
 from relearn.core.config import Recipe
-from relearn.core.run_dir import read_json, read_jsonl, write_json, write_text
+from relearn.core.files import read_json, read_jsonl, write_json, write_text
 from relearn.data.record import evenly
 from relearn.data.validation import load_all
 from relearn.engine.forward import TokenRow

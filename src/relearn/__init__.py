@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from relearn.workflows.ask import export_merged as export
     from relearn.workflows.audit import audit
     from relearn.workflows.evaluate.evaluation import evaluate
-    from relearn.workflows.run.pipeline import run, synthesize, unlearn
+    from relearn.workflows.run.pipeline import run, unlearn
+    from relearn.workflows.synthesize import synthesize
 
 __all__ = [
     "Recipe",
@@ -50,7 +51,7 @@ _PLACES = {
     "export": "relearn.workflows.ask:export_merged",
     "load_entailment": "relearn.metrics.entailment:load_entailment",
     "run": "relearn.workflows.run.pipeline:run",
-    "synthesize": "relearn.workflows.run.pipeline:synthesize",
+    "synthesize": "relearn.workflows.synthesize:synthesize",
     "unlearn": "relearn.workflows.run.pipeline:unlearn",
     "verify": "relearn.synthesis.checks:verify_file",
 }

@@ -12,7 +12,7 @@ from relearn.ability import TaskScore, ability_scores, check_ability, measure_ab
 from relearn.ability.local_tasks import final_number, last_number, mean_score, read_task
 from relearn.core.config import Ability, Model
 from relearn.core.errors import InputError, MissingPartError
-from relearn.core.run_dir import write_json
+from relearn.core.files import write_json
 from relearn.inference import choice_logprobs as asking
 from relearn.inference.choice_logprobs import ChoiceQuestion, lettered, spelled
 from relearn.metrics.metric import direction_of
@@ -187,7 +187,7 @@ def test_outcomes_come_back_from_their_file(tmp_path):
 def test_a_run_measures_ability_before_and_after(tiny_model_dir, tmp_path):
     import relearn
     from people import people
-    from relearn.core.run_dir import read_json
+    from relearn.core.files import read_json
 
     rows = [{**MMLU, "question": f"{number}?", "answer": number % 2} for number in range(4)]
     values = {

@@ -10,7 +10,8 @@ import pytest
 import relearn
 from people import people
 from relearn.cli import run_command
-from relearn.core.run_dir import purge, read_json
+from relearn.core.files import read_json
+from relearn.core.ownership import purge
 from relearn.report.build import build_report
 from relearn.report.html import render
 

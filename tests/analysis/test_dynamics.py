@@ -8,7 +8,7 @@ import torch
 import relearn
 from people import people
 from relearn.analysis.training_dynamics import alignment, dynamics, loss_parts, measure_alignment, seesaw
-from relearn.core.run_dir import write_jsonl
+from relearn.core.files import write_jsonl
 from relearn.engine.forward import predict
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.method import METHODS

@@ -14,7 +14,7 @@ from relearn.analysis.logit_lens import LEAST_ROWS, lens, lens_rows
 from relearn.analysis.tuned_lens import FOLDER, LensSettings, Translators, fit, load_or_fit
 from relearn.core.config import Model
 from relearn.core.errors import InputError
-from relearn.core.run_dir import write_jsonl
+from relearn.core.files import write_jsonl
 from relearn.engine.forward import TokenRow
 from relearn.models.load import load
 

@@ -11,7 +11,7 @@ import pytest
 from people import people
 from relearn.audits.attack import AUDITS
 from relearn.cli import run_command
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 from tiny import build_tiny_model
 
 FAST = ["--set", "generate.max_new_tokens=4", "--set", "metrics.bootstrap=20"]

@@ -19,7 +19,7 @@ from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl, write_jsonl
+from relearn.core.files import read_json, read_jsonl, write_jsonl
 from relearn.workflows.audit import read_templates, wordings
 
 

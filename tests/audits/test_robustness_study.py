@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "research
 
 import robustness
 
-from relearn.core.run_dir import write_json, write_jsonl
+from relearn.core.files import write_json, write_jsonl
 
 SECRET = "12 Elm Street"
 

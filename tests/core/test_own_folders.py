@@ -12,7 +12,8 @@ import yaml
 
 from people import people
 from relearn.cli import run_command
-from relearn.core.run_dir import MARKER, read_json, write_json
+from relearn.core.files import read_json, write_json
+from relearn.core.run_dir import MARKER
 
 OWN = {
     ".git/config": "[core]",

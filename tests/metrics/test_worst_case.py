@@ -8,7 +8,7 @@ from metric_fakes import fake_judges
 import relearn
 from people import people
 from relearn.core import config
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.data import Record
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.core.config import Recipe
 
 PRIVATE = [
@@ -97,14 +97,14 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
             "unlearn": {"learning_rate": 5e-4, "epochs": 3, "lora": {"r": 16, "alpha": 32, "dropout": 0}},
         }
     )
-    run_dir.write_text(run / "recipe.yaml", recipe.to_yaml())
-    run_dir.write_json(run / "manifest.json", _manifest())
+    files.write_text(run / "recipe.yaml", recipe.to_yaml())
+    files.write_json(run / "manifest.json", _manifest())
     sides = {side: {name: _part(part, side) for name, part in parts.items()} for side in ("before", "after")}
-    run_dir.write_json(
+    files.write_json(
         run / "summary.json", {side: {n: _summary(p) for n, p in ps.items()} for side, ps in sides.items()}
     )
     for row in _log():
-        run_dir.append_jsonl(run / "log.jsonl", row)
+        files.append_jsonl(run / "log.jsonl", row)
     if texts:
         _write_texts(run, sides, parts)
     return run
@@ -112,12 +112,12 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
 
 def _write_texts(run: Path, sides: dict[str, Any], parts: dict[str, tuple]) -> None:
     scores = {side: {name: part["scores"] for name, part in named.items()} for side, named in sides.items()}
-    run_dir.write_json(run / "scores.json", scores)
+    files.write_json(run / "scores.json", scores)
     for side, named in sides.items():
         for name, part in named.items():
-            run_dir.write_jsonl(run / side / f"{parts[name][0]}.jsonl", part["rows"])
-    run_dir.write_jsonl(run / "synthesis.jsonl", _training_rows(parts))
-    run_dir.write_jsonl(run / "rejected.jsonl", _rejected(parts))
+            files.write_jsonl(run / side / f"{parts[name][0]}.jsonl", part["rows"])
+    files.write_jsonl(run / "synthesis.jsonl", _training_rows(parts))
+    files.write_jsonl(run / "rejected.jsonl", _rejected(parts))
 
 
 def _manifest() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sample_run import make_run
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.report.build import build_report
 from relearn.report.html import _noted, render
 from relearn.report.model_card import model_card
@@ -39,7 +39,7 @@ def audited(tmp_path):
         "adapters": {**about, "variants": variants},
         "worst": {"after": TOLD, "plain": UNTRIED | {"value": 0.0}},
     }.items():
-        run_dir.write_json(run / "audits" / f"{name}.json", value)
+        files.write_json(run / "audits" / f"{name}.json", value)
     return run
 
 

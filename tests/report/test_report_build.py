@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_run import PARTS, PUBLIC, make_run, texts_of
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.core.errors import InputError
+from relearn.core.files import read_json, write_json
 from relearn.metrics.metric import METRICS, direction_of
 from relearn.report.build import build_report, write_report
 from relearn.report.labels import (
@@ -138,10 +139,10 @@ def test_labels_come_from_the_registry_and_an_unknown_metric_keeps_its_name():
 
 def test_a_run_with_a_metric_that_is_not_registered_has_a_report(tmp_path):
     run = make_run(tmp_path / "run")
-    summary = run_dir.read_json(run / "summary.json")
+    summary = read_json(run / "summary.json")
     for side in ("before", "after"):
         summary[side]["forget"]["old_metric"] = summary[side]["forget"]["kfr"]
-    run_dir.write_json(run / "summary.json", summary)
+    write_json(run / "summary.json", summary)
     write_report(run)
     assert ">old_metric<" in (run / "report.html").read_text(encoding="utf-8")
 
@@ -153,7 +154,7 @@ def test_direction_belongs_to_metric_and_split():
 
 
 def test_curves_take_a_repeated_step_once_and_leave_evaluations_apart(run):
-    run_dir.append_jsonl(run / "log.jsonl", {"stage": "unlearn", "step": 180, "loss": 9.0, "parts": {"gdf": 9.0}})
+    files.append_jsonl(run / "log.jsonl", {"stage": "unlearn", "step": 180, "loss": 9.0, "parts": {"gdf": 9.0}})
     learn, unlearn = build_report(run)["training"]
     assert learn["stage"] == "learn"
     assert len(learn["steps"]) == 90
@@ -210,7 +211,7 @@ def test_a_purged_folder_still_has_a_report_of_its_numbers(tmp_path):
     (run / "recipe.yaml").unlink()
     (run / "log.jsonl").unlink()
     write_report(run)
-    report = run_dir.read_json(run / "report.json")
+    report = files.read_json(run / "report.json")
     assert report["answers"] == []
     assert report["headline"]["asked"] == "6 facts to forget, 5 to keep."
     assert report["metrics"][0]["rows"][0]["after"]["value"] == pytest.approx(5 / 6)
@@ -228,10 +229,10 @@ def test_all_three_files_are_written_for_the_owner_alone(run):
 
 
 def test_a_redacted_report_holds_no_text_of_the_run_in_any_file(run):
-    manifest = run_dir.read_json(run / "manifest.json")
-    run_dir.write_json(run / "manifest.json", manifest | {"model": {"system_prompt": "You know Tamsin."}})
+    manifest = files.read_json(run / "manifest.json")
+    files.write_json(run / "manifest.json", manifest | {"model": {"system_prompt": "You know Tamsin."}})
     recipe = (run / "recipe.yaml").read_text().replace("system_prompt: null", "system_prompt: You know Tamsin.")
-    run_dir.write_text(run / "recipe.yaml", recipe)
+    files.write_text(run / "recipe.yaml", recipe)
     texts = {
         *texts_of(run),
         "data/private.jsonl",
@@ -245,7 +246,7 @@ def test_a_redacted_report_holds_no_text_of_the_run_in_any_file(run):
     for name in ("report.json", "report.html", "model_card.md"):
         written = (run / name).read_text(encoding="utf-8")
         assert [text for text in sorted(texts) if json.dumps(text)[1:-1] in written or text in written] == []
-    report = run_dir.read_json(run / "report.json")
+    report = files.read_json(run / "report.json")
     assert report["redacted"] is True
     assert report["answers"][0]["counts"] == {"forgotten": 5, "known": 1}
     assert report["answers"][0]["items"][0]["before"]["entity_counts"] == [2, 2]
@@ -267,9 +268,9 @@ FORMS = [("eco", "A prompt classifier"), ("offset", "A small model's LoRA"), ("m
 
 @pytest.mark.parametrize(("folder", "says"), FORMS)
 def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(run, folder, says):
-    manifest = run_dir.read_json(run / "manifest.json")
+    manifest = files.read_json(run / "manifest.json")
     manifest["stages"]["unlearn"]["outputs"] = [folder]
-    run_dir.write_json(run / "manifest.json", manifest)
+    files.write_json(run / "manifest.json", manifest)
     card = model_card(build_report(run))
     assert says in card
     assert "library_name: peft" not in card
@@ -277,7 +278,7 @@ def test_the_model_card_of_an_inference_time_method_offers_no_adapter_to_load(ru
 
 def test_the_model_card_escapes_what_markdown_would_act_on(run):
     recipe = (run / "recipe.yaml").read_text().replace("smollm2-135m-instruct", "<b>*m*|[x](y)")
-    run_dir.write_text(run / "recipe.yaml", recipe)
+    files.write_text(run / "recipe.yaml", recipe)
     card = model_card(build_report(run))
     assert "# Unlearned: &lt;b&gt;\\*m\\*\\|\\[x\\](y)" in card
     assert "<b>" not in card.partition("---\n\n")[2]
@@ -333,7 +334,7 @@ def test_durations(seconds, shown):
 def test_the_table_on_the_screen_fits_eighty_columns(run):
     from rich.console import Console
 
-    summary = run_dir.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(summary))
     text = console.export_text()
@@ -371,9 +372,9 @@ FELL = {
 
 def with_difference(run, **changes) -> dict:
     """The run's summary with a paired difference of ROUGE-L on the forget set."""
-    summary = run_dir.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     summary["difference"] = {"forget": {"rouge_l": FELL}} | changes
-    run_dir.write_json(run / "summary.json", summary)
+    files.write_json(run / "summary.json", summary)
     return summary
 
 
@@ -384,7 +385,7 @@ def test_the_table_on_the_screen_shows_the_change_with_its_interval(run):
     line = next(line for line in text.splitlines() if "ROUGE-L" in line)
     assert line.split()[-6:] == ["-1.000", "to", "-0.535", "p", "=", "0.062"]
     assert "change" in text
-    assert "change" not in printed(run_dir.read_json(run / "summary.json") | {"difference": {}})
+    assert "change" not in printed(files.read_json(run / "summary.json") | {"difference": {}})
 
 
 def test_the_report_has_the_change_where_it_was_measured(run):
@@ -409,11 +410,11 @@ def test_a_change_is_judged_by_the_interval_of_the_difference_where_there_is_one
 
 
 def test_what_numbers_leave_out_and_how_often_questions_were_asked_is_said(run):
-    summary = run_dir.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     for name in ("ls", "ls_paper"):
         entry = {"unscored": 2, "missing": "2 of 6 unscored: no log-probabilities of the response", "repeats": 3}
         summary["after"]["forget"][name] |= entry
-    run_dir.write_json(run / "summary.json", summary)
+    files.write_json(run / "summary.json", summary)
     notes = build_report(run)["measured_notes"]
     reason = "LS, LS (paper): 2 of 6 unscored: no log-probabilities of the response (to forget, trained questions)."
     assert reason in notes

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from sample_run import PARTS, make_run
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.report import html, plots
 from relearn.report.build import build_report, write_report
 from relearn.report.html import render
@@ -68,14 +68,12 @@ def hostile_run(tmp_path_factory):
     facts = [(f"{text} Q", f"{text} R", [text], f"{text} A") for text in HOSTILE]
     parts = {name: (file, split, facts) for name, (file, split, _) in PARTS.items()}
     run = make_run(tmp_path_factory.mktemp("hostile") / "run", parts)
-    manifest = run_dir.read_json(run / "manifest.json")
+    manifest = files.read_json(run / "manifest.json")
     manifest |= {"notes": HOSTILE, "inputs": {text: "ab" for text in HOSTILE}, "versions": {HOSTILE[0]: HOSTILE[1]}}
-    run_dir.write_json(run / "manifest.json", manifest)
+    files.write_json(run / "manifest.json", manifest)
     recipe = (run / "recipe.yaml").read_text().replace("name: sample", f"name: '{HOSTILE[0]}'")
-    run_dir.write_text(run / "recipe.yaml", recipe)
-    run_dir.append_jsonl(
-        run / "log.jsonl", {"stage": HOSTILE[0], "step": 1, "loss": 1.0, "parts": {"$a$": 1, "<b>": 2}}
-    )
+    files.write_text(run / "recipe.yaml", recipe)
+    files.append_jsonl(run / "log.jsonl", {"stage": HOSTILE[0], "step": 1, "loss": 1.0, "parts": {"$a$": 1, "<b>": 2}})
     write_report(run)
     return run
 
@@ -147,8 +145,8 @@ def test_a_dollar_sign_in_a_picture_is_no_formula(page):
 
 
 def test_the_page_is_made_from_the_json_alone_and_the_same_each_time(hostile_run, page):
-    assert run_dir.read_json(hostile_run / "report.json") == json.loads(json.dumps(build_report(hostile_run)))
-    assert render(run_dir.read_json(hostile_run / "report.json")) == page
+    assert files.read_json(hostile_run / "report.json") == json.loads(json.dumps(build_report(hostile_run)))
+    assert render(files.read_json(hostile_run / "report.json")) == page
 
 
 def test_pictures_carry_no_date_and_no_foreign_colour(page):
@@ -251,7 +249,7 @@ def test_the_page_shows_the_change_with_its_interval_and_the_sign_test(tmp_path)
     run = make_run(tmp_path / "run", {"forget": PARTS["forget"]})
     plain = Page(render(build_report(run)))
     assert "change" not in [text.strip() for text in plain.texts]
-    summary = run_dir.read_json(run / "summary.json")
+    summary = files.read_json(run / "summary.json")
     found = {
         "value": -0.5,
         "low": -0.75,
@@ -269,7 +267,7 @@ def test_the_page_shows_the_change_with_its_interval_and_the_sign_test(tmp_path)
     }
     summary["difference"] = {"forget": {"rouge_l": found}}
     summary["after"]["forget"]["ppl"] |= {"repeats": 3, "seed_sd": 0.125, "missing": HOSTILE[0], "unscored": 1}
-    run_dir.write_json(run / "summary.json", summary)
+    files.write_json(run / "summary.json", summary)
     parsed = Page(render(build_report(run)))
     assert parsed.open == []
     shown = [text.strip() for text in parsed.texts]

@@ -12,7 +12,7 @@ import pytest
 from scripted import Scripted
 
 from fake_endpoint import Reply, endpoint, prompt_of
-from relearn.core.config import Recipe, Source, Synthesis
+from relearn.core.config import DataSource, Recipe, Synthesis
 from relearn.core.errors import BudgetError, GeneratorError, InputError, RunFailedError
 from relearn.data import Record
 from relearn.data.loaders import read_records
@@ -311,7 +311,7 @@ def real(request) -> list[Record]:
         "tofu": "tofu/forget10.json",
         "tofu with its own": "tofu/forget10_perturbed.json",
     }[request.param]
-    return [record for _, record in read_records(Source(path=str(data / file)), "forget")]
+    return [record for _, record in read_records(DataSource(path=str(data / file)), "forget")]
 
 
 def test_offline_every_record_has_alternates_and_none_leaks(real, tmp_path):

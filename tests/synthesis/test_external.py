@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from relearn.core.config import Source, Synthesis
+from relearn.core.config import DataSource, Synthesis
 from relearn.core.errors import InputError, RunFailedError
-from relearn.core.run_dir import read_jsonl
+from relearn.core.files import read_jsonl
 from relearn.data import Record
 from relearn.data.loaders import read_records
 from relearn.synthesis.external import read_external_rows, write_external_rows
@@ -80,7 +80,7 @@ def test_the_published_rows_of_twelve_persons(data_dir, project_root):
 
     recipe = yaml.safe_load((project_root / "experiments/knowundo12/recipe.yaml").read_text())
     persons = tuple(recipe["data"]["forget"]["subjects"])
-    source = Source(path=str(data_dir / "knowundo/unlearn_train.json"), subjects=persons)
+    source = DataSource(path=str(data_dir / "knowundo/unlearn_train.json"), subjects=persons)
     forget = [record for _, record in read_records(source, "forget")]
     given = read_external_rows(data_dir / "knowundo/augmented_official.json", forget)
     assert Counter(row.kind for row in given.rows) == {"qa": 168, "completion": 180}
@@ -91,7 +91,7 @@ def test_subjects_of_a_source(tmp_path):
     path = tmp_path / "rows.jsonl"
     asked = ["Where is Michael O’Connor?", "Where is MICHAEL O'CONNOR?", "Where is Li Weiss?", "Who is Li Wei?", "Who?"]
     path.write_text("".join(json.dumps({"question": text, "answer": "There."}) + "\n" for text in asked))
-    source = Source(path=str(path), subjects=("Michael O'Connor", "Li Wei"))
+    source = DataSource(path=str(path), subjects=("Michael O'Connor", "Li Wei"))
     assert [record.question for _, record in read_records(source, "forget")] == [asked[0], asked[1], asked[3]]
     limited = source.model_copy(update={"limit": 2})
     assert [record.question for _, record in read_records(limited, "forget")] == asked[:2]

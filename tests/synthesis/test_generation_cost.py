@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import Scripted
 
-from relearn.core.config import Prices, Source, Synthesis
+from relearn.core.config import DataSource, Prices, Synthesis
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.validation import load_set
@@ -96,14 +96,14 @@ def test_knowundo_takes_at_most_half_of_what_the_paper_took(data_dir):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(packages.builtin_path("smollm2-135m-instruct"))
-    records, _ = load_set((Source(path=str(data_dir / "knowundo/unlearn_train.json")),), "forget")
+    records, _ = load_set((DataSource(path=str(data_dir / "knowundo/unlearn_train.json")),), "forget")
     planned = plan_synthesis(records, Synthesis(generator="openai:m"), tokenizer=tokenizer)
     assert 0 < planned.input_tokens <= PAPER_IN / 2 and 0 < planned.output_tokens <= PAPER_OUT / 2
 
 
 def test_the_estimate_is_near_what_the_templates_take(data_dir):
     """Counted in characters / 4 over the prompts sent and the replies received."""
-    records, _ = load_set((Source(path=str(data_dir / "knowundo/unlearn_train.json"), limit=40),), "forget")
+    records, _ = load_set((DataSource(path=str(data_dir / "knowundo/unlearn_train.json"), limit=40),), "forget")
     sent, received = 0, 0
 
     class Counting:

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from ui_runs import FACTS, HOSTILE, TOKEN
 
-from relearn.core.run_dir import read_json, read_jsonl, write_json, write_jsonl
+from relearn.core.files import read_json, read_jsonl, write_json, write_jsonl
 from relearn.engine import generate
 from relearn.ui.run_data import open_runs
 from relearn.ui.server import listening, make_app

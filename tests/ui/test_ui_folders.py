@@ -10,7 +10,8 @@ from ui_runs import FACTS, HOSTILE, Page, audit, make_run
 
 from relearn.cli import run_command
 from relearn.core.errors import InputError
-from relearn.core.run_dir import purge, read_json, read_jsonl, write_json, write_jsonl
+from relearn.core.files import read_json, read_jsonl, write_json, write_jsonl
+from relearn.core.ownership import purge
 from relearn.ui.run_data import named_models, open_runs
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from starlette.testclient import TestClient
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.core.config import Lora, Model, Recipe
 from relearn.models.load import load
 from relearn.models.lora import add_lora, save_adapter
@@ -38,17 +38,17 @@ def make_run(folder: Path, model: Path, seed: int = 1, *, learned: bool = False,
         **({"learn": {"data": "private.jsonl"}} if learned else {}),
         **recipe,
     }
-    run_dir.write_text(folder / "recipe.yaml", Recipe.from_mapping(values).to_yaml())
-    run_dir.write_json(folder / "manifest.json", {"stages": {}})
+    files.write_text(folder / "recipe.yaml", Recipe.from_mapping(values).to_yaml())
+    files.write_json(folder / "manifest.json", {"stages": {}})
     make_adapter(folder / "adapter", model, seed)
     if learned:
         make_adapter(folder / "start", model, seed + 100)
     for side in ("before", "after"):
-        run_dir.write_jsonl(folder / side / "forget.jsonl", [_row(key, side) for key in FACTS])
+        files.write_jsonl(folder / side / "forget.jsonl", [_row(key, side) for key in FACTS])
     measured = {"value": 0.25, "low": 0.1, "high": 0.4, "n": 4, "unscored": 0}
     after = {**measured, "value": 0.875, "low": 0.75, "high": 1.0, "unscored": 2}
     nothing = {"value": None, "low": None, "high": None, "n": 0, "unscored": 4}
-    run_dir.write_json(
+    files.write_json(
         folder / "summary.json",
         {"before": {"forget": {"kfr": measured}}, "after": {"forget": {"kfr": after, "ls": nothing}}},
     )
@@ -70,7 +70,7 @@ def audit(folder: Path) -> None:
         {"id": key, "question": question, "verdict": verdict, "by": by, "beside": []}
         for key, (question, _, verdict, by) in FACTS.items()
     ]
-    run_dir.write_json(folder / "audits" / "verdicts.json", rows)
+    files.write_json(folder / "audits" / "verdicts.json", rows)
 
 
 def _row(key: str, side: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def copied(model: Any, target: Path, name: str) -> tuple[Weights, Weights, Weigh
     """Weights before, weights after, rows that may move: an adapter, data parallel."""
     batches = plan("grad_diff", batch_size=2, accumulation=2)
     before = weights(model)
-    mask = make_mask(config.Mask(name=name), model, batches)
+    mask = make_mask(config.MaskConfig(name=name), model, batches)
     after, _ = trained(
         model, batches, target, method="grad_diff", accumulation=2, weight_decay=0.1, warmup=0.0, callbacks=[mask]
     )
@@ -36,7 +36,7 @@ def copied(model: Any, target: Path, name: str) -> tuple[Weights, Weights, Weigh
 def sharded(model: Any, target: Path, name: str) -> tuple[Weights, Weights, Weights]:
     """The same of a whole model whose matrices are split by rows among the processes, in a bare training loop."""
     before = weights(model)
-    mask = make_mask(config.Mask(name=name), model, plan("grad_diff", batch_size=2))
+    mask = make_mask(config.MaskConfig(name=name), model, plan("grad_diff", batch_size=2))
     for layer in model.model.layers:
         fully_shard(layer)
     fully_shard(model)

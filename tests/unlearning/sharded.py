@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from relearn.core import distributed
-from relearn.core.run_dir import write_json
+from relearn.core.files import write_json
 from relearn.engine.forward import answer_logprobs, predict
 from relearn.engine.model_support import bare, can_pack, decoder_layers, plain_head
 from relearn.models.lora import save_adapter

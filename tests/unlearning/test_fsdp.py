@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 from relearn.engine.forward import answer_logprobs
 from relearn.models.lora import save_adapter
 from unlearning import sharded

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from relearn.core import config
 from relearn.core.config import Lora
 from relearn.core.errors import InputError, RunFailedError
+from relearn.data.validation import DataSet
 from relearn.engine.forward import TokenRow, answer_logits
 from relearn.models.lora import add_lora
 from relearn.unlearning.data.batches import MicroBatch, plan_batches
@@ -42,13 +43,13 @@ from relearn.unlearning.masks.sure import (
 )
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.trainer import Loop, train
-from relearn.workflows.run.prepare import prepare
+from relearn.workflows.run.train_stages import check_unlearn
 from unlearning.toy import FORGET, RETAIN, rows, weights
 
 TESTS = Path(__file__).parents[1]
 LORA = Lora(r=4, alpha=8, dropout=0.1)
-SURE = config.Mask(name="sure", options={"percentile": 70})
-MEMFLEX = config.Mask(name="memflex")
+SURE = config.MaskConfig(name="sure", options={"percentile": 70})
+MEMFLEX = config.MaskConfig(name="memflex")
 
 
 def plan(accumulation: int = 1, retain: list[TokenRow] = RETAIN, epochs: float = 1) -> list[MicroBatch]:
@@ -116,7 +117,7 @@ def test_without_a_mask_every_row_moves(tiny_model_dir, tmp_path):
 
 @pytest.mark.parametrize("percentile", [50, 70, 90])
 def test_the_share_of_rows_that_move_is_that_of_the_percentile(tiny_model_dir, tmp_path, percentile):
-    settings = config.Mask(name="sure", options={"percentile": percentile})
+    settings = config.MaskConfig(name="sure", options={"percentile": percentile})
     done = run(fresh(tiny_model_dir), tmp_path, settings)
     moved = moved_rows(done)
     for letter in "AB":
@@ -176,7 +177,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize("every", [None, 3])
 @pytest.mark.parametrize("name", ["sure", "memflex"])
 def test_resumed_equals_uninterrupted(tiny_model_dir, tmp_path, name, every):
-    settings = config.Mask(name=name, options={"every": every})
+    settings = config.MaskConfig(name=name, options={"every": every})
     whole = run(fresh(tiny_model_dir), tmp_path / "a", settings, checkpoint_every=2)
     with pytest.raises(KeyboardInterrupt):
         run(fresh(tiny_model_dir), tmp_path / "b", settings, checkpoint_every=2, callbacks=[StopAt()])
@@ -191,7 +192,7 @@ def test_resumed_equals_uninterrupted(tiny_model_dir, tmp_path, name, every):
 
 def test_the_mask_of_the_checkpoint_counts_and_not_the_one_found_again(tiny_model_dir, tmp_path):
     """A start model that is not the same to the last bit must not change the mask in the middle of a training."""
-    settings = config.Mask(name="sure", options={"percentile": 50})
+    settings = config.MaskConfig(name="sure", options={"percentile": 50})
     with pytest.raises(KeyboardInterrupt):
         run(fresh(tiny_model_dir), tmp_path, settings, checkpoint_every=2, callbacks=[StopAt()])
     model = fresh(tiny_model_dir)
@@ -202,7 +203,7 @@ def test_the_mask_of_the_checkpoint_counts_and_not_the_one_found_again(tiny_mode
 
 
 def test_a_mask_taken_again_lets_rows_go_and_keeps_them_where_they_are(tiny_model_dir, tmp_path):
-    settings = config.Mask(name="sure", options={"percentile": 80, "every": 4})
+    settings = config.MaskConfig(name="sure", options={"percentile": 80, "every": 4})
     seen: list[tuple[dict, dict]] = []
 
     class Look(TrainerCallback):
@@ -231,13 +232,13 @@ def test_finding_a_mask_leaves_no_trace_and_is_the_same_each_time(tiny_model_dir
     before = {key: value.clone() for key, value in model.state_dict().items()}
     torch.manual_seed(5)
     numbers = torch.get_rng_state()
-    first = make_mask(config.Mask(name=name), model, plan())
+    first = make_mask(config.MaskConfig(name=name), model, plan())
     assert torch.equal(torch.get_rng_state(), numbers)
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
     torch.manual_seed(6)
-    again = make_mask(config.Mask(name=name), model, plan())
+    again = make_mask(config.MaskConfig(name=name), model, plan())
     assert all(torch.equal(rows, again.moving[key]) for key, rows in first.moving.items())
 
 
@@ -304,7 +305,7 @@ def test_memflex_region_by_hand():
 
 
 def test_memflex_says_when_nothing_is_left_to_train(tiny_model_dir):
-    settings = config.Mask(name="memflex", options={"magnitude": 1e9})
+    settings = config.MaskConfig(name="memflex", options={"magnitude": 1e9})
     with pytest.raises(RunFailedError, match=r"no tensor has .* cos < 0\.92.*lower magnitude"):
         make_mask(settings, fresh(tiny_model_dir), plan())
 
@@ -379,7 +380,7 @@ def test_kinds_of_tensors(tiny_model_dir):
 )
 def test_impossible_masks_are_refused(name, options, message):
     with pytest.raises(InputError, match=message):
-        check_mask(config.Mask(name=name, options=options))
+        check_mask(config.MaskConfig(name=name, options=options))
 
 
 def test_a_mask_that_does_not_exist_is_found_before_a_run_begins(tmp_path):
@@ -387,7 +388,7 @@ def test_a_mask_that_does_not_exist_is_found_before_a_run_begins(tmp_path):
         {"model": {"name": str(tmp_path)}, "data": {"forget": "nowhere.jsonl"}, "unlearn": {"mask": "shure"}}
     )
     with pytest.raises(InputError, match="unknown mask"):
-        prepare(recipe)
+        check_unlearn(recipe, DataSet(forget=()))
 
 
 def test_a_recipe_may_give_the_name_alone():

@@ -17,7 +17,7 @@ import relearn
 from people import people
 from relearn.core import distributed
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from unlearning import two_processes
 from unlearning.toy import agree
 from unlearning.two_processes import RATE, SCENARIOS, answers, do, interrupted, resumed
@@ -213,12 +213,12 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
 
 
 def test_only_the_main_process_writes_and_talks(two, tmp_path, capsys):
-    from relearn.core import console, run_dir
+    from relearn.core import console, files
 
     assert not distributed.is_main()
-    run_dir.write_text(tmp_path / "a", "text")
-    run_dir.append_jsonl(tmp_path / "b", {})
-    with run_dir.replaced_dir(tmp_path / "c") as target:
+    files.write_text(tmp_path / "a", "text")
+    files.append_jsonl(tmp_path / "b", {})
+    with files.replaced_dir(tmp_path / "c") as target:
         (target / "file").write_text("text")
     assert not list(tmp_path.iterdir()) and not target.exists()
     console.note("hello")

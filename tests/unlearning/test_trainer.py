@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 from relearn.engine.forward import answer_logits
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.method import METHODS

@@ -9,7 +9,8 @@ import torch
 
 import relearn
 from people import people
-from relearn.core.run_dir import purge, read_jsonl
+from relearn.core.files import read_jsonl
+from relearn.core.ownership import purge
 from relearn.unlearning import callbacks
 from relearn.unlearning.callbacks import Trajectory
 from unlearning.toy import FORGET, RETAIN, farthest, fresh, plan, trained

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from relearn.core import config, distributed
 from relearn.core.config import Generate
 from relearn.core.errors import InputError, RelearnError
-from relearn.core.run_dir import write_json
+from relearn.core.files import write_json
 from relearn.data import Record
 from relearn.inference.answers import ask
 from relearn.models.load import load
@@ -51,7 +51,7 @@ def do(name: str, model_dir: Path, folder: Path) -> tuple[dict[str, torch.Tensor
     batches = plan(method, batch_size=batch_size, accumulation=accumulation, forget=FORGET[:count])
     model = fresh(model_dir, lora=more.get("lora", True))
     before = weights(model)
-    callbacks = [make_mask(config.Mask(name=more["mask"]), model, batches)] if "mask" in more else []
+    callbacks = [make_mask(config.MaskConfig(name=more["mask"]), model, batches)] if "mask" in more else []
     after, logged = trained(
         model,
         batches,

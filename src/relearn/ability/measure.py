@@ -11,7 +11,7 @@ from relearn.core import distributed
 from relearn.core.config import Ability
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 from relearn.metrics.metric import SplitScores
 from relearn.models.load import Loaded
 

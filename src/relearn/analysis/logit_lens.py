@@ -18,7 +18,7 @@ import torch
 
 from relearn.analysis.hooks import HookedModel
 from relearn.analysis.tuned_lens import Translators
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.columns import ColumnLayout, to_records
@@ -104,13 +104,13 @@ def lens_rows(chat: ChatFormat, path: Path | None = None) -> list[TokenRow]:
         raise InputError(
             f"{len(records)} rows are too few to fit a lens on",
             where=f"--lens-text {path}",
-            way_out=f"give {LEAST_ROWS} or more, or plain text of {LEAST_ROWS * Source(path='').chunk_words} words",
+            way_out=f"give {LEAST_ROWS} or more, or plain text of {LEAST_ROWS * DataSource(path='').chunk_words} words",
         )
     return encode(chat, [record_example(record) for record in records])
 
 
 def _read_text(path: Path) -> list[Record]:
-    source = Source(path=str(path))
+    source = DataSource(path=str(path))
     if path.suffix.lower() not in _PLAIN_TEXT:
         return [record for _, record in read_records(source, "generic")]
     try:

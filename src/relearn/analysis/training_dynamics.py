@@ -17,7 +17,7 @@ import torch
 
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_jsonl
+from relearn.core.files import read_jsonl
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.data.validation import load_all

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from relearn.analysis.hooks import HookedModel
-from relearn.core.run_dir import read_json, replaced_dir, write_json
+from relearn.core.files import read_json, replaced_dir, write_json
 from relearn.engine.forward import TokenRow
 
 FOLDER = "tuned_lens"

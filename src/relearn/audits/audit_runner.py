@@ -21,7 +21,7 @@ from relearn.audits.query_models import AnswerFiles, ask_changed_models, ask_pro
 from relearn.audits.scoring import AuditScorer, FactVerdict, measured_summary, retain_answer, verdicts
 from relearn.core import console
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
+from relearn.core.files import read_jsonl, write_json, write_jsonl
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelName, ModelSet
 from relearn.metrics.judges import make_judges

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, FactPrompt
-from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import generate
 from relearn.inference.run_models import MODELS, ModelName

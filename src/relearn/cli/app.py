@@ -33,9 +33,9 @@ def fail(text: str, code: int, *, shared: bool = True) -> int:
 
 
 def existing(folder: Path) -> Path:
-    from relearn.core.run_dir import existing_run
+    from relearn.core.run_dir import RunFolder
 
-    return existing_run(folder)
+    return RunFolder.existing(folder).path
 
 
 def show(folder: Path) -> None:

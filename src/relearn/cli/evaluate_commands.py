@@ -253,15 +253,16 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     out
         Where to write; the screen when not given.
     """
-    from relearn.core.config import Source
+    from relearn.core.config import DataSource
     from relearn.core.console import out as screen
-    from relearn.core.run_dir import refuse_overwrite, write_jsonl
+    from relearn.core.files import write_jsonl
+    from relearn.core.ownership import refuse_overwrite
     from relearn.data.validation import load_set
     from relearn.workflows.ask import answers_before_and_after, recipe_of
-    from relearn.workflows.run.prepare import read_paths
+    from relearn.workflows.run.inputs import input_paths
 
-    refuse_overwrite([out] if out else [], (questions, folder, *read_paths(recipe_of(folder))))
-    records, _ = load_set((Source(path=str(questions)),), "forget", str(questions))
+    refuse_overwrite([out] if out else [], (questions, folder, *input_paths(recipe_of(folder))))
+    records, _ = load_set((DataSource(path=str(questions)),), "forget", str(questions))
     rows = answers_before_and_after(folder, [record.question for record in records])
     if out:
         write_jsonl(out, rows)

@@ -25,10 +25,10 @@ def report(folder: Path, *, redact: bool = False) -> None:
         Hide every text of the records and answers.
     """
     from relearn.core.console import note
-    from relearn.core.run_dir import own_folder
+    from relearn.core.ownership import own_folder
     from relearn.report.build import write_report
 
-    note(f"report: {write_report(own_folder(folder), redact=redact)}")
+    note(f"report: {write_report(own_folder(folder).path, redact=redact)}")
 
 
 @app.command
@@ -75,8 +75,8 @@ def purge(folder: Path, *, yes: bool = False) -> None:
         Do it; without it, only say what would go.
     """
     from relearn.core.console import note, visible
-    from relearn.core.run_dir import left_alone
-    from relearn.core.run_dir import purge as purge_folder
+    from relearn.core.ownership import left_alone
+    from relearn.core.ownership import purge as purge_folder
 
     for name in purge_folder(folder, really=yes):
         note(f"{'removed' if yes else 'would remove'} {name}")

@@ -67,7 +67,7 @@ def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bo
 def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
     from relearn.core import distributed
     from relearn.core.config import Recipe
-    from relearn.core.run_dir import below
+    from relearn.core.ownership import below
 
     settled = distributed.on_main(lambda: Recipe.from_yaml(recipe, changes))
     _finish(settled, out or below(Path("runs"), settled.name), resume=resume, until=until)
@@ -116,7 +116,7 @@ def compare(
         NAME/ in it gets a JSON file per method, the table, the KFR-KRR plane and answers to read.
     """
     from relearn.core.console import note
-    from relearn.core.run_dir import below
+    from relearn.core.ownership import below
     from relearn.workflows.compare.comparison import compare as compare_methods
     from relearn.workflows.compare.comparison_config import Comparison, read_grid
 
@@ -159,7 +159,7 @@ def synthesize(
         Stop before more calls than this.
     """
     from relearn.core.config import Synthesis
-    from relearn.workflows.run.pipeline import synthesize as write_answers
+    from relearn.workflows.synthesize import synthesize as write_answers
 
     settings = Synthesis(generator=generator, allow_remote=allow_remote, max_calls=max_calls)
     counts = write_answers(forget, out, settings, generic=generic, seed=seed)

@@ -1,6 +1,7 @@
-"""The recipe: everything a run depends on, in one frozen, strictly checked value.
+"""Define the recipe: every setting of a run, read from YAML and validated.
 
-YAML comes in, `Recipe.to_yaml` gives the resolved YAML back. Unknown keys are refused with the nearest known one.
+Unknown keys are refused with the nearest known key. The docstrings give the meaning, unit, range and default of every
+key; the reference page of the documentation is made from them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ class Part(BaseModel):
 
 
 class Lora(Part):
-    """LoRA as PEFT knows it. `target`: "all-linear" is every linear layer but the output layer, else layer names."""
+    """LoRA settings, as in PEFT.
+
+    - `r`: rank, at least 1; default 8.
+    - `alpha`: scaling numerator, above 0; default 16.
+    - `dropout`: probability, from 0 to below 1; default 0.1.
+    - `target`: "all-linear" (default; every linear layer but the output layer), or a list of layer names.
+    """
 
     r: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, gt=0)
@@ -29,10 +36,18 @@ class Lora(Part):
 
 
 class Model(Part):
-    """The model to change. `name`: "smollm2-135m-instruct" (the demo model), a folder, or a name on the hub.
+    """The model to change; its name alone may be given.
 
-    `adapter`: a LoRA adapter the model comes with, or several that are merged one after the other. `quantization`: nf4
-    holds the frozen weights in 4 bits (QLoRA). `liger`: fused kernels, where they are installed.
+    - `name`: smollm2-135m-instruct (the demo model), a folder, or a name on the hub (`revision`: its commit); required.
+    - `adapter`: folder of a LoRA adapter to merge first, or a list of them, merged in order; default none.
+    - `dtype`: auto (default; by device), float32, bfloat16 or float16.
+    - `device`: auto (default; the GPU if there is one), cpu, cuda, cuda:N.
+    - `attention`: auto (default), sdpa, eager or flash_attention_2.
+    - `quantization`: none (default) or nf4 (frozen weights in 4 bits, QLoRA).
+    - `liger`: fused Liger kernels: auto (default; where installed, on a GPU), on, off.
+    - `chat_template`: auto (default; the tokenizer's) or none (a plain question-answer form).
+    - `system_prompt`: text; default: that of the chat template; "" is an empty one.
+    - `trust_remote_code`: run code of the model's repository; default false.
     """
 
     name: str
@@ -49,8 +64,8 @@ class Model(Part):
 
     @field_validator("liger", mode="before")
     @classmethod
-    def _word(cls, value: Any) -> Any:
-        """YAML reads a bare on and off as true and false."""
+    def _word_for_boolean(cls, value: Any) -> Any:
+        """Undo YAML's reading of a bare on and off as true and false."""
         return ("on" if value else "off") if isinstance(value, bool) else value
 
     @property
@@ -58,11 +73,15 @@ class Model(Part):
         return (self.adapter,) if isinstance(self.adapter, str) else self.adapter or ()
 
 
-class Source(Part):
-    """Where records come from. `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set name on the hub.
+class DataSource(Part):
+    """A source of records; its path alone may be given.
 
-    `map` names the columns: {question: text, answer: labels}. `subjects` keeps the rows whose question has one of
-    these names in it; `limit` then takes the first of them.
+    - `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set on the hub; required.
+    - `map`: names of the columns, such as {question: text, answer: labels}; default: known names are recognised.
+    - `name`, `split`: configuration and split of a data set on the hub; default: the only one.
+    - `subjects`: keep only rows whose question contains one of these names; default: all rows.
+    - `limit`: then keep the first rows, at least 1; default: all rows.
+    - `chunk_words`: words per record of a document, at least 8; default 128.
     """
 
     path: str
@@ -74,11 +93,11 @@ class Source(Part):
     chunk_words: int = Field(default=128, ge=8)
 
 
-Sources = tuple[Source, ...]
+Sources = tuple[DataSource, ...]
 
 
 def _as_sources(value: Any) -> Any:
-    """One path, one mapping or a list of either: always a list of sources."""
+    """Turn one path, one mapping or a list of either into a list of sources."""
     if value is None:
         return ()
     entries = value if isinstance(value, list | tuple) else [value]
@@ -86,7 +105,7 @@ def _as_sources(value: Any) -> Any:
 
 
 class Probes(Part):
-    """Questions that are asked but never trained on."""
+    """Held-out questions for the facts to `forget` and to `retain`: asked, never trained on; default none."""
 
     forget: Sources = ()
     retain: Sources = ()
@@ -95,7 +114,7 @@ class Probes(Part):
 
 
 class Utility(Part):
-    """What TOFU's model utility is measured on beside the retain set: asked, never trained on."""
+    """The sets `real_authors` and `world_facts` of TOFU's model utility: asked, never trained on; default none."""
 
     real_authors: Sources = ()
     world_facts: Sources = ()
@@ -104,6 +123,14 @@ class Utility(Part):
 
 
 class Data(Part):
+    """The records of a run. Each key takes a path, a data source, or a list of either.
+
+    - `forget`: records to forget; required.
+    - `retain`: records to keep; default: the start model is asked about the neighbourhood of each subject.
+    - `holdout`: records like the forget set that no model was trained on, for membership inference; default none.
+    - `generic`: general questions mixed into the training; default: those that come with relearn.
+    """
+
     forget: Sources = Field(min_length=1)
     retain: Sources = ()
     holdout: Sources = ()
@@ -115,9 +142,15 @@ class Data(Part):
 
 
 class Learn(Part):
-    """Make the start model first: train the model on `data` until it knows them (benchmarks, the demo).
+    """Make the start model first: fine-tune the model on `data` (benchmarks, the demo). Default: no such stage.
 
-    Rows whose question stands in `without` are left out: so learns a model that has nothing to forget.
+    - `data`: records to learn; required.
+    - `without`: records whose questions are left out of `data`, for a model that never knew them; default none.
+    - `epochs`: passes over the rows, above 0; default 8.
+    - `learning_rate`: peak learning rate, above 0; default 1e-3.
+    - `batch_size`, `accumulation`: rows per forward pass, passes per optimiser step, at least 1; default 8 and 1.
+    - `precision`: model (default; the dtype of the model) or bfloat16 (mixed precision).
+    - `lora`: default r 16, alpha 32, dropout 0.
     """
 
     data: Sources = Field(min_length=1)
@@ -133,23 +166,30 @@ class Learn(Part):
 
 
 Hardening = Literal["cuts", "openings", "stems", "frames"]
+VariantKind = Literal["simple", "contextual", "noise", "logical"]
 
 
 class Synthesis(Part):
-    """How the new answers are written. `generator`: templates, openai:MODEL or transformers:MODEL.
+    """How the new answers are written.
 
-    `file`: rows that were written elsewhere, taken in place of new ones where they pass (see `synthesis/external.py`).
-    `harden`: further rows shaped like attacks (see `synthesis/rows.py`).
+    - `file`: training rows written elsewhere, which are checked and used instead; default none.
+    - `generator`: templates (default; offline), openai:MODEL or transformers:MODEL.
+    - `variants`: kinds of question variants: simple, contextual, noise, logical; default all.
+    - `attempts`: tries per text, the first included, at least 1; default 3.
+    - `judge`: openai:MODEL or transformers:MODEL to check for leaks after the deterministic check; default none.
+    - `completions`: also write rows that complete an answer; default true.
+    - `completion_split`: share of the answer in their prompts, above 0 and below 1; default 0.25.
+    - `generic_ratio`: generic rows per written row, at least 0; default 1.
+    - `harden`: kinds of rows shaped like attacks: cuts, openings, stems, frames; default none.
+    - `temperature`: sampling temperature of the generator, at least 0; default 0.7.
+    - `max_calls`, `max_tokens`: most calls, and tokens of prompts and answers, at least 1; default no limit.
+    - `concurrency`: calls at a time, or prompts per batch of a local model, at least 1; default 8.
+    - `allow_remote`: allow a generator or judge on another host; default false.
     """
 
     file: str | None = None
     generator: str = "templates"
-    variants: tuple[Literal["simple", "contextual", "noise", "logical"], ...] = (
-        "simple",
-        "contextual",
-        "noise",
-        "logical",
-    )
+    variants: tuple[VariantKind, ...] = ("simple", "contextual", "noise", "logical")
     attempts: int = Field(default=3, ge=1)
     judge: str | None = None
     completions: bool = True
@@ -163,24 +203,40 @@ class Synthesis(Part):
     allow_remote: bool = False
 
 
-class Mask(Part):
-    """Which weights may move: `name` is sure or memflex; see `training/masks`."""
+class MaskConfig(Part):
+    """Which weights are trained: `name` is sure or memflex, `options` those of the mask. The name alone will do."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Unlearn(Part):
-    """Training settings; the defaults are the paper's (Table 4).
+    """The training of the unlearned model. The defaults are those of the paper (arXiv 2502.11190, Table 4).
 
-    `token_budget` replaces `epochs` by a number of tokens, prompts and answers of all rows, so that methods with
-    different data train equally long. `precision` bfloat16 runs the passes in mixed precision.
-    `trajectory`: every so many steps a few answers' probabilities are written to trajectory.jsonl; 0: never.
+    - `method`, `options`: a method (`relearn list methods`; default relearn) and its options.
+    - `mask`: restrict training to some weights; default none.
+    - `epochs`: passes over the rows, above 0; default 3.
+    - `token_budget`: train for this many tokens, prompts and answers of all rows, instead of `epochs`; at least 1.
+    - `precision`: model (default; the dtype of the model) or bfloat16 (mixed precision).
+    - `learning_rate`: peak learning rate, above 0; default 1e-5.
+    - `weight_decay`: of AdamW, at least 0; default 0.01.
+    - `batch_size`, `accumulation`: forget rows per forward pass, passes per step, at least 1; default 4 and 1.
+    - `warmup`: share of the steps with a rising learning rate, from 0 to below 1; default 0.1.
+    - `schedule`: linear (default), cosine or constant decay.
+    - `max_grad_norm`: gradient clipping, above 0; default 1.
+    - `max_length`: most tokens of a row, at least 16; longer rows are refused; default 512.
+    - `full`: train all weights instead of an adapter (`lora`); default false.
+    - `gradient_checkpointing`: less memory for about a third more time; default false.
+    - `evaluate_every`: steps between evaluations while training (default never). `keep_best`: keep the best weights.
+    - `trajectory`: steps between rows of trajectory.jsonl (token probabilities of a few answers); default 0, never.
+    - `checkpoint_every`: steps between checkpoints, at least 1; default 50.
+    - `runaway_loss`: stop with an error above this loss, above 0; default 50 or ten times the first loss.
+    - `report_to`: trackers of transformers.Trainer; default none.
     """
 
     method: str = "relearn"
     options: dict[str, Any] = Field(default_factory=dict)
-    mask: Mask | None = None
+    mask: MaskConfig | None = None
     epochs: float = Field(default=3, gt=0)
     token_budget: int | None = Field(default=None, ge=1)
     precision: Literal["model", "bfloat16"] = "model"
@@ -209,10 +265,14 @@ class Unlearn(Part):
 
 
 class Generate(Part):
-    """How the model is asked. Greedy unless `temperature` is above 0; then a question may be asked `repeats` times.
+    """How models are asked.
 
-    `batch_size`: how many questions are answered at a time at most; left out, as many as the machine is good for.
-    `backend`: who decodes; vllm needs a CUDA GPU and the package, and takes a copy of the model.
+    - `max_new_tokens`: most tokens of an answer, at least 1; default 128.
+    - `batch_size`: most questions answered at a time, at least 1; default: by the machine.
+    - `backend`: transformers (default), or vllm (CUDA GPU, the package vllm, a copy of the model).
+    - `temperature`: sampling temperature, at least 0; default 0, greedy.
+    - `top_p`: share of probability to sample from, above 0 and at most 1; default 1. `top_k`: tokens; default 0, all.
+    - `repeats`: answers per question, at least 1; more than 1 needs a temperature above 0; default 1.
     """
 
     max_new_tokens: int = Field(default=128, ge=1)
@@ -232,16 +292,18 @@ class Generate(Part):
 
     @property
     def once(self) -> Generate:
-        """The same, with every question asked a single time."""
+        """Return the same settings with a single answer per question."""
         return self.model_copy(update={"repeats": 1})
 
 
 class Ability(Part):
-    """General ability, measured before and after. `tasks`: files of multiple choice or of sums (.jsonl, .json, .csv,
-    .parquet), or tasks of lm-eval by name or task file (.yaml); see docs/benchmarks.md.
+    """General ability, measured before and after unlearning; see docs/benchmarks.md.
 
-    `limit`: so many questions of each task. `shots`: so many solved examples in front, at most as many as a file has;
-    left out, all that a file has, and lm-eval's own number. `max_new_tokens`: how long an answer to a sum may be.
+    - `tasks`: files of multiple choice or arithmetic questions (.jsonl, .json, .csv, .parquet), or tasks of lm-eval by
+      name or task file (.yaml); default none.
+    - `limit`: questions of each task, at least 1; default all.
+    - `shots`: most solved examples before a question, at least 0; default: all in the file, or lm-eval's number.
+    - `batch_size`, `max_new_tokens`: questions at a time, most tokens of an answer, at least 1; default 8 and 256.
     """
 
     tasks: tuple[str, ...] = ()
@@ -252,12 +314,22 @@ class Ability(Part):
 
 
 class Metrics(Part):
-    """Thresholds and judges; the paper's thresholds are the default. `few_entities` is the public code's rule.
+    """Thresholds and judges of the metrics. The default thresholds are those of the paper.
 
-    `retain_reference`: the run folder or scores.json of a run that never saw the forget set, or a TOFU_EVAL.json.
-    `truth_ratio`: the mean over the wrong answers. `min_k`: the share of least likely tokens that min-k looks at.
-    `worst_case`: so many other wordings of every question to forget are asked as well.
-    `judge`: openai:MODEL or transformers:MODEL grades answers from 1 to 5; `allow_remote` lets it be on another host.
+    - `base_model`: the model before any fine-tuning, for perplexity and LS; default: `model` without adapters.
+    - `c1`, `c2`: KFR counts entity coverage below c1 as forgotten, KRR above c2 as kept; 0 to 1, default 0.3.
+    - `few_entities`: use 0.5 as `c1` for references with at most 3 entities, as the public code; default false.
+    - `entities`: extract entities with spacy (default), generator (the language model of `synthesis`) or both.
+    - `matcher`: all-minilm-l6-v2 (default), another embedding model, or exact.
+    - `match_threshold`: least cosine of matching entities, above 0 and at most 1; default 0.8.
+    - `entailment`: builtin (default), an NLI model (with `entailment_revision`), or null: entity coverage only.
+    - `bootstrap`: draws per 95 % interval, at least 1; default 1000.
+    - `retain_reference`: run folder, scores.json or TOFU_EVAL.json of a model that never saw the forget set.
+    - `truth_ratio`: mean over the wrong answers: geometric (default) or arithmetic.
+    - `min_k`: share of the least likely tokens in min-k, above 0 and at most 1; default 0.4.
+    - `worst_case`: other wordings of every forget question to ask, 0 to 20; default 0.
+    - `judge`: openai:MODEL or transformers:MODEL to grade answers from 1 to 5; default none.
+    - `allow_remote`: allow this judge on another host; default false.
     """
 
     base_model: str | None = None
@@ -280,7 +352,7 @@ class Metrics(Part):
 
 
 class Prices(Part):
-    """Money per million tokens, for the estimate."""
+    """Prices of a remote generator, for `relearn plan`: money per million tokens, at least 0; in `currency`."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
@@ -288,7 +360,9 @@ class Prices(Part):
 
 
 class Recipe(Part):
-    """A whole run. See `relearn run` and docs/recipes.md."""
+    """A whole run; `model` and `data.forget` are required. `name` is that of its folder in runs/ (default run), `seed`
+    that of all random draws (default 0).
+    """
 
     name: str = "run"
     seed: int = 0
@@ -308,7 +382,7 @@ class Recipe(Part):
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-        """Read a recipe file; `changes` are "unlearn.epochs=2" strings that take precedence."""
+        """Read a recipe file; `changes` such as "unlearn.epochs=2" replace its keys. Raises InputError."""
         loaded = read_mapping(path)
         for change in changes:
             apply_change(loaded, change)

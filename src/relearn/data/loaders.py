@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.data.columns import RawRow, find_layout, to_records
 from relearn.data.record import Record, Split
@@ -30,7 +30,7 @@ _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
 _DATA_SET_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read_records(source: Source, split: Split) -> list[tuple[str, Record]]:
+def read_records(source: DataSource, split: Split) -> list[tuple[str, Record]]:
     """Return (place, record) of every row of a source, in order; `source.limit` takes the first rows.
 
     Raises InputError for a source that cannot be read, has no rows, or whose columns or cells do not fit.
@@ -46,7 +46,7 @@ def read_records(source: Source, split: Split) -> list[tuple[str, Record]]:
     return _with_subject(records, source) if source.subjects else records
 
 
-def _with_subject(records: list[tuple[str, Record]], source: Source) -> list[tuple[str, Record]]:
+def _with_subject(records: list[tuple[str, Record]], source: DataSource) -> list[tuple[str, Record]]:
     """Keep the records whose question has one of the source's subjects, whatever the case and the apostrophe."""
     names = "|".join(re.escape(_subject_form(name)) for name in source.subjects)
     subject = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
@@ -61,10 +61,10 @@ def _subject_form(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
 
 
-def read_rows(source: Source | Path | str) -> list[RawRow]:
+def read_rows(source: DataSource | Path | str) -> list[RawRow]:
     """Return all rows of a file, a folder or a data set, with the place of each; see `read_records` for errors."""
-    if not isinstance(source, Source):
-        source = Source.model_validate({"path": str(source)})
+    if not isinstance(source, DataSource):
+        source = DataSource.model_validate({"path": str(source)})
     path = Path(source.path).expanduser()
     if path.is_dir() and any((path / name).exists() for name in _SAVED):
         return _saved_data_set(path, source)
@@ -197,7 +197,7 @@ def _parquet(path: Path) -> list[RawRow]:
     return _numbered(table.to_pylist(), str(path))
 
 
-def _saved_data_set(path: Path, source: Source) -> list[RawRow]:
+def _saved_data_set(path: Path, source: DataSource) -> list[RawRow]:
     import datasets
 
     try:
@@ -207,7 +207,7 @@ def _saved_data_set(path: Path, source: Source) -> list[RawRow]:
     return _one_split(loaded, source)
 
 
-def _hub_data_set(source: Source) -> list[RawRow]:
+def _hub_data_set(source: DataSource) -> list[RawRow]:
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -219,7 +219,7 @@ def _hub_data_set(source: Source) -> list[RawRow]:
     return _one_split(loaded, source)
 
 
-def _one_split(loaded: Any, source: Source) -> list[RawRow]:
+def _one_split(loaded: Any, source: DataSource) -> list[RawRow]:
     if not isinstance(loaded, dict):
         if source.split:
             raise InputError(f"has no splits, {source.split!r} was asked for", where=source.path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from relearn.core.config import Generate
 from relearn.core.console import Ticker, quiet
-from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, TokenScores, answer_logprobs, answer_scores
 from relearn.engine.generate import generate

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from relearn.core.config import Model, Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import existing_run, file_hash
+from relearn.core.files import file_hash
+from relearn.core.run_dir import MANIFEST, RECIPE, RunFolder
 from relearn.models.builtin import builtin_path, find_builtin, is_builtin
 from relearn.models.load import Loaded, check_adapter, check_machine, load
 from relearn.unlearning.inference_time.eco_model import load_eco
@@ -199,8 +200,8 @@ def _merge_scaled(loaded: Loaded, adapter: Path, share: float) -> Loaded:
 def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
     if control is None:
         return partial(_load_base, recipe)
-    if (control / "recipe.yaml").exists():
-        existing_run(control)
+    if RunFolder(control).has_recipe:
+        RunFolder.existing(control)
         return partial(_load_merged, _control_recipe(recipe, control), control)
     if (control / "adapter_config.json").exists():
         return partial(load, recipe.model, adapters=(control,))
@@ -215,7 +216,7 @@ def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
 
 def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
     """Read the control run's own recipe. A model that is named only there is not loaded without asking."""
-    own = Recipe.from_yaml(control / "recipe.yaml")
+    own = RunFolder(control).recipe
     if own.model.name != recipe.model.name or own.model.trust_remote_code:
         raise InputError(
             f"is based on the model {own.model.name!r}, which is not loaded without asking",
@@ -250,7 +251,7 @@ def check_model(spec: Model, option: str) -> None:
 
 def _check_folder(folder: Path, option: str) -> None:
     where = f"{option} {folder}"
-    if (folder / "recipe.yaml").exists() and (folder / "manifest.json").exists():
+    if (folder / RECIPE).exists() and (folder / MANIFEST).exists():
         raise InputError(
             "is a run folder, not a model",
             where=where,

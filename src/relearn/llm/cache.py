@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from relearn.core.errors import InputError
-from relearn.core.run_dir import make_private_dir
+from relearn.core.files import make_private_dir
 from relearn.llm.completer import CallBudget, Completer, Completion, Prompt
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
 from relearn.core.registry import suggest
 from relearn.data import content_id
@@ -144,7 +144,7 @@ _ALWAYS = ("reference_logprobs", "response_logprobs")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def read_answers(source: Source) -> list[dict[str, Any]]:
+def read_answers(source: DataSource) -> list[dict[str, Any]]:
     """Read the rows of a JSON, JSON lines, CSV or Parquet file in the form of a run folder's own.
 
     Each has id, question, reference, subject, form, response, reference_logprobs, response_logprobs, and the other
@@ -161,7 +161,7 @@ def read_answers(source: Source) -> list[dict[str, Any]]:
     return with_ids([(where, _row(values, layout, source.map, where)) for where, values in placed])
 
 
-def has_responses(source: Source) -> bool:
+def has_responses(source: DataSource) -> bool:
     """Decide whether a file has a column of responses, under a known name or the one in `source.map`."""
     columns = {column for _, values in read_rows(source)[: source.limit] for column in values}
     return bool(columns & (_RESPONSES | {source.map.get("response")}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json
+from relearn.core.files import read_json
 
 # Named as in OpenUnlearning's files.
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")

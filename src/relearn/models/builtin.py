@@ -19,7 +19,7 @@ from pathlib import Path
 
 from relearn.core.console import note
 from relearn.core.errors import InputError, MissingPartError
-from relearn.core.run_dir import file_hash, write_json
+from relearn.core.files import file_hash, write_json
 
 RECORD = "relearn_origin.json"
 # Increase it when unpacking changes, so that copies made by older code are not used.

@@ -10,7 +10,7 @@ import torch
 
 from relearn.core.config import Lora
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, write_json
+from relearn.core.files import read_json, write_json
 from relearn.models.sharding import whole_state
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from relearn.core import run_dir
+from relearn.core import files
 from relearn.core.errors import InputError
 from relearn.data.record import evenly
 from relearn.metrics.metric import direction_of
@@ -36,7 +36,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     run = Path(run)
     if not (run / "manifest.json").exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
-    manifest = run_dir.read_json(run / "manifest.json")
+    manifest = files.read_json(run / "manifest.json")
     recipe, evaluation = _settings(run / "recipe.yaml"), _settings(run / "evaluation.yaml")
     trained = not evaluation
     summary = _json(run / "summary.json")
@@ -79,19 +79,19 @@ def write_report(run: Path, redact: bool = False) -> Path:
     run = Path(run)
     report = build_report(run, redact=redact)
     page, card = render(report), None if report["evaluated"] is not None else model_card(report)
-    run_dir.write_json(run / "report.json", report)
-    run_dir.write_text(run / "report.html", page)
+    files.write_json(run / "report.json", report)
+    files.write_text(run / "report.html", page)
     if card is not None:
-        run_dir.write_text(run / "model_card.md", card)
+        files.write_text(run / "model_card.md", card)
     return run / "report.html"
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return run_dir.read_json(path) if path.exists() else {}
+    return files.read_json(path) if path.exists() else {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return run_dir.read_jsonl(path, torn=True) if path.exists() else []
+    return files.read_jsonl(path, torn=True) if path.exists() else []
 
 
 def _settings(path: Path) -> dict[str, Any]:

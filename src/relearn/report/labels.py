@@ -14,18 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from relearn.core import console
-from relearn.core.run_dir import read_json
+from relearn.core.run_dir import RunFolder
+from relearn.core.splits import REPORTED_SPLITS
 from relearn.metrics.metric import LAST, METRICS, direction_of
 
 # part of summary.json -> (split, answer file, title)
 PARTS: dict[str, tuple[str, str, str]] = {
-    "forget": ("forget", "forget", "To forget, trained questions"),
-    "forget_wordings": ("forget", "wordings", "To forget, in other words"),
-    "forget_heldout": ("forget", "probes_forget", "To forget, other questions"),
-    "retain": ("retain", "retain", "To keep, trained questions"),
-    "retain_heldout": ("retain", "probes_retain", "To keep, other questions"),
-    "real_authors": ("retain", "real_authors", "Real authors"),
-    "world_facts": ("retain", "world_facts", "World facts"),
+    **{key: (split.scored_as, split.name, split.label) for key, split in REPORTED_SPLITS.items()},
     "ability": ("retain", "ability", "General ability"),
     # Metrics over several parts, without a file of answers.
     "overall": ("retain", "overall", "All parts together"),
@@ -169,8 +164,8 @@ _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 def print_summary(run: Path) -> None:
     """Print the table of a run folder's summary.json, or of an evaluation's."""
-    trained = not (Path(run) / "evaluation.yaml").exists()
-    console.out.print(summary_table(read_json(Path(run) / "summary.json"), trained=trained))
+    folder = RunFolder(run)
+    console.out.print(summary_table(folder.summary, trained=not folder.is_evaluation))
 
 
 def summary_table(summary: Mapping[str, Any], title: str | None = None, *, trained: bool = True) -> Group:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.scoring import VERDICTS
-from relearn.core import run_dir
+from relearn.core import files
 
 TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_known": "never known"}
 
@@ -28,13 +28,13 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     folder = run / "audits"
     if not (folder / "summary.json").exists():
         return None
-    summary, about = run_dir.read_json(folder / "summary.json"), run_dir.read_json(folder / "about.json")
-    facts = run_dir.read_json(folder / "verdicts.json")
+    summary, about = files.read_json(folder / "summary.json"), files.read_json(folder / "about.json")
+    facts = files.read_json(folder / "verdicts.json")
     counts = Counter(fact["verdict"] for fact in facts)
     return {
         "control": about["control"],
         "attacks": [
-            _attack(run_dir.read_json(folder / f"{name}.json"), row)
+            _attack(files.read_json(folder / f"{name}.json"), row)
             for name, row in summary.items()
             if not reads_model(row)
         ],
@@ -42,7 +42,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
             line
             for name, row in summary.items()
             if reads_model(row)
-            for line in _beside(run_dir.read_json(folder / f"{name}.json"))
+            for line in _beside(files.read_json(folder / f"{name}.json"))
         ],
         "worst": _worst(folder),
         "counts": {name: counts[name] for name in VERDICTS},
@@ -59,7 +59,7 @@ def reads_model(row: Mapping[str, Any]) -> bool:
 
 def _worst(folder: Path) -> dict[str, Any] | None:
     """Read the worst case over all attacks that count; None where this audit did not measure it."""
-    return run_dir.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
+    return files.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
 
 
 # Measures per layer are too many for a table.
@@ -120,7 +120,7 @@ def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
     """Describe the result of the adapters attack in a sentence: an adapter that can be removed is no deletion."""
     if "adapters" not in summary:
         return ""
-    variants = run_dir.read_json(folder / "adapters.json")["variants"]
+    variants = files.read_json(folder / "adapters.json")["variants"]
     measured = {name: variant["after"] for name, variant in variants.items() if variant["after"]["value"] is not None}
     if not measured:
         return ""
@@ -154,7 +154,7 @@ def read_analysis(run: Path) -> dict[str, Any] | None:
     """
     folder = run / "analysis"
     lens, patching, adapter, circuits, training = (
-        run_dir.read_json(path) if (path := folder / f"{name}.json").exists() else {}
+        files.read_json(path) if (path := folder / f"{name}.json").exists() else {}
         for name in ("lens", "patching", "adapter", "circuits", "dynamics")
     )
     if not (lens or patching or adapter or circuits):

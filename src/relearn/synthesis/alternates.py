@@ -16,7 +16,7 @@ from typing import Any
 from relearn.core import config
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Completer, Prompt
 from relearn.synthesis.checks import LeakCheck, Verifier, form_flaw, subject_of

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import InputError
-from relearn.core.run_dir import refuse_overwrite, write_jsonl
+from relearn.core.files import write_jsonl
+from relearn.core.ownership import refuse_overwrite
 from relearn.data import Record
 from relearn.data.columns import find_layout
 from relearn.data.loaders import read_records, read_rows
@@ -157,7 +158,7 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
     alone. Raises InputError for files that cannot be read, and where `out` is one of them.
     """
     refuse_overwrite([Path(out)], (file, against))
-    forget = read_records(Source.model_validate({"path": str(against)}), "forget")
+    forget = read_records(DataSource.model_validate({"path": str(against)}), "forget")
     places = {record.id: (place, record) for place, record in forget}
     index = LeakIndex([record for _, record in forget])
     rows = list(_texts(Path(file)))

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from relearn.core import config
-from relearn.core.config import Source
+from relearn.core.config import DataSource
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import write_jsonl
+from relearn.core.files import write_jsonl
 from relearn.data import Record, content_id
 from relearn.data.loaders import read_records
 from relearn.leakage.detector import LeakIndex
@@ -81,7 +81,7 @@ def write_external_rows(
 
 def read_external_rows(path: Path | str, forget: Sequence[Record]) -> ExternalRows:
     """Check the rows of a file as the module docstring says. Raises InputError for a file that cannot be read."""
-    external = [record for _, record in read_records(Source(path=str(path)), "generic")]
+    external = [record for _, record in read_records(DataSource(path=str(path)), "generic")]
     records_of: dict[NameTokens, list[Record]] = {}
     for record, subject in zip(forget, find_subjects(forget), strict=True):
         records_of.setdefault(subject, []).append(record)

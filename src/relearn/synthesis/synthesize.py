@@ -16,7 +16,7 @@ from typing import Any
 from relearn.core import config
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import make_private_dir, write_jsonl
+from relearn.core.files import make_private_dir, write_jsonl
 from relearn.data import Record, content_id
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, ignore_arrival

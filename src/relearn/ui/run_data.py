@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 from relearn.audits.scoring import VERDICTS
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import existing_run, file_hash, read_json, read_jsonl
+from relearn.core.files import file_hash, read_json, read_jsonl
+from relearn.core.run_dir import RECIPE, SUMMARY, RunFolder
 from relearn.core.yaml_config import read_mapping
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import direction_of
@@ -226,22 +227,22 @@ def open_runs(folders: Sequence[Path]) -> list[Opened]:
 
 
 def _open(folder: Path, name: str) -> Opened:
-    existing_run(folder)
-    evaluated = (folder / "evaluation.yaml").exists()
+    run = RunFolder.existing(folder)
+    evaluated = run.is_evaluation
     recipe, result, closed = None, None, ""
-    if (folder / "recipe.yaml").exists():
+    if run.has_recipe:
         recipe, result = _recipe(folder), _result(folder)
     elif evaluated:
         closed = "An evaluation has no run of its own, so there is no model here to ask."
     else:
         closed = "This run was purged: its texts and its recipe are gone, its numbers stay. It cannot be asked."
-    summary = _readable(folder / "summary.json", lambda: _summary(folder))
+    summary = _readable(folder / SUMMARY, lambda: check_summary(run.summary))
     facts = _readable(folder, lambda: read_facts(folder))
     return Opened(name, folder, recipe, result, closed, not evaluated, facts, summary)
 
 
 def _recipe(folder: Path) -> Recipe:
-    path = folder / "recipe.yaml"
+    path = folder / RECIPE
     values = read_mapping(path)
     if _VARIABLE.search(str(values)):
         raise InputError("names an environment variable, which a run folder is not told", where=str(path))
@@ -256,15 +257,7 @@ def _recipe(folder: Path) -> Recipe:
 
 
 def _result(folder: Path) -> str:
-    found = next((name for name in RESULTS if (folder / name).is_dir()), None)
-    if found is None:
-        raise InputError("this run has not unlearned yet", where=str(folder), way_out="relearn run RECIPE --resume")
-    return found
-
-
-def _summary(folder: Path) -> Mapping[str, Any]:
-    path = folder / "summary.json"
-    return check_summary(read_json(path)) if path.exists() else {}
+    return RunFolder(folder).require_result(*RESULTS)
 
 
 def _readable(where: Path, read: Callable[[], Value]) -> Value:

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from relearn.core.run_dir import append_jsonl, read_jsonl, replaced_dir, write_json, write_jsonl
+from relearn.core.files import append_jsonl, read_jsonl, replaced_dir, write_json, write_jsonl
 from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow, predict
 from relearn.engine.model_support import evaluating

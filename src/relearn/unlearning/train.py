@@ -13,7 +13,7 @@ from relearn.core import distributed
 from relearn.core.config import Learn, Recipe, Unlearn
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError
-from relearn.core.run_dir import remove_tree, replaced_dir
+from relearn.core.files import remove_tree, replaced_dir
 from relearn.data import Record, content_id
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from relearn.core import distributed
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError, RunFailedError
-from relearn.core.run_dir import read_json, remove_tree, write_json
+from relearn.core.files import read_json, remove_tree, write_json
 from relearn.unlearning.data.batches import MicroBatch, own_accumulation, share
 from relearn.unlearning.method import LogRow, LossTerms, Objective
 from relearn.unlearning.step import freeze_unreached, make_reference, step_loss

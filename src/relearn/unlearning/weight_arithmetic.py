@@ -23,7 +23,7 @@ from torch import Tensor
 from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
-from relearn.core.run_dir import replaced_dir
+from relearn.core.files import replaced_dir
 from relearn.models.load import check_adapter
 from relearn.models.lora import save_adapter
 from relearn.unlearning import train

@@ -1,11 +1,11 @@
-"""`relearn analyze RUN`: the start model and the unlearned ones looked into, one after the other; numbers and pictures.
+"""Analyse the start model and unlearned models layer by layer, and the training (`relearn analyze`).
 
-analysis/candidates.json     the likeliest tokens at every answer position
-analysis/lens.json .svg      every layer read as if it were the last, or through a tuned lens (tuned_lens/)
-analysis/patching.json .svg  the start model's states put into the unlearned one, layer by layer
-analysis/circuits.json .svg  which tokens and blocks the answer is built from, against the start model
-analysis/adapter.json .svg   size and spectrum of the adapter by layer, overlap between runs
-analysis/dynamics.json       seesaw over the training (seesaw.svg), loss parts (loss.svg), gradient alignment
+analysis/candidates.json     most probable tokens at every answer position
+analysis/lens.json .svg      log-probability by layer, by the logit lens or a tuned lens (tuned_lens/)
+analysis/patching.json .svg  answers of the unlearned model with the start model's states patched in, by layer
+analysis/circuits.json .svg  tokens and blocks that the answer is computed from, compared with the start model
+analysis/adapter.json .svg   norm and spectrum of the adapter by layer, overlap between runs
+analysis/dynamics.json       seesaw over the training (seesaw.svg), loss terms (loss.svg), gradient alignment
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,16 +26,9 @@ from relearn.analysis.tuned_lens import Translators
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import (
-    RunDir,
-    locked,
-    outputs_in,
-    own_folder,
-    read_jsonl,
-    refuse_overwrite,
-    write_json,
-    write_text,
-)
+from relearn.core.files import write_json, write_text
+from relearn.core.ownership import outputs_in, own_folder, refuse_overwrite
+from relearn.core.run_dir import ADAPTER, ANALYSIS, MODEL_CARD, REPORT_HTML, REPORT_JSON, RunFolder, locked
 from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow
 from relearn.engine.generate import generate
@@ -47,9 +41,9 @@ from relearn.report.plots import LINES, circuit_title, loss_picture, over_layers
 from relearn.unlearning.data.encode import Example, encode
 
 START = "start"
-WRITTEN = ("analysis", "report.json", "report.html", "model_card.md")
-# Circuits are traced for so many questions, drawn for fewer.
-TRACED, DRAWN = 6, 2
+WRITTEN = (ANALYSIS, REPORT_JSON, REPORT_HTML, MODEL_CARD)
+# Questions whose circuits are traced, and those of them that are plotted.
+TRACED, PLOTTED = 6, 2
 
 
 def analyze(
@@ -61,97 +55,106 @@ def analyze(
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
 ) -> Path:
-    """Look into the run in `folder`, and into `others` of the same start model; returns FOLDER/analysis.
+    """Analyse the run in `folder`, and `others` with the same start model; return FOLDER/analysis.
 
-    Looked at are `facts` of the forget records with their true answers, and `prompts`, whose answers are the start
-    model's own. `lens` "tuned" is fitted to the start model on generic rows, or on those of `lens_text`. Raises
-    InputError for a run that is not finished, and for a model whose layers cannot be read.
+    Analysed are the true answers of `facts` forget records, and the start model's answers to `prompts`. A tuned lens is
+    fitted to the start model on generic rows, or on those of `lens_text`. Raises InputError for a run that is not
+    finished, and for a model whose layers cannot be read.
     """
     if lens_text is not None and lens != "tuned":
         raise InputError("only a tuned lens is fitted on text", where="--lens-text", way_out="add --lens tuned")
-    folder = Path(folder)
-    runs = _named([folder, *map(Path, others)])
-    recipes = {name: _recipe(path) for name, path in runs.items()}
+    runs = _by_name([RunFolder(path) for path in (folder, *others)])
+    recipes = {name: _recipe(run) for name, run in runs.items()}
     first, *rest = recipes.values()
     if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):
-        raise InputError("these runs began with different models", where=", ".join(map(str, runs.values())))
-    own_folder(folder)
-    refuse_overwrite(outputs_in(folder, *WRITTEN), [lens_text])
-    with locked(RunDir(folder)):
-        study = _Comparison(folder, runs, recipes, _examples(folder, facts), prompts)
-        study.write(_TunedLens(folder / "analysis", lens_text, first.seed) if lens == "tuned" else None)
-        write_report(folder)
-    return folder / "analysis"
+        where = ", ".join(str(run.path) for run in runs.values())
+        raise InputError("these runs began with different models", where=where)
+    run = own_folder(folder)
+    out = run / ANALYSIS
+    refuse_overwrite(outputs_in(run.path, *WRITTEN), [lens_text])
+    with locked(run):
+        tuned = _TunedLens(out, lens_text, first.seed) if lens == "tuned" else None
+        _RunAnalysis(out, runs, recipes, _examples(run, facts), prompts).write(tuned)
+        write_report(run.path)
+    return out
 
 
-class _Comparison:
+class _RunAnalysis:
+    """The analysis of one or more runs. `examples`: questions with the answers to follow."""
+
     def __init__(
         self,
-        folder: Path,
-        runs: Mapping[str, Path],
+        out: Path,
+        runs: Mapping[str, RunFolder],
         recipes: Mapping[str, Recipe],
         examples: Sequence[Example],
         prompts: Sequence[str],
     ):
-        self._out = folder / "analysis"
+        self._out = out
         self._runs = runs
         self._recipes = recipes
         self._examples = list(examples)
         self._prompts = prompts
 
     def write(self, tuned: _TunedLens | None = None) -> None:
+        """Load one model after the other and write all files."""
         lens: dict[str, Any] = {}
-        places: dict[str, Any] = {}
+        candidates: dict[str, Any] = {}
         patching: dict[str, Any] = {}
         first = next(iter(self._runs))
         with console.stage(f"look into {START}"):
-            loaded = ModelSet.of_run(self._recipes[first], self._runs[first]).fresh("start")
+            loaded = ModelSet.of_run(self._recipes[first], self._runs[first].path).fresh("start")
             rows = self._rows(loaded)
             study = ModelMeasurements(loaded, rows)
             translators = tuned.fitted(loaded, study) if tuned else None
-            lens[START], places[START] = study.lens(translators), study.top_tokens()
-            donor, known = study.states(), study.answer_logprobs()
+            lens[START], candidates[START] = study.lens(translators), study.top_tokens()
+            states, start_logprobs = study.states(), study.answer_logprobs()
             circuits = _Circuits(study)
             del loaded, study
-        for name, path in self._runs.items():
+        for name, run in self._runs.items():
             with console.stage(f"look into {name}"):
-                study = ModelMeasurements(ModelSet.of_run(self._recipes[name], path).fresh("after"), rows)
-                lens[name], places[name] = study.lens(translators), study.top_tokens()
-                patching[name] = study.restored(donor, known)
+                study = ModelMeasurements(ModelSet.of_run(self._recipes[name], run.path).fresh("after"), rows)
+                lens[name], candidates[name] = study.lens(translators), study.top_tokens()
+                patching[name] = study.restored(states, start_logprobs)
                 circuits.add(name, study)
                 del study
-        self._keep("candidates", {"questions": {one.id: one.prompt for one in self._examples}, "models": places})
-        fit = tuned.about if tuned else {}
-        self._keep(
-            "lens",
-            {"lens": "tuned" if tuned else "logit", **({"fit": fit} if fit else {}), "models": lens},
-            **_drawn("lens", {name: found["logprob"] for name, found in lens.items()}),
-            **_drawn("lens_kl", {name: found["kl_first"] for name, found in lens.items()}),
-            **_drawn("lens_fit", fit.get("held_out_kl", {})),
-        )
-        shares = {name: found["share"] for name, found in patching.items()}
-        self._keep("patching", patching, **_drawn("patching", shares))
-        self._keep("circuits", circuits.numbers(), **circuits.pictures())
-        adapters = {
-            name: read_updates(path / "adapter") for name, path in self._runs.items() if (path / "adapter").exists()
-        }
-        if adapters:
-            numbers = {name: _by_layer(found) for name, found in adapters.items()}
-            norms = _drawn("adapter", {name: found["norm"] for name, found in numbers.items()})
-            self._keep("adapter", {"layers": numbers, "overlap": _overlaps(adapters)}, **norms)
+        questions = {example.id: example.prompt for example in self._examples}
+        self._save("candidates", {"questions": questions, "models": candidates})
+        self._save_lens(lens, tuned.fit if tuned else {}, tuned is not None)
+        shares = {name: measured["share"] for name, measured in patching.items()}
+        self._save("patching", patching, **_layer_plot("patching", shares))
+        self._save("circuits", circuits.numbers(), **circuits.plots())
+        self._adapters()
         self._dynamics()
 
+    def _save_lens(self, lens: Mapping[str, Any], fit: Mapping[str, Any], is_tuned: bool) -> None:
+        self._save(
+            "lens",
+            {"lens": "tuned" if is_tuned else "logit", **({"fit": fit} if fit else {}), "models": lens},
+            **_layer_plot("lens", {name: measured["logprob"] for name, measured in lens.items()}),
+            **_layer_plot("lens_kl", {name: measured["kl_first"] for name, measured in lens.items()}),
+            **_layer_plot("lens_fit", fit.get("held_out_kl", {})),
+        )
+
+    def _adapters(self) -> None:
+        adapters = {name: read_updates(run / ADAPTER) for name, run in self._runs.items() if (run / ADAPTER).exists()}
+        if adapters:
+            layers = {name: _by_layer(own) for name, own in adapters.items()}
+            norms = _layer_plot("adapter", {name: own["norm"] for name, own in layers.items()})
+            self._save("adapter", {"layers": layers, "overlap": _overlaps(adapters)}, **norms)
+
     def _dynamics(self) -> None:
-        found, pictures = {}, {}
-        for number, (name, path) in enumerate(self._runs.items(), start=1):
+        by_run, plots = {}, {}
+        for number, (name, run) in enumerate(self._runs.items(), start=1):
             with console.stage(f"look back at the training of {name}"):
-                own = found[name] = dynamics(self._recipes[name], path)
-            end = "" if number == 1 else f"_{number}"
-            pictures[f"seesaw{end}"] = seesaw_picture(own["seesaw"], f"seesaw{end}", name)
-            pictures[f"loss{end}"] = loss_picture(own["loss"], f"loss{end}", name)
-        self._keep("dynamics", found, **pictures)
+                own = by_run[name] = dynamics(self._recipes[name], run.path)
+            suffix = "" if number == 1 else f"_{number}"
+            plots[f"seesaw{suffix}"] = seesaw_picture(own["seesaw"], f"seesaw{suffix}", name)
+            plots[f"loss{suffix}"] = loss_picture(own["loss"], f"loss{suffix}", name)
+        self._save("dynamics", by_run, **plots)
 
     def _rows(self, loaded: Loaded) -> list[TokenRow]:
+        """Encode the examples, with the start model's answers to the prompts as further ones."""
         recipe = next(iter(self._recipes.values()))
         answers = generate(loaded, list(self._prompts), recipe.generate, seed=recipe.seed) if self._prompts else []
         for number, (prompt, answer) in enumerate(zip(self._prompts, answers, strict=True), start=1):
@@ -159,121 +162,125 @@ class _Comparison:
                 self._examples.append(Example(f"prompt {number}", prompt, answer))
         return encode(loaded.chat, self._examples)
 
-    def _keep(self, name: str, numbers: Mapping[str, Any], **pictures: str) -> None:
+    def _save(self, name: str, numbers: Mapping[str, Any], **plots: str) -> None:
+        """Write NAME.json, and each plot that is not empty as an SVG file of its own name."""
         write_json(self._out / f"{name}.json", numbers)
-        for picture, svg in pictures.items():
+        for plot, svg in plots.items():
             if svg:
-                write_text(self._out / f"{picture}.svg", svg if "xmlns" in svg[:20] else standalone(svg))
+                write_text(self._out / f"{plot}.svg", svg if "xmlns" in svg[:20] else standalone(svg))
 
 
 class _TunedLens:
-    """A lens fitted to the start model, kept in analysis/; `about`: on what, and what it is worth."""
+    """A tuned lens of the start model, saved in analysis/. `fit`: its training text and quality."""
 
     def __init__(self, out: Path, text: Path | None, seed: int):
         self._out, self._text, self._seed = out, text, seed
-        self.about: dict[str, Any] = {}
+        self.fit: dict[str, Any] = {}
 
     def fitted(self, loaded: Loaded, study: ModelMeasurements) -> Translators:
+        """Fit the lens, or read a saved one of the same model and text."""
         with console.stage("fit the lens") as tick:
-            found = study.tuned_lens(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
+            tuned = study.tuned_lens(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
         source = "the generic rows that come with relearn" if self._text is None else self._text.name
-        self.about = {"text": source} | {key: value for key, value in found.metadata.items() if key != "key"}
-        return found.translators
+        self.fit = {"text": source} | {key: value for key, value in tuned.metadata.items() if key != "key"}
+        return tuned.translators
 
 
 class _Circuits:
-    """The circuits of the start model and then of one model after the other; why not, where there are none."""
+    """The circuits of the start model and of the models added later, or the reason why there are none."""
 
     def __init__(self, study: ModelMeasurements):
         self._tokens, self._layers = study.tokens(TRACED), study.layer_count
-        self._found: dict[str, Circuits] = {}
-        self._why = ""
+        self._by_model: dict[str, Circuits] = {}
+        self._problem = ""
         self.add(START, study)
 
     def add(self, name: str, study: ModelMeasurements) -> None:
-        if self._why:
+        if self._problem:
             return
         try:
-            self._found[name] = study.circuits(TRACED)
+            self._by_model[name] = study.circuits(TRACED)
         except InputError as error:
-            self._why = str(error)
+            self._problem = str(error)
             console.note(f"no circuits: {error}")
 
     def numbers(self) -> dict[str, Any]:
-        start = self._found.get(START)
-        if self._why or start is None:
-            return {"not_measured": self._why}
+        start = self._by_model.get(START)
+        if self._problem or start is None:
+            return {"not_measured": self._problem}
         models = {
             name: compare_circuits(own, None if name == START else start, self._layers)
-            for name, own in self._found.items()
+            for name, own in self._by_model.items()
         }
         return {"layers": self._layers, "tokens": self._tokens, "models": models}
 
-    def pictures(self) -> dict[str, str]:
-        """By file name, the first questions of every model at the higher threshold."""
-        if self._why:
+    def plots(self) -> dict[str, str]:
+        """Plot the first questions of every model at the highest threshold, by file name."""
+        if self._problem:
             return {}
-        drawn = {}
-        for model, (name, own) in enumerate(self._found.items()):
-            for number, (row, tokens) in enumerate(list(self._tokens.items())[:DRAWN], start=1):
-                edges = [astuple(edge) for edge in own[row][THRESHOLDS[-1]]]
-                start = None if name == START else [astuple(edge) for edge in self._found[START][row][THRESHOLDS[-1]]]
-                picture = circuit_picture(tokens, self._layers, edges, start, circuit_title(name))
-                drawn[f"circuit_{model}_{number}"] = picture
-        return drawn
+        plots = {}
+        for model, (name, own) in enumerate(self._by_model.items()):
+            for number, (row, tokens) in enumerate(list(self._tokens.items())[:PLOTTED], start=1):
+                start = None if name == START else _edges(self._by_model[START], row)
+                plot = circuit_picture(tokens, self._layers, _edges(own, row), start, circuit_title(name))
+                plots[f"circuit_{model}_{number}"] = plot
+        return plots
 
 
-def _examples(folder: Path, count: int) -> list[Example]:
-    rows = evenly(read_jsonl(folder / "before" / "forget.jsonl"), count)
+def _edges(circuits: Circuits, row: Any) -> list[Any]:
+    return [astuple(edge) for edge in circuits[row][THRESHOLDS[-1]]]
+
+
+def _examples(run: RunFolder, count: int) -> list[Example]:
     return [
-        Example(row["id"], row["question"], row["reference"], row.get("form", "chat"), closed=False) for row in rows
+        Example(row["id"], row["question"], row["reference"], row.get("form", "chat"), closed=False)
+        for row in evenly(run.answers("before", "forget"), count)
     ]
 
 
-def _recipe(folder: Path) -> Recipe:
-    recipe = Recipe.from_yaml(own_folder(folder, "recipe.yaml") / "recipe.yaml")
-    if not (folder / "before" / "forget.jsonl").exists():
-        raise InputError(
-            "this run is not finished, or was purged", where=str(folder), way_out="relearn run ... --resume"
-        )
+def _recipe(run: RunFolder) -> Recipe:
+    recipe = run.recipe
+    run.require_answers("before")
     return recipe
 
 
-def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Each run by the name of its folder; one that is taken, or is the start model's, gets a number."""
-    named: dict[str, Path] = {}
-    for folder in folders:
-        name, number = folder.resolve().name, 2
+def _by_name(runs: Sequence[RunFolder]) -> dict[str, RunFolder]:
+    """Name each run after its folder; append a number to names that are taken or are that of the start model."""
+    named: dict[str, RunFolder] = {}
+    for run in runs:
+        base = name = run.path.resolve().name
+        number = 2
         while name in named or name == START:
-            name, number = f"{folder.resolve().name} {number}", number + 1
-        named[name] = folder
+            name, number = f"{base} {number}", number + 1
+        named[name] = run
     return named
 
 
-def _drawn(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, str]:
-    """A picture by its file name."""
+def _layer_plot(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """Plot lines over the layers, by file name."""
     return {name: over_layers(lines, name.replace("_", "-"), *LINES[name])}
 
 
-def _by_layer(found: Sequence[LoraUpdate]) -> dict[str, list[Any]]:
-    """Norm over all modules of a layer, and the mean effective rank of their updates."""
-    layers = sorted({one.layer for one in found if one.layer is not None})
-    of = {layer: [one for one in found if one.layer == layer] for layer in layers}
+def _by_layer(module_updates: Sequence[LoraUpdate]) -> dict[str, list[Any]]:
+    """Return, by layer, the norm over all modules and the mean effective rank of their updates."""
+    layers = sorted({update.layer for update in module_updates if update.layer is not None})
+    of = {layer: [update for update in module_updates if update.layer == layer] for layer in layers}
     return {
         "layer": layers,
-        "norm": [round(math.hypot(*(one.norm for one in of[layer])), 5) for layer in layers],
-        "effective_rank": [round(sum(one.effective_rank for one in of[layer]) / len(of[layer]), 3) for layer in layers],
+        "norm": [round(math.hypot(*(update.norm for update in of[layer])), 5) for layer in layers],
+        "effective_rank": [
+            round(sum(update.effective_rank for update in of[layer]) / len(of[layer]), 3) for layer in layers
+        ],
     }
 
 
 def _overlaps(adapters: Mapping[str, Sequence[LoraUpdate]]) -> list[dict[str, Any]]:
-    """For each pair of runs, the mean overlap of what they write into, over modules that both change."""
-    names = list(adapters)
-    pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
-    found = []
-    for one, other in pairs:
+    """Return, for each pair of runs, the mean subspace overlap of their updates, over modules that both change."""
+    overlaps = []
+    for one, other in combinations(adapters, 2):
         modules = {update.module: update for update in adapters[other]}
         shares = [overlap(update, modules[update.module]) for update in adapters[one] if update.module in modules]
-        known = [share for share in shares if not math.isnan(share)]
-        found.append({"runs": [one, other], "overlap": round(sum(known) / len(known), 4) if known else None})
-    return found
+        defined = [share for share in shares if not math.isnan(share)]
+        mean = round(sum(defined) / len(defined), 4) if defined else None
+        overlaps.append({"runs": [one, other], "overlap": mean})
+    return overlaps

@@ -1,4 +1,4 @@
-"""Questions to a finished run: before and after side by side, and the merged model for other tools."""
+"""Ask a finished run: answers before and after unlearning side by side; export the unlearned model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.table import Table
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import existing_run, replaced_dir
+from relearn.core.files import replaced_dir
+from relearn.core.run_dir import RunFolder
 from relearn.engine.generate import generate
 from relearn.inference.run_models import ModelSet
 from relearn.unlearning.procedures import result_name
@@ -20,7 +21,10 @@ from relearn.unlearning.reference_model import adapter_off
 
 
 def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dict[str, str]]:
-    """Each question with the answers of the start model and of the unlearned model, as the run's recipe asks them."""
+    """Answer each question with the start model and the unlearned model of a run, with the run's own settings.
+
+    Raises InputError for an empty question and for a run that has not unlearned yet.
+    """
     recipe = recipe_of(folder)
     if any(not question.strip() for question in questions):
         raise InputError("a question is empty")
@@ -39,32 +43,36 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
     ]
 
 
+def export_merged(folder: Path, out: Path) -> None:
+    """Save the unlearned model of a run with its adapter merged into the weights: safetensors, tokenizer, template.
+
+    Raises InputError where `out` exists, and for a run that has not unlearned yet.
+    """
+    if out.exists():
+        raise InputError("is there already", where=str(out), way_out="name a new folder")
+    recipe = recipe_of(folder)
+    # Merging an adapter into 4-bit weights would round it away.
+    unquantized = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
+    loaded = ModelSet.of_run(unquantized, folder).unlearned()
+    model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
+    with replaced_dir(out) as target:
+        model.save_pretrained(str(target), safe_serialization=True)
+        loaded.tokenizer.save_pretrained(str(target))
+
+
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of a run folder whose unlearning is done."""
-    recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
-    if not (folder / result_name(recipe.unlearn)).exists():
-        raise InputError("this run has not unlearned yet", where=str(folder), way_out="relearn run RECIPE --resume")
+    """Read the recipe of a run folder; raise InputError where the run has not unlearned yet."""
+    run = RunFolder(folder)
+    recipe = run.recipe
+    run.require_result(result_name(recipe.unlearn))
     return recipe
 
 
 def print_side_by_side(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table with the columns question, before and after."""
     table = Table(show_lines=True, expand=True)
     for name, width in (("question", 2), ("before", 3), ("after", 3)):
         table.add_column(name, ratio=width, overflow="fold")
     for row in rows:
         table.add_row(*(escape(console.visible(row[name])) for name in ("question", "before", "after")))
     console.out.print(table)
-
-
-def export_merged(folder: Path, out: Path) -> None:
-    """Save the run's model with the adapter folded into the weights: safetensors, tokenizer, chat template."""
-    if out.exists():
-        raise InputError("is there already", where=str(out), way_out="name a new folder")
-    recipe = recipe_of(folder)
-    # An adapter that is folded into 4-bit weights is rounded away.
-    whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
-    loaded = ModelSet.of_run(whole, folder).unlearned()
-    model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
-    with replaced_dir(out) as target:
-        model.save_pretrained(str(target), safe_serialization=True)
-        loaded.tokenizer.save_pretrained(str(target))

@@ -1,9 +1,7 @@
-"""`relearn audit RUN`: the attacks on a finished run, made of what its own folder holds.
+"""Attack a finished run, or two models named by the caller, and write the verdict on every fact (`relearn audit`).
 
-`relearn audit`: the attacks on a run, or on any two models (--before MODEL --after MODEL --forget FILE) without one.
-
-The folder is an evaluation's: what it was begun with is written down, another model or a changed file is refused, and
-the same command goes on where it was.
+The folder of an audit of two models is that of an evaluation: it records what it was started with, refuses other models
+and changed files, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -25,16 +23,9 @@ from relearn.audits.scoring import VERDICTS, FactVerdict
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
-from relearn.core.run_dir import (
-    RunDir,
-    is_ours,
-    locked,
-    outputs_in,
-    own_folder,
-    read_json,
-    read_jsonl,
-    refuse_overwrite,
-)
+from relearn.core.files import read_json
+from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
+from relearn.core.run_dir import RECIPE, RunFolder, locked
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelSet, check_model, fingerprint
@@ -44,10 +35,42 @@ from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
-from relearn.workflows.evaluate.inputs import take
+from relearn.workflows.evaluate.inputs import open_evaluation
 
+# Other wordings of each question, where the recipe does not set `metrics.worst_case`.
 WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
+
+
+def audit(
+    run: Path | str | None = None,
+    attacks: str = "all",
+    *,
+    out: Path | str = Path("runs/audit"),
+    control: Path | str | None = None,
+    templates: Path | str | None = None,
+    facts: int | None = None,
+    samples: int = 8,
+    changes: Sequence[str] = (),
+    **named: Any,
+) -> list[FactVerdict]:
+    """Attack the run in folder `run`, or without one the models and records `named`; return one verdict per fact.
+
+    `attacks`: names with commas between, or "all". `templates`: a folder of jailbreak templates (.yaml with `value`, or
+    .txt). `facts`: audit this many of the forget records. `samples`: answers per question of the sampling attacks. An
+    audit of a run is written into its folder (`audit_run`), one of two models into `out` (`audit_models`). Raises
+    InputError where both are given, and as these two do.
+    """
+    options: dict[str, Any] = {"facts": facts, "samples": samples}
+    options["templates"] = None if templates is None else Path(templates)
+    if run is None:
+        model = None if control is None else str(control)
+        return audit_models(Path(out), attacks, control=model, changes=changes, **options, **named)
+    if given := sorted(name for name, value in {**named, "set": changes}.items() if value):
+        option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
+        problem = f"a run has its own models and records, and --{option} was given"
+        raise InputError(problem, where=str(run), way_out="a run folder, or --before, --after and --forget")
+    return audit_run(Path(run), attacks, control=None if control is None else Path(control), **options)
 
 
 def audit_run(
@@ -59,63 +82,105 @@ def audit_run(
     facts: int | None = None,
     samples: int = 8,
 ) -> list[FactVerdict]:
-    """Attack the run in `folder` and write audits/; answers that are there already are not asked for again.
+    """Attack the run in `folder` and write audits/ into it; answers from an earlier call are used again.
 
-    `control`: a run, adapter or model that never saw the facts; the base model when None. `templates`: a folder of
-    jailbreak templates (.yaml with `value`, or .txt). `facts`: at most so many of the forget records. Raises InputError
-    for a run that is not finished and for what cannot be read.
+    `control`: a run, adapter or model that never saw the facts; the base model when None. Raises InputError for a run
+    that is not finished and for files that cannot be read.
     """
-    recipe = Recipe.from_yaml(own_folder(folder, "recipe.yaml") / "recipe.yaml")
-    audits = select_audits(attacks)
-    for needed in ("before/forget.jsonl", "after/forget.jsonl"):
-        if not (folder / needed).exists():
-            raise InputError(
-                "this run is not finished, or was purged",
-                where=str(folder / needed),
-                way_out="relearn run ... --resume",
-            )
+    run = own_folder(folder, RECIPE)
+    recipe, audits = run.recipe, select_audits(attacks)
+    run.require_answers("before", "after")
     models = ModelSet.of_run(recipe, folder, control=control)
-    material = _material(recipe, folder, read_templates(templates) if templates else {}, facts, samples)
-    refuse_overwrite(outputs_in(folder), [templates])
-    with locked(RunDir(folder)):
-        found = AuditRun(material, models, audits).do()
-        write_report(folder)
-    return found
-
-
-def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: int | None, samples: int) -> AuditInputs:
-    forget = _records(folder, "forget")
-    chosen_facts = evenly(forget, facts) if facts else forget
-    return AuditInputs(
-        chosen_facts,
-        _records(folder, "retain"),
+    forget = _asked_records(run, "forget")
+    audited = evenly(forget, facts) if facts else forget
+    material = AuditInputs(
+        audited,
+        _asked_records(run, "retain"),
         load_generic(),
-        wordings(chosen_facts, folder, recipe),
+        wordings(audited, folder, recipe),
         recipe,
         folder,
-        templates,
+        read_templates(templates) if templates else {},
         samples,
         recipe.seed,
     )
+    refuse_overwrite(outputs_in(folder), [templates])
+    with locked(run):
+        verdicts = AuditRun(material, models, audits).do()
+        write_report(folder)
+    return verdicts
 
 
-def _records(folder: Path, part: str) -> list[Record]:
-    path = folder / "before" / f"{part}.jsonl"
-    rows = read_jsonl(path) if path.exists() else []
+def audit_models(
+    out: Path,
+    attacks: str = "all",
+    *,
+    control: str | None = None,
+    templates: Path | None = None,
+    facts: int | None = None,
+    samples: int = 8,
+    changes: Sequence[str] = (),
+    **named: Any,
+) -> list[FactVerdict]:
+    """Attack the model `after`, made from `before` to forget the records `forget`; write audits/ into folder `out`.
+
+    `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, as in `relearn evaluate`.
+    `control`: a model that never saw the facts; `base` when None. Only models named here are loaded, never those that
+    an adapter names. Raises InputError for files that cannot be read, and for a folder that holds something else.
+    """
+    audits = select_audits(attacks)
+    settings = _pair_settings(named, changes)
+    control_spec = _control(control, settings)
+    _check_specs(settings, control_spec)
+    jailbreaks = read_templates(templates) if templates else {}
+    folder = RunFolder(out)
+    identity = control_spec and {"model": control_spec.model_dump(mode="json"), "sha256": fingerprint(control_spec)}
+    if is_ours(out) and folder.manifest.get("control", identity) != identity:
+        problem = "was audited against another control model, or it has changed"
+        raise InputError(problem, where=str(out), way_out="choose another --out")
+    assert settings.before is not None and settings.after is not None
+    with ExitStack() as held:
+        refuse_overwrite(outputs_in(out), (control, templates))
+        inputs = open_evaluation(folder, settings, held)
+        folder.update_manifest(control=identity)
+        recipe = _recipe_of_pair(settings)
+        records = inputs.records["forget"]
+        audited = evenly(records, facts) if facts else records
+        material = AuditInputs(
+            audited,
+            inputs.records.get("retain", ()),
+            load_generic(),
+            wordings(audited, out, recipe),
+            recipe,
+            out,
+            jailbreaks,
+            samples,
+            settings.seed,
+            inputs.records.get("holdout", ()),
+        )
+        models = ModelSet.of_pair(before=settings.before, after=settings.after, control=control_spec)
+        verdicts = AuditRun(material, models, audits).do()
+        write_report(out)
+    return verdicts
+
+
+def _asked_records(run: RunFolder, split: str) -> list[Record]:
+    """Return the records of a split as the run asked them before unlearning."""
     return [
         Record(row["question"], row["reference"], row["id"], row["subject"], form=row.get("form", "chat"))
-        for row in rows
+        for row in run.answers("before", split)
     ]
 
 
 def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str, list[str]]:
-    """Other questions for each fact: held-out ones with the same answer, then wordings written offline, as many as
-    `metrics.worst_case` says or six."""
+    """Return other questions for each fact, by record id: held-out questions with the same answer, then generated ones.
+
+    The offline generator writes `metrics.worst_case` of them, or 6.
+    """
     held_out: dict[tuple[str | None, str], list[str]] = {}
-    for probe in _records(folder, "probes_forget"):
+    for probe in _asked_records(RunFolder(folder), "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
-    settings = Synthesis()
-    count = recipe.metrics.worst_case or WORDINGS
+    settings, count = Synthesis(), recipe.metrics.worst_case or WORDINGS
     completer, leaks = make_completer("templates", settings, None), Verifier(facts).leaks
     written = write_wordings(facts, count, settings, completer=completer, check_leaks=leaks, seed=recipe.seed)
     return {
@@ -125,7 +190,7 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
 
 
 def read_templates(folder: Path) -> dict[str, str]:
-    """Name -> template, PROMPT where the question belongs; a template without a place for it takes it at the end."""
+    """Read jailbreak templates by name; PROMPT marks the place of the question, by default the end."""
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.txt")]) if folder.is_dir() else []
     if not files:
         raise InputError("no templates there", where=str(folder), way_out="a folder of .yaml (with `value`) or .txt")
@@ -146,175 +211,23 @@ def _template(file: Path) -> str:
     return f"{text.rstrip()}\n\nPROMPT" if mark is None else text.strip().replace(mark, "PROMPT")
 
 
-def print_audit(folder: Path, found: Sequence[FactVerdict]) -> None:
-    """The table of attacks, and how many facts have which verdict."""
-    summary: dict[str, Any] = read_json(folder / "audits" / "summary.json")
-    table = Table(title="share of facts stated")
-    for name in ("attack", "before", "after", "control", "brought back", "change against the plain question"):
-        table.add_column(name, justify="left" if name == "attack" else "right")
-    for name, row in summary.items():
-        if "shown" in row:
-            continue
-        cells = (row["before"]["stated"], row["after"]["stated"], row["control"]["stated"], row["back"], row["change"])
-        table.add_row(escape(name), *map(_shown, cells))
-    console.out.print(table)
-    _print_beside(summary)
-    worst = read_json(folder / "audits" / "worst.json")
-    console.out.print(f"worst case over the attacks that count: {_shown(worst['after'])} of the facts known before")
-    counts = Counter(verdict.verdict for verdict in found)
-    console.out.print(", ".join(f"{name} {counts[name]}" for name in VERDICTS), markup=False)
-
-
-def _print_beside(summary: Mapping[str, Any]) -> None:
-    """What attacks read inside the model; per-layer numbers stay in their files."""
-    inside = {name: row for name, row in summary.items() if "shown" in row}
-    if not inside:
-        return
-    table = Table(title="shown beside the verdicts")
-    for name in ("attack", "measure", "before", "after", "control"):
-        table.add_column(name, justify="left" if name in ("attack", "measure") else "right")
-    nothing = {"value": None}
-    for name, row in inside.items():
-        measures = [one for one in row["after"] if not one.startswith("layer ")]
-        for measure in measures:
-            cells = (row[side].get(measure, nothing) for side in ("before", "after", "control"))
-            table.add_row(escape(name), escape(measure), *map(_shown, cells))
-        if not measures:
-            table.add_row(escape(name), f"not measured: {row['not_measured']}", "", "", "")
-    console.out.print(table)
-
-
-def _shown(measured: dict[str, Any]) -> str:
-    if measured["value"] is None:
-        return "not asked"
-    interval = f" ({measured['low']:.2f} to {measured['high']:.2f})" if measured.get("low") is not None else ""
-    return f"{measured['value']:.2f}{interval}"
-
-
-def audit(
-    run: Path | str | None = None,
-    attacks: str = "all",
-    *,
-    out: Path | str = Path("runs/audit"),
-    control: Path | str | None = None,
-    templates: Path | str | None = None,
-    facts: int | None = None,
-    samples: int = 8,
-    changes: Sequence[str] = (),
-    **named: Any,
-) -> list[FactVerdict]:
-    """Attack the run in folder `run`, or without one the models and records that are `named`; one verdict per fact.
-
-    A run's audit is written into its folder (`audit_run`), one of two models into `out` (`audit_models`, which
-    says what can be named). Raises InputError where both are given, and as these two do.
-    """
-    filled = None if templates is None else Path(templates)
-    if run is None:
-        return audit_models(
-            Path(out),
-            attacks,
-            control=None if control is None else str(control),
-            templates=filled,
-            facts=facts,
-            samples=samples,
-            changes=changes,
-            **named,
-        )
-    if given := sorted(name for name, value in {**named, "set": changes}.items() if value):
-        option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
-        raise InputError(
-            f"a run has its own models and records, and --{option} was given",
-            where=str(run),
-            way_out="a run folder, or --before, --after and --forget",
-        )
-    return audit_run(
-        Path(run),
-        attacks,
-        control=None if control is None else Path(control),
-        templates=filled,
-        facts=facts,
-        samples=samples,
-    )
-
-
-def audit_models(
-    out: Path,
-    attacks: str = "all",
-    *,
-    control: str | None = None,
-    templates: Path | None = None,
-    facts: int | None = None,
-    samples: int = 8,
-    changes: Sequence[str] = (),
-    **named: Any,
-) -> list[FactVerdict]:
-    """Attack the model `after`, made of `before` to forget the records of `forget`; writes audits/ into `out`.
-
-    `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, as `relearn evaluate` takes
-    them. `control`: a model that never saw the facts; `base` when None. Only models named here are loaded, whatever
-    folders name themselves. Raises InputError for what cannot be read, and for a folder that holds something else.
-    """
-    audits = select_audits(attacks)
-    _ask_for_bases(named)
+def _pair_settings(named: dict[str, Any], changes: Sequence[str]) -> Evaluation:
+    """Return the evaluation of the named models. The base model of an adapter has to be named as well."""
+    for side in ("before", "after"):
+        adapters = named.get(f"{side}_adapter") or ()
+        if adapters and named.get(side) is None and named.get("before") is None:
+            base = _base_of_adapter(Path(adapters[0]).expanduser())
+            problem = (
+                f"names the base model {base!r}, which is not loaded without asking"
+                if base
+                else "an adapter needs its model"
+            )
+            way_out = f"name the model yourself: --{side} {base or 'MODEL'}"
+            raise InputError(problem, where=f"--{side}-adapter {adapters[0]}", way_out=way_out)
     if named.get("before") is None:
-        raise InputError(
-            "an audit compares two models",
-            where="--before",
-            way_out="name the model that knew the facts: --before MODEL --after MODEL",
-        )
-    settings = from_options(**named, changes=changes)
-    third = _control(control, settings)
-    for option, spec in (
-        ("--before", settings.before),
-        ("--after", settings.after),
-        ("--base", settings.base),
-        ("--control", third),
-    ):
-        if spec is not None:
-            refuse_hidden_base(spec, option)
-    if third is not None:
-        check_model(third, "--control")
-    filled = read_templates(templates) if templates else {}
-    folder = RunDir(out)
-    held_to = None if third is None else {"model": third.model_dump(mode="json"), "sha256": fingerprint(third)}
-    if is_ours(out) and folder.manifest.get("control", held_to) != held_to:
-        raise InputError(
-            "was audited against another control model, or it has changed",
-            where=str(out),
-            way_out="choose another --out",
-        )
-    with ExitStack() as held:
-        refuse_overwrite(outputs_in(out), (control, templates))
-        read = take(folder, settings, held)
-        folder.update_manifest(control=held_to)
-        recipe = Recipe.from_mapping(
-            {
-                "model": settings.after.model_dump(mode="json") if settings.after else "",
-                "seed": settings.seed,
-                "data": {"forget": settings.forget.path},
-                "generate": settings.generate.model_dump(mode="json"),
-                "metrics": settings.metrics.model_dump(mode="json"),
-            }
-        )
-        records = read.records["forget"]
-        asked = evenly(records, facts) if facts else records
-        material = AuditInputs(
-            asked,
-            read.records.get("retain", ()),
-            load_generic(),
-            wordings(asked, out, recipe),
-            recipe,
-            out,
-            filled,
-            samples,
-            settings.seed,
-            read.records.get("holdout", ()),
-        )
-        assert settings.before is not None and settings.after is not None
-        models = ModelSet.of_pair(before=settings.before, after=settings.after, control=third)
-        found = AuditRun(material, models, audits).do()
-        write_report(out)
-    return found
+        way_out = "name the model that knew the facts: --before MODEL --after MODEL"
+        raise InputError("an audit compares two models", where="--before", way_out=way_out)
+    return from_options(**named, changes=changes)
 
 
 def _control(control: str | None, settings: Evaluation) -> Model | None:
@@ -324,40 +237,93 @@ def _control(control: str | None, settings: Evaluation) -> Model | None:
     return settings.after.model_copy(update={"name": control, "adapter": None, "revision": None})
 
 
-def _ask_for_bases(named: dict[str, Any]) -> None:
-    """An adapter's own base model is loaded only when the caller names it."""
-    for side in ("before", "after"):
-        adapters = named.get(f"{side}_adapter") or ()
-        if adapters and named.get(side) is None and named.get("before") is None:
-            base = _named_base(Path(adapters[0]).expanduser())
-            raise InputError(
-                f"names the base model {base!r}, which is not loaded without asking"
-                if base
-                else "an adapter needs its model",
-                where=f"--{side}-adapter {adapters[0]}",
-                way_out=f"name the model yourself: --{side} {base or 'MODEL'}",
-            )
+def _check_specs(settings: Evaluation, control: Model | None) -> None:
+    specs = {"--before": settings.before, "--after": settings.after, "--base": settings.base, "--control": control}
+    for option, spec in specs.items():
+        if spec is not None:
+            refuse_hidden_base(spec, option)
+    if control is not None:
+        check_model(control, "--control")
 
 
 def refuse_hidden_base(spec: Model, option: str) -> None:
-    """A model folder that is an adapter as well would have the base model that it names loaded in its place."""
+    """Raise InputError for an adapter folder given as a model: the base model it names would be loaded unasked."""
     folder = Path(spec.name).expanduser()
     if folder.is_dir() and (folder / "adapter_config.json").exists():
-        base = _named_base(folder) or "MODEL"
-        raise InputError(
-            f"holds an adapter that names the base model {base!r}, which is not loaded without asking",
-            where=f"{option} {spec.name}",
-            way_out=f"{option} {base} {option}-adapter {spec.name}",
-        )
+        base = _base_of_adapter(folder) or "MODEL"
+        problem = f"holds an adapter that names the base model {base!r}, which is not loaded without asking"
+        way_out = f"{option} {base} {option}-adapter {spec.name}"
+        raise InputError(problem, where=f"{option} {spec.name}", way_out=way_out)
 
 
-def _named_base(adapter: Path) -> str | None:
+def _base_of_adapter(adapter: Path) -> str | None:
     file = adapter / "adapter_config.json"
     if not file.exists():
         return None
     try:
-        found = read_json(file)
+        config = read_json(file)
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise InputError("cannot be read", where=str(file)) from None
-    base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return base if isinstance(base, str) else None
+
+
+def _recipe_of_pair(settings: Evaluation) -> Recipe:
+    return Recipe.from_mapping(
+        {
+            "model": settings.after.model_dump(mode="json") if settings.after else "",
+            "seed": settings.seed,
+            "data": {"forget": settings.forget.path},
+            "generate": settings.generate.model_dump(mode="json"),
+            "metrics": settings.metrics.model_dump(mode="json"),
+        }
+    )
+
+
+def print_audit(folder: Path, verdicts: Sequence[FactVerdict]) -> None:
+    """Print the table of attacks and the number of facts by verdict."""
+    run = RunFolder(folder)
+    table = _table("share of facts stated", 1, "attack", *_COLUMNS, "brought back", "change against the plain question")
+    for name, row in run.audit_summary.items():
+        if "shown" not in row:
+            shares = [row[model]["stated"] for model in _COLUMNS]
+            table.add_row(escape(name), *map(_share, (*shares, row["back"], row["change"])))
+    console.out.print(table)
+    _print_measures({name: row for name, row in run.audit_summary.items() if "shown" in row})
+    worst = _share(run.audit_worst_case["after"])
+    console.out.print(f"worst case over the attacks that count: {worst} of the facts known before")
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    console.out.print(", ".join(f"{name} {counts[name]}" for name in VERDICTS), markup=False)
+
+
+_COLUMNS = ("before", "after", "control")
+
+
+def _print_measures(summary: Mapping[str, Any]) -> None:
+    """Print what attacks measured inside the models, without the numbers of single layers."""
+    if not summary:
+        return
+    table = _table("shown beside the verdicts", 2, "attack", "measure", *_COLUMNS)
+    for name, row in summary.items():
+        measures = [measure for measure in row["after"] if not measure.startswith("layer ")]
+        for measure in measures:
+            cells = (row[model].get(measure, {"value": None}) for model in _COLUMNS)
+            table.add_row(escape(name), escape(measure), *map(_share, cells))
+        if not measures:
+            table.add_row(escape(name), f"not measured: {row['not_measured']}", "", "", "")
+    console.out.print(table)
+
+
+def _table(title: str, names: int, *columns: str) -> Table:
+    """Make a table with `names` columns of text and numbers in the others."""
+    table = Table(title=title)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < names else "right")
+    return table
+
+
+def _share(measured: dict[str, Any]) -> str:
+    if measured["value"] is None:
+        return "not asked"
+    interval = f" ({measured['low']:.2f} to {measured['high']:.2f})" if measured.get("low") is not None else ""
+    return f"{measured['value']:.2f}{interval}"

@@ -14,7 +14,8 @@ import relearn
 from people import people
 from relearn.core.config import Generate, Lora, Model, Unlearn
 from relearn.core.errors import InputError
-from relearn.core.run_dir import purge, read_jsonl
+from relearn.core.files import read_jsonl
+from relearn.core.ownership import purge
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs
 from relearn.engine.generate import generate, stop_ids

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from relearn.core.run_dir import RunDir, write_json, write_jsonl, write_text
+from relearn.core.files import write_json, write_jsonl, write_text
+from relearn.core.run_dir import RunFolder
 from relearn.workflows.compare.results import _change, of_table, updated
 
 RECIPE = "model: m\ndata: {forget: f}\nmetrics: {bootstrap: 30}\n"
 
 
-def made(folder: Path, values: dict[str, float | None]) -> RunDir:
+def made(folder: Path, values: dict[str, float | None]) -> RunFolder:
     """A run folder with the answers to one set, each of a subject of its own but the first two."""
     scored = [value for value in values.values() if value is not None]
     entry = {
@@ -25,7 +26,7 @@ def made(folder: Path, values: dict[str, float | None]) -> RunDir:
     rows = [{"id": key, "subject": "both" if key in "ab" else key} for key in values]
     write_jsonl(folder / "after/forget.jsonl", rows)
     write_text(folder / "recipe.yaml", RECIPE)
-    return RunDir(folder)
+    return RunFolder(folder)
 
 
 def test_differences_are_of_the_questions_both_runs_could_score(tmp_path):

@@ -12,12 +12,12 @@ from people import people
 from relearn.cli import run_command
 from relearn.core.config import Recipe
 from relearn.core.errors import RunFailedError
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.workflows.compare import comparison as comparison_run
 from relearn.workflows.compare import method_runs
 from relearn.workflows.compare.results import read_results
 from relearn.workflows.run import pipeline as pipeline_run
-from relearn.workflows.run.prepare import records_to_learn
+from relearn.workflows.run.train_stages import records_to_learn
 
 METHODS = ("relearn_gdf", "grad_diff", "retain_only")
 CLOCKED = {"manifest.json", "log.jsonl", "report.json", "report.html", "model_card.md", "cache.sqlite"}
@@ -195,18 +195,18 @@ def test_methods_may_be_run_one_at_a_time_and_table_keeps_all(folder):
 def test_stopped_anywhere_it_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch, capsys):
     """Interrupted before every stage in turn, in every run, as a kill leaves it."""
     monkeypatch.setenv("COMPARED", str(folder))
-    done = method_runs.do
+    done = method_runs.run_stage
     stopped: set[tuple[str, str]] = set()
 
-    def stop_once(state, name):
-        key = (state.folder.path.name, name)
-        if key not in stopped and not state.folder.is_done(name):
+    def stop_once(context, name):
+        key = (context.folder.path.name, name)
+        if key not in stopped and not context.folder.is_done(name):
             stopped.add(key)
             raise KeyboardInterrupt
-        done(state, name)
+        done(context, name)
 
     for module in (method_runs, pipeline_run):
-        monkeypatch.setattr(module, "do", stop_once)
+        monkeypatch.setattr(module, "run_stage", stop_once)
     codes = []
     while not codes or codes[-1] == 130:
         codes.append(compare(folder / "compare.yaml", tmp_path, "--methods", "grad_diff,retain_only"))
@@ -220,14 +220,14 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(folder, tmp_path, monkeyp
 
 
 def test_one_failing_method_does_not_stop_the_others(folder, monkeypatch, tmp_path):
-    did = comparison_run.Work.do
+    did = comparison_run.ComparisonJob.run
 
     def fail(self, method, results):
         if method == "relearn_gdf":
             raise RunFailedError("loss is nan")
         return did(self, method, results)
 
-    monkeypatch.setattr(comparison_run.Work, "do", fail)
+    monkeypatch.setattr(comparison_run.ComparisonJob, "run", fail)
     done = run_command(
         ["compare", str(folder / "compare.yaml"), "--out", str(folder / "out"), "--results", str(tmp_path)]
     )

@@ -11,7 +11,7 @@ from relearn.core.errors import InputError
 from relearn.data.validation import load_all
 from relearn.workflows.compare.comparison import value_of
 from relearn.workflows.compare.comparison_config import Comparison, planned, read_grid, retain_only, shared
-from relearn.workflows.run.prepare import records_to_learn
+from relearn.workflows.run.train_stages import records_to_learn
 
 BASE = {"model": "m", "data": {"forget": "f.jsonl", "retain": "r.jsonl"}, "unlearn": {"batch_size": 2, "epochs": 4}}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relearn.core.run_dir import read_json, read_jsonl, write_json
+from relearn.core.files import read_json, read_jsonl, write_json
 from relearn.leakage.detector import LeakIndex
 from relearn.workflows.demo.demo import load
 

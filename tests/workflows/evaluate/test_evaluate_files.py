@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import relearn
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.metrics.answer_files import RELEARN_CODE
 from workflows.evaluate.asked import QUICK, SAID, answers, evaluate
 

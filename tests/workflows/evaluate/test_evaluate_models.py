@@ -10,7 +10,7 @@ import pytest
 
 import relearn
 from relearn.cli import run_command
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.inference import run_models
 from relearn.inference.run_models import ModelSet
 from relearn.metrics.answer_files import RELEARN_CODE

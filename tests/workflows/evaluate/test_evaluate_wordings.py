@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import relearn
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.inference.run_models import ModelSet
 from relearn.synthesis.questions import record_id_of_wording
 from relearn.workflows.evaluate import evaluation as evaluation_run

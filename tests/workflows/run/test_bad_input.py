@@ -141,3 +141,30 @@ def test_commands(capsys, tmp_path, monkeypatch, arguments, expected):
     said = capsys.readouterr().err.strip()
     assert expected in said and len(said.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"learn": {"data": "absent.jsonl"}}, "absent.jsonl: no such file"),
+        ({"unlearn": {"mask": "shure"}}, "unknown mask 'shure'"),
+        ({"metrics": {"retain_reference": "absent"}}, "absent"),
+        ({"metrics": {"judge": "templates"}}, "templates cannot grade answers"),
+    ],
+    ids=["learn", "unlearn", "reference", "judge"],
+)
+def test_every_stage_checks_its_input_before_anything_is_written(job, capsys, changes, expected):
+    assert expected in one_line(*job(capsys, **changes))
+
+
+def test_the_plan_lists_what_a_run_would_refuse(job, capsys, tmp_path):
+    from relearn.core.config import Recipe
+    from relearn.workflows.run.estimate import plan_lines
+
+    job(capsys, unlearn={"epoch": 1})
+    data = {"forget": str(tmp_path / "forget.jsonl")}
+    values = {"model": "no/such-model", "data": data, "unlearn": {"mask": "shure"}, "metrics": {"judge": "templates"}}
+    refused = [line for line in plan_lines(Recipe.from_mapping(values)) if line.startswith("The run will refuse: ")]
+    assert len(refused) == 3
+    for expected in ("cannot load model 'no/such-model'", "unknown mask 'shure'", "templates cannot grade answers"):
+        assert any(expected in line for line in refused), expected

@@ -14,7 +14,7 @@ import relearn
 from people import people
 from relearn.cli import run_command
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import relearn
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
 from relearn.metrics.retain_reference import ATTACKS
 
 NAMES = ("Ada Holm", "Ben Wirth", "Cleo Marsh")

@@ -11,7 +11,8 @@ import pytest
 import relearn
 from people import people
 from relearn.core.config import Generate, Model
-from relearn.core.run_dir import RunDir, read_json, read_jsonl
+from relearn.core.files import read_json, read_jsonl
+from relearn.core.run_dir import RunFolder
 from relearn.data import Record
 from relearn.inference.answers import ask, with_response_logprobs
 from relearn.models.load import load
@@ -96,7 +97,7 @@ def test_the_report_shows_a_question_once_and_says_how_often_it_was_asked(finish
 
 def test_what_is_done_again_comes_out_the_same(finished, recipe):
     known = {name: (finished / name).read_bytes() for name in FILES}
-    folder = RunDir(finished)
+    folder = RunFolder(finished)
     kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("after", "report")}
     folder.update_manifest(stages={name: kept[name] for name in kept if name not in ("perplexity", "scores")})
     (finished / "after/forget.jsonl").unlink()

@@ -24,7 +24,7 @@ import torch
 from relearn.audits.attack import AuditInputs, attack
 from relearn.core import console
 from relearn.core.errors import InputError
-from relearn.core.run_dir import make_private_dir
+from relearn.core.files import make_private_dir
 from relearn.models.load import Loaded
 
 # Architectures whose query and key rows are permuted in GGUF, and those stored as in the checkpoint.

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from relearn.core.errors import InputError
-from relearn.core.run_dir import file_hash
+from relearn.core.files import file_hash
 from relearn.engine.cpu_threads import map_on_threads
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
 from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, write_json
+from relearn.core.files import read_json, write_json
 from relearn.engine.forward import Predicted, TokenRow, predict
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat

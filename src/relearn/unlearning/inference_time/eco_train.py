@@ -26,8 +26,8 @@ import torch
 from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
+from relearn.core.files import replaced_dir
 from relearn.core.registry import suggest
-from relearn.core.run_dir import replaced_dir
 from relearn.data.record import evenly
 from relearn.engine.forward import predict
 from relearn.engine.packing import TokenRow

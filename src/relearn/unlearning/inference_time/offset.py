@@ -23,7 +23,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
-from relearn.core.run_dir import read_json, remove_tree, replaced_dir, write_json
+from relearn.core.files import read_json, remove_tree, replaced_dir, write_json
 from relearn.engine.forward import Head, Predicted, TokenRow, predict
 from relearn.engine.model_support import evaluating
 from relearn.models.load import Loaded, check_adapter, load, load_tokenizer

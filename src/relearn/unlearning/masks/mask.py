@@ -143,7 +143,7 @@ class Mask(Protocol):
 MASKS: Registry[type[Any]] = Registry("mask", "relearn.unlearning.masks")
 
 
-def check_mask(settings: config.Mask) -> Mask:
+def check_mask(settings: config.MaskConfig) -> Mask:
     """Build the mask of a recipe. Raises InputError for unknown names and options, and values not allowed."""
     kind = MASKS.get(settings.name)
     options = [field.name for field in fields(kind)]
@@ -158,7 +158,7 @@ def check_mask(settings: config.Mask) -> Mask:
         raise InputError(str(error), where="unlearn.mask.options") from None
 
 
-def make_mask(settings: config.Mask, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
+def make_mask(settings: config.MaskConfig, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
     """Make the callback of a recipe's mask for the start model and the plan of its training."""
     mask = check_mask(settings)
     return RowMask(

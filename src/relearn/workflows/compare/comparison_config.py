@@ -1,8 +1,8 @@
-"""A comparison file: one recipe as `base`, and what the methods change in it.
+"""Define a comparison of methods, and the recipe of each of its runs.
 
     name: knowundo12
-    base: {...}                  a recipe, or the path of one, seen from this file
-    changes: {...}               keys laid over the base
+    base: {...}                  a recipe, or the path of one, relative to this file
+    changes: {...}               keys that replace those of the base
     methods:                     the order of the table
       relearn: {}
       grad_diff+sure: {}         method and mask
@@ -11,11 +11,8 @@
     grid: {learning_rate: [1.0e-4, 5.0e-4, 2.0e-3]}
     budget: {tokens: 150000, search: 0.25}
 
-A plain recipe will do as well; its methods then come from the command line.
-
-The recipe of every run of a comparison: the base, what a method changes, its learning rate and its budget.
-
-Each is kept as its author wrote it, `${NAME}` unexpanded, so that what is committed with the results runs elsewhere.
+A plain recipe is accepted too; its methods then come from the command line. Recipes keep `${NAME}` unexpanded, so that
+those committed with the results run on other machines.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ RETAIN_ONLY = "retain_only"
 
 
 class Entry(Part):
-    """What a method changes in the base recipe; `learning_rate` replaces the grid for this method."""
+    """Keys of a method that replace those of the base recipe; `learning_rate` replaces the grid."""
 
     unlearn: dict[str, Any] = Field(default_factory=dict)
     synthesis: dict[str, Any] = Field(default_factory=dict)
@@ -43,21 +40,21 @@ class Entry(Part):
 
 
 class Grid(Part):
-    """Learning rates to choose from; without any, the recipe's own is taken."""
+    """Learning rates to choose from; when empty, the one of the recipe is used."""
 
     learning_rate: tuple[float, ...] = ()
 
 
-class Budget(Part):
-    """`tokens` of a run (prompts and answers of all rows; the recipe's epochs when not given); `search` is the share of
-    it that each value of the grid gets."""
+class TrainingBudget(Part):
+    """Length of a training. `tokens`: prompts and answers of all rows; default: the epochs of the recipe. `search`: the
+    share of it for each learning rate of the grid, above 0 and at most 1; default 0.25."""
 
     tokens: int | None = Field(default=None, ge=1)
     search: float = Field(default=0.25, gt=0, le=1)
 
 
 class Select(Part):
-    """How many TRAINING questions of either set a learning rate is judged by; `seed` draws them."""
+    """The TRAINING questions that a learning rate is judged by: their number of each split, and the seed."""
 
     forget: int = Field(default=24, ge=1)
     retain: int = Field(default=24, ge=1)
@@ -70,7 +67,7 @@ class Comparison(Part):
     changes: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, Entry] = Field(default_factory=dict)
     grid: Grid = Grid()
-    budget: Budget = Budget()
+    budget: TrainingBudget = TrainingBudget()
     select: Select = Select()
 
     @field_validator("methods", mode="before")
@@ -81,7 +78,7 @@ class Comparison(Part):
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Comparison:
-        """Read a comparison or a plain recipe; `changes` are "budget.tokens=5000" strings that take precedence."""
+        """Read a comparison or a plain recipe; `changes` such as "budget.tokens=5000" replace its keys."""
         values = read_mapping(path)
         if "base" not in values:
             values = {"name": values.get("name", Path(path).stem), "base": values}
@@ -92,14 +89,14 @@ class Comparison(Part):
         for change in changes:
             apply_change(values, change)
         try:
-            made = cls.model_validate(values)
+            comparison = cls.model_validate(values)
         except ValidationError as error:
             raise readable(error, cls, str(path)) from None
-        Recipe.from_mapping(made.base, where=f"{path}: base")
-        return made
+        Recipe.from_mapping(comparison.base, where=f"{path}: base")
+        return comparison
 
     def choose(self, methods: tuple[str, ...], learning_rates: tuple[float, ...] | None) -> Comparison:
-        """The same with these methods alone (all when none is named), and this grid for all of them when given."""
+        """Return the comparison of these methods only (all when empty), with this grid for all of them if given."""
         chosen = {name: self.methods.get(name, Entry()) for name in methods or self.methods}
         if not chosen:
             raise InputError("no method is named", way_out="--methods relearn,grad_diff")
@@ -114,7 +111,7 @@ class Comparison(Part):
 
 
 def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:
-    """ "lr=1e-4,5e-4" (or learning_rate=...) as numbers; None when nothing was given."""
+    """Parse "lr=1e-4,5e-4" (or learning_rate=...); return None when nothing was given."""
     if not texts:
         return None
     key, _, values = ",".join(texts).partition("=")
@@ -128,23 +125,23 @@ def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def method_and_mask(name: str) -> dict[str, Any]:
-    """ "grad_diff+sure" as keys of `unlearn`."""
+    """Return "grad_diff+sure" as keys of `unlearn`."""
     method, plus, mask = name.partition("+")
     return {"method": method, "mask": {"name": mask}} if plus else {"method": method}
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mappings within mappings too."""
-    found = dict(base)
+    """Return `base` with the keys of `changes` replaced; mappings are merged recursively."""
+    result = dict(base)
     for key, value in changes.items():
-        below = found.get(key)
-        found[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return found
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: its folder's name and its recipe as written."""
+    """One run of a comparison: the name of its folder, and its recipe with variables unexpanded."""
 
     name: str
     values: dict[str, Any]
@@ -155,27 +152,27 @@ class Planned:
 
     @property
     def portable(self) -> dict[str, Any]:
-        """The resolved recipe as plain values, variables unexpanded."""
+        """Return the recipe with all defaults as plain values, variables unexpanded."""
         return Recipe.model_validate(self.values).model_dump(mode="json")
 
 
 def shared(comparison: Comparison, method: str | None = None) -> Planned:
-    """The run whose start model, answers before and synthesis the others take over; `method` may have other rows."""
+    """Return the run whose start model, answers and synthesis the others copy; `method` may have its own synthesis."""
     entry = comparison.methods[method] if method else Entry()
     name = "shared" if not entry.synthesis else f"shared-{method}"
     return Planned(name, _not_unlearning(comparison, name, {"synthesis": entry.synthesis}))
 
 
 def planned(comparison: Comparison, method: str, learning_rate: float | None, share: float = 1.0) -> Planned:
-    """One training of a method at a learning rate (the recipe's own when None) with a share of the budget."""
+    """Return one training of a method with a learning rate (None: the recipe's) and a share of the budget."""
     entry = comparison.methods[method]
     unlearn: dict[str, Any] = merged(method_and_mask(method), entry.unlearn)
-    settled = Recipe.from_mapping(comparison.base).unlearn
-    tokens = comparison.budget.tokens or settled.token_budget
+    base = Recipe.from_mapping(comparison.base).unlearn
+    tokens = comparison.budget.tokens or base.token_budget
     if tokens:
         unlearn["token_budget"] = max(1, round(tokens * share))
     else:
-        unlearn["epochs"] = merged(comparison.base.get("unlearn", {}), unlearn).get("epochs", settled.epochs) * share
+        unlearn["epochs"] = merged(comparison.base.get("unlearn", {}), unlearn).get("epochs", base.epochs) * share
     if learning_rate is not None:
         unlearn["learning_rate"] = learning_rate
     size = f"{unlearn['token_budget']}t" if tokens else f"{unlearn['epochs']:g}e"
@@ -185,14 +182,11 @@ def planned(comparison: Comparison, method: str, learning_rate: float | None, sh
 
 
 def retain_only(comparison: Comparison) -> Planned:
-    """The start model learned anew without the rows to forget, and without the questions that probe for them."""
+    """Return the run that learns the start model without the forget set and its probes."""
     learn = comparison.base.get("learn")
     if not learn:
-        raise InputError(
-            "retain_only learns the start model anew, and this recipe says not how",
-            where="learn",
-            way_out="leave retain_only out",
-        )
+        problem = "retain_only learns the start model anew, and this recipe says not how"
+        raise InputError(problem, where="learn", way_out="leave retain_only out")
     data = comparison.base["data"]
     probes = (data.get("probes") or {}).get("forget") or []
     without = [*_listed(data["forget"]), *_listed(probes)]
@@ -200,12 +194,12 @@ def retain_only(comparison: Comparison) -> Planned:
 
 
 def evaluated(planned: Planned) -> Planned:
-    """The same without the learning, which was done elsewhere."""
+    """Return the run without its learning stage."""
     return Planned(planned.name, {**planned.values, "learn": None})
 
 
 def _not_unlearning(comparison: Comparison, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """The base as it is up to unlearning, so that no setting of a method makes it another recipe."""
+    """Return the base recipe with defaults for unlearning, so that it is the same for every method."""
     values = merged(comparison.base, {"name": f"{comparison.name}-{name}", **changes})
     limits = {key: value for key, value in values.get("unlearn", {}).items() if key == "max_length"}
     return {**values, "unlearn": {"method": "relearn", **limits}}

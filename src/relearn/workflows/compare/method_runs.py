@@ -1,10 +1,10 @@
-"""Run folders of a comparison. What is the same for every method is done once and taken over.
+"""Run the trainings of a comparison; copy what is the same for every method from one shared run.
 
-    OUT/shared/          start model, answers before, their perplexity, synthesis
+    OUT/shared/          start model, answers before with their perplexity, synthesis
     OUT/search/NAME/     one training for each learning rate, with selection.json
-    OUT/runs/NAME/       the full run at the chosen one
+    OUT/runs/NAME/       the full run with the chosen one
 
-Each is an ordinary run folder: killed anywhere, the same call goes on, and what is finished is not touched.
+Each is an ordinary run folder: the same call continues it after a kill and does nothing where all is done.
 """
 
 from __future__ import annotations
@@ -16,61 +16,53 @@ from typing import Any
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import (
-    MARKER,
-    RunDir,
-    check_links,
-    is_new,
-    is_output,
-    read_jsonl,
-    remove_outputs,
-    replaced_dir,
-    write_json,
-    write_text,
-)
+from relearn.core.files import replaced_dir, write_json, write_text
+from relearn.core.ownership import check_links, is_new, is_output, remove_outputs
+from relearn.core.run_dir import MANIFEST, MARKER, RECIPE, START, RunFolder
+from relearn.core.splits import SPLITS
 from relearn.inference.run_models import ModelSet
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import result_name
 from relearn.workflows.compare.comparison_config import Planned
+from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import add_perplexity
-from relearn.workflows.run.pipeline import STAGES, do, run
-from relearn.workflows.run.prepare import prepare
-from relearn.workflows.run.state import PARTS, State
+from relearn.workflows.run.pipeline import STAGE_NAMES, check_inputs, run, run_stage
 
-_KEPT = ("synthesis", "notes", "versions", "before_perplexity")
-TAKEN = STAGES[: STAGES.index("unlearn")]
+_COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity")
+COPIED_STAGES = STAGE_NAMES[: STAGE_NAMES.index("unlearn")]
 
 
-def ready(folder: RunDir, recipe: Recipe, stage: str) -> bool:
-    """Whether a run of this recipe has done a stage; without looking at the records again."""
-    if not (folder / "recipe.yaml").exists() or not folder.is_done(stage):
+def finish(planned: Planned, folder: Path, until: str = "report") -> RunFolder:
+    """Run what is left of a run."""
+    check_links(folder)
+    run_folder = RunFolder(folder)
+    if not is_done(run_folder, planned.recipe, until):
+        console.note(f"--- {planned.name}")
+        run(planned.recipe, folder, resume=run_folder.has_recipe, until=until)
+    return run_folder
+
+
+def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
+    """Tell whether a run of this recipe has done a stage, without reading its records."""
+    if not folder.has_recipe or not folder.is_done(stage):
         return False
     try:
-        return Recipe.from_yaml(folder / "recipe.yaml") == recipe
+        return folder.recipe == recipe
     except InputError:
         return False
 
 
-def finish(planned: Planned, folder: Path, until: str = "report") -> RunDir:
-    """Do what is left of a run."""
-    check_links(folder)
-    if not ready(RunDir(folder), planned.recipe, until):
-        console.note(f"--- {planned.name}")
-        run(planned.recipe, folder, resume=(folder / "recipe.yaml").exists(), until=until)
-    return RunDir(folder)
-
-
-def finish_shared(planned: Planned, folder: Path, *, written: bool) -> RunDir:
-    """The start model and its answers with their perplexity; new answers as well when `written`."""
+def finish_shared(planned: Planned, folder: Path, *, with_synthesis: bool) -> RunFolder:
+    """Make the start model and its answers with their perplexity, and the synthesis if asked for."""
     done = finish(planned, folder, until="before")
     if not done.manifest.get("before_perplexity"):
         models = ModelSet.of_run(planned.recipe, folder)
         with console.stage("perplexity of the answers before"):
-            for path in answer_files(done, "before"):
+            for path in _answer_files(done, "before"):
                 add_perplexity(models.base(), [path])
         models.release()
         done.update_manifest(before_perplexity=True)
-    if written:
+    if with_synthesis:
         finish(planned, folder, until="synthesis")
     return done
 
@@ -79,19 +71,23 @@ def needs_synthesis(recipe: Recipe) -> bool:
     return METHODS.get(recipe.unlearn.method).needs_synthesis(recipe.unlearn.options)
 
 
-def answer_files(folder: RunDir, when: str) -> list[Path]:
-    files = (folder / f"{when}/{name}.jsonl" for name, _, _ in PARTS)
-    return [file for file in files if file.exists()]
+def _answer_files(folder: RunFolder, side: str) -> list[Path]:
+    return [path for split in SPLITS if (path := folder.answers_path(side, split)).exists()]
 
 
-def take_over(
-    planned: Planned, folder: Path, donor: RunDir, *, learned: RunDir | None = None, only: tuple[str, ...] = TAKEN
+def copy_stages(
+    planned: Planned,
+    folder: Path,
+    donor: RunFolder,
+    *,
+    learned: RunFolder | None = None,
+    only: tuple[str, ...] = COPIED_STAGES,
 ) -> None:
-    """Begin a run folder with what `donor` has done before unlearning, unless it was begun already.
+    """Start a run folder with the stages before unlearning that `donor` has done, unless the run was started before.
 
-    With `learned`, the unlearned model is the one learned there, on a recipe that learns nothing itself.
+    With `learned`, the start model of that run is the unlearned model of this one, whose recipe learns nothing.
     """
-    if (folder / "recipe.yaml").exists():
+    if RunFolder(folder).has_recipe:
         return
     if not is_new(folder):
         raise InputError("is not empty and holds no run", where=str(folder), way_out="choose another --out")
@@ -103,36 +99,16 @@ def take_over(
         if learned is not None:
             stages.pop("learn", None)
             result = result_name(planned.recipe.unlearn)
-            _copy(learned / "start", target / result)
+            _copy(learned / START, target / result)
             stages["unlearn"] = {**learned.manifest["stages"]["learn"], "outputs": [result]}
         for name in stages:
-            for output in stages[name]["outputs"] if name in TAKEN else ():
+            for output in stages[name]["outputs"] if name in COPIED_STAGES else ():
                 if not is_output(output):
-                    raise InputError(f"names {output!r}, which no run writes", where=str(donor / "manifest.json"))
+                    raise InputError(f"names {output!r}, which no run writes", where=str(donor / MANIFEST))
                 _copy(donor / output, target / output)
-        kept = {key: manifest[key] for key in _KEPT if key in manifest}
-        write_json(target / "manifest.json", {**MARKER, **kept, "taken_over": list(stages), "stages": stages})
-        write_text(target / "recipe.yaml", planned.recipe.to_yaml())
-
-
-def evaluate(planned: Planned, folder: Path) -> RunDir:
-    """Ask and score a model that was not made here; there is no training to report on."""
-    check_links(folder)
-    if not ready(RunDir(folder), planned.recipe, "scores"):
-        console.note(f"--- {planned.name}")
-        state = State(planned.recipe, RunDir(folder), prepare(planned.recipe))
-        for stage in ("after", "perplexity", "scores"):
-            do(state, stage)
-    return RunDir(folder)
-
-
-def training_log(folder: RunDir, stage: str = "unlearn") -> dict[str, Any]:
-    """Steps, tokens and seconds of a training; a step that was repeated after a kill counts once."""
-    path = folder / "log.jsonl"
-    rows = read_jsonl(path, torn=True) if path.exists() else []
-    steps = {row["step"]: row.get("tokens", 0) for row in rows if row.get("stage") == stage and "loss" in row}
-    seconds = folder.manifest["stages"].get(stage, {}).get("seconds")
-    return {"steps": len(steps), "tokens": sum(steps.values()), "seconds": seconds}
+        copied = {key: manifest[key] for key in _COPIED_KEYS if key in manifest}
+        write_json(target / MANIFEST, {**MARKER, **copied, "taken_over": list(stages), "stages": stages})
+        write_text(target / RECIPE, planned.recipe.to_yaml())
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -141,3 +117,23 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     else:
         shutil.copyfile(source, target)
+
+
+def evaluate(planned: Planned, folder: Path) -> RunFolder:
+    """Ask and score a model that was trained elsewhere; no report is written."""
+    check_links(folder)
+    run_folder = RunFolder(folder)
+    if not is_done(run_folder, planned.recipe, "scores"):
+        console.note(f"--- {planned.name}")
+        context = RunContext(planned.recipe, run_folder, check_inputs(planned.recipe))
+        for stage in ("after", "perplexity", "scores"):
+            run_stage(context, stage)
+    return run_folder
+
+
+def training_log(folder: RunFolder, stage: str = "unlearn") -> dict[str, Any]:
+    """Return steps, tokens and seconds of a training; a step that was repeated after a kill counts once."""
+    rows = [row for row in folder.log_rows if row.get("stage") == stage and "loss" in row]
+    tokens = {row["step"]: row.get("tokens", 0) for row in rows}
+    seconds = folder.manifest["stages"].get(stage, {}).get("seconds")
+    return {"steps": len(tokens), "tokens": sum(tokens.values()), "seconds": seconds}

@@ -1,10 +1,7 @@
-"""`relearn demo`: a real model learns about invented people, forgets their private facts, is asked again.
+"""Run the demo: a small model learns facts about a dozen invented people and unlearns the private ones.
 
-The dozen invented people of `relearn demo`: what is to be forgotten about them, what is to stay, how it is asked.
-
-Every person has private facts (the forget set) and public ones (the retain set). Each fact is asked in one trained
-wording, in one wording that is a probe only (`<id>-probe`: neither memorised nor unlearned), and in further wordings by
-which the model learns it in the first place (`<id>-l1` to `<id>-l3`).
+Every person has private facts (the forget set) and public ones (the retain set). Each fact has one trained question,
+one held-out probe (`<id>-probe`), and three more questions from which the model first learns it (`<id>-l1` to `-l3`).
 """
 
 from __future__ import annotations
@@ -16,21 +13,37 @@ from typing import Any, Literal, get_args
 
 from relearn.core import console
 from relearn.core.config import Recipe
-from relearn.core.run_dir import RunDir, is_ours
+from relearn.core.ownership import is_ours
+from relearn.core.run_dir import REPORT_HTML, RunFolder
 from relearn.data import Record, Split
 from relearn.report.labels import print_summary
 from relearn.workflows.run.estimate import estimate_minutes
+from relearn.workflows.run.inputs import check_folder
 from relearn.workflows.run.pipeline import run
-from relearn.workflows.run.prepare import check_folder
+
+DemoFile = Literal["private", "public", "probes_private", "probes_public", "learn"]
+NAMES: tuple[DemoFile, ...] = get_args(DemoFile)
+
+
+def run_demo(out: Path) -> None:
+    """Run the demo in folder `out`, or continue it; print the table of metrics and the path of the report."""
+    recipe, folder = demo_recipe(), RunFolder(out)
+    begun = folder.has_recipe
+    check_folder(folder, recipe, resume=begun)
+    if is_ours(out) and folder.is_done("report"):
+        console.note(f"{out} holds a finished demo; remove it to run again")
+    else:
+        console.note("SmolLM2-135M-Instruct learns 50 invented facts, forgets the 20 private ones, and is asked again")
+        console.note(f"about {estimate_minutes(recipe):.0f} minutes on this machine, by the time a few rows take")
+    run(recipe, out, resume=begun)
+    print_summary(out)
+    console.note(f'ask it yourself: relearn ask {out} "Where does Marta Lindqvist live?"')
+    console.note(f"report: {folder / REPORT_HTML}")
 
 
 def demo_recipe() -> Recipe:
-    """The demo as a recipe; nothing in it is special to the demo."""
-    files = resources.files("relearn.workflows.demo").joinpath("data")
-    data = {
-        name: str(files.joinpath(f"{name}.jsonl"))
-        for name in ("private", "public", "probes_private", "probes_public", "learn")
-    }
+    """Return the recipe of the demo: an ordinary one, on files that come with relearn."""
+    data = {name: str(_file(name)) for name in NAMES}
     return Recipe.from_mapping(
         {
             "name": "demo",
@@ -59,34 +72,14 @@ def demo_recipe() -> Recipe:
     )
 
 
-def run_demo(out: Path) -> None:
-    """Run the demo in `out`, or what is left of it, and end with the table and the report's name."""
-    recipe = demo_recipe()
-    begun = (out / "recipe.yaml").exists()
-    check_folder(RunDir(out), recipe, resume=begun)
-    if is_ours(out) and RunDir(out).is_done("report"):
-        console.note(f"{out} holds a finished demo; remove it to run again")
-    else:
-        console.note("SmolLM2-135M-Instruct learns 50 invented facts, forgets the 20 private ones, and is asked again")
-        console.note(f"about {estimate_minutes(recipe):.0f} minutes on this machine, by the time a few rows take")
-    folder = run(recipe, out, resume=begun)
-    print_summary(folder.path)
-    console.note(f'ask it yourself: relearn ask {out} "Where does Marta Lindqvist live?"')
-    console.note(f"report: {folder.path / 'report.html'}")
-
-
-Name = Literal["private", "public", "probes_private", "probes_public", "learn"]
-NAMES: tuple[Name, ...] = get_args(Name)
-
-
-def load(name: Name) -> list[Record]:
-    """The rows of one file, in file order; private facts are `forget`, public ones `retain`, whatever their wording."""
+def load(name: DemoFile) -> list[Record]:
+    """Read one file of the demo, in order; private facts have the split `forget`, public ones `retain`."""
     private = {row["id"] for row in _rows("private")}
     return [_record(row, private, f"demo/{name}") for row in _rows(name)]
 
 
 def fact_id(record_id: str) -> str:
-    """The fact a probe or another wording asks for: "lindqvist-book" for "lindqvist-book-probe"."""
+    """Return the id of the fact that a question asks for: "lindqvist-book" for "lindqvist-book-probe"."""
     stem, _, last = record_id.rpartition("-")
     return stem if last in ("probe", "l1", "l2", "l3") else record_id
 
@@ -97,5 +90,8 @@ def _record(row: dict[str, str], private: set[str], source: str) -> Record:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    text = resources.files("relearn.workflows.demo").joinpath("data", f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line]
+    return [json.loads(line) for line in _file(name).read_text(encoding="utf-8").splitlines() if line]
+
+
+def _file(name: str) -> Any:
+    return resources.files("relearn.workflows.demo").joinpath("data", f"{name}.jsonl")

@@ -1,13 +1,11 @@
-"""An evaluation's folder and its stages: other wordings, ask after, ask before, perplexity under the base, scores,
-report.
+"""Score two models, one model, or files of answers, without a run (`relearn evaluate`).
 
     evaluation.yaml manifest.json before/ after/ {forget,retain,holdout,...}.jsonl summary.json scores.json
     report.json report.html, with `metrics.worst_case` wordings.jsonl
 
-Every stage has a key, a hash of all it depends on; a stage whose key stands in the manifest and whose file is there is
-not done again. So the same command goes on with an evaluation that was stopped and does nothing where all is done.
-
-The answers of a run or an evaluation in the form of the public ReLearn code, for other tools to read.
+Stages: other wordings, ask after, ask before, perplexity under the base model, scores, report. Every stage has a key, a
+hash of everything it depends on. A stage is skipped if the manifest holds its key and its files exist, so the same
+command continues an evaluation that was stopped and does nothing where all is done.
 """
 
 from __future__ import annotations
@@ -24,303 +22,64 @@ from relearn.ability import ability_scores, measure_ability
 from relearn.core import console, distributed
 from relearn.core.config import Model, Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import (
-    RunDir,
-    existing_run,
-    file_hash,
-    own_folder,
-    read_jsonl,
-    remove_outputs,
-    replaced_dir,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from relearn.core.files import file_hash, read_jsonl, replaced_dir, write_json, write_jsonl, write_text
+from relearn.core.ownership import own_folder, remove_outputs
+from relearn.core.run_dir import CACHE, EVALUATION, RECIPE, REPORT_HTML, REPORT_JSON, SCORES, SUMMARY, RunFolder
+from relearn.core.run_dir import WORDINGS as WORDINGS_FILE
+from relearn.core.splits import SPLITS
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.run_models import ModelSet
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_files import exported
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import make_judges
-from relearn.metrics.metric import ScoredSplit, scores
+from relearn.metrics.metric import SplitScores, scores
 from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
 from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import wording_records, write_wordings
-from relearn.workflows.evaluate.evaluation_config import FILE, WORDINGS, Evaluation, from_options, part_of
-from relearn.workflows.evaluate.inputs import Material, take
-from relearn.workflows.run.pipeline import evaluate as judge_again
+from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
+from relearn.workflows.evaluate.inputs import EvaluationInputs, open_evaluation
+from relearn.workflows.run.pipeline import score_again
 
 OUT = Path("runs/evaluation")
-# Settings of `metrics` for which a model would have to be loaded: a run that is over would begin anew.
-_ASK_AGAIN = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
+WORDINGS = "wordings"
+# Settings of `metrics` that need a model: changing them for a finished run would begin it anew.
+_NEED_MODEL = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
 
 
 def evaluate(
     run: Path | str | None = None, *, out: Path | str = OUT, changes: Sequence[str] = (), **options: Any
-) -> RunDir:
-    """Score two models, one model, files of answers, or once more what folder `run` holds; returns the folder.
+) -> RunFolder:
+    """Score two models, one model, files of answers, or the answers in folder `run` again; return the folder.
 
-    With `run` (a run folder or an evaluation's), its answers are judged again and its report is written anew. Without,
+    With `run` (a run folder or an evaluation's), its answers are scored again and its report is written anew. Without,
     `options` are those of `from_options`: `after`, `before`, `base` (models), `forget`, `retain` (files), and so on;
-    what is in folder `out` already is not done again. `changes`: "metrics.c1=0.5" strings. Raises InputError (nothing
-    written) for wrong input and for a folder `out` that holds something else.
+    what folder `out` holds already is not done again. `changes`: strings such as "metrics.c1=0.5". Raises InputError
+    (nothing is written) for wrong input and for a folder `out` that holds something else.
     """
     if run is None:
-        return carry_out(from_options(changes=changes, **options), Path(out))
+        return run_evaluation(from_options(changes=changes, **options), Path(out))
     if given := sorted(name for name, value in options.items() if value):
-        raise InputError(
-            f"has its own models and files; {given[0]!r} is for an evaluation without a run", where=str(run)
-        )
-    folder = Path(run)
-    if (folder / FILE).exists():
-        return carry_out(Evaluation.from_yaml(folder / FILE, changes), folder, again=True)
-    return _judge_run_again(folder, changes)
-
-
-def _judge_run_again(folder: Path, changes: Sequence[str]) -> RunDir:
-    path = own_folder(folder, "recipe.yaml") / "recipe.yaml"
-    for change in changes:
-        if not change.startswith("metrics.") or change.startswith(_ASK_AGAIN):
-            raise InputError(
-                f"a run that is over cannot change {change.partition('=')[0].strip()!r}",
-                where="--set",
-                way_out="only how its answers are judged: metrics.KEY=VALUE; what asks a model more is an "
-                "evaluation of its own: --after MODEL --after-adapter RUN/adapter",
-            )
-    as_it_was = path.read_text(encoding="utf-8")
-    if changes:
-        write_text(path, Recipe.from_yaml(path, tuple(changes)).to_yaml())
-    try:
-        return judge_again(folder)
-    except InputError:
-        write_text(path, as_it_was)
-        raise
-
-
-def carry_out(settings: Evaluation, out: Path, *, again: bool = False) -> RunDir:
-    """Do an evaluation in folder `out`, or what is left of it; `again` judges even where nothing has changed."""
-    folder = RunDir(out)
-    fresh = not out.exists()
-    try:
-        with ExitStack() as held:
-            material = distributed.on_main(lambda: take(folder, settings, held))
-            Work(settings, folder, material, again).do_all()
-    except InputError:
-        # What could only be told by loading a model leaves no folder behind; answers that were asked for are kept.
-        asked = settings.models and any(out.glob("*/*.jsonl"))
-        if fresh and distributed.is_main() and not asked and out.is_dir():
-            remove_outputs(out)
-        raise
-    return folder
-
-
-class Work:
-    """The stages of one evaluation."""
-
-    def __init__(self, settings: Evaluation, folder: RunDir, material: Material, again: bool):
-        self.settings = settings
-        self.folder = folder
-        self.material = material
-        self.models = ModelSet.of_evaluation(settings.models, base=settings.perplexity_model)
-        self._again = again
-        self._keys: dict[str, str] = {}
-
-    def do_all(self) -> None:
-        if self.settings.asks_for_wordings:
-            distributed.on_main(self._wordings)
-            self.material = self._with_wordings()
-        for side in self.settings.models or self.settings.scored:
-            for name in self.material.sets:
-                self._answers(side, name)
-            if self.settings.metrics.ability.tasks:
-                self._ability(side)
-        if self.settings.perplexity_model is not None:
-            for name in self.material.sets:
-                self._perplexity(name, self.settings.perplexity_model)
-        self.models.release()
-        distributed.on_main(self._scores)
-        distributed.on_main(self._report)
-
-    def _file(self, side: str, name: str) -> str:
-        return f"{side}/{name}.jsonl"
-
-    def _do(self, stage: str, outputs: list[str], key: str, work: Callable[[], Any], *, again: bool = False) -> None:
-        """Do a stage in all processes unless its key is that of the last time."""
-        if self._is_due(stage, outputs, key, again):
-            with self._written_down(stage, outputs, key):
-                work()
-
-    def _is_due(self, stage: str, outputs: list[str], key: str, again: bool) -> bool:
-        self._keys[stage] = key
-        return distributed.on_main(lambda: again or not self._is_done(stage, outputs, key))
-
-    @contextmanager
-    def _written_down(self, stage: str, outputs: list[str], key: str) -> Iterator[None]:
-        """The main process writes down that a stage is running, and its key once it is done."""
-        if not distributed.is_main():
-            yield
-            return
-        with self.folder.stage(stage, outputs):
-            yield
-        self.folder.update_manifest(keys={**self.folder.manifest.get("keys", {}), stage: key})
-
-    def _is_done(self, stage: str, outputs: list[str], key: str) -> bool:
-        same = self.folder.manifest.get("keys", {}).get(stage) == key
-        return same and all((self.folder / output).exists() for output in outputs)
-
-    def _wordings(self) -> None:
-        """Word the forget questions anew, those apart that bring other wordings of their own."""
-        settings, count = self.settings.synthesis, self.settings.metrics.worst_case
-        records = self.material.records["forget"]
-        path = self.folder / f"{WORDINGS}.jsonl"
-
-        def work() -> None:
-            with console.stage("word the questions anew", len(records)):
-                completer = make_completer(settings.generator, settings, self.folder / "cache.sqlite")
-                leaks, seed = Verifier(records).leaks, self.settings.seed
-                found = write_wordings(records, count, settings, completer=completer, check_leaks=leaks, seed=seed)
-            write_jsonl(path, ({"record_id": key, "questions": questions} for key, questions in found.items()))
-
-        asked = [
-            [record.id, record.question, record.answer, record.subject, record.form, record.paraphrases]
-            for record in records
-        ]
-        self._do(WORDINGS, [path.name], _key(WORDINGS, asked, count, settings, self.settings.seed), work)
-
-    def _with_wordings(self) -> Material:
-        """What is asked, with the other wordings behind the forget questions."""
-        written = {row["record_id"]: row["questions"] for row in read_jsonl(self.folder / f"{WORDINGS}.jsonl")}
-        found = tuple(wording_records(self.material.records["forget"], written))
-        sets = list(self.material.records.items())
-        return replace(self.material, records=dict([sets[0], *([(WORDINGS, found)] if found else []), *sets[1:]]))
-
-    def _answers(self, side: str, name: str) -> None:
-        """Ask a model, or take over what a file holds."""
-        file, settings = self._file(side, name), self.settings
-        spec = settings.models.get(side)
-        if spec is None:
-            rows = self.material.answers[name]
-            if settings.base is not None:
-                rows = [{**row, "response_logprobs": None} for row in rows]
-            key = _key("read", rows)
-            self._do(f"{side} {name}", [file], key, lambda: Answers(rows).write(self.folder / file))
-            return
-
-        def work() -> None:
-            loaded = self.models.get(side)
-            with console.stage(f"ask {side}: {name.replace('_', ' ')}", len(records)) as tick:
-                ask(loaded, records, settings.generate, seed=settings.seed, tick=tick, membership=membership).write(
-                    self.folder / file
-                )
-
-        # What tells members from others is looked at where there are both.
-        membership = settings.holdout is not None and name in ("forget", "holdout")
-        records = self.material.records[name]
-        asked = [
-            [record.id, record.question, record.answer, record.form, record.choices, record.choice, record.tags]
-            for record in records
-        ]
-        key = _key("asked", spec.model_dump(), asked, settings.generate.model_dump(), settings.seed, membership)
-        self._do(f"{side} {name}", [file], key, work)
-
-    def _ability(self, side: str) -> None:
-        file, settings = f"{side}/ability.json", self.settings
-        tasks, spec = settings.metrics.ability, settings.models[side]
-        contents = [file_hash(Path(task)) for task in tasks.tasks if Path(task).is_file()]
-
-        def work() -> None:
-            loaded = self.models.get(side)
-            with console.stage(f"general ability {side}", len(tasks.tasks)) as tick:
-                outcomes = measure_ability(loaded, tasks, seed=settings.seed, tick=tick)
-            write_json(self.folder / file, [outcome.to_dict() for outcome in outcomes])
-
-        self._do(f"ability {side}", [file], _key("ability", spec, tasks, contents, settings.seed), work)
-
-    def _perplexity(self, name: str, base: Model) -> None:
-        """Of all sides together: they were asked the same and say much of the same."""
-        due = {}
-        for side in self.settings.scored:
-            stage, file = f"perplexity {side} {name}", self._file(side, name)
-            path = self.folder / file
-            missing = distributed.on_main(
-                lambda path=path: all(row["response_logprobs"] is None for row in read_jsonl(path))
-            )
-            key = _key("perplexity", base.model_dump(), self._keys[f"{side} {name}"])
-            if self._is_due(stage, [file], key, missing):
-                due[path] = (stage, [file], key)
-        if not due:
-            return
-        with ExitStack() as stages, console.stage(f"perplexity: {name.replace('_', ' ')}"):
-            for stage in due.values():
-                stages.enter_context(self._written_down(*stage))
-            found = with_response_logprobs(self.models.base(), *map(Answers.read, due))
-            for path, answers in zip(due, found, strict=True):
-                answers.write(path)
-
-    def _scores(self) -> None:
-        files = [self._file(side, name) for side in self.settings.scored for name in self.material.sets]
-        if self.settings.metrics.ability.tasks:
-            files += [f"{side}/ability.json" for side in self.settings.scored]
-        judged = {name: getattr(self.settings, name) for name in ("measure", "metrics", "synthesis", "seed")}
-        key = _key({file: file_hash(self.folder / file) for file in files}, judged)
-
-        def work() -> None:
-            with console.stage("score the answers"):
-                judges = make_judges(self.settings.metrics, self._completer(), self.folder / "cache.sqlite")
-                measured = {side: self._score(side, judges) for side in self.settings.scored}
-                found = summarised(measured, self.settings.metrics, self.settings.seed)
-                write_json(self.folder / "summary.json", found)
-                write_json(self.folder / "scores.json", {side: scores(parts) for side, parts in measured.items()})
-
-        self._do("scores", ["summary.json", "scores.json"], key, work, again=self._again)
-
-    def _score(self, side: str, judges: Any) -> Any:
-        parts: dict[str, tuple[ScoredSplit, list[AnswerRow]]] = {
-            part: (split, [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / self._file(side, name))])
-            for name in self.material.sets
-            for part, split in (part_of(name),)
-        }
-        settings, path = self.settings, self.settings.metrics.retain_reference
-        found = score_parts(
-            parts,
-            settings.metrics,
-            judges=judges,
-            seed=settings.seed,
-            names=settings.measure or None,
-            reference=load_reference(path) if path else None,
-        )
-        ability = ability_scores(self.folder / f"{side}/ability.json") if settings.metrics.ability.tasks else {}
-        return {**found, **ability}
-
-    def _completer(self) -> Any:
-        if not self.settings.asks_generator:
-            return None
-        return make_completer(self.settings.synthesis.generator, self.settings.synthesis, self.folder / "cache.sqlite")
-
-    def _report(self) -> None:
-        key = _key(file_hash(self.folder / "scores.json"), self.folder.manifest["notes"])
-        self._do(
-            "report", ["report.json", "report.html"], key, lambda: write_report(self.folder.path), again=self._again
-        )
-
-
-def _key(*values: Any) -> str:
-    def plain(value: Any) -> Any:
-        return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
-
-    return hashlib.sha256(json.dumps(values, ensure_ascii=False, sort_keys=True, default=plain).encode()).hexdigest()
+        problem = f"has its own models and files; {given[0]!r} is for an evaluation without a run"
+        raise InputError(problem, where=str(run))
+    folder = RunFolder(run)
+    if folder.is_evaluation:
+        settings = Evaluation.from_yaml(folder / EVALUATION, changes)
+        return run_evaluation(settings, folder.path, again=True)
+    return _score_run_again(folder.path, changes)
 
 
 def export_answers(folder: Path, out: Path) -> list[Path]:
-    """Write out/before_forget.json, out/after_forget.json, ... : one list of {query, ground_truth, generated_response}
-    for every file of answers in `folder`, in its order; returns their paths.
+    """Write the answers of a run or an evaluation in the form of the public ReLearn code; return the paths.
 
-    Raises InputError where `folder` holds no answers or `out` is there already.
+    Each file of answers becomes out/SIDE_SPLIT.json, a list of {query, ground_truth, generated_response}. Raises
+    InputError where `folder` holds no answers or `out` exists.
     """
-    files = sorted(existing_run(folder).glob("before/*.jsonl")) + sorted(folder.glob("after/*.jsonl"))
+    RunFolder.existing(folder)
+    files = sorted(folder.glob("before/*.jsonl")) + sorted(folder.glob("after/*.jsonl"))
     if not files:
         raise InputError("holds no answers", where=str(folder), way_out="a purged run has none; one to come: --resume")
     if out.exists():
@@ -330,3 +89,231 @@ def export_answers(folder: Path, out: Path) -> list[Path]:
         for file, name in zip(files, names, strict=True):
             write_json(target / name, exported(read_jsonl(file)))
     return [out / name for name in names]
+
+
+def _score_run_again(path: Path, changes: Sequence[str]) -> RunFolder:
+    recipe = own_folder(path, RECIPE) / RECIPE
+    for change in changes:
+        if not change.startswith("metrics.") or change.startswith(_NEED_MODEL):
+            problem = f"a run that is over cannot change {change.partition('=')[0].strip()!r}"
+            way_out = (
+                "only how its answers are judged: metrics.KEY=VALUE; what asks a model more is an evaluation of its "
+                "own: --after MODEL --after-adapter RUN/adapter"
+            )
+            raise InputError(problem, where="--set", way_out=way_out)
+    original = recipe.read_text(encoding="utf-8")
+    if changes:
+        write_text(recipe, Recipe.from_yaml(recipe, tuple(changes)).to_yaml())
+    try:
+        return score_again(path)
+    except InputError:
+        write_text(recipe, original)
+        raise
+
+
+def run_evaluation(settings: Evaluation, out: Path, *, again: bool = False) -> RunFolder:
+    """Run an evaluation in folder `out`, or continue it; with `again`, score even where nothing has changed."""
+    folder = RunFolder(out)
+    is_new = not out.exists()
+    try:
+        with ExitStack() as held:
+            inputs = distributed.on_main(lambda: open_evaluation(folder, settings, held))
+            EvaluationJob(settings, folder, inputs, again).run()
+    except InputError:
+        # Some mistakes only show when a model is loaded: remove the new folder, unless models have answered.
+        has_answers = settings.models and any(out.glob("*/*.jsonl"))
+        if is_new and distributed.is_main() and not has_answers and out.is_dir():
+            remove_outputs(out)
+        raise
+    return folder
+
+
+class EvaluationJob:
+    """The stages of one evaluation."""
+
+    def __init__(self, settings: Evaluation, folder: RunFolder, inputs: EvaluationInputs, again: bool):
+        self.settings = settings
+        self.folder = folder
+        self.inputs = inputs
+        self.models = ModelSet.of_evaluation(settings.models, base=settings.perplexity_model)
+        self._again = again
+        self._keys: dict[str, str] = {}
+
+    def run(self) -> None:
+        if self.settings.asks_for_wordings:
+            distributed.on_main(self._wordings)
+            self.inputs = self._with_wordings()
+        for side in self.settings.models or self.settings.scored:
+            for split in self.inputs.splits:
+                self._answers(side, split)
+            if self.settings.metrics.ability.tasks:
+                self._ability(side)
+        if self.settings.perplexity_model is not None:
+            for split in self.inputs.splits:
+                self._perplexity(split, self.settings.perplexity_model)
+        self.models.release()
+        distributed.on_main(self._scores)
+        distributed.on_main(self._report)
+
+    def _stage(self, name: str, outputs: list[str], key: str, work: Callable[[], Any], *, again: bool = False) -> None:
+        """Run a stage in all processes unless its key is that of the last time."""
+        if self._is_due(name, outputs, key, again):
+            with self._recorded(name, outputs, key):
+                work()
+
+    def _is_due(self, name: str, outputs: list[str], key: str, again: bool) -> bool:
+        self._keys[name] = key
+        return distributed.on_main(lambda: again or not self._is_done(name, outputs, key))
+
+    def _is_done(self, name: str, outputs: list[str], key: str) -> bool:
+        same = self.folder.manifest.get("keys", {}).get(name) == key
+        return same and all((self.folder / output).exists() for output in outputs)
+
+    @contextmanager
+    def _recorded(self, name: str, outputs: list[str], key: str) -> Iterator[None]:
+        """Record in the manifest, on the main process, that a stage is running, and its key once it is done."""
+        if not distributed.is_main():
+            yield
+            return
+        with self.folder.stage(name, outputs):
+            yield
+        self.folder.update_manifest(keys={**self.folder.manifest.get("keys", {}), name: key})
+
+    def _wordings(self) -> None:
+        """Let the generator reword the forget questions, except those that have paraphrases."""
+        settings, count, seed = self.settings.synthesis, self.settings.metrics.worst_case, self.settings.seed
+        records = self.inputs.records["forget"]
+
+        def work() -> None:
+            with console.stage("word the questions anew", len(records)):
+                leaks = Verifier(records).leaks
+                questions = write_wordings(
+                    records, count, settings, completer=self._generator(), check_leaks=leaks, seed=seed
+                )
+            rows = ({"record_id": key, "questions": own} for key, own in questions.items())
+            write_jsonl(self.folder / WORDINGS_FILE, rows)
+
+        asked = [
+            [record.id, record.question, record.answer, record.subject, record.form, record.paraphrases]
+            for record in records
+        ]
+        self._stage(WORDINGS, [WORDINGS_FILE], _key(WORDINGS, asked, count, settings, seed), work)
+
+    def _with_wordings(self) -> EvaluationInputs:
+        """Return the inputs with the other wordings after the forget questions."""
+        (name, forget), *others = self.inputs.records.items()
+        wordings = tuple(wording_records(self.inputs.records["forget"], self.folder.wordings))
+        own = [(WORDINGS, wordings)] if wordings else []
+        return replace(self.inputs, records=dict([(name, forget), *own, *others]))
+
+    def _answers(self, side: str, split: str) -> None:
+        """Ask a model, or copy the answers of a file."""
+        file, settings = f"{side}/{split}.jsonl", self.settings
+        spec = settings.models.get(side)
+        if spec is None:
+            rows = self.inputs.answers[split]
+            if settings.base is not None:
+                rows = [{**row, "response_logprobs": None} for row in rows]
+            copy = Answers(rows)
+            self._stage(f"{side} {split}", [file], _key("read", rows), lambda: copy.write(self.folder / file))
+            return
+        # Membership inference compares forget records (members) with holdout records (non-members).
+        membership = settings.holdout is not None and split in ("forget", "holdout")
+        records = self.inputs.records[split]
+
+        def work() -> None:
+            loaded = self.models.get(side)
+            with console.stage(f"ask {side}: {split.replace('_', ' ')}", len(records)) as tick:
+                answers = ask(loaded, records, settings.generate, seed=settings.seed, tick=tick, membership=membership)
+                answers.write(self.folder / file)
+
+        asked = [
+            [record.id, record.question, record.answer, record.form, record.choices, record.choice, record.tags]
+            for record in records
+        ]
+        key = _key("asked", spec.model_dump(), asked, settings.generate.model_dump(), settings.seed, membership)
+        self._stage(f"{side} {split}", [file], key, work)
+
+    def _ability(self, side: str) -> None:
+        file, settings = f"{side}/ability.json", self.settings
+        ability, spec = settings.metrics.ability, settings.models[side]
+        contents = [file_hash(Path(task)) for task in ability.tasks if Path(task).is_file()]
+
+        def work() -> None:
+            loaded = self.models.get(side)
+            with console.stage(f"general ability {side}", len(ability.tasks)) as tick:
+                outcomes = measure_ability(loaded, ability, seed=settings.seed, tick=tick)
+            write_json(self.folder / file, [outcome.to_dict() for outcome in outcomes])
+
+        self._stage(f"ability {side}", [file], _key("ability", spec, ability, contents, settings.seed), work)
+
+    def _perplexity(self, split: str, base: Model) -> None:
+        """Compute the log-probabilities of the responses of all sides together: many of them are the same."""
+        due = {}
+        for side in self.settings.scored:
+            name, file = f"perplexity {side} {split}", f"{side}/{split}.jsonl"
+            path = self.folder / file
+            missing = distributed.on_main(
+                lambda path=path: all(row["response_logprobs"] is None for row in read_jsonl(path))
+            )
+            key = _key("perplexity", base.model_dump(), self._keys[f"{side} {split}"])
+            if self._is_due(name, [file], key, missing):
+                due[path] = (name, [file], key)
+        if not due:
+            return
+        with ExitStack() as stages, console.stage(f"perplexity: {split.replace('_', ' ')}"):
+            for stage in due.values():
+                stages.enter_context(self._recorded(*stage))
+            scored = with_response_logprobs(self.models.base(), *map(Answers.read, due))
+            for path, answers in zip(due, scored, strict=True):
+                answers.write(path)
+
+    def _scores(self) -> None:
+        settings = self.settings
+        files = [f"{side}/{split}.jsonl" for side in settings.scored for split in self.inputs.splits]
+        if settings.metrics.ability.tasks:
+            files += [f"{side}/ability.json" for side in settings.scored]
+        scoring = {name: getattr(settings, name) for name in ("measure", "metrics", "synthesis", "seed")}
+        key = _key({file: file_hash(self.folder / file) for file in files}, scoring)
+
+        def work() -> None:
+            with console.stage("score the answers"):
+                generator = self._generator() if settings.asks_generator else None
+                judges = make_judges(settings.metrics, generator, self.folder / CACHE)
+                by_side = {side: self._score_side(side, judges) for side in settings.scored}
+                write_json(self.folder / SUMMARY, summarised(by_side, settings.metrics, settings.seed))
+                write_json(self.folder / SCORES, {side: scores(parts) for side, parts in by_side.items()})
+
+        self._stage("scores", [SUMMARY, SCORES], key, work, again=self._again)
+
+    def _score_side(self, side: str, judges: Any) -> dict[str, SplitScores]:
+        rows: dict[str, tuple[Any, list[AnswerRow]]] = {
+            SPLITS[split].key: (
+                SPLITS[split].scored_as,
+                [AnswerRow.from_dict(row) for row in self.folder.answers(side, split)],
+            )
+            for split in self.inputs.splits
+        }
+        metrics, names = self.settings.metrics, self.settings.measure or None
+        reference = load_reference(metrics.retain_reference) if metrics.retain_reference else None
+        measured = score_parts(rows, metrics, judges=judges, seed=self.settings.seed, names=names, reference=reference)
+        ability = ability_scores(self.folder / f"{side}/ability.json") if metrics.ability.tasks else {}
+        return {**measured, **ability}
+
+    def _generator(self) -> Any:
+        settings = self.settings.synthesis
+        return make_completer(settings.generator, settings, self.folder / CACHE)
+
+    def _report(self) -> None:
+        key = _key(file_hash(self.folder / SCORES), self.folder.manifest["notes"])
+        outputs = [REPORT_JSON, REPORT_HTML]
+        self._stage("report", outputs, key, lambda: write_report(self.folder.path), again=self._again)
+
+
+def _key(*values: Any) -> str:
+    """Hash values and settings as JSON."""
+
+    def plain(value: Any) -> Any:
+        return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
+
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False, sort_keys=True, default=plain).encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""What a run will take, before anything is spent: rows, generator calls, tokens, money, training passes, memory."""
+"""Estimate what a run takes: rows, generator calls, tokens, cost, training passes, memory, minutes.
+
+Nothing is spent, sent or written.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,21 @@ from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import ALTERNATE_SOURCES, is_written
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.train import training_passes
+from relearn.workflows.run.pipeline import STAGES
 
 _GIB = 1 << 30
 _ADAM_BYTES = 16
 _ACTIVATION_FACTOR = 34
-# Measured with the demo model on 2 cores: in forward passes of one row, and what models and judges take to load.
+# Measured with the demo model on 2 cores: a training pass and an answer in forward passes of one row, and the seconds
+# that loading models and judges takes.
 PASS_FORWARDS = 3.0
 ASK_FORWARDS = 4.0
 FIXED_SECONDS = 30
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes at the peak of training: weights, what is trained (gradient and Adam's two moments), activations."""
+class MemoryEstimate:
+    """Peak memory of training in bytes: weights, trained part (gradients and Adam's moments), activations."""
 
     parameters: int
     weights: int
@@ -53,7 +58,7 @@ class Memory:
 
 
 def plan_lines(recipe: Recipe) -> list[str]:
-    """The plan of a recipe in plain words. Reads the records and the tokenizer; asks and sends nothing."""
+    """Describe what a recipe takes, one fact a line, and every check of `relearn run` that fails."""
     data = load_all(recipe.data)
     tokenizer = _tokenizer(recipe)
     generic = data.generic or tuple(load_generic())
@@ -61,11 +66,25 @@ def plan_lines(recipe: Recipe) -> list[str]:
     lines.append(_training_line(recipe, data, len(generic)))
     memory = estimate_memory(recipe)
     lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
-    return lines + [f"Note: {note}" for note in data.notes]
+    return lines + [f"Note: {note}" for note in data.notes] + _refusals(recipe, data)
 
 
-def estimate_memory(recipe: Recipe) -> Memory | None:
-    """Peak memory of training, from the model's configuration alone; None when that cannot be had."""
+def _refusals(recipe: Recipe, data: DataSet) -> list[str]:
+    """List the input checks that fail; missing permissions are listed with what they would send."""
+    update = {"allow_remote": True}
+    synthesis, metrics = recipe.synthesis.model_copy(update=update), recipe.metrics.model_copy(update=update)
+    permitted = recipe.model_copy(update={"synthesis": synthesis, "metrics": metrics})
+    problems = []
+    for stage in STAGES:
+        try:
+            stage.check(permitted, data)
+        except InputError as error:
+            problems.append(f"The run will refuse: {error}")
+    return list(dict.fromkeys(problems))
+
+
+def estimate_memory(recipe: Recipe) -> MemoryEstimate | None:
+    """Estimate the peak memory of training from the model's configuration; None where that is not available."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -83,7 +102,7 @@ def estimate_memory(recipe: Recipe) -> Memory | None:
     layers = 1 if recipe.unlearn.gradient_checkpointing else config.get_text_config().num_hidden_layers
     logits = 4 * recipe.unlearn.batch_size * 64 * config.get_text_config().vocab_size * 4
     activations = tokens * width * layers * _ACTIVATION_FACTOR * size // 2 + logits
-    return Memory(parameters, parameters * size, trained * _ADAM_BYTES, activations)
+    return MemoryEstimate(parameters, parameters * size, trained * _ADAM_BYTES, activations)
 
 
 def _lora_parameters(model: Any, recipe: Recipe) -> int:
@@ -107,8 +126,7 @@ def _sets(data: DataSet) -> str:
 
 
 def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
-    """What a generator will be asked for, and a judge; methods that train on what the records hold have nothing
-    written."""
+    """Describe the calls of generator and judges, their cost, and the records they would see."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     named = {"tokenizer": tokenizer, "prices": recipe.prices}
     lines = []
@@ -140,7 +158,7 @@ def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
 
 
 def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
-    """Forget rows of one epoch of the recipe's method, without those that belong to them."""
+    """Count the forget rows of one epoch of the recipe's method."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     rows = expected_rows(data.forget, recipe.synthesis, generic)
     if source in ("synthesised", "original_beside_synthesised"):
@@ -151,7 +169,7 @@ def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
 
 
 def estimate_minutes(recipe: Recipe) -> float:
-    """Minutes of a whole run on this machine: rows to pass and to ask, by the time eight of its rows take now."""
+    """Estimate the minutes of a whole run on this machine from a timed forward pass of eight of its rows."""
     data = load_all(recipe.data)
     learned = load_set(recipe.learn.data, "retain", "learn.data")[0] if recipe.learn else ()
     rows = forget_rows(recipe, data, len(data.generic or load_generic()))
@@ -163,7 +181,7 @@ def estimate_minutes(recipe: Recipe) -> float:
 
 
 def _seconds_forward(loaded: Loaded, records: Sequence[Record]) -> float:
-    """Seconds of one forward pass of one row: the best of three packs."""
+    """Measure the seconds of one forward pass of one row: the best of three packs."""
     rows = encode(loaded.chat, [record_example(record) for record in records])
     answer_logprobs(loaded.model, rows)
     times = []

@@ -1,121 +1,160 @@
-"""The stages that ask, score and report."""
+"""Stages that ask the models, score their answers and write the report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relearn.ability import ability_scores, measure_ability
+from relearn.ability import ability_scores, check_ability, measure_ability
 from relearn.core import console, distributed
-from relearn.core.run_dir import read_jsonl, write_json
+from relearn.core.config import Recipe
+from relearn.core.files import write_json
+from relearn.core.run_dir import CACHE, MODEL_CARD, REPORT_HTML, REPORT_JSON, SCORES, SIDES, SUMMARY
+from relearn.data import Record
+from relearn.data.validation import DataSet, Places, check_lengths, check_special_tokens
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import make_judges
+from relearn.metrics.llm_judge import check_remote_judge
 from relearn.metrics.metric import SplitScores, scores
 from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
-from relearn.models.load import Loaded
+from relearn.models.chat import chat_format
+from relearn.models.load import Loaded, check_backend, load_tokenizer
 from relearn.report.build import write_report
-from relearn.workflows.run.state import Stage, State
+from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
+from relearn.workflows.run.context import RunContext
 
 
-def before(state: State) -> Stage:
-    return _asking(state, "before", state.models.start)
+def check_asking(recipe: Recipe, data: DataSet) -> None:
+    check_backend(recipe.generate, recipe.model)
+    check_ability(recipe.metrics.ability)
+    for name, records in data.sets():
+        check_texts(recipe, records, data.places.get(name))
 
 
-def after(state: State) -> Stage:
-    return _asking(state, "after", state.models.unlearned)
+def check_texts(recipe: Recipe, records: Sequence[Record], places: Places | None) -> None:
+    """Raise InputError for a special token of the model in a text, or for a text over `unlearn.max_length`."""
+    tokenizer = load_tokenizer(recipe.model)
+    chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
+    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
+    check_special_tokens(records, tokenizer.all_special_tokens, places)
+    check_lengths(records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places)
 
 
-def _asking(state: State, when: str, model: Callable[[], Loaded]) -> Stage:
-    names = [name for name, _, _ in state.parts]
-    tasks = state.recipe.metrics.ability
-
-    def work() -> None:
-        loaded = model()
-        for name in names:
-            path = state.folder / f"{when}/{name}.jsonl"
-            if distributed.on_main(lambda path=path: path.exists() and state.interrupted):
-                continue
-            records = state.records(name)
-            # What tells members from others is looked at where there are both.
-            attacked = bool(state.data.holdout) and name in ("forget", "holdout")
-            with console.stage(f"ask {when}: {name.replace('_', ' ')}", len(records)) as tick:
-                ask(
-                    loaded, records, state.recipe.generate, seed=state.recipe.seed, tick=tick, membership=attacked
-                ).write(path)
-
-        if tasks.tasks:
-            with console.stage(f"general ability {when}", len(tasks.tasks)) as tick:
-                outcomes = measure_ability(loaded, tasks, seed=state.recipe.seed, tick=tick)
-            write_json(state.folder / f"{when}/ability.json", [outcome.to_dict() for outcome in outcomes])
-
-    files = [f"{when}/{name}.jsonl" for name in names]
-    return Stage([*files, f"{when}/ability.json"] if tasks.tasks else files, work)
+def before_outputs(context: RunContext) -> list[str]:
+    return _answer_outputs(context, "before")
 
 
-def perplexity(state: State) -> Stage:
-    def work() -> None:
-        base = state.models.base()
-        with console.stage("perplexity under the base model"):
-            for paths in state.answer_files_by_part():
-                add_perplexity(base, paths)
-        state.models.release()
+def before(context: RunContext) -> None:
+    """Ask the start model the questions of all splits."""
+    _ask_all(context, "before", context.models.start())
 
-    files = [path for paths in state.answer_files_by_part() for path in paths]
-    return Stage([str(path.relative_to(state.folder.path)) for path in files], work)
+
+def after_outputs(context: RunContext) -> list[str]:
+    return _answer_outputs(context, "after")
+
+
+def after(context: RunContext) -> None:
+    """Ask the unlearned model the same questions."""
+    _ask_all(context, "after", context.models.unlearned())
+
+
+def _answer_outputs(context: RunContext, side: str) -> list[str]:
+    ability = [f"{side}/ability.json"] if context.recipe.metrics.ability.tasks else []
+    return [*(f"{side}/{split.answer_file}" for split in context.splits), *ability]
+
+
+def _ask_all(context: RunContext, side: str, loaded: Loaded) -> None:
+    recipe = context.recipe
+    for split in context.splits:
+        path = context.folder.answers_path(side, split.name)
+        if distributed.on_main(lambda path=path: path.exists() and context.interrupted):
+            continue
+        records = context.records(split.name)
+        # Membership inference compares forget records (members) with holdout records (non-members).
+        membership = bool(context.data.holdout) and split.name in ("forget", "holdout")
+        with console.stage(f"ask {side}: {split.name.replace('_', ' ')}", len(records)) as tick:
+            answers = ask(loaded, records, recipe.generate, seed=recipe.seed, tick=tick, membership=membership)
+            answers.write(path)
+    ability = recipe.metrics.ability
+    if ability.tasks:
+        with console.stage(f"general ability {side}", len(ability.tasks)) as tick:
+            outcomes = measure_ability(loaded, ability, seed=recipe.seed, tick=tick)
+        write_json(context.folder / f"{side}/ability.json", [outcome.to_dict() for outcome in outcomes])
+
+
+def perplexity_outputs(context: RunContext) -> list[str]:
+    paths = [path for paths in context.answer_files() for path in paths]
+    return [str(path.relative_to(context.folder.path)) for path in paths]
+
+
+def perplexity(context: RunContext) -> None:
+    """Compute the token log-probabilities of all responses under the base model."""
+    base = context.models.base()
+    with console.stage("perplexity under the base model"):
+        for paths in context.answer_files():
+            add_perplexity(base, paths)
+    context.models.release()
 
 
 def add_perplexity(base: Loaded, paths: Sequence[Path]) -> None:
-    """Fill the log-probabilities of the responses in files of answers to the same questions, where any is missing."""
+    """Fill in the log-probabilities of the responses in answer files to the same questions, where any is missing."""
     files = {path: Answers.read(path) for path in paths}
-    lacking = {path: answers for path, answers in files.items() if any(map(_lacks_perplexity, answers.rows))}
-    for path, answers in zip(lacking, with_response_logprobs(base, *lacking.values()), strict=True):
+    incomplete = {path: answers for path, answers in files.items() if any(map(_lacks_perplexity, answers.rows))}
+    for path, answers in zip(incomplete, with_response_logprobs(base, *incomplete.values()), strict=True):
         answers.write(path)
 
 
 def _lacks_perplexity(row: Mapping[str, Any]) -> bool:
-    attacked = row.get("reference_moments") is not None
-    return row["response_logprobs"] is None or (attacked and row.get("base_logprobs") is None)
+    has_membership = row.get("reference_moments") is not None
+    return row["response_logprobs"] is None or (has_membership and row.get("base_logprobs") is None)
 
 
-def score(state: State) -> Stage:
-    def work() -> None:
-        with console.stage("score the answers"):
-            judges = make_judges(state.recipe.metrics, state.entity_completer(), state.folder / "cache.sqlite")
-            measured = {when: _scored(state, when, judges) for when in ("before", "after")}
-        write_json(state.folder / "summary.json", summarised(measured, state.recipe.metrics, state.recipe.seed))
-        write_json(state.folder / "scores.json", {when: scores(parts) for when, parts in measured.items()})
-
-    return Stage(["summary.json", "scores.json"], work)
+def check_scores(recipe: Recipe, data: DataSet) -> None:
+    check_remote_judge(recipe.metrics)
+    if recipe.metrics.retain_reference:
+        load_reference(recipe.metrics.retain_reference)
+    if recipe.metrics.entities != "spacy":
+        check_remote(recipe.synthesis, len(data.forget), WITH_ANSWERS)
 
 
-def _scored(state: State, when: str, judges: Any) -> dict[str, SplitScores]:
-    settings = state.recipe.metrics
-    parts: dict[str, tuple[Any, list[AnswerRow]]] = {
-        title: (split, [AnswerRow.from_dict(row) for row in read_jsonl(state.folder / f"{when}/{name}.jsonl")])
-        for name, split, title in state.parts
+def score_outputs(_: RunContext) -> list[str]:
+    return [SUMMARY, SCORES]
+
+
+def score(context: RunContext) -> None:
+    """Score the answers of both sides with all metrics, and the differences between them."""
+    settings = context.recipe.metrics
+    with console.stage("score the answers"):
+        judges = make_judges(settings, context.entity_generator(), context.folder / CACHE)
+        by_side = {side: _score_side(context, side, judges) for side in SIDES}
+    write_json(context.folder / SUMMARY, summarised(by_side, settings, context.recipe.seed))
+    write_json(context.folder / SCORES, {side: scores(parts) for side, parts in by_side.items()})
+
+
+def _score_side(context: RunContext, side: str, judges: Any) -> dict[str, SplitScores]:
+    settings, folder = context.recipe.metrics, context.folder
+    rows: dict[str, tuple[Any, list[AnswerRow]]] = {
+        split.key: (split.scored_as, [AnswerRow.from_dict(row) for row in folder.answers(side, split.name)])
+        for split in context.splits
     }
-    _leave_out_trained(state, parts)
+    if "forget_wordings" in rows:
+        # A wording that is also a training prompt is not held out.
+        trained = {row["prompt"] for row in folder.synthesis_rows}
+        scored_as, wordings = rows["forget_wordings"]
+        rows["forget_wordings"] = (scored_as, [row for row in wordings if row.question not in trained])
     reference = load_reference(settings.retain_reference) if settings.retain_reference else None
-    found = score_parts(parts, settings, judges=judges, seed=state.recipe.seed, reference=reference)
-    return {**found, **ability_scores(state.folder / f"{when}/ability.json")}
+    measured = score_parts(rows, settings, judges=judges, seed=context.recipe.seed, reference=reference)
+    return {**measured, **ability_scores(folder / f"{side}/ability.json")}
 
 
-def _leave_out_trained(state: State, parts: dict[str, tuple[Any, list[AnswerRow]]]) -> None:
-    """A wording that training happened to show as well is no other wording."""
-    written = state.folder / "synthesis.jsonl"
-    if "forget_wordings" in parts and written.exists():
-        trained = {row["prompt"] for row in read_jsonl(written)}
-        split, rows = parts["forget_wordings"]
-        parts["forget_wordings"] = (split, [row for row in rows if row.question not in trained])
+def report_outputs(_: RunContext) -> list[str]:
+    return [REPORT_JSON, REPORT_HTML, MODEL_CARD]
 
 
-def report(state: State) -> Stage:
-    def work() -> None:
-        with console.stage("write the report"):
-            write_report(state.folder.path)
-
-    return Stage(["report.json", "report.html", "model_card.md"], work)
+def report(context: RunContext) -> None:
+    with console.stage("write the report"):
+        write_report(context.folder.path)

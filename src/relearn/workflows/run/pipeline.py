@@ -1,156 +1,111 @@
-"""A whole run, or a part of one, in its folder.
+"""Run a recipe in a run folder: check, train, evaluate, report.
 
-The stages in order, and how one is done.
-
-    records -> learn -> neighbours -> wordings -> before -> synthesis | alternates -> unlearn -> after -> perplexity
-        -> scores -> report
-
-Every stage reads what earlier ones wrote to the run folder, so a run killed anywhere goes on there and ends the same.
+Every stage reads what earlier stages wrote to the folder and is skipped if its outputs exist. A run that was killed
+therefore continues where it stopped and ends with the same files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from relearn.core import console, distributed
-from relearn.core.config import Data, Recipe, Synthesis
+from relearn.core import distributed
+from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.run_dir import (
-    RunDir,
-    check_links,
-    is_new,
-    is_ours,
-    locked,
-    make_private_dir,
-    outputs_in,
-    own_folder,
-    refuse_overwrite,
-)
+from relearn.core.ownership import own_folder
+from relearn.core.run_dir import RECIPE, RunFolder
 from relearn.data.validation import DataSet, load_all
-from relearn.synthesis.generation_cost import check_remote
-from relearn.synthesis.rows import load_generic
-from relearn.synthesis.synthesize import CACHE, REJECTED, SYNTHESIS, synthesize_to_folder
-from relearn.unlearning import train
-from relearn.workflows.run import eval_stages, train_stages
-from relearn.workflows.run.prepare import begin, check_folder, prepare, with_subject
-from relearn.workflows.run.state import Stage, State
-
-BODIES: dict[str, Callable[[State], Stage | None]] = {
-    "learn": train_stages.learn,
-    "neighbours": train_stages.neighbours,
-    "wordings": train_stages.wordings,
-    "before": eval_stages.before,
-    "synthesis": train_stages.synthesis,
-    "alternates": train_stages.alternates,
-    "unlearn": train_stages.unlearn,
-    "after": eval_stages.after,
-    "perplexity": eval_stages.perplexity,
-    "scores": eval_stages.score,
-    "report": eval_stages.report,
-}
-STAGES = tuple(BODIES)
-# Stages in which all processes work; the others are the main one's alone.
-SHARED = ("learn", "before", "unlearn", "after", "perplexity")
+from relearn.workflows.run import eval_stages as evaluation
+from relearn.workflows.run import train_stages as training
+from relearn.workflows.run.context import RunContext, Stage
+from relearn.workflows.run.inputs import begin_run, check_folder, with_subjects
 
 
-def do(state: State, name: str) -> None:
-    """Do stage `name` unless it is done or the recipe has no use for it; what came after it is then done anew."""
-    stage = BODIES[name](state)
-    if stage is None or distributed.on_main(lambda: state.folder.is_done(name)):
-        return
-    with _begun(state, name, stage.outputs):
-        stage.work() if name in SHARED else distributed.on_main(stage.work)
+def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunFolder:
+    """Run a recipe in folder `out` up to stage `until`, or continue such a run; return the folder.
 
-
-@contextmanager
-def _begun(state: State, name: str, outputs: list[str]) -> Iterator[None]:
-    """The main process writes down that the stage has begun, and at the end that it is done."""
-    if not distributed.is_main():
-        yield
-        return
-    later = STAGES[STAGES.index(name) + 1 :]
-    known = state.folder.manifest["stages"]
-    state.interrupted = known.get(name, {}).get("state") == "running"
-    state.folder.update_manifest(stages={stage: entry for stage, entry in known.items() if stage not in later})
-    with state.folder.stage(name, outputs):
-        yield
-
-
-def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunDir:
-    """Do a whole run in folder `out`, or what is left of it; returns the folder.
-
-    Raises InputError (nothing written) when the input is wrong or the folder belongs to another recipe, RunFailedError
-    when the run fails; what was done stays and `resume` goes on from it.
+    Raises InputError (nothing is written) for wrong input or a folder of another recipe, RunFailedError when the run
+    fails; the stages that are done stay, and `resume` continues after them.
     """
-    if until not in STAGES:
-        raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
-    folder = RunDir(Path(out))
+    if until not in STAGE_NAMES:
+        raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGE_NAMES)}")
+    folder = RunFolder(out)
     with ExitStack() as held:
-        data = distributed.on_main(lambda: _open(folder, recipe, resume, held))
-        state = State(recipe, folder, data)
-        for name in STAGES[: STAGES.index(until) + 1]:
-            do(state, name)
+        data = distributed.on_main(lambda: open_run(folder, recipe, held, resume=resume))
+        context = RunContext(recipe, folder, data)
+        for name in STAGE_NAMES[: STAGE_NAMES.index(until) + 1]:
+            run_stage(context, name)
     return folder
 
 
-def _open(folder: RunDir, recipe: Recipe, resume: bool, held: ExitStack) -> DataSet:
-    """Check everything, take hold of the folder, and write down what the run begins with."""
-    check_folder(folder, recipe, resume=resume)
-    train.check_sharing(recipe, distributed.launched())
-    data = prepare(recipe)
-    make_private_dir(folder.path)
-    held.enter_context(locked(folder))
-    folder.clear_leftovers()
-    begin(folder, recipe, data)
-    return data
-
-
-def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunDir:
-    """Like `run`, up to the adapter: nothing is asked afterwards."""
+def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunFolder:
+    """Run a recipe up to the unlearned model, without asking it."""
     return run(recipe, out, resume=resume, until="unlearn")
 
 
-def evaluate(out: Path | str) -> RunDir:
-    """Score the answers of a finished run once more and write its report anew."""
-    folder = RunDir(own_folder(Path(out), "recipe.yaml"))
-    kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
-    folder.update_manifest(stages=kept)
-    return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
+def score_again(out: Path | str) -> RunFolder:
+    """Score the answers of a finished run and write its report anew."""
+    folder = own_folder(out, RECIPE)
+    stages = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
+    folder.update_manifest(stages=stages)
+    return run(folder.recipe, out, resume=True)
 
 
-def synthesize(
-    forget: Path, out: Path, settings: Synthesis, *, generic: Path | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """Write synthesis.jsonl and rejected.jsonl for a forget set into folder `out`; returns the counts.
+STAGES = (
+    Stage("learn", training.check_learn, training.learn_outputs, training.learn, all_processes=True),
+    Stage("neighbours", training.no_check, training.neighbour_outputs, training.neighbours),
+    Stage("wordings", training.check_wordings, training.wording_outputs, training.wordings),
+    Stage("before", evaluation.check_asking, evaluation.before_outputs, evaluation.before, all_processes=True),
+    Stage("synthesis", training.check_synthesis, training.synthesis_outputs, training.synthesis),
+    Stage("alternates", training.check_synthesis, training.alternate_outputs, training.alternates),
+    Stage("unlearn", training.check_unlearn, training.unlearn_outputs, training.unlearn, all_processes=True),
+    Stage("after", training.no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
+    Stage("perplexity", training.no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
+    Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
+    Stage("report", training.no_check, evaluation.report_outputs, evaluation.report),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
-    Every answer a generator gives is kept in out/cache.sqlite, so a repeated call asks only what is missing. Raises
-    InputError (nothing written) for wrong input and for a folder `out` that holds something else.
+
+def open_run(folder: RunFolder, recipe: Recipe, held: ExitStack, *, resume: bool) -> DataSet:
+    """Validate all inputs, lock the run folder and write the initial manifest; return the records.
+
+    Raises InputError before anything is written. The lock is released when `held` closes.
     """
-    folder = RunDir(Path(out))
-    _check_synthesis_folder(folder.path)
-    refuse_overwrite(outputs_in(folder.path), (forget, generic))
-    data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
-    check_remote(settings, len(data.forget))
-    records = [with_subject(record) for record in data.forget]
-    make_private_dir(folder.path)
-    with locked(folder), console.stage("write new answers", len(records)) as tick:
-        folder.clear_leftovers()
-        folder.update_manifest()
-        rows = data.generic or load_generic()
-        return dict(synthesize_to_folder(records, rows, settings, out=folder.path, seed=seed, tick=tick))
+    check_folder(folder, recipe, resume=resume)
+    data = check_inputs(recipe)
+    begin_run(folder, recipe, data, held)
+    return data
 
 
-def _check_synthesis_folder(path: Path) -> None:
-    """Raises InputError for a folder that is not empty and is not one of `synthesize`."""
-    if is_new(path):
+def check_inputs(recipe: Recipe) -> DataSet:
+    """Read all records of a recipe and run the checks of all stages; return the records with their subjects."""
+    data = load_all(recipe.data)
+    for stage in STAGES:
+        stage.check(recipe, data)
+    return with_subjects(data)
+
+
+def run_stage(context: RunContext, name: str) -> None:
+    """Run a stage unless it is done or has no outputs; mark later stages as not done."""
+    stage = STAGES[STAGE_NAMES.index(name)]
+    outputs = stage.outputs(context)
+    if not outputs or distributed.on_main(lambda: context.folder.is_done(name)):
         return
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    # Version 0.1 wrote no manifest here; whatever it wrote, the answer cache came first.
-    old = CACHE in names and all(name in (SYNTHESIS, REJECTED, "lock") or name.startswith(CACHE) for name in names)
-    settings = {"recipe.yaml", "evaluation.yaml"} & names
-    if settings or not (old or is_ours(path)):
-        raise InputError("is not empty and holds no synthesis", where=str(path), way_out="choose another --out")
-    check_links(path)
+    with _recorded(context, name, outputs):
+        stage.run(context) if stage.all_processes else distributed.on_main(lambda: stage.run(context))
+
+
+@contextmanager
+def _recorded(context: RunContext, name: str, outputs: list[str]) -> Iterator[None]:
+    """Record in the manifest, on the main process, that a stage is running and then done."""
+    if not distributed.is_main():
+        yield
+        return
+    later = STAGE_NAMES[STAGE_NAMES.index(name) + 1 :]
+    stages = context.folder.manifest["stages"]
+    context.interrupted = stages.get(name, {}).get("state") == "running"
+    context.folder.update_manifest(stages={key: entry for key, entry in stages.items() if key not in later})
+    with context.folder.stage(name, outputs):
+        yield

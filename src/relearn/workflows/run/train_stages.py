@@ -1,7 +1,4 @@
-"""The stages that make something: the start model, rows to train on, the unlearned model. None: nothing to do.
-
-Evaluation while training: one number for a model in training, from a sample of what will be asked at the end.
-"""
+"""Stages that train: the start model, the rows to train on, the unlearned model."""
 
 from __future__ import annotations
 
@@ -10,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from relearn.core import console, distributed
-from relearn.core.config import Recipe
-from relearn.core.run_dir import read_jsonl, write_jsonl
+from relearn.core.config import Learn, Recipe
+from relearn.core.files import write_jsonl
+from relearn.core.run_dir import ALTERNATES, NEIGHBOURS, REJECTED, START, SYNTHESIS, WORDINGS
 from relearn.data import Record
+from relearn.data.validation import DataSet, load_set, normalised
 from relearn.engine.generate import generate
 from relearn.inference.answers import ask
 from relearn.llm.generators import make_completer
@@ -20,203 +19,216 @@ from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.intervals import harmonic_mean
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.score import score
-from relearn.models.load import Loaded
+from relearn.models.load import Loaded, check_machine
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.external import write_external_rows
+from relearn.synthesis.generation_cost import QUESTIONS, WITH_ANSWERS, check_remote
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import TrainingRow, load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.unlearning import train
-from relearn.unlearning.data.streams import TrainingData
+from relearn.unlearning.data.streams import TrainingData, is_written
+from relearn.unlearning.masks.mask import check_mask
+from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import PROCEDURES, Job
-from relearn.workflows.run.prepare import records_to_learn
-from relearn.workflows.run.state import Stage, State
+from relearn.workflows.run.context import RunContext
+from relearn.workflows.run.eval_stages import check_texts
 
+# Questions of each split for the train-time evaluation.
 SAMPLE = 24
 
 
-def watcher(
-    loaded: Loaded, forget: Sequence[Record], retain: Sequence[Record], recipe: Recipe, judges: Judges
-) -> Callable[[Any], float]:
-    """A function model -> harmonic mean of KFR and KRR on the first `SAMPLE` questions of either set."""
+def no_check(recipe: Recipe, data: DataSet) -> None:
+    """Check nothing: the stage has no input of its own."""
 
-    def measure(model: Any) -> float:
-        asked = replace(loaded, model=model)
-        values = [_rate(asked, forget[:SAMPLE], "forget", "kfr"), _rate(asked, retain[:SAMPLE], "retain", "krr")]
-        known = [value for value in values if value is not None]
-        return harmonic_mean(known) if known else 0.0
 
-    def _rate(asked: Loaded, records: Sequence[Record], split: Any, name: str) -> float | None:
-        if not records:
-            return None
-        rows = [AnswerRow.from_dict(row) for row in ask(asked, records, recipe.generate.once, seed=recipe.seed).rows]
-        return distributed.on_main(
-            lambda: score(rows, split, recipe.metrics, judges=judges, names=[name]).measurements[name].value
+def check_learn(recipe: Recipe, data: DataSet) -> None:
+    if recipe.learn:
+        check_texts(recipe, *load_set(recipe.learn.data, "retain", "learn.data"))
+
+
+def learn_outputs(context: RunContext) -> list[str]:
+    return [START] if context.recipe.learn else []
+
+
+def learn(context: RunContext) -> None:
+    """Fine-tune the model on `learn.data`; the result is the start model."""
+    settings, seed = context.recipe.learn, context.recipe.seed
+    assert settings is not None
+    records = distributed.on_main(lambda: records_to_learn(settings))
+    loaded, log = context.models.original(), context.log("learn")
+    with console.stage(f"learn {len(records)} rows") as tick:
+        train.learn(loaded, records, settings, folder=context.folder.path, seed=seed, log=log, tick=tick)
+    context.models.release()
+
+
+def records_to_learn(settings: Learn) -> tuple[Record, ...]:
+    """Read the rows of `learn.data` without those whose question is in `learn.without`."""
+    records, _ = load_set(settings.data, "retain", "learn.data")
+    left_out = {normalised(record.question) for record in load_set(settings.without, "forget", "learn.without")[0]}
+    return tuple(record for record in records if normalised(record.question) not in left_out)
+
+
+def neighbour_outputs(context: RunContext) -> list[str]:
+    return [] if context.data.retain else [NEIGHBOURS]
+
+
+def neighbours(context: RunContext) -> None:
+    """Replace a missing retain set by the start model's own answers to questions about the subjects."""
+    recipe, forget = context.recipe, context.data.forget
+    loaded = context.models.start()
+
+    def answer(questions: list[str]) -> list[str]:
+        return generate(loaded, questions, recipe.generate, seed=recipe.seed)
+
+    with console.stage("ask the model for neighbours"):
+        completer = make_completer("templates", recipe.synthesis, None)
+        records = neighbour_records(forget, completer, answer=answer, verifier=Verifier(forget), seed=recipe.seed)
+    fields = ("id", "question", "answer", "subject", "split", "source")
+    write_jsonl(context.folder / NEIGHBOURS, ({name: getattr(record, name) for name in fields} for record in records))
+    note = f"no retain set was given: {len(records)} answers of the start model itself stand in for it"
+    context.folder.update_manifest(notes=[*context.folder.manifest["notes"], note])
+
+
+def check_wordings(recipe: Recipe, data: DataSet) -> None:
+    if recipe.metrics.worst_case:
+        _check_generator(recipe, data)
+
+
+def wording_outputs(context: RunContext) -> list[str]:
+    return [WORDINGS] if context.recipe.metrics.worst_case else []
+
+
+def wordings(context: RunContext) -> None:
+    """Let the generator reword the forget questions, `metrics.worst_case` times each."""
+    recipe, forget = context.recipe, context.data.forget
+    with console.stage("word the questions anew", len(forget)):
+        check_leaks = Verifier(forget).leaks
+        questions = write_wordings(
+            forget,
+            recipe.metrics.worst_case,
+            recipe.synthesis,
+            completer=context.generator(),
+            check_leaks=check_leaks,
+            seed=recipe.seed,
         )
-
-    return measure
-
-
-def learn(state: State) -> Stage | None:
-    settings = state.recipe.learn
-    if settings is None:
-        return None
-
-    def work() -> None:
-        records = distributed.on_main(lambda: records_to_learn(settings))
-        loaded = state.models.original()
-        with console.stage(f"learn {len(records)} rows") as tick:
-            train.learn(
-                loaded,
-                records,
-                settings,
-                folder=state.folder.path,
-                seed=state.recipe.seed,
-                log=state.log("learn"),
-                tick=tick,
-            )
-        state.models.release()
-
-    return Stage(["start"], work)
+    rows = ({"record_id": key, "questions": own} for key, own in questions.items())
+    write_jsonl(context.folder / WORDINGS, rows)
 
 
-def neighbours(state: State) -> Stage | None:
-    if state.data.retain:
-        return None
-
-    def work() -> None:
-        loaded = state.models.start()
-
-        def answer(questions: list[str]) -> list[str]:
-            return generate(loaded, questions, state.recipe.generate, seed=state.recipe.seed)
-
-        with console.stage("ask the model for neighbours"):
-            completer = make_completer("templates", state.recipe.synthesis, None)
-            verifier = Verifier(state.data.forget)
-            found = neighbour_records(
-                state.data.forget, completer, answer=answer, verifier=verifier, seed=state.recipe.seed
-            )
-        kept = ("id", "question", "answer", "subject", "split", "source")
-        rows = ({name: getattr(record, name) for name in kept} for record in found)
-        write_jsonl(state.folder / "neighbours.jsonl", rows)
-        notes = [
-            *state.folder.manifest["notes"],
-            f"no retain set was given: {len(found)} answers of the start model itself stand in for it",
-        ]
-        state.folder.update_manifest(notes=notes)
-
-    return Stage(["neighbours.jsonl"], work)
+def check_synthesis(recipe: Recipe, data: DataSet) -> None:
+    if is_written(METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)):
+        _check_generator(recipe, data)
 
 
-def wordings(state: State) -> Stage | None:
-    count = state.recipe.metrics.worst_case
-    if not count:
-        return None
-
-    def work() -> None:
-        settings = state.recipe.synthesis
-        with console.stage("word the questions anew", len(state.data.forget)):
-            completer = make_completer(settings.generator, settings, state.folder / "cache.sqlite")
-            leaks = Verifier(state.data.forget).leaks
-            found = write_wordings(
-                state.data.forget, count, settings, completer=completer, check_leaks=leaks, seed=state.recipe.seed
-            )
-        rows = ({"record_id": key, "questions": questions} for key, questions in found.items())
-        write_jsonl(state.folder / "wordings.jsonl", rows)
-
-    return Stage(["wordings.jsonl"], work)
+def _check_generator(recipe: Recipe, data: DataSet) -> None:
+    """Raise InputError where the generator runs on another host and `synthesis.allow_remote` is not set."""
+    shown = QUESTIONS if recipe.metrics.entities == "spacy" else WITH_ANSWERS
+    check_remote(recipe.synthesis, len(data.forget), shown)
 
 
-def synthesis(state: State) -> Stage | None:
-    if not state.method.needs_synthesis(state.recipe.unlearn.options):
-        return None
-
-    def work() -> None:
-        state.models.release()
-        generic = state.data.generic or load_generic()
-        file = state.recipe.synthesis.file
-        counts = _given(state, file, generic) if file else _written(state, generic)
-        state.folder.update_manifest(synthesis=counts)
-
-    return Stage(["synthesis.jsonl", "rejected.jsonl"], work)
+def synthesis_outputs(context: RunContext) -> list[str]:
+    return [SYNTHESIS, REJECTED] if context.method.needs_synthesis(context.recipe.unlearn.options) else []
 
 
-def _written(state: State, generic: Sequence[Record]) -> Mapping[str, Any]:
-    with console.stage("write new answers", len(state.data.forget)) as tick:
-        return synthesize_to_folder(
-            state.data.forget, generic, state.recipe.synthesis, out=state.folder.path, seed=state.recipe.seed, tick=tick
+def synthesis(context: RunContext) -> None:
+    """Write the training rows with a generator, or take them from `synthesis.file`."""
+    context.models.release()
+    settings, forget = context.recipe.synthesis, context.data.forget
+    generic = context.data.generic or load_generic()
+    out, seed = context.folder.path, context.recipe.seed
+    counts: Mapping[str, Any]
+    if settings.file:
+        with console.stage("look through the given rows"):
+            counts = write_external_rows(settings.file, forget, generic, settings=settings, out=out, seed=seed)
+    else:
+        with console.stage("write new answers", len(forget)) as tick:
+            counts = synthesize_to_folder(forget, generic, settings, out=out, seed=seed, tick=tick)
+    context.folder.update_manifest(synthesis=counts)
+
+
+def alternate_outputs(context: RunContext) -> list[str]:
+    return [ALTERNATES] if context.method.needs_alternates(context.recipe.unlearn.options) else []
+
+
+def alternates(context: RunContext) -> None:
+    """Write alternate answers to the forget questions with a generator (AltPO)."""
+    context.models.release()
+    recipe, forget = context.recipe, context.data.forget
+    with console.stage("write alternate answers", len(forget)) as tick:
+        counts = write_alternates(forget, recipe.synthesis, context.folder.path, seed=recipe.seed, tick=tick)
+    context.folder.update_manifest(alternates=counts)
+
+
+def check_unlearn(recipe: Recipe, data: DataSet) -> None:
+    settings = recipe.unlearn
+    method = METHODS.get(settings.method)
+    method.objective(settings.options)
+    check_machine(recipe.model, full=settings.full, learns=recipe.learn is not None)
+    PROCEDURES.get(method.procedure).check(recipe.model, settings)
+    if settings.mask:
+        check_mask(settings.mask)
+    train.check_sharing(recipe, distributed.launched())
+
+
+def unlearn_outputs(context: RunContext) -> list[str]:
+    return [PROCEDURES.get(context.method.procedure).result_name(context.recipe.unlearn)]
+
+
+def unlearn(context: RunContext) -> None:
+    """Train the unlearned model with the recipe's method."""
+    recipe, settings = context.recipe, context.recipe.unlearn
+    loaded = context.models.start()
+    evaluate = _train_time_evaluation(context, loaded) if settings.evaluate_every else None
+    with console.stage(f"unlearn with {settings.method}") as tick:
+        job = Job(
+            loaded=loaded,
+            data=_training_data(context),
+            settings=settings,
+            model=recipe.model,
+            folder=context.folder.path,
+            seed=recipe.seed,
+            log=context.log("unlearn"),
+            tick=tick,
+            evaluate=evaluate,
         )
+        PROCEDURES.get(context.method.procedure)(job)
+    context.models.release()
 
 
-def _given(state: State, file: str, generic: Sequence[Record]) -> Mapping[str, Any]:
-    with console.stage("look through the given rows"):
-        return write_external_rows(
-            file,
-            state.data.forget,
-            generic,
-            settings=state.recipe.synthesis,
-            out=state.folder.path,
-            seed=state.recipe.seed,
-        )
-
-
-def alternates(state: State) -> Stage | None:
-    if not state.method.needs_alternates(state.recipe.unlearn.options):
-        return None
-
-    def work() -> None:
-        state.models.release()
-        with console.stage("write alternate answers", len(state.data.forget)) as tick:
-            counts = write_alternates(
-                state.data.forget, state.recipe.synthesis, state.folder.path, seed=state.recipe.seed, tick=tick
-            )
-        state.folder.update_manifest(alternates=counts)
-
-    return Stage(["alternates.jsonl"], work)
-
-
-def unlearn(state: State) -> Stage:
-    settings = state.recipe.unlearn
-    procedure = PROCEDURES.get(state.method.procedure)
-
-    def work() -> None:
-        loaded = state.models.start()
-        evaluate = _watcher(state, loaded) if settings.evaluate_every else None
-        with console.stage(f"unlearn with {settings.method}") as tick:
-            procedure(
-                Job(
-                    loaded=loaded,
-                    data=_material(state),
-                    settings=settings,
-                    model=state.recipe.model,
-                    folder=state.folder.path,
-                    seed=state.recipe.seed,
-                    log=state.log("unlearn"),
-                    tick=tick,
-                    evaluate=evaluate,
-                )
-            )
-        state.models.release()
-
-    return Stage([procedure.result_name(settings)], work)
-
-
-def _material(state: State) -> TrainingData:
-    written, other = state.folder / "synthesis.jsonl", state.folder / "alternates.jsonl"
+def _training_data(context: RunContext) -> TrainingData:
+    rows, alternates = context.folder.synthesis_rows, context.folder / ALTERNATES
     return TrainingData(
-        state.data.forget,
-        [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else (),
-        state.records("retain"),
-        read_alternates(other) if other.exists() else {},
+        context.data.forget,
+        [TrainingRow(**row) for row in rows],
+        context.records("retain"),
+        read_alternates(alternates) if alternates.exists() else {},
     )
 
 
-def _watcher(state: State, loaded: Any) -> Callable[[Any], float]:
-    forget = state.data.probes_forget or state.data.forget
-    retain = state.data.probes_retain or state.records("retain")
+def _train_time_evaluation(context: RunContext, loaded: Loaded) -> Callable[[Any], float]:
+    """Return a function model -> harmonic mean of KFR and KRR on the first `SAMPLE` questions of each side."""
+    recipe, data = context.recipe, context.data
+    forget = (data.probes_forget or data.forget)[:SAMPLE]
+    retain = (data.probes_retain or context.records("retain"))[:SAMPLE]
     judges: list[Judges] = []
-    # They stay where they are made: the main process alone scores.
-    distributed.on_main(lambda: judges.append(make_judges(state.recipe.metrics, state.entity_completer())))
-    return watcher(loaded, forget, retain, state.recipe, judges[0] if judges else Judges())
+    # Only the main process scores, so only it loads the judges.
+    distributed.on_main(lambda: judges.append(make_judges(recipe.metrics, context.entity_generator())))
+
+    def rate(model: Any, records: Sequence[Record], split: Any, metric: str) -> float | None:
+        if not records:
+            return None
+        answers = ask(replace(loaded, model=model), records, recipe.generate.once, seed=recipe.seed)
+        rows = [AnswerRow.from_dict(row) for row in answers.rows]
+        return distributed.on_main(
+            lambda: score(rows, split, recipe.metrics, judges=judges[0], names=[metric]).measurements[metric].value
+        )
+
+    def evaluate(model: Any) -> float:
+        rates = [rate(model, forget, "forget", "kfr"), rate(model, retain, "retain", "krr")]
+        values = [value for value in rates if value is not None]
+        return harmonic_mean(values) if values else 0.0
+
+    return evaluate

@@ -1,0 +1,178 @@
+"""Write files and folders atomically and privately; read JSON and JSON Lines.
+
+Every file is written under a temporary name and renamed, so a process killed at any moment leaves either the old file
+or the new one. Files are created with mode 0600, folders with 0700: they hold the texts that a model is to forget. Of
+several processes only the main one writes; the calls of the others do nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from relearn.core import distributed
+from relearn.core.errors import InputError
+
+TEMPORARY_SUFFIX = ".relearn-tmp"
+# Files that a saved model, adapter, lens or classifier consists of.
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "offset.json",
+    "eco.json",
+    "fit.json",
+    "score.json",
+)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, readable by the owner only."""
+    if not distributed.is_main():
+        return
+    make_private_dir(path.parent)
+    handle, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON. Raises ValueError for NaN and infinity."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object per line. Raises ValueError for NaN and infinity."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, row: dict[str, Any]) -> None:
+    """Append one line; end an incomplete last line, left by a killed process, first (`read_jsonl(torn=True)`)."""
+    if not distributed.is_main():
+        return
+    make_private_dir(path.parent)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises InputError where it is missing or malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where=str(path)) from None
+
+
+def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
+    """Read all rows of a JSON Lines file; with `torn`, skip lines that are not JSON instead of raising InputError."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if not torn:
+                raise InputError("not JSON lines", where=str(path)) from None
+    return rows
+
+
+def file_hash(path: Path) -> str:
+    """Compute the sha256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_private_dir(path: Path) -> Path:
+    """Create a folder and its parents with mode 0700, unless it exists."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def make_tree_private(path: Path) -> None:
+    """Set mode 0700 on a folder and its subfolders, 0600 on their files."""
+    for entry in [path, *path.rglob("*")]:
+        entry.chmod(0o700 if entry.is_dir() else 0o600)
+
+
+@contextmanager
+def replaced_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; give it the name `path` once the body has returned.
+
+    An existing folder `path` loses its model files and the files of the same names; all others stay in it.
+    """
+    if not distributed.is_main():
+        with tempfile.TemporaryDirectory() as discarded:
+            yield Path(discarded)
+        return
+    make_private_dir(path.parent)
+    temporary = Path(tempfile.mkdtemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent))
+    try:
+        yield temporary
+        make_tree_private(temporary)
+        _move_into_place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError("is no folder that can be replaced", where=str(path), way_out="move it away")
+    if path.exists():
+        for entry in list(path.iterdir()):
+            if (temporary / entry.name).exists() or any(fnmatchcase(entry.name, pattern) for pattern in MODEL_FILES):
+                remove_entry(entry)
+    if not path.exists() or not any(path.iterdir()):
+        os.replace(temporary, path)
+        return
+    for entry in list(temporary.iterdir()):
+        os.replace(entry, path / entry.name)
+    temporary.rmdir()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, if it exists, once all processes have reached this call."""
+    distributed.barrier()
+    if distributed.is_main():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_entry(entry: Path) -> None:
+    """Remove a file, a link (not its target), or a folder with its contents."""
+    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)

@@ -1,0 +1,261 @@
+"""Decide which files of a folder relearn may overwrite or remove.
+
+A folder is relearn's when its manifest.json says so, and in it only files that match `OUTPUTS` are ever overwritten or
+removed. Everything else belongs to the user. Nothing is written or removed through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from relearn.core.config import Recipe
+from relearn.core.errors import InputError, RelearnError
+from relearn.core.files import TEMPORARY_SUFFIX, read_json, remove_entry, write_json
+from relearn.core.run_dir import (
+    EVALUATION,
+    FORMAT,
+    LOCK,
+    MANIFEST,
+    MARKER,
+    OUTPUTS,
+    RECIPE,
+    SCORES,
+    SUMMARY,
+    RunFolder,
+    locked,
+)
+from relearn.core.yaml_config import read_mapping
+
+Ownership = Literal["output", "leftover", "foreign"]
+_PATTERNS = [tuple(pattern.split("/")) for pattern in OUTPUTS]
+# An output that was not completely written; version 0.1 gave these no suffix.
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?:{re.escape(TEMPORARY_SUFFIX)})?")
+# What `purge` leaves: the unlearned model and the numbers. The start adapter knows the secrets and is removed.
+PURGE_KEEPS = ("adapter", "model", "offset", "eco", MANIFEST, SUMMARY, SCORES, LOCK)
+
+
+def own_folder(path: Path | str, needed: str = MANIFEST, *, links: bool = False) -> RunFolder:
+    """Open a folder that relearn made and may write to; raise InputError for any other.
+
+    With `links` its outputs may be symbolic links.
+    """
+    folder = RunFolder.existing(path, needed)
+    if not is_ours(folder.path):
+        problem = "is not a folder that relearn made: its manifest.json does not say so"
+        raise InputError(problem, where=str(path), way_out="give a run folder, such as runs/demo")
+    if not links:
+        check_links(folder.path)
+    return folder
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether relearn made a folder: its manifest is marked, or is one of version 0.1, which had no marker.
+
+    Raises InputError for a folder of a later format.
+    """
+    manifest = _manifest(path)
+    marker = manifest.get("relearn")
+    if isinstance(marker, dict) and isinstance(marker.get("format"), int):
+        if marker["format"] > FORMAT:
+            problem = f"was made by relearn {marker.get('version')}, which writes folders in another format"
+            raise InputError(problem, where=str(path), way_out="update relearn, or choose another folder")
+        return True
+    if not isinstance(manifest.get("stages"), dict):
+        return False
+    versions = manifest.get("versions")
+    # A folder purged by version 0.1 has no settings left.
+    return _has_settings(path) or (isinstance(versions, dict) and "relearn" in versions)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Read manifest.json; return {} where it is missing, a link, or not a JSON object."""
+    file = path / MANIFEST
+    try:
+        manifest = {} if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _has_settings(path: Path) -> bool:
+    try:
+        if (path / EVALUATION).exists():
+            return "forget" in read_mapping(path / EVALUATION)
+        return bool(Recipe.from_yaml(path / RECIPE))
+    except RelearnError:
+        return False
+
+
+def is_new(path: Path, settings: str | None = None) -> bool:
+    """Tell whether a folder does not exist, or holds only what a process leaves that is killed as it begins.
+
+    That is its lock, incomplete files and a manifest without stages; a file named `settings` may exist too.
+    """
+    if not os.path.lexists(path):
+        return True
+    return path.is_dir() and all(
+        kind == "leftover" or _is_first_file(path, entry, settings) for entry, kind in _entries(path)
+    )
+
+
+def _is_first_file(path: Path, entry: Path, settings: str | None) -> bool:
+    if entry.parent != path or entry.is_symlink() or not entry.is_file():
+        return False
+    if entry.name == MANIFEST:
+        manifest = _manifest(path)
+        return set(manifest) == {"stages", *MARKER} and not manifest["stages"]
+    return entry.name == settings or (entry.name == LOCK and entry.stat().st_size == 0)
+
+
+def check_links(path: Path) -> None:
+    """Raise InputError where one of the outputs in a folder is a symbolic link."""
+    for entry in outputs_in(path):
+        if entry.is_symlink():
+            way_out = "choose another folder, or put there what it points to"
+            problem = "is a symbolic link, and nothing is written through one"
+            raise InputError(problem, where=str(entry), way_out=way_out)
+
+
+def is_output(name: Path | str) -> bool:
+    """Tell whether a path relative to a run folder matches `OUTPUTS`, or is a folder that holds such files."""
+    return bool(parts := Path(name).parts) and _match(parts) is not None
+
+
+def _match(parts: tuple[str, ...]) -> Literal["file", "folder", "tree"] | None:
+    """Match a relative path with `OUTPUTS`: an output file, a folder with outputs, or a folder that is all output."""
+    for pattern in _PATTERNS:
+        if len(parts) > len(pattern) or not all(map(fnmatchcase, parts, pattern)):
+            continue
+        rest = pattern[len(parts) :]
+        return "file" if not rest else "tree" if rest == ("",) else "folder"
+    return None
+
+
+def _entries(path: Path, below: tuple[str, ...] = ()) -> Iterator[tuple[Path, Ownership]]:
+    """List outputs, incomplete outputs and foreign files of a folder, sorted by name. Follows no link."""
+    for entry in sorted(path.joinpath(*below).iterdir()):
+        parts = (*below, entry.name)
+        match = _match(parts)
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        if is_leftover(entry.name, below):
+            yield entry, "leftover"
+        elif match == "folder" and is_folder:
+            yield from _entries(path, parts)
+        elif (match and entry.is_symlink()) or match == ("tree" if is_folder else "file"):
+            yield entry, "output"
+        else:
+            yield entry, "foreign"
+
+
+def is_leftover(name: str, below: tuple[str, ...] | None = None) -> bool:
+    """Tell whether a name is that of an incomplete file; with `below`, of an output in this subfolder of a run."""
+    match = _LEFTOVER.fullmatch(name)
+    return match is not None and (below is None or _match((*below, match["name"])) is not None)
+
+
+def outputs_in(path: Path, *names: str) -> list[Path]:
+    """List outputs in a folder, incomplete ones too; with `names`, only those of these names or in such folders."""
+    entries = [entry for entry, kind in _entries(path) if kind != "foreign"] if path.is_dir() else []
+    return [entry for entry in entries if not names or entry.relative_to(path).parts[0] in names]
+
+
+def foreign_in(path: Path) -> list[Path]:
+    """List the files in a folder that are not relearn's."""
+    return [entry for entry, kind in _entries(path) if kind == "foreign"]
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove the outputs that a killed process left incomplete."""
+    for entry, kind in list(_entries(path)) if path.is_dir() else ():
+        if kind == "leftover":
+            remove_entry(entry)
+
+
+def remove_outputs(path: Path, keep: tuple[str, ...] = ()) -> None:
+    """Remove the outputs from a folder, except those named `keep`, and folders that are then empty."""
+    folders = set()
+    for entry in outputs_in(path):
+        parts = entry.relative_to(path).parts
+        if parts[0] not in keep:
+            remove_entry(entry)
+            folders.update(path.joinpath(*parts[:depth]) for depth in range(len(parts)))
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def refuse_overwrite(targets: Iterable[Path], inputs: Iterable[Path | str | None]) -> None:
+    """Raise InputError where one of the files `targets` is one of `inputs`, by name, symbolic link or hard link.
+
+    A folder among the inputs means the files in it, one of relearn's means its outputs. Inputs that are not paths
+    (names on the hub) are ignored.
+    """
+    by_identity = {}
+    for name in filter(None, inputs):
+        path = Path(name).expanduser()
+        files = [] if not path.is_dir() else outputs_in(path) if is_ours(path) else path.iterdir()
+        by_identity.update({_identity(file): name for file in (path, *files)})
+    by_identity.pop(None, None)
+    for target in targets:
+        if (name := by_identity.get(_identity(target))) is not None:
+            problem = f"would be written over the input {name}"
+            raise InputError(problem, where=str(target), way_out="choose another --out")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def below(folder: Path, *names: str) -> Path:
+    """Join names that a user gave to a folder. Raises InputError for a name that leads out of it."""
+    for name in names:
+        if not name.isprintable() or name.startswith(".") or set("/\\") & set(name) or not 0 < len(name.encode()) < 200:
+            way_out = "take a plain name, without / and without a dot in front"
+            raise InputError(f"{name!r} cannot name a folder", where="name", way_out=way_out)
+        folder = folder / name
+        if folder.is_symlink():
+            problem = "is a symbolic link, and nothing is written through one"
+            raise InputError(problem, where=str(folder), way_out="choose another --out")
+    return folder
+
+
+def purge(path: Path, *, really: bool) -> list[str]:
+    """Remove every text from a run folder; return the names of the outputs that go. Without `really`, remove nothing.
+
+    The unlearned model and the numbers stay, and every file that is not relearn's (`left_alone`); scores.json loses
+    its texts. Links are removed, their targets are not. Raises InputError for a folder that relearn did not make, and
+    where another process holds its lock.
+    """
+    folder = own_folder(path, links=True)
+    names = {entry.relative_to(path).parts[0] for entry in outputs_in(path)}
+    if really:
+        with locked(folder):
+            if (folder / SCORES).is_file():
+                write_json(folder / SCORES, _without_texts(read_json(folder / SCORES)))
+            # Adds the marker: a folder of version 0.1 is recognised by its recipe, which is removed.
+            folder.update_manifest()
+            remove_outputs(path, PURGE_KEEPS)
+    return sorted(names.difference(PURGE_KEEPS))
+
+
+def left_alone(path: Path) -> list[str]:
+    """List the files that are not relearn's, relative to the folder."""
+    return [str(entry.relative_to(path)) for entry in foreign_in(path)]
+
+
+def _without_texts(value: Any) -> Any:
+    """Return the scores without the entities of references and answers."""
+    if isinstance(value, dict):
+        texts = ("reference_entities", "matched")
+        return {key: _without_texts(part) for key, part in value.items() if key not in texts}
+    return value
