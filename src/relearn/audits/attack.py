@@ -161,5 +161,5 @@ class Gathering:
             seed=self.seed,
         )
         why = "could not be read" if unscored else ""
-        counts = {"n": len(known), "unscored": unscored, "per_record": values}
+        counts: dict[str, Any] = {"n": len(known), "unscored": unscored, "per_record": values}
         return Measurement(value, low=low, high=high, **counts, note=note, why=why)

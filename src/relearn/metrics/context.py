@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import Any, overload
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
@@ -94,7 +94,7 @@ class Context(Sequence[AnswerRow]):
             seed=self.seed,
         )
         note = "; ".join(filter(None, (note, clusters.note)))
-        counts = {"n": len(scored), "unscored": unscored, "clusters": clusters.count}
+        counts: dict[str, Any] = {"n": len(scored), "unscored": unscored, "clusters": clusters.count}
         return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=why, **counts)
 
     def sorted_by_id(self, indices: Iterable[int]) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def ls_paper(context: Context) -> Measurement:
         seed=context.seed,
     )
     note = "; ".join(filter(None, ("data set means first, as in the paper", clusters.note)))
-    counts = {"n": len(indices), "unscored": unscored, "clusters": clusters.count}
+    counts: dict[str, Any] = {"n": len(indices), "unscored": unscored, "clusters": clusters.count}
     value = value_of(columns, _score_of_means)
     return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=NO_LOGPROBS, **counts)
 

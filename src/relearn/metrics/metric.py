@@ -199,7 +199,7 @@ _LOWER = ("perplexity", "bits_per_byte", "brier_score", "ter")
 def direction_of(name: str, split: str) -> Better | None:
     """Return the better direction of a metric, or of an ability measure ("TASK/MEASURE"); None if unknown."""
     if name in METRICS:
-        return {str(own): better for own, better in METRICS.get(name).better.items()}.get(split)
+        return next((better for own, better in METRICS.get(name).better.items() if own == split), None)
     if "/" not in name:
         return None
     return "lower" if name.rpartition("/")[2].partition(" ")[0].endswith(_LOWER) else "higher"
