@@ -99,9 +99,9 @@ def ls_paper(context: Context) -> Measurement:
         seed=context.seed,
     )
     note = "; ".join(filter(None, ("data set means first, as in the paper", clusters.note)))
-    counts: dict[str, Any] = {"n": len(indices), "unscored": unscored, "clusters": clusters.count}
+    sizes: dict[str, Any] = {"n": len(indices), "unscored": unscored, "clusters": clusters.count}
     value = value_of(columns, _score_of_means)
-    return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=NO_LOGPROBS, **counts)
+    return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=NO_LOGPROBS, **sizes)
 
 
 def _nan_if_none(value: float | None) -> float:
