@@ -70,7 +70,7 @@ class TaskScore:
         low, high = self._interval()
         note = "; ".join(filter(None, [self.note, f"by {self.by}", "interval: 1.96 standard errors" if low else ""]))
         left_out = sum(value is None for value in self.items.values())
-        counts = {"n": self.n, "unscored": left_out, "per_record": self.items}
+        counts: dict[str, Any] = {"n": self.n, "unscored": left_out, "per_record": self.items}
         return Measurement(self.value, low=low, high=high, **counts, note=note)
 
     def _interval(self) -> tuple[float | None, float | None]:

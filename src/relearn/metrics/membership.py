@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def membership_auc(parts: JointContext, attack: MembershipScore) -> Measurement 
     if len(others) < len(holdout):
         note += f", {len(holdout) - len(others)} more could not be scored"
     unscored = len(forget) - len(members)
-    counts = {"n": len(members), "unscored": unscored, "why": NOT_MEASURED if unscored else ""}
+    counts: dict[str, Any] = {"n": len(members), "unscored": unscored, "why": NOT_MEASURED if unscored else ""}
     return Measurement(value, low=low, high=high, per_record=scores, note=note, **counts)
 
 
