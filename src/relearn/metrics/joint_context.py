@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.core.files import read_json
+from relearn.core.run_dir import SCORES
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
@@ -40,7 +41,7 @@ def load_reference(path: Path | str) -> RetainReference:
     Raises InputError where there is none of them, or one that holds neither truth ratios nor attacks.
     """
     path = Path(path).expanduser()
-    file = path / "scores.json" if path.is_dir() else path
+    file = path / SCORES if path.is_dir() else path
     content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}, not scores", where=str(file))
