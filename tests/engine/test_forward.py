@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from relearn.engine import forward
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_targets, predict
 from relearn.engine.model_support import can_pack, frozen_head, padded_logits
-from relearn.engine.packing import ATTENTION, rows_attention
+from relearn.engine.packing import ATTENTION, rows_attention, split_packs
 from tiny import VOCABULARY
 
 
@@ -63,7 +63,7 @@ def test_packs_are_cut_at_the_limit(model, monkeypatch):
     rows = [TokenRow(str(n), tuple(range(n, n + 20)), 5) for n in range(7)]
     whole = answer_logits(model, rows)
     monkeypatch.setattr(forward, "CPU_PACK_TOKENS", 45)
-    assert [len(part) for part in forward._packs(rows, 45)] == [2, 2, 2, 1]
+    assert split_packs([len(row.ids) for row in rows], 45) == [[0, 1], [2, 3], [4, 5], [6]]
     assert torch.allclose(answer_logits(model, rows), whole, atol=1e-4)
 
 

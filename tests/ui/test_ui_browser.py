@@ -94,10 +94,10 @@ def hostile_run(audited_run, tmp_path) -> Path:
     return run
 
 
-def say_hostile(loaded, questions, settings, *, form, seed, heard):
+def say_hostile(loaded, questions, settings, *, form, seed, on_tokens):
     """In place of a model that has learned to write markup."""
     for token in loaded.tokenizer(HOSTILE, add_special_tokens=False).input_ids:
-        heard([token])
+        on_tokens([token])
     return [HOSTILE]
 
 

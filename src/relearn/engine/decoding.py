@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
-from relearn.engine.forward import CPU_PACK_TOKENS, GPU_PACK_TOKENS
+from relearn.engine.forward import pack_tokens
 from relearn.engine.model_support import bare, can_pack, evaluating, layout_logits, support_check
-from relearn.engine.packing import PackLayout, TokenRow, gather_tokens, pack, rows_attention, segment_tree
+from relearn.engine.packing import PackLayout, TokenRow, gather_tokens, pack, rows_attention, segment_tree, split_packs
 from relearn.engine.sampling import TokenChooser
 from relearn.models.sharding import is_sharded
 
@@ -46,7 +46,7 @@ class KVCache:
     room: int
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
-    def put(self, layer: int, first: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    def put(self, layer: int, key: torch.Tensor, value: torch.Tensor, *, first: int) -> None:
         """Write the keys and values (n, key heads, tokens, d) of prompts into the slots from `first` on."""
         if layer not in self.layers:
             shape = (self.rows, key.shape[1], self.room, key.shape[3])
@@ -65,7 +65,7 @@ class KVCache:
 class _PrefillLayout:
     """Packed attention over prompts that also writes their keys and values into the cache."""
 
-    def __init__(self, cache: KVCache, layout: PackLayout, last_segments: torch.Tensor, first: int):
+    def __init__(self, cache: KVCache, layout: PackLayout, *, last_segments: torch.Tensor, first: int):
         self._cache = cache
         self._layout = layout
         self._indices = layout.keys[last_segments]
@@ -76,7 +76,7 @@ class _PrefillLayout:
     ) -> torch.Tensor:
         attended, _ = rows_attention(module, query, key, value, None, scaling=scaling, row_layout=self._layout)
         keys, values = gather_tokens(key, self._indices), gather_tokens(value, self._indices)
-        self._cache.put(module.layer_idx, self._first, keys, values)
+        self._cache.put(module.layer_idx, keys, values, first=self._first)
         return attended
 
 
@@ -161,31 +161,22 @@ class Decoder:
             free = slots - len(self._active)
             if waiting and free * _REFILL >= slots:
                 new, waiting = waiting[:free], waiting[free:]
-                for part in self._packs(new):
-                    self._prefill(cache, part)
+                lengths = [len(self._prompts[number]) for number in new]
+                for part in split_packs(lengths, pack_tokens(self._device)):
+                    self._prefill(cache, [new[at] for at in part])
             else:
                 self._step(cache)
             self._drop_finished(cache)
 
-    def _packs(self, numbers: Sequence[int]) -> list[list[int]]:
-        """Split prompts into those that are read in one pass."""
-        limit = CPU_PACK_TOKENS if self._device.type == "cpu" else GPU_PACK_TOKENS
-        packs: list[list[int]] = [[]]
-        for number in numbers:
-            if packs[-1] and sum(len(self._prompts[other]) for other in (*packs[-1], number)) > limit:
-                packs.append([])
-            packs[-1].append(number)
-        return packs
-
     def _prefill(self, cache: KVCache, numbers: Sequence[int]) -> None:
         rows = [_Row(number, len(self._prompts[number]), list(self._prompts[number])) for number in numbers]
-        logits = prefill(self._model, cache, [row.tokens for row in rows], len(self._active), self._device)
+        logits = prefill(self._model, cache, [row.tokens for row in rows], first=len(self._active))
         self._active += rows
         self._append(rows, logits)
 
     def _step(self, cache: KVCache) -> None:
-        lengths = [row.length for row in self._active]
-        logits = decode_step(self._model, cache, [row.tokens[-1] for row in self._active], lengths, self._device)
+        tokens, lengths = [row.tokens[-1] for row in self._active], [row.length for row in self._active]
+        logits = decode_step(self._model, cache, tokens, lengths=lengths)
         for row in self._active:
             row.length += 1
         self._append(self._active, logits)
@@ -244,10 +235,9 @@ def _cache_bytes(model: Any, device: torch.device) -> int:
     return min(CPU_CACHE_BYTES, psutil.virtual_memory().total // 4)
 
 
-def prefill(
-    model: Any, cache: KVCache, prompts: Sequence[Sequence[int]], first: int, device: torch.device
-) -> torch.Tensor:
+def prefill(model: Any, cache: KVCache, prompts: Sequence[Sequence[int]], *, first: int = 0) -> torch.Tensor:
     """Read prompts into the cache's slots from `first` on; return the logits (n, V) of each next token."""
+    device = next(model.parameters()).device
     rows = [PromptTokens(str(number), tuple(prompt), len(prompt)) for number, prompt in enumerate(prompts)]
     packed = pack(rows, device)
     ends = {
@@ -256,16 +246,16 @@ def prefill(
         if segment.stop == len(rows[segment.row].ids)
     }
     last, keep = torch.tensor([ends[number] for number in range(len(rows))], device=device).unbind(1)
-    return layout_logits(model, packed.ids, packed.positions, keep, _PrefillLayout(cache, packed.layout, last, first))
+    layout = _PrefillLayout(cache, packed.layout, last_segments=last, first=first)
+    return layout_logits(model, layout, ids=packed.ids, positions=packed.positions, keep=keep)
 
 
-def decode_step(
-    model: Any, cache: KVCache, tokens: Sequence[int], lengths: Sequence[int], device: torch.device
-) -> torch.Tensor:
-    """Add one token to each of the cache's first rows; return the logits (n, V) of each next token."""
+def decode_step(model: Any, cache: KVCache, tokens: Sequence[int], *, lengths: Sequence[int]) -> torch.Tensor:
+    """Add one token to each of the cache's first rows, of `lengths` tokens; return the logits (n, V) of the next."""
+    device = next(model.parameters()).device
     layout = _StepLayout(cache, lengths, device)
-    ids = torch.tensor([tokens], device=device)
-    return layout_logits(model, ids, layout.lengths[None], torch.arange(len(tokens), device=device), layout)
+    ids, keep = torch.tensor([tokens], device=device), torch.arange(len(tokens), device=device)
+    return layout_logits(model, layout, ids=ids, positions=layout.lengths[None], keep=keep)
 
 
 def can_decode(model: Any, longest: int = 0) -> bool:
@@ -283,17 +273,16 @@ def can_decode(model: Any, longest: int = 0) -> bool:
 
 @torch.inference_mode()
 def _decodes_alike(model: Any) -> bool:
-    device = next(model.parameters()).device
     try:
         with evaluating(model):
             check = support_check(model)
             rows = check.rows
             cache = KVCache(len(rows), max(len(row.ids) for row in rows))
-            steps = [prefill(model, cache, [row.ids[: row.answer_start] for row in rows], 0, device)]
+            steps = [prefill(model, cache, [row.ids[: row.answer_start] for row in rows])]
             for ahead in range(rows[0].answer_tokens - 1):
                 tokens = [row.answer_ids[ahead] for row in rows]
                 lengths = [row.answer_start + ahead for row in rows]
-                steps.append(decode_step(model, cache, tokens, lengths, device))
+                steps.append(decode_step(model, cache, tokens, lengths=lengths))
     except (AttributeError, TypeError, ValueError, IndexError, KeyError):
         return False
     return check.agrees(torch.stack(steps, 1).flatten(0, 1))

@@ -27,20 +27,8 @@ from relearn.engine.model_support import (
     packed_output,
     padded_logits,
 )
-from relearn.engine.packing import TokenRow, pack
+from relearn.engine.packing import TokenRow, pack, split_packs
 from relearn.models.sharding import is_sharded
-
-__all__ = [
-    "Head",
-    "Predicted",
-    "TokenRow",
-    "TokenScores",
-    "answer_logits",
-    "answer_logprobs",
-    "answer_scores",
-    "answer_targets",
-    "predict",
-]
 
 # Tokens of a pack.
 CPU_PACK_TOKENS, GPU_PACK_TOKENS = 2048, 16384
@@ -87,7 +75,10 @@ def predict(
     device = next(model.parameters()).device
     head = head or frozen_head(model)
     outputs, layers = [], []
-    for part in _packs(rows, _pack_limit(model, device)):
+    # Processes must run a sharded model equally often, however long their rows are.
+    limit = sys.maxsize if is_sharded(model) else pack_tokens(device)
+    for numbers in split_packs([len(row.ids) for row in rows], limit):
+        part = [rows[number] for number in numbers]
         packs = can_pack(model, max(len(row.ids) for row in part))
         with _captured(model, layer) as captured, bypassed(head):
             if packs:
@@ -138,7 +129,7 @@ def answer_logprobs(
     `batch_tokens`: tokens of a pack; None: by device. Several processes share the packs; the packs themselves are the
     same for any number of processes.
     """
-    return [columns[:, 0] for columns in _per_token(model, rows, logprobs, batch_tokens, tick)]
+    return [columns[:, 0] for columns in _per_token(model, rows, logprobs, batch_tokens=batch_tokens, tick=tick)]
 
 
 def answer_scores(
@@ -148,7 +139,8 @@ def answer_scores(
 
     Rows with the same prompt (one question, several answers) share a pack, so that the prompt is computed once.
     """
-    measured = _per_token(model, rows, partial(in_chunks, token_scores), batch_tokens, tick)
+    score = partial(in_chunks, token_scores)
+    measured = _per_token(model, rows, score, batch_tokens=batch_tokens, tick=tick)
     return [TokenScores(columns[:, 0], columns[:, 1] > 0, columns[:, 2], columns[:, 3]) for columns in measured]
 
 
@@ -204,12 +196,13 @@ def _per_token(
     model: Any,
     rows: Sequence[TokenRow],
     score: Callable[[Predicted, torch.Tensor], torch.Tensor],
+    *,
     batch_tokens: int | None,
     tick: Any,
 ) -> list[torch.Tensor]:
     """Compute `score` (A, k) at all answer tokens: a CPU tensor (answer tokens, k) per row."""
     device = next(model.parameters()).device
-    packs = _by_prompt(rows, batch_tokens or (CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS))
+    packs = _by_prompt(rows, batch_tokens or pack_tokens(device))
     done = 0
 
     def measure(numbers: Sequence[int]) -> torch.Tensor:
@@ -236,16 +229,9 @@ def _by_prompt(rows: Sequence[TokenRow], limit: int) -> list[list[int]]:
     prompts: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         prompts.setdefault(row.ids[: row.answer_start], []).append(number)
-    packs: list[list[int]] = []
-    room = 0
-    for prompt, numbers in sorted(prompts.items(), key=lambda item: max(len(rows[number].ids) for number in item[1])):
-        size = len(prompt) + sum(rows[number].answer_tokens for number in numbers)
-        if not packs or size > room:
-            packs.append([])
-            room = limit
-        packs[-1] += numbers
-        room -= size
-    return packs
+    groups = sorted(prompts.items(), key=lambda item: max(len(rows[number].ids) for number in item[1]))
+    sizes = [len(prompt) + sum(rows[number].answer_tokens for number in numbers) for prompt, numbers in groups]
+    return [[number for group in part for number in groups[group][1]] for part in split_packs(sizes, limit)]
 
 
 @contextmanager
@@ -264,21 +250,6 @@ def _captured(model: Any, layer: int | None) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def _pack_limit(model: Any, device: torch.device) -> int:
-    if is_sharded(model):
-        return sys.maxsize  # Processes must make equally many passes, however long their rows are.
+def pack_tokens(device: torch.device) -> int:
+    """Return how many tokens a pack holds."""
     return CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS
-
-
-def _packs(rows: Sequence[TokenRow], limit: int) -> Iterator[list[TokenRow]]:
-    """Split rows, in order, into packs of at most `limit` tokens, or of one row."""
-    part: list[TokenRow] = []
-    size = 0
-    for row in rows:
-        if part and size + len(row.ids) > limit:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += len(row.ids)
-    if part:
-        yield part

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,21 +27,9 @@ PADDED_ROWS = 16
 # Receives the next tokens of an answer; an exception from it stops the generation.
 TokenListener = Callable[[Sequence[int]], None]
 # Settings of a model's generation config that `decoding` follows; a model with others runs its own `generate`.
-_SUPPORTED = {
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "max_length",
-    "max_new_tokens",
-    "use_cache",
-    "transformers_version",
-    "_from_model_config",
-}
+_LENGTH_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens"}
+_SAMPLING_SETTINGS = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty"}
+_OTHER_SETTINGS = {"use_cache", "transformers_version", "_from_model_config"}
 
 
 def generate(
@@ -69,20 +58,23 @@ def generate(
     if settings.backend == "vllm":
         from relearn.engine.vllm_backend import vllm_answers
 
-        answers = distributed.on_main(lambda: vllm_answers(loaded, ids, settings, keys, stop_ids(loaded)))
+        stops = stop_ids(loaded)
+        answers = distributed.on_main(lambda: vllm_answers(loaded, ids, settings, keys=keys, stops=stops))
     else:
-        answers = _shared_out(loaded, ids, settings, keys, tick, on_tokens)
+        answers = _shared_out(_Call(loaded, settings, on_tokens), ids, keys=keys, tick=tick)
     return [text.strip() for text in loaded.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _shared_out(
-    loaded: Loaded,
-    ids: Sequence[list[int]],
-    settings: Generate,
-    keys: Sequence[str],
-    tick: Ticker,
-    on_tokens: TokenListener | None,
-) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Call:
+    """What all questions of one call of `generate` share."""
+
+    loaded: Loaded
+    settings: Generate
+    on_tokens: TokenListener | None
+
+
+def _shared_out(call: _Call, ids: Sequence[list[int]], *, keys: Sequence[str], tick: Ticker) -> list[list[int]]:
     """Generate the tokens of every answer; process n of N takes every Nth question by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = distributed.processes()
@@ -94,10 +86,10 @@ def _shared_out(
         tick(min(done * count, len(order)), len(order))
 
     def answer(share: list[int]) -> list[list[int]]:
-        penalty = _penalty(loaded.model, max(map(len, ids)) + settings.max_new_tokens)
+        penalty = _penalty(call.loaded.model, max(map(len, ids)) + call.settings.max_new_tokens)
         run = _padded if penalty is None else _decoded
-        sampler = TokenSampler(settings, [keys[number] for number in share], penalty or 1.0)
-        return run(loaded, [ids[number] for number in share], settings, sampler, finished, on_tokens)
+        sampler = TokenSampler(call.settings, [keys[number] for number in share], penalty or 1.0)
+        return run(call, [ids[number] for number in share], sampler, finished)
 
     shares = [order[start::count] for start in range(count)]
     by_question: dict[int, list[int]] = {}
@@ -107,21 +99,16 @@ def _shared_out(
 
 
 def _decoded(
-    loaded: Loaded,
-    ids: list[list[int]],
-    settings: Generate,
-    sampler: TokenSampler,
-    finished: Callable[[int], None],
-    on_tokens: TokenListener | None,
+    call: _Call, ids: list[list[int]], sampler: TokenSampler, finished: Callable[[int], None]
 ) -> list[list[int]]:
     """Generate with the packed decoder."""
     return Decoder(
-        loaded.model,
+        call.loaded.model,
         ids,
-        sampler if on_tokens is None else _with_listener(sampler, on_tokens),
-        stops=stop_ids(loaded),
-        max_new_tokens=settings.max_new_tokens,
-        rows=settings.batch_size,
+        sampler if call.on_tokens is None else _with_listener(sampler, call.on_tokens),
+        stops=stop_ids(call.loaded),
+        max_new_tokens=call.settings.max_new_tokens,
+        rows=call.settings.batch_size,
         finished=finished,
     ).answers()
 
@@ -139,14 +126,10 @@ def _with_listener(chooser: TokenChooser, on_tokens: TokenListener) -> TokenChoo
 
 @torch.inference_mode()
 def _padded(
-    loaded: Loaded,
-    ids: list[list[int]],
-    settings: Generate,
-    sampler: TokenSampler,
-    finished: Callable[[int], None],
-    on_tokens: TokenListener | None,
+    call: _Call, ids: list[list[int]], sampler: TokenSampler, finished: Callable[[int], None]
 ) -> list[list[int]]:
     """Generate with the model's own `generate`; `ids` are sorted by length."""
+    loaded, settings = call.loaded, call.settings
     answers: list[list[int]] = []
     stops = stop_ids(loaded)
     size = settings.batch_size or PADDED_ROWS
@@ -160,7 +143,7 @@ def _padded(
         processors: list[Any] = []
         if settings.temperature:
             processors.append(ChooserProcessor(sampler, range(start, start + len(part)), padding))
-        listener = None if on_tokens is None else _ListenerProcessor(on_tokens, longest)
+        listener = None if call.on_tokens is None else _ListenerProcessor(call.on_tokens, longest)
         if listener is not None:
             processors.append(listener)
         output = loaded.model.generate(
@@ -212,7 +195,7 @@ def _penalty(model: Any, longest: int = 0) -> float | None:
     """
     own = getattr(bare(model), "generation_config", None) or GenerationConfig()
     names = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
-    if names - _SUPPORTED or not can_decode(model, longest):
+    if names - _LENGTH_SETTINGS - _SAMPLING_SETTINGS - _OTHER_SETTINGS or not can_decode(model, longest):
         return None
     return float(own.repetition_penalty or 1.0)
 

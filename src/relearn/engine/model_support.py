@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from relearn.core.console import note
-from relearn.engine.packing import ATTENTION, AttentionLayout, Packed, PackLayout, TokenRow, pack
+from relearn.engine.packing import ATTENTION, Packed, TokenRow, pack
 from relearn.models.sharding import is_sharded
 
 _PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -72,13 +72,13 @@ def bypassed(head: Any) -> Iterator[None]:
 
 def packed_output(model: Any, packed: Packed) -> torch.Tensor:
     """Run a pack; return logits (A, V), or states (A, H) when the LM head is bypassed."""
-    return layout_logits(model, packed.ids, packed.positions, packed.keep, packed.layout)
+    return layout_logits(model, packed.layout, ids=packed.ids, positions=packed.positions, keep=packed.keep)
 
 
 def layout_logits(
-    model: Any, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, layout: PackLayout | AttentionLayout
+    model: Any, layout: Any, *, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
 ) -> torch.Tensor:
-    """Run a sequence (1, T) whose attention follows `layout`; return the logits (A, V) at the indices `keep`."""
+    """Run a sequence whose attention follows `layout`: ids, positions (1, T) to logits (A, V) at the indices keep."""
     # transformers builds no mask when it is given one of four dimensions; the layout defines what a token sees.
     unused = torch.zeros(1, 1, 1, 1, device=ids.device)
     output = model(

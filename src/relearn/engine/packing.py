@@ -119,28 +119,39 @@ def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
     )
 
 
+def split_packs(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Split row numbers, in order, into packs of at most `limit` tokens, or of a single longer row."""
+    packs: list[list[int]] = []
+    room = 0
+    for number, length in enumerate(lengths):
+        if not packs or length > room:
+            packs.append([])
+            room = limit
+        packs[-1].append(number)
+        room -= length
+    return packs
+
+
 def segment_tree(rows: Sequence[TokenRow]) -> list[Segment]:
     """Split `rows` into segments, in the order of the sequence.
 
     The last segment of a row holds all positions that predict its answer and is never shared.
     """
     segments: list[Segment] = []
-    _add_segments(rows, list(range(len(rows))), 0, (), segments)
+
+    def add(members: list[int], start: int, path: tuple[int, ...]) -> None:
+        """Add the segments of `members`, which have the tokens before `start` in common."""
+        for group in _groups(rows, members, start):
+            first = group[0]
+            stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
+            offset = segments[-1].indices.stop if segments else 0
+            segment = Segment(first, start, stop, offset, path)
+            segments.append(segment)
+            if len(group) > 1:
+                add(group, stop, (*path, *segment.indices))
+
+    add(list(range(len(rows))), 0, ())
     return segments
-
-
-def _add_segments(
-    rows: Sequence[TokenRow], members: list[int], start: int, path: tuple[int, ...], segments: list[Segment]
-) -> None:
-    """Add the segments of `members`, which have the tokens before `start` in common."""
-    for group in _groups(rows, members, start):
-        first = group[0]
-        stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
-        offset = segments[-1].indices.stop if segments else 0
-        segment = Segment(first, start, stop, offset, path)
-        segments.append(segment)
-        if len(group) > 1:
-            _add_segments(rows, group, stop, (*path, *segment.indices), segments)
 
 
 def _groups(rows: Sequence[TokenRow], members: list[int], start: int) -> list[list[int]]:
@@ -209,7 +220,7 @@ def rows_attention(
     keys, values = gather_tokens(key, row_layout.keys), gather_tokens(value, row_layout.keys)
     weights = queries.shape[:3].numel() * keys.shape[2]
     if query.device.type == "cpu" and not dropout and weights <= CPU_WEIGHTS:
-        attended = _explicit_attention(queries, keys, values, row_layout.mask, scaling)
+        attended = _explicit_attention(queries, keys, values, mask=row_layout.mask, scaling=scaling)
     else:
         repeats = query.shape[1] // key.shape[1]
         attended = torch.nn.functional.scaled_dot_product_attention(
@@ -226,7 +237,7 @@ def rows_attention(
 
 
 def _explicit_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
     """Compute attention with explicit weights: on a CPU faster than the fused kernel, mostly in the backward pass.
 

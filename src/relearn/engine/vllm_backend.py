@@ -38,7 +38,7 @@ _ENGINES: WeakKeyDictionary[Any, _Engine] = WeakKeyDictionary()
 
 
 def vllm_answers(
-    loaded: Loaded, prompts: Sequence[list[int]], settings: Generate, keys: Sequence[str], stops: Sequence[int]
+    loaded: Loaded, prompts: Sequence[list[int]], settings: Generate, *, keys: Sequence[str], stops: Sequence[int]
 ) -> list[list[int]]:
     """Generate the tokens of every answer. `keys`: one per question, hashed into its seed.
 

@@ -40,9 +40,7 @@ class ModelSet:
     whether "after" is the start model with an adapter, so that `fresh("after", share=...)` can scale it.
     """
 
-    def __init__(
-        self, *, loaders: Mapping[str, partial[Loaded]], control_name: str = "none was given", has_adapter: bool = False
-    ):
+    def __init__(self, *, loaders: Mapping[str, partial[Loaded]], control_name: str = "", has_adapter: bool = False):
         self.control_name = control_name
         self.has_adapter = has_adapter
         self._loaders = loaders
@@ -70,16 +68,15 @@ class ModelSet:
     @classmethod
     def of_pair(cls, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
         """Two models given by the caller, and perhaps a control; all adapters are merged into the weights."""
-        loaders = {"start": partial(_load_scaled, before), "after": partial(_load_scaled, after)}
-        if control is None:
-            return cls(loaders=loaders, has_adapter=bool(after.adapters))
-        loaders["control"] = partial(_load_scaled, control)
-        return cls(loaders=loaders, control_name=control.name, has_adapter=bool(after.adapters))
+        specs = {"start": before, "after": after} | ({} if control is None else {"control": control})
+        loaders = {name: partial(_load_scaled, spec) for name, spec in specs.items()}
+        control_name = "none was given" if control is None else control.name
+        return cls(loaders=loaders, control_name=control_name, has_adapter=bool(after.adapters))
 
     @classmethod
     def of_evaluation(cls, specs: Mapping[str, Model], *, base: Model | None = None) -> ModelSet:
         """Models of an evaluation by side ("before", "after"), and the base; the last adapter of each is not merged."""
-        named = {**specs, **({} if base is None else {"base": base})}
+        named = {**specs} | ({} if base is None else {"base": base})
         return cls(loaders={name: partial(_load_adapted, spec) for name, spec in named.items()})
 
     @property

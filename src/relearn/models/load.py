@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,11 +56,9 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     attention = None if spec.attention == "auto" else spec.attention
     form = {"dtype": _dtype(spec.dtype), "attn_implementation": attention, **quantized(spec, device)}
-    try:
+    with _readable_errors(spec.name):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -75,20 +75,15 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
 
 def load_tokenizer(spec: Model) -> Any:
     """Load the tokenizer alone."""
-    try:
+    with _readable_errors(spec.name):
         return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
 
 
 def load_config(spec: Model) -> Any:
     """Load the model's configuration alone."""
-    try:
-        return AutoConfig.from_pretrained(
-            _folder(spec), revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(spec.name, error) from None
+    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    with _readable_errors(spec.name):
+        return AutoConfig.from_pretrained(_folder(spec), **options)
 
 
 def merge_adapter(model: Any, adapter: Path) -> Any:
@@ -205,12 +200,16 @@ def _folder(spec: Model) -> str:
     return str(path)
 
 
-def _not_loadable(name: str, error: Exception) -> InputError:
-    first_line = str(error).strip().split("\n")[0][:200]
-    return InputError(
-        f"cannot load model {name!r}: {first_line}",
-        way_out="give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (needs network)",
-    )
+@contextmanager
+def _readable_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().split("\n")[0][:200]
+        raise InputError(
+            f"cannot load model {name!r}: {first_line}",
+            way_out="give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (online)",
+        ) from None
 
 
 def _dtype(name: str) -> torch.dtype | str:
