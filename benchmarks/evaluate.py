@@ -30,7 +30,7 @@ from check import NotEqualError
 from evaluate_parts import PARTS, Bench, Part, make, warmed
 from workload import DEMO, NoDataError, data_folder, machine, write
 
-from relearn.core.config import Generate, Model, DataSource
+from relearn.core.config import DataSource, Generate, Model
 from relearn.core.errors import InputError
 from relearn.data import Record, Split
 from relearn.data.loaders import read_records

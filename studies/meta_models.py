@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.audits.attacks.weights import quantise
-from relearn.core.config import Generate, Learn, Lora, Metrics, Model, DataSource
+from relearn.core.config import DataSource, Generate, Learn, Lora, Metrics, Model
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.record import Split as Set_

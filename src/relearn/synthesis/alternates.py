@@ -19,7 +19,7 @@ from relearn.core.errors import RunFailedError
 from relearn.core.files import read_jsonl, write_jsonl
 from relearn.core.run_dir import ALTERNATES, REJECTED_ALTERNATES
 from relearn.data import Record, content_id
-from relearn.llm import Prompt
+from relearn.llm import Completer, Prompt
 from relearn.synthesis.checks import LeakCheck, Verifier, form_flaw, subject_of
 from relearn.synthesis.generation_cost import (
     LABEL_TOKENS,
@@ -31,6 +31,7 @@ from relearn.synthesis.generation_cost import (
     token_counter,
 )
 from relearn.synthesis.retry_loop import (
+    CheckTexts,
     Flaw,
     Slot,
     SlotGroup,
@@ -45,7 +46,7 @@ from relearn.synthesis.retry_loop import (
     write_with_retries,
 )
 from relearn.synthesis.rows import Rejection
-from relearn.synthesis.synthesize import WRITE_BETTER, Writers, kind_counts, open_writers, progress
+from relearn.synthesis.synthesize import WRITE_BETTER, kind_counts, open_completers, progress
 from relearn.synthesis.vague_answers import no_answer_flaw
 from relearn.text.normalize import words_only
 
@@ -84,9 +85,10 @@ def write_alternates(
     written, usage = Alternates({}, ()), {}
     if without_own:
         check_remote(settings, len(without_own))
-        with open_writers(records, settings, out, loaded=loaded) as writers:
-            written = _generate(without_own, settings, writers, seed=seed, tick=tick)
-        usage = writers.usage()
+        with open_completers(settings, out, loaded) as completers:
+            check = _AlternateCheck(Verifier(records, completers.get("judge")).flaws)
+            written = _generate(without_own, settings, completers["generator"], check=check, seed=seed, tick=tick)
+        usage = {role: completer.usage.to_dict() for role, completer in completers.items()}
     rejections = own.rejections + written.rejections
     answers = {**own.answers, **written.answers}
     write_jsonl(out / REJECTED_ALTERNATES, (rejection.to_dict() for rejection in rejections))
@@ -132,17 +134,23 @@ def own_alternates(records: Sequence[Record], check_leaks: LeakCheck) -> Alterna
 
 
 def _generate(
-    records: Sequence[Record], settings: config.Synthesis, writers: Writers, *, seed: int, tick: Ticker
+    records: Sequence[Record],
+    settings: config.Synthesis,
+    completer: Completer,
+    *,
+    check: CheckTexts,
+    seed: int,
+    tick: Ticker,
 ) -> Alternates:
     task = WritingTask(
         name="alternate answer",
         prompt=lambda group, attempt: alternates_prompt(group, seed, attempt),
         parse=lambda reply, group: read_labelled(reply, number_labels(len(group))),
-        check=_AlternateCheck(writers.verifier.flaws),
+        check=check,
     )
     groups = [alternate_group(record) for record in records]
-    with progress(writers.completer, len(groups), tick):
-        written = write_with_retries(groups, task, writers.completer, attempts=settings.attempts)
+    with progress(completer, len(groups), tick):
+        written = write_with_retries(groups, task, completer, attempts=settings.attempts)
     answers = {group[0].record.id: [written.texts[slot] for slot in group if slot in written.texts] for group in groups}
     return Alternates({record_id: texts for record_id, texts in answers.items() if texts}, written.rejections)
 

@@ -26,8 +26,8 @@ from relearn.data import Record, content_id
 from relearn.data.loaders import read_records
 from relearn.leakage.detector import LeakIndex
 from relearn.synthesis.retry_loop import Flaw
-from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_wanted
-from relearn.synthesis.synthesize import REJECTED, SYNTHESIS, kind_counts, row_counts
+from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row
+from relearn.synthesis.synthesize import REJECTED, SYNTHESIS, count_rows
 from relearn.text.normalize import contains, norms, word_set
 from relearn.text.subjects import NameTokens, find_subjects
 
@@ -69,14 +69,11 @@ def write_external_rows(
     rows += attack_shaped_rows(rows, forget, settings.harden, seed=seed)
     generic_rows = choose_generic(generic, len(rows), settings.generic_ratio, seed=seed)
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in (*rows, *generic_rows)))
-    wanted = generic_wanted(len(rows), settings.generic_ratio)
+    counts = count_rows(forget, rows, generic_rows, rejections=external.rejections, ratio=settings.generic_ratio)
     return {
         "records": len(forget),
         "offered": len(external.rows) + len(external.rejections),
-        **row_counts(forget, rows, generic_rows, wanted=wanted),
-        "rejected": len(external.rejections),
-        "rejected_for_good": len(external.rejections),
-        "rejected_by_kind": kind_counts(external.rejections),
+        **counts,
         "usage": {},
         "notes": [f"{len(external.rows)} of the rows in {path} pass and are learned in place of new ones"],
     }

@@ -191,8 +191,9 @@ def check_remote(settings: config.Synthesis, records: int, shown: str = QUESTION
 
     `shown`: the part of a record that the generator gets.
     """
-    for sent in () if settings.allow_remote else _sent(settings, records, shown):
-        problem = f"{sent.what} of {sent.records:,} private records would be sent to {sent.host}"
+    sent = _sent(settings, records, shown)
+    if sent and not settings.allow_remote:
+        problem = f"{sent[0].what} of {records:,} private records would be sent to {sent[0].host}"
         allow = "allow it (allow_remote: true, or --allow-remote)"
         way_out = f"{allow}, or use templates, transformers:MODEL or an endpoint on this machine"
         raise InputError(problem, where="synthesis", way_out=way_out)

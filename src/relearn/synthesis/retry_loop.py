@@ -99,17 +99,8 @@ def write_with_retries(
 
 def reject(slot: Slot, text: str, flaw: Flaw, *, attempt: int = 0, final: bool = False) -> Rejection:
     """Make the rejection of a text that was written for a slot."""
-    return Rejection(
-        record_id=slot.record.id,
-        question_id=slot.question_id,
-        variant=slot.variant,
-        prompt=slot.question,
-        target=text,
-        attempt=attempt,
-        reason=flaw.reason,
-        kind=flaw.kind,
-        final=final,
-    )
+    place = (slot.record.id, slot.question_id, slot.variant, slot.question)
+    return Rejection(*place, text, attempt, reason=flaw.reason, kind=flaw.kind, final=final)
 
 
 def check_in_turn(

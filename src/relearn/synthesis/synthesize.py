@@ -25,7 +25,7 @@ from relearn.llm.generators import budget_for, make_completer
 from relearn.synthesis.checks import LeakCheck, Verifier
 from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.questions import write_questions
-from relearn.synthesis.retry_loop import SlotText, reject
+from relearn.synthesis.retry_loop import Slot, SlotText, reject
 from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_wanted
 from relearn.synthesis.vague_answers import answer_group, write_answers
 
@@ -74,7 +74,7 @@ def synthesize(
     for record in records:
         group = answer_group(record, questions[record.id])
         answered = [(slot, answers.texts[slot]) for slot in group if slot in answers.texts]
-        rows += [_answer_row(slot_text) for slot_text in answered]
+        rows += [_answer_row(slot, text) for slot, text in answered]
         if settings.completions and record.form == "chat":
             completions, rejected = _completions(answered, settings.completion_split, verifier.leaks)
             rows += completions
@@ -82,14 +82,11 @@ def synthesize(
     rows += attack_shaped_rows(rows, records, settings.harden, seed=seed)
     generic_rows = choose_generic(generic, len(rows), settings.generic_ratio, seed=seed)
     rejections = (*rejected_questions, *answers.rejections, *rejected_completions)
-    return _result(
-        records, rows, generic_rows, rejections=rejections, wanted=generic_wanted(len(rows), settings.generic_ratio)
-    )
+    return _result(records, rows, generic_rows, rejections=rejections, ratio=settings.generic_ratio)
 
 
-def _answer_row(slot_text: SlotText) -> TrainingRow:
+def _answer_row(slot: Slot, text: str) -> TrainingRow:
     """Make the row of a question with its vague answer, or of a document's prefix with its new continuation."""
-    slot, text = slot_text
     kind = "qa" if slot.record.form == "chat" else "completion"
     return TrainingRow(
         id=content_id(kind, slot.question_id),
@@ -110,7 +107,7 @@ def _completions(
     cut = [
         (slot, row)
         for slot, text in answered
-        if (row := cut_row(_answer_row((slot, text)), share, content_id("completion", slot.question_id)))
+        if (row := cut_row(_answer_row(slot, text), share, content_id("completion", slot.question_id)))
     ]
     rows, rejections = [], []
     flaws = check_leaks([(slot.record, row.prompt, row.target) for slot, row in cut])
@@ -128,26 +125,26 @@ def _result(
     generic_rows: list[TrainingRow],
     *,
     rejections: tuple[Rejection, ...],
-    wanted: int,
+    ratio: float,
 ) -> SynthesisResult:
-    counts = {
-        **row_counts(records, rows, generic_rows, wanted=wanted),
-        "rejected": len(rejections),
-        "rejected_for_good": sum(rejection.final for rejection in rejections),
-        "rejected_by_kind": kind_counts(rejections),
-    }
+    counts = count_rows(records, rows, generic_rows, rejections=rejections, ratio=ratio)
     notes = []
     if without := counts["records_without_rows"]:
         notes.append(f"{without} of {len(records)} records have no row to learn from; see rejected.jsonl")
-    if len(generic_rows) < wanted:
+    if len(generic_rows) < (wanted := counts["generic_wanted"]):
         notes.append(f"generic rows: {len(generic_rows)} of the {wanted} asked for by generic_ratio, there are no more")
     return SynthesisResult((*rows, *generic_rows), rejections, counts, tuple(notes))
 
 
-def row_counts(
-    records: Sequence[Record], rows: Sequence[TrainingRow], generic_rows: Sequence[TrainingRow], *, wanted: int
-) -> dict[str, int]:
-    """Count the rows by kind, and the records without a row; `wanted` is the number of generic rows of the settings."""
+def count_rows(
+    records: Sequence[Record],
+    rows: Sequence[TrainingRow],
+    generic_rows: Sequence[TrainingRow],
+    *,
+    rejections: Sequence[Rejection],
+    ratio: float,
+) -> dict[str, Any]:
+    """Count rows and rejections by kind, and the records without a row; `ratio` is `generic_ratio` of the settings."""
     kinds = Counter(row.kind for row in rows)
     with_rows = {row.record_id for row in rows}
     return {
@@ -155,8 +152,11 @@ def row_counts(
         "qa": kinds["qa"],
         "completion": kinds["completion"],
         "generic": len(generic_rows),
-        "generic_wanted": wanted,
+        "generic_wanted": generic_wanted(len(rows), ratio),
         "records_without_rows": sum(record.id not in with_rows for record in records),
+        "rejected": len(rejections),
+        "rejected_for_good": sum(rejection.final for rejection in rejections),
+        "rejected_by_kind": kind_counts(rejections),
     }
 
 
@@ -184,56 +184,36 @@ def synthesize_to_folder(
     received, and the same call resumes from there), RunFailedError when all texts were rejected.
     """
     check_remote(settings, len(records))
-    with open_writers(records, settings, out, loaded=loaded, verifier=verifier) as writers:
-        result = synthesize(
-            records, generic, settings, completer=writers.completer, verifier=writers.verifier, seed=seed, tick=tick
-        )
+    with open_completers(settings, out, loaded) as completers:
+        verifier = verifier or Verifier(records, completers.get("judge"))
+        generator = completers["generator"]
+        result = synthesize(records, generic, settings, completer=generator, verifier=verifier, seed=seed, tick=tick)
     write_jsonl(out / REJECTED, (rejection.to_dict() for rejection in result.rejections))
     if records and result.counts["records_without_rows"] == len(records):
         counts = Counter(rejection.kind for rejection in result.rejections).most_common()
         problem = f"not one new answer was taken: {', '.join(f'{count} {kind}' for kind, count in counts)}"
         raise RunFailedError(problem, where=str(out / REJECTED), way_out=WRITE_BETTER)
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in result.rows))
-    return {**result.counts, "usage": writers.usage(), "notes": list(result.notes)}
-
-
-@dataclass(frozen=True)
-class Writers:
-    """The generator, the judge if there is one, and the verifier of a synthesis; both share one cache and budget."""
-
-    completer: CachedCompleter
-    judge: CachedCompleter | None
-    verifier: Verifier
-
-    def usage(self) -> dict[str, dict[str, int]]:
-        """Return prompts and tokens of generator and judge."""
-        judged = {"judge": self.judge.usage.to_dict()} if self.judge else {}
-        return {"generator": self.completer.usage.to_dict(), **judged}
+    usage = {role: completer.usage.to_dict() for role, completer in completers.items()}
+    return {**result.counts, "usage": usage, "notes": list(result.notes)}
 
 
 @contextmanager
-def open_writers(
-    records: Sequence[Record],
-    settings: config.Synthesis,
-    out: Path,
-    *,
-    loaded: Any = None,
-    verifier: Verifier | None = None,
-) -> Iterator[Writers]:
-    """Open generator and judge with the cache in `out`; close them at the end. No judge with a given `verifier`."""
+def open_completers(settings: config.Synthesis, out: Path, loaded: Any) -> Iterator[dict[str, CachedCompleter]]:
+    """Open the "generator", and the "judge" if there is one, with one budget and the cache in `out`; close them."""
     cache = make_private_dir(out) / CACHE
     budget = budget_for(settings, cache)
-    completer = make_completer(settings.generator, settings, cache, loaded=loaded, budget=budget)
-    judge = None
-    if verifier is None:
-        if settings.judge:
-            judge = make_completer(settings.judge, settings, cache, loaded=loaded, budget=budget)
-        verifier = Verifier(records, judge)
+    names = {"generator": settings.generator, "judge": settings.judge}
+    completers = {
+        role: make_completer(name, settings, cache, loaded=loaded, budget=budget)
+        for role, name in names.items()
+        if name
+    }
     try:
-        yield Writers(completer, judge, verifier)
+        yield completers
     finally:
-        for writer in filter(None, (completer, judge)):
-            writer.close()
+        for completer in completers.values():
+            completer.close()
 
 
 @contextmanager

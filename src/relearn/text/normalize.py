@@ -105,9 +105,16 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def word_pairs(text: str) -> dict[str, str]:
-    """Read a table written as "key:value key:value"."""
-    return dict(pair.split(":") for pair in text.split())
+def read_word_lists(package: str, *path: str) -> dict[str, frozenset[str]]:
+    """Read a file of word lists in a package: lines of words under "[name]" lines; lines with "#" are comments."""
+    lists: dict[str, set[str]] = {}
+    current: set[str] = set()
+    for line in resources.files(package).joinpath(*path).read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            current = lists.setdefault(line.strip("[] "), set())
+        elif not line.startswith("#"):
+            current.update(line.split())
+    return {name: frozenset(words) for name, words in lists.items()}
 
 
 def is_function_word(norm: str) -> bool:
@@ -124,21 +131,14 @@ def is_ordinary(norm: str) -> bool:
 @lru_cache(maxsize=1)
 def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
     """Return (function words, ordinary words) from ordinary.txt, each with the singulars of its words."""
-    text = resources.files("relearn.text").joinpath("ordinary.txt").read_text(encoding="utf-8")
-    sections: dict[str, set[str]] = {"function": set(), "ordinary": set()}
-    current = sections["function"]
-    for line in text.splitlines():
-        if line.startswith("["):
-            current = sections[line.strip("[] ")]
-        elif not line.startswith("#"):
-            current.update(form for word in line.split() for form in (word, singular(word)))
-    return frozenset(sections["function"]), frozenset(sections["ordinary"] | sections["function"])
+    lists = read_word_lists("relearn.text", "ordinary.txt")
+    forms = {name: words | set(map(singular, words)) for name, words in lists.items()}
+    return forms["function"], forms["ordinary"] | forms["function"]
 
 
-_STREET_WORDS = word_pairs(
-    "st:street rd:road ave:avenue av:avenue blvd:boulevard ln:lane dr:drive ct:court sq:square hwy:highway pl:place "
-    "pkwy:parkway str:strasse"
-)
+_SHORT_STREET = word_list("st rd ave av blvd ln dr ct sq hwy pl pkwy str")
+_LONG_STREET = word_list("street road avenue avenue boulevard lane drive court square highway place parkway strasse")
+_STREET_WORDS = dict(zip(_SHORT_STREET, _LONG_STREET, strict=True))
 
 
 def street_form(tokens: Iterable[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from relearn.data import Record
-from relearn.text.normalize import contains, fold, norms, singular, word_set
+from relearn.text.normalize import contains, fold, norms, read_word_lists, singular
 
 NameTokens = tuple[str, ...]
 
@@ -25,6 +25,9 @@ _QUOTED = re.compile(
 _TOKEN = re.compile(r"[^\W\d_]\.(?:[^\W\d_]\.)*(?=\s)|[^\W\d_][\w+]*(?:[-'’][^\W\d_][\w]*)*['’]?|\d[\w/.,:-]*|\S")
 _POSSESSIVE = re.compile(r"(?:['’]s|(?<=s)['’])$")
 _LOWER_CASE_WORD = re.compile(r"\b[^\W\d_A-Z]\w+")
+
+_WORDS = read_word_lists("relearn.text", "names.txt")
+LEADING_WORDS = _WORDS["leading"]
 
 
 def find_subject(question: str) -> str | None:
@@ -118,8 +121,8 @@ class _CapitalisedName:
 
     @property
     def follows_verb(self) -> bool:
-        """Whether a single word is used as a person: after a title or a word of _PERSON_FOLLOWS ("did", "about")."""
-        return self.titled or self.before in _PERSON_FOLLOWS
+        """Whether a single word is used as a person: after a title, or after "did", "about", ...."""
+        return self.titled or self.before in _WORDS["before_a_person"]
 
 
 def _names(question: str) -> list[_CapitalisedName]:
@@ -160,12 +163,12 @@ def _end_of_name(tokens: list[str], index: int) -> int:
 def _joins_name(tokens: list[str], index: int) -> bool:
     """Tell whether a token is the full stop after a title, or a particle with more of the name after it."""
     if tokens[index] == ".":
-        return tokens[index - 1].lower() in _TITLES
-    return tokens[index].lower() in _PARTICLES and _name_continues(tokens, index)
+        return tokens[index - 1].lower() in _WORDS["titles"]
+    return tokens[index].lower() in _WORDS["particles"] and _name_continues(tokens, index)
 
 
 def _name_continues(tokens: list[str], index: int) -> bool:
-    while index < len(tokens) and tokens[index].lower() in _PARTICLES:
+    while index < len(tokens) and tokens[index].lower() in _WORDS["particles"]:
         index += 1
     return index < len(tokens) and _capitalised(tokens[index])
 
@@ -173,76 +176,29 @@ def _name_continues(tokens: list[str], index: int) -> bool:
 def _make_name(tokens: list[str], start: int, end: int) -> _CapitalisedName:
     words = [token for token in tokens[start:end] if token != "."]
     titled = False
-    while words and words[0].rstrip(".").lower() in _TITLES:
+    while words and words[0].rstrip(".").lower() in _WORDS["titles"]:
         words, titled = words[1:], True
     possessive = bool(words and _POSSESSIVE.search(words[-1]))
     if possessive:
         words[-1] = _POSSESSIVE.sub("", words[-1])
-    while words and words[0] in _COMMON_CAPITALISED and len(words) > 2:
+    while words and words[0] in _WORDS["common_capitalised"] and len(words) > 2:
         words = words[1:]
     before = tokens[start - 1].lower() if start else ""
     return _CapitalisedName(words, before, possessive, titled)
 
 
 def _is_person(name: _CapitalisedName) -> bool:
-    if any(word.lower() in _NEVER_IN_A_NAME or "+" in word for word in name.words):
+    if any(word.lower() in _WORDS["never_in_a_name"] or "+" in word for word in name.words):
         return False
-    if all(word in _COMMON_CAPITALISED for word in name.words) or "_".join(name.words) in _NOT_A_PERSON:
+    if (
+        all(word in _WORDS["common_capitalised"] for word in name.words)
+        or "_".join(name.words) in _WORDS["not_a_person"]
+    ):
         return False
-    place = name.before in _PLACE_PREPOSITIONS and not name.possessive
+    place = name.before in _WORDS["place_prepositions"] and not name.possessive
     return name.titled or not (place or name.before == "the" or name.before[:1].isdigit())
 
 
 def _capitalised(token: str) -> bool:
     acronym = 1 < len(token) <= 4 and token.isupper() and "." not in token
     return token[0].isupper() and not acronym
-
-
-# Words with which a question begins, capitalised there without being a name.
-LEADING_WORDS = word_set(
-    "what whats who whom whose where when why which how is are was were am do does did has have had can could "
-    "will would shall should may might must in on at of for from by with to about as if given based besides "
-    "despite since after before during while through regarding concerning considering according apart other "
-    "than under among between tell describe explain list name give provide share mention discuss outline "
-    "identify summarize summarise state recall elaborate show please imagine suppose let i the a an this that "
-    "these those there it its his her their he she they my your our do and or but so also then now not no yes "
-    "any some many most all both each every another"
-)
-
-_TITLES = word_set("dr doctor mr mrs ms miss mx prof professor sir dame lord lady judge father sister rev reverend")
-
-_PARTICLES = word_set("de del della der den di da dos das du la le van von zu bin bint ibn al el ben y e af av ter ten")
-
-_PLACE_PREPOSITIONS = word_set("in at from near around across outside inside within into towards")
-
-_NEVER_IN_A_NAME = word_set(
-    "award awards prize prizes medal university college school institute academy foundation festival st street "
-    "avenue ave rd road boulevard blvd square city war wars literature fiction history literary genre society "
-    "association company corporation inc ltd press museum library theatre theater hospital republic kingdom "
-    "states league club party movement internet north south east west new united international national world "
-    "civil series novels novel book books narratives writing inspired"
-)
-
-_COMMON_CAPITALISED = word_set(
-    "January February March April May June July August September October November December Monday Tuesday "
-    "Wednesday Thursday Friday Saturday Sunday English French German Spanish Italian Russian Chinese Japanese "
-    "Korean Arabic Hindi Portuguese American British Irish Scottish Welsh Canadian Australian African Asian "
-    "European Indian Mexican Brazilian Turkish Dutch Swedish Norwegian Danish Finnish Polish Czech Greek "
-    "Egyptian Nigerian Kenyan Ethiopian Iranian Iraqi Israeli Kuwaiti Bahraini Chilean Kazakhstani Jewish "
-    "Christian Muslim Islamic Hindu Buddhist Catholic Middle Eastern Western Latin France Germany Spain Italy "
-    "Russia China Japan Korea India Mexico Brazil Turkey Netherlands Sweden Norway Denmark Finland Poland "
-    "Greece Egypt Nigeria Kenya Ethiopia Iran Iraq Israel Kuwait Bahrain Chile Kazakhstan Canada Australia "
-    "Britain England Scotland Wales Ireland Europe Africa Asia America London Paris Berlin Rome Madrid Moscow "
-    "Tokyo Beijing Seoul Christmas Easter God Email Internet I Lesbian Romance Medical Historical"
-)
-
-_NOT_A_PERSON = word_set(
-    "Star_Wars New_York Los_Angeles San_Francisco Hong_Kong Buenos_Aires Abu_Dhabi Tel_Aviv New_Delhi Cape_Town "
-    "Addis_Ababa Rio_de_Janeiro Sri_Lanka Saudi_Arabia Costa_Rica Puerto_Rico Science_Thrillers Nobel_Peace "
-    "Old_Testament"
-)
-
-_PERSON_FOLLOWS = word_set(
-    "does do did is was are were has have had can could will would should may might to of about by with for "
-    "contact reach visit call author writer novelist poet and"
-)

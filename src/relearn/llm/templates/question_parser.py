@@ -10,9 +10,12 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-from relearn.text.normalize import word_pairs, word_set
+from relearn.text.normalize import read_word_lists, word_set
 from relearn.text.subjects import LEADING_WORDS, strip_quoted
 
+_WORDS = read_word_lists("relearn.llm", "data", "verbs.txt")
+_IRREGULAR_PAST = dict(pair.split(":") for pair in _WORDS["irregular_past"])
+BASE_VERBS = _WORDS["base_verbs"].union(_IRREGULAR_PAST)
 _GLUE = "\ue000"  # replaces a blank inside a title or a name; str.split keeps it
 _BE = word_set("is are was were")
 _HAVE = word_set("has have had")
@@ -233,7 +236,7 @@ def _begins_predicate(aux: str, word: str) -> bool:
     if aux in _HAVE:
         return is_participle(word) and word != "born"
     if aux in _BE:
-        return is_participle(word) or word in ADJECTIVES_AFTER_BE
+        return is_participle(word) or word in _WORDS["adjectives_after_be"]
     return word in BASE_VERBS or (aux in _MODAL and word == "be")
 
 
@@ -284,45 +287,8 @@ def past_tense(verb: str) -> str:
 
 
 def is_participle(word: str) -> bool:
-    return word in _IRREGULAR_PARTICIPLES or (word.endswith("ed") and len(word) > 4 and "-" not in word)
+    return word in _WORDS["irregular_participles"] or (word.endswith("ed") and len(word) > 4 and "-" not in word)
 
 
 def is_adverb(word: str) -> bool:
-    return word in ADVERBS or (word.endswith("ly") and len(word) > 4)
-
-
-_IRREGULAR_PAST = word_pairs(
-    "be:was become:became begin:began bring:brought build:built buy:bought choose:chose come:came cut:cut "
-    "do:did draw:drew drive:drove eat:ate fall:fell feel:felt fight:fought find:found forget:forgot get:got "
-    "give:gave go:went grow:grew have:had hear:heard hide:hid hold:held keep:kept know:knew lead:led "
-    "learn:learned leave:left lend:lent lose:lost make:made mean:meant meet:met owe:owed pay:paid put:put "
-    "quit:quit read:read ride:rode rise:rose run:ran say:said see:saw sell:sold send:sent set:set show:showed "
-    "sing:sang sit:sat sleep:slept speak:spoke spend:spent stand:stood steal:stole swim:swam take:took "
-    "teach:taught tell:told think:thought throw:threw understand:understood wear:wore win:won write:wrote"
-)
-
-# Verbs that end a subject of several words.
-BASE_VERBS = frozenset(_IRREGULAR_PAST) | word_set(
-    "affect align appear approach attend belong change collaborate combine connect continue contribute convey "
-    "define derive describe differ discover discuss earn employ encourage engage enjoy enrich exhibit explain "
-    "explore express feature focus handle help identify impact include incorporate influence inform inspire "
-    "integrate interact like live love matter mention need occur offer participate perceive play portray prefer "
-    "promote publish pursue receive reflect relate reside resemble settle shape share specialize study suffer "
-    "support transform treat typify use utilize venture visit work"
-)
-
-_IRREGULAR_PARTICIPLES = word_set(
-    "been become begun brought built bought chosen come done drawn driven found felt given gone grown had heard "
-    "held kept known led left lost made meant met paid put read said seen sent set shown spoken spent stood "
-    "taken taught told thought understood won written"
-)
-
-ADJECTIVES_AFTER_BE = word_set(
-    "able accessible active apparent available aware clear common considered dedicated different distinct "
-    "evident famous fundamental good important influential known made open popular present prevalent ready "
-    "reflective related seen similar special still successful told unique unusual usually used"
-)
-
-ADVERBS = word_set(
-    "often also usually still always ever never first mostly now already even just typically not most best really"
-)
+    return word in _WORDS["adverbs"] or (word.endswith("ly") and len(word) > 4)

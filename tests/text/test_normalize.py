@@ -1,10 +1,21 @@
-"""What is made equal before texts are compared, and numbers written in words."""
+"""Normal forms of text: tokens, words, plurals, street names, numbers in words, entities, and word lists."""
 
 from __future__ import annotations
 
 import pytest
 
-from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, norms, singular, tokenise
+from relearn.text.normalize import (
+    entity_form,
+    find_numerals,
+    is_function_word,
+    is_ordinary,
+    norms,
+    read_word_lists,
+    singular,
+    street_form,
+    tokenise,
+    words_only,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +44,27 @@ def test_plurals(plural: str, single: str) -> None:
     assert singular(plural) == single
 
 
-def test_word_lists() -> None:
+def test_a_text_without_case_and_punctuation_keeps_its_accents() -> None:
+    assert words_only("  Élise's (old) e-mail!") == "élise s old e mail"
+    assert words_only("...") == ""
+
+
+def test_short_street_words_are_written_out() -> None:
+    assert street_form(["12", "elm", "st"]) == ("12", "elm", "street")
+
+
+def test_an_entity_has_no_article_possessive_or_plural() -> None:
+    assert entity_form("the Goldsmiths' Hall") == "goldsmith hall"
+    assert entity_form("About 48,200") == "48200"
+
+
+def test_word_lists_are_read_by_section() -> None:
+    lists = read_word_lists("relearn.text", "names.txt")
+    assert {"dr", "rev"} <= lists["titles"] and "New_York" in lists["not_a_person"]
+    assert not any(word.startswith(("#", "[")) for words in lists.values() for word in words)
+
+
+def test_ordinary_words() -> None:
     assert is_function_word("the") and is_function_word("x") and not is_function_word("7")
     assert is_ordinary("works") and is_ordinary("families") and is_ordinary("the")
     assert not any(map(is_ordinary, ("nurse", "diabetes", "divorced", "green", "dog", "teacher", "torvik", "1987")))
