@@ -1,4 +1,4 @@
-"""All that metrics want to know of answer tokens, from one pass: against the definition, one row at a time."""
+"""Scores of answer tokens from one pass equal their definition, computed one row at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding many answers at once says what the model's own `generate` says of each alone, however it is batched."""
+"""Decoding many answers at once gives the answer of the model's own `generate` to each alone, however it is batched."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_settings_that_decoding_knows_nothing_of_are_heeded(loaded):
     assert said[1] == loaded.tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
-def test_a_model_that_loses_its_memory_is_found_out(loaded, monkeypatch):
+def test_a_model_that_ignores_its_cache_fails_the_test_for_decoding(loaded, monkeypatch):
     monkeypatch.setattr(
         decoding.KVCache,
         "put",

@@ -1,4 +1,4 @@
-"""What a model is asked and what is kept of it: answers, log-probabilities of all answers at hand, the base model's."""
+"""Answers and the log-probabilities of all reference answers, under the model and under the base model."""
 
 from __future__ import annotations
 

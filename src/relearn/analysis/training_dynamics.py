@@ -18,6 +18,7 @@ import torch
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import read_jsonl
+from relearn.core.run_dir import LOG, NEIGHBOURS, SYNTHESIS
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.data.validation import load_all
@@ -80,7 +81,7 @@ def _step_means(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[
 
 def loss_parts(folder: Path) -> dict[str, Any]:
     """Return every part of the unlearning loss by step; the last line of a step counts, where it was repeated."""
-    path = folder / "log.jsonl"
+    path = folder / LOG
     rows = read_jsonl(path, torn=True) if path.exists() else []
     last = {row["step"]: row for row in rows if row.get("stage") == "unlearn" and row.get("parts")}
     steps = sorted(last)
@@ -170,7 +171,7 @@ def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any
 def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
     """Load what the run trained on: its records, synthesised rows, and generated retain records."""
     data = load_all(recipe.data)
-    written, neighbours = folder / "synthesis.jsonl", folder / "neighbours.jsonl"
+    written, neighbours = folder / SYNTHESIS, folder / NEIGHBOURS
     retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
     rows = [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else ()
     return TrainingData(data.forget, rows, retain)

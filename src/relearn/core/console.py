@@ -1,7 +1,4 @@
-"""What a person sees while waiting: a progress bar per stage, plain lines. Only tables go to stdout.
-
-Of several processes at work on a run the main one alone talks.
-"""
+"""Print progress bars and notes to stderr, tables to stdout. Of several processes only the main one prints."""
 
 from __future__ import annotations
 
@@ -20,9 +17,8 @@ from relearn.core import distributed
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-
-# Control characters but new line and tab: as their pictures, or as a blot where they have none.
-_SIGNS = {
+# Visible replacements of all control characters except new line and tab.
+_CONTROL_PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
     **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
@@ -30,28 +26,29 @@ _SIGNS = {
 
 
 def visible(text: str) -> str:
-    """A text of a model or a record as it may be shown: what would command a terminal is a sign that can be seen."""
-    return text.replace("\r\n", "\n").translate(_SIGNS)
+    """Replace control characters of a text, which could control the terminal, with visible ones."""
+    return text.replace("\r\n", "\n").translate(_CONTROL_PICTURES)
 
 
 class Ticker(Protocol):
-    """Told how far a stage has come."""
+    """Callback for the progress of a stage."""
 
     def __call__(self, done: int, total: int | None = None) -> None: ...
 
 
 def quiet(done: int, total: int | None = None) -> None:
-    """The ticker of library use: shows nothing."""
+    """Ignore progress."""
 
 
 def note(text: str) -> None:
+    """Print a line to stderr."""
     if distributed.is_main():
         err.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
-    """A progress bar on a terminal, two plain lines elsewhere."""
+    """Show a progress bar on a terminal, two plain lines elsewhere; yield the callback that moves the bar."""
     began = time.monotonic()
     if not distributed.is_main():
         yield quiet

@@ -1,8 +1,8 @@
-"""Several processes at work on one run: who is who, what only the main one does, what they tell each other.
+"""Coordinate the processes of a distributed run: ranks, work of the main process, exchange of values.
 
-`accelerate launch` starts the processes and says in the environment how many there are; without it there is one, and
-nothing here does anything. What they tell each other goes over a group of its own, on the CPU, that waits for days: the
-main process may be at work on something long while the others have nothing to do.
+`accelerate launch` starts the processes and sets their number in the environment; with one process nothing here has an
+effect. Values are exchanged over a gloo group on the CPU with a timeout of days, because the other processes may wait
+long for the main one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from relearn.core.errors import InputError, RelearnError, RunFailedError
 
-PATIENCE = timedelta(days=7)
-Given = TypeVar("Given")
-Result = TypeVar("Result")
+TIMEOUT = timedelta(days=7)
+GatheredValue = TypeVar("GatheredValue")
+WorkResult = TypeVar("WorkResult")
 Failure = TypeVar("Failure", bound=RelearnError)
 
 _alone = False
@@ -25,12 +25,12 @@ _group: Any = None
 
 
 def processes() -> int:
-    """How many work on this: 1 without a launcher, and inside `on_main`."""
+    """Return the number of processes: 1 without a launcher, and inside `on_main`."""
     return 1 if _alone else launched()
 
 
 def launched() -> int:
-    """How many processes the launcher started."""
+    """Return the number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
 
 
@@ -39,17 +39,20 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes, logs and talks."""
+    """Tell whether this process is the one that writes files and prints."""
     return rank() == 0
 
 
 def shards_weights() -> bool:
-    """Whether the launcher was told to split the model's weights (FSDP) among the processes."""
+    """Tell whether the launcher shards the weights of the model over the processes (FSDP)."""
     return launched() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def join() -> None:
-    """Join the other processes and take this process's own device; nothing where there is one, or a second time."""
+    """Initialise the process group and the device of this process, once; nothing with one process.
+
+    Raises InputError for FSDP without GPUs.
+    """
     global _group
     if processes() == 1 or _group is not None:
         return
@@ -57,18 +60,14 @@ def join() -> None:
     from accelerate import PartialState
 
     if shards_weights() and not torch.cuda.is_available():
-        raise everywhere(
-            InputError(
-                "FSDP needs GPUs: on a CPU accelerate quietly copies the model instead of sharding it",
-                way_out="recipes/accelerate/ddp-cpu-2.yaml",
-            )
-        )
+        problem = "FSDP needs GPUs: on a CPU accelerate quietly copies the model instead of sharding it"
+        raise everywhere(InputError(problem, way_out="recipes/accelerate/ddp-cpu-2.yaml"))
     PartialState(cpu=not torch.cuda.is_available())
-    _group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    _group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
 
 
 def leave() -> None:
-    """Part from the others once all is done."""
+    """Destroy the process group, at the end of the run."""
     global _group
     if _group is not None:
         import torch
@@ -77,8 +76,8 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def gather(value: Given) -> list[Given]:
-    """What every process gives, by rank, on every process. Waits for all of them."""
+def gather(value: GatheredValue) -> list[GatheredValue]:
+    """Return the values of all processes, by rank, on every process. Waits for all of them."""
     count = processes()
     if count == 1:
         return [value]
@@ -97,27 +96,27 @@ def gather(value: Given) -> list[Given]:
 
 
 def barrier() -> None:
-    """Wait until every process has come this far."""
+    """Wait until every process has reached this call."""
     gather(None)
 
 
-def on_main(work: Callable[[], Result]) -> Result:
-    """What `work` returns when the main process does it alone, on every process; an error there is raised on all."""
+def on_main(work: Callable[[], WorkResult]) -> WorkResult:
+    """Run `work` on the main process only; return its result, or raise its error, on every process."""
     if processes() == 1:
         return work()
     if not is_main():
-        return _told(gather(None)[0])
+        return _unwrap(gather(None)[0])
     try:
         with _as_if_alone():
-            told = (True, work())
+            outcome = (True, work())
     except BaseException as error:
         gather((False, _portable(error)))
         raise
-    return _told(gather(told)[0])
+    return _unwrap(gather(outcome)[0])
 
 
-def spread(items: Sequence[Given], work: Callable[[Given], Result]) -> list[Result]:
-    """`work(item)` for all items, in their order and on every process, each item done by one of them."""
+def spread(items: Sequence[GatheredValue], work: Callable[[GatheredValue], WorkResult]) -> list[WorkResult]:
+    """Return `work(item)` for all items, in order, on every process; each item is done by one process."""
     count = processes()
     found: list[Any] = [None] * len(items)
     for number, part in enumerate(gather([work(item) for item in items[rank() :: count]])):
@@ -126,14 +125,14 @@ def spread(items: Sequence[Given], work: Callable[[Given], Result]) -> list[Resu
 
 
 def everywhere(error: Failure) -> Failure:
-    """An error that is raised in every process alike, so that the main one alone has to say it."""
+    """Mark an error that every process raises, so that only the main one prints it."""
     error.shared = True
     return error
 
 
 @contextmanager
 def _as_if_alone() -> Iterator[None]:
-    """What the main process does by itself must not wait for the others."""
+    """Make the work of the main process not wait for the others."""
     global _alone
     _alone = True
     try:
@@ -142,14 +141,14 @@ def _as_if_alone() -> Iterator[None]:
         _alone = False
 
 
-def _told(answer: Any) -> Any:
-    done, result = answer
+def _unwrap(outcome: Any) -> Any:
+    done, result = outcome
     if not done:
         raise result
     return result
 
 
 def _portable(error: BaseException) -> RelearnError:
-    """The error as the other processes raise it, so that all end the same way."""
-    known = isinstance(error, RelearnError)
-    return everywhere(error if known else RunFailedError(f"{type(error).__name__} in the main process"))
+    """Return the error that the other processes raise, so that all end with the same exit code."""
+    is_ours = isinstance(error, RelearnError)
+    return everywhere(error if is_ours else RunFailedError(f"{type(error).__name__} in the main process"))

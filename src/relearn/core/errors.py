@@ -1,16 +1,16 @@
-"""Every error a user can meet, under one root.
+"""Define the errors that are raised on purpose.
 
-Rules: an `InputError` is for the user to mend (exit code 2), all else is a run that failed
-(exit code 1). The text is one line: what, where, which value, the way out. Private answers never go into it.
+InputError: the user has to change the input (exit code 2). All others: a run failed (exit code 1). A message is one
+line: place, problem, value, way out. Private answers are never part of it.
 """
 
 from __future__ import annotations
 
 
 class RelearnError(Exception):
-    """Root of all errors raised on purpose; `exit_code` is what the command line ends with.
+    """Base of all errors raised on purpose. `exit_code`: of the command line.
 
-    `shared`: raised in every process of a run alike, so that the main one alone has to say it.
+    `shared`: every process of a run raises the same error, so only the main one prints it.
     """
 
     exit_code = 1
@@ -24,22 +24,22 @@ class RelearnError(Exception):
 
 
 class InputError(RelearnError):
-    """Something the user gave is wrong: a file, a field, a recipe key, a model name."""
+    """Wrong input: a file, a field, a recipe key, a model name."""
 
     exit_code = 2
 
 
 class MissingPartError(InputError):
-    """An optional part (a package, a model) is needed and not there."""
+    """A package or a model that is not installed."""
 
 
 class RunFailedError(RelearnError):
-    """The run itself failed: a generator that stopped answering, a loss that became NaN."""
+    """A failed run: a generator that stopped answering, a loss that became NaN."""
 
 
 class GeneratorError(RunFailedError):
-    """A generator cannot answer; what it had answered is kept and a later run goes on from there."""
+    """A generator that cannot answer; its earlier answers stay in the cache for the next run."""
 
 
 class BudgetError(RunFailedError):
-    """The budget of calls or tokens set in the recipe is used up."""
+    """The limit of calls or tokens in the recipe is reached."""

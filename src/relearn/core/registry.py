@@ -1,7 +1,7 @@
-"""A registry is a name -> thing table that a module fills when it is imported.
+"""Register methods, metrics, attacks and generators by name.
 
-A new method, metric or generator is one new file: every module of the places a registry names (packages, with their
-sub-packages, or single modules) is imported, so nothing else has to name it.
+A registry imports all modules of its `places` (packages with their sub-packages, or single modules) when it is first
+read, and each module adds its items on import. A new item is therefore one new file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to things of one kind; unknown names end in an `InputError` with the nearest known name."""
+    """A table of items of one kind by name. Unknown names raise InputError with the nearest known name."""
 
     def __init__(self, kind: str, *places: str, nested: bool = True):
         """nested: import the modules of sub-packages too."""
@@ -62,6 +62,6 @@ class Registry(Generic[T]):
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """'did you mean X?' when a known name is close, else the list of what there is."""
+    """Return "did you mean X?" for a similar known name, else the list of known names."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"

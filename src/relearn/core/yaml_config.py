@@ -1,7 +1,4 @@
-"""YAML that a user wrote, read into plain values, and pydantic's complaints about them in one line.
-
-`${NAME}` in a string is replaced by the environment variable NAME.
-"""
+"""Read YAML files of users, expand `${NAME}` from the environment, and turn pydantic errors into one line."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from relearn.core.registry import suggest
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys of a YAML file, variables not yet replaced."""
+    """Read a YAML file with a mapping, without expanding variables. Raises InputError."""
     path = Path(path)
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -37,7 +34,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:
-    """Lay "unlearn.epochs=2" over `values`."""
+    """Set a key of nested `values` from a string such as "unlearn.epochs=2". Raises InputError."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise InputError(f"cannot read {change!r}", where="--set", way_out="write --set unlearn.epochs=2")
@@ -56,7 +53,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def expand(value: Any, where: str) -> Any:
-    """`value` with the variables of all its strings replaced; InputError names one that is not set."""
+    """Replace `${NAME}` in all strings of a value. Raises InputError for a variable that is not set."""
     if isinstance(value, Mapping):
         return {key: expand(entry, where) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -73,7 +70,7 @@ def _variable(name: str, where: str) -> str:
 
 
 def readable(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    """The first problem of a pydantic error as one line with the way out."""
+    """Return the first problem of a pydantic error as one line with a way out."""
     first = error.errors()[0]
     path = [str(step) for step in first["loc"]]
     dotted = ".".join(path)

@@ -61,7 +61,7 @@ def generate(
         stops = stop_ids(loaded)
         answers = distributed.on_main(lambda: vllm_answers(loaded, ids, settings, keys=keys, stops=stops))
     else:
-        answers = _shared_out(_Call(loaded, settings, on_tokens), ids, keys, tick)
+        answers = _shared_out(_Call(loaded, settings, on_tokens), ids, keys=keys, tick=tick)
     return [text.strip() for text in loaded.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -74,7 +74,7 @@ class _Call:
     on_tokens: TokenListener | None
 
 
-def _shared_out(call: _Call, ids: Sequence[list[int]], keys: Sequence[str], tick: Ticker) -> list[list[int]]:
+def _shared_out(call: _Call, ids: Sequence[list[int]], *, keys: Sequence[str], tick: Ticker) -> list[list[int]]:
     """Generate the tokens of every answer; process n of N takes every Nth question by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = distributed.processes()

@@ -138,22 +138,20 @@ def segment_tree(rows: Sequence[TokenRow]) -> list[Segment]:
     The last segment of a row holds all positions that predict its answer and is never shared.
     """
     segments: list[Segment] = []
-    _add_segments(rows, list(range(len(rows))), 0, (), segments)
+
+    def add(members: list[int], start: int, path: tuple[int, ...]) -> None:
+        """Add the segments of `members`, which have the tokens before `start` in common."""
+        for group in _groups(rows, members, start):
+            first = group[0]
+            stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
+            offset = segments[-1].indices.stop if segments else 0
+            segment = Segment(first, start, stop, offset, path)
+            segments.append(segment)
+            if len(group) > 1:
+                add(group, stop, (*path, *segment.indices))
+
+    add(list(range(len(rows))), 0, ())
     return segments
-
-
-def _add_segments(
-    rows: Sequence[TokenRow], members: list[int], start: int, path: tuple[int, ...], segments: list[Segment]
-) -> None:
-    """Add the segments of `members`, which have the tokens before `start` in common."""
-    for group in _groups(rows, members, start):
-        first = group[0]
-        stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
-        offset = segments[-1].indices.stop if segments else 0
-        segment = Segment(first, start, stop, offset, path)
-        segments.append(segment)
-        if len(group) > 1:
-            _add_segments(rows, group, stop, (*path, *segment.indices), segments)
 
 
 def _groups(rows: Sequence[TokenRow], members: list[int], start: int) -> list[list[int]]:

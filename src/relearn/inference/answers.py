@@ -55,7 +55,7 @@ def ask(
     responses = _responses(loaded, records, settings, seed=seed, tick=tick)
     rows = encode(loaded.chat, [example for record in records for example in _examples(record)])
     scored = iter(zip(rows, answer_scores(loaded.model, rows), strict=True))
-    score_fields = {record.id: _score_fields(loaded, record, scored, membership) for record in records}
+    score_fields = {record.id: _score_fields(loaded, record, scored, membership=membership) for record in records}
     choices = choice_columns(loaded, records)
     return Answers(
         [
@@ -106,7 +106,7 @@ def _examples(record: Record) -> Iterator[Example]:
 
 
 def _score_fields(
-    loaded: Loaded, record: Record, scored: Iterator[tuple[TokenRow, TokenScores]], membership: bool
+    loaded: Loaded, record: Record, scored: Iterator[tuple[TokenRow, TokenScores]], *, membership: bool
 ) -> dict[str, Any]:
     """Build the score fields of an `AnswerRow`; consumes as many of `scored` as `_examples` yields."""
     row, scores = next(scored)

@@ -71,18 +71,19 @@ def _plain(question: ChoiceQuestion) -> str:
 
 def letter_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
     """Compute the log-probability of each choice's letter, summed over its tokens, for every question."""
-    return _logprobs(loaded, questions, lettered, lambda question: LETTERS[: len(question.choices)], tick)
+    return _logprobs(loaded, questions, lettered, answers=lambda one: LETTERS[: len(one.choices)], tick=tick)
 
 
 def text_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
     """Compute the log-probability of each choice's text, summed over its tokens, for every question."""
-    return _logprobs(loaded, questions, spelled, lambda question: question.choices, tick)
+    return _logprobs(loaded, questions, spelled, answers=lambda one: one.choices, tick=tick)
 
 
 def _logprobs(
     loaded: Loaded,
     questions: Sequence[ChoiceQuestion],
     prompt: Callable[[ChoiceQuestion], str],
+    *,
     answers: Callable[[ChoiceQuestion], Sequence[str]],
     tick: Any,
 ) -> list[ChoiceLogprobs]:

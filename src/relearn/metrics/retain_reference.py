@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 from relearn.core.errors import InputError
 from relearn.core.files import read_json
+from relearn.core.run_dir import SCORES
 
 # Named as in OpenUnlearning's files.
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")
@@ -34,7 +35,7 @@ def load_reference(path: Path | str) -> RetainReference:
     Raises InputError where the file is none of them, or holds neither truth ratios nor membership attacks.
     """
     path = Path(path).expanduser()
-    file = path / "scores.json" if path.is_dir() else path
+    file = path / SCORES if path.is_dir() else path
     content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}, not scores", where=str(file))

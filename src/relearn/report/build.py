@@ -17,6 +17,17 @@ import yaml
 
 from relearn.core import files
 from relearn.core.errors import InputError
+from relearn.core.run_dir import (
+    EVALUATION,
+    MANIFEST,
+    MODEL_CARD,
+    RECIPE,
+    REJECTED,
+    REPORT_HTML,
+    REPORT_JSON,
+    SYNTHESIS,
+    RunFolder,
+)
 from relearn.data.record import evenly
 from relearn.metrics.metric import direction_of
 from relearn.report.html import redacted
@@ -34,14 +45,15 @@ _KNOWLEDGE = ("kfr", "krr")
 def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     """Build the content of report.json. Raises InputError where `run` is no run folder."""
     run = Path(run)
-    if not (run / "manifest.json").exists():
+    if not (run / MANIFEST).exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
-    manifest = files.read_json(run / "manifest.json")
-    recipe, evaluation = _settings(run / "recipe.yaml"), _settings(run / "evaluation.yaml")
+    folder = RunFolder(run)
+    manifest = files.read_json(run / MANIFEST)
+    recipe, evaluation = _settings(run / RECIPE), _settings(run / EVALUATION)
     trained = not evaluation
-    summary = _json(run / "summary.json")
-    answers = _answers(run, _json(run / "scores.json"), trained)
-    rows, rejected = _rows(run / "synthesis.jsonl"), _rows(run / "rejected.jsonl")
+    summary = folder.summary
+    answers = _answers(run, folder.scores, trained)
+    rows, rejected = _rows(run / SYNTHESIS), _rows(run / REJECTED)
     audits = read_audits(run)
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -59,7 +71,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
         "answers": answers,
         "audits": audits,
         "inside": read_analysis(run),
-        "training": _training(_rows(run / "log.jsonl")),
+        "training": _training(folder.log_rows),
         "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
         "rejections": _rejections(rejected),
         "provenance": _provenance(manifest, recipe or evaluation),
@@ -79,15 +91,11 @@ def write_report(run: Path, redact: bool = False) -> Path:
     run = Path(run)
     report = build_report(run, redact=redact)
     page, card = render(report), None if report["evaluated"] is not None else model_card(report)
-    files.write_json(run / "report.json", report)
-    files.write_text(run / "report.html", page)
+    files.write_json(run / REPORT_JSON, report)
+    files.write_text(run / REPORT_HTML, page)
     if card is not None:
-        files.write_text(run / "model_card.md", card)
-    return run / "report.html"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}
+        files.write_text(run / MODEL_CARD, card)
+    return run / REPORT_HTML
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

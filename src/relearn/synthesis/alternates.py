@@ -17,6 +17,7 @@ from relearn.core import config
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import RunFailedError
 from relearn.core.files import read_jsonl, write_jsonl
+from relearn.core.run_dir import ALTERNATES, REJECTED_ALTERNATES
 from relearn.data import Record, content_id
 from relearn.llm import Completer, Prompt
 from relearn.synthesis.checks import LeakCheck, Verifier, form_flaw, subject_of
@@ -49,7 +50,6 @@ from relearn.synthesis.synthesize import WRITE_BETTER, kind_counts, open_complet
 from relearn.synthesis.vague_answers import no_answer_flaw
 from relearn.text.normalize import words_only
 
-ALTERNATES, REJECTED_ALTERNATES = "alternates.jsonl", "rejected_alternates.jsonl"
 ANSWERS = 5
 TEMPERATURE = 1.0
 TOKENS_PER_ALTERNATE = 120

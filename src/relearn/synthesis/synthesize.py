@@ -17,6 +17,7 @@ from relearn.core import config
 from relearn.core.console import Ticker, quiet
 from relearn.core.errors import RunFailedError
 from relearn.core.files import make_private_dir, write_jsonl
+from relearn.core.run_dir import CACHE, REJECTED, SYNTHESIS
 from relearn.data import Record, content_id
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, ignore_arrival
@@ -28,7 +29,6 @@ from relearn.synthesis.retry_loop import Slot, SlotText, reject
 from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_wanted
 from relearn.synthesis.vague_answers import answer_group, write_answers
 
-SYNTHESIS, REJECTED, CACHE = "synthesis.jsonl", "rejected.jsonl", "cache.sqlite"
 WRITE_BETTER = "read there what was written and why it was rejected, and take a generator that writes better"
 
 
