@@ -31,7 +31,7 @@ LENGTHS = {
 MISMATCHED = 2
 ALL_ROWS = (0, 1, 2)
 CHUNK = 3
-Form = Literal["logits", "head"]
+InputForm = Literal["logits", "head"]
 Result = tuple[torch.Tensor, LossTerms]
 MEANS = "`forget.mean(values)` for values of tokens or `forget.mean_rows(values)` for values of rows"
 
@@ -51,7 +51,7 @@ class Step:
         forget: Sequence[int] = ALL_ROWS,
         retain: Sequence[int] = ALL_ROWS,
         *,
-        form: Form = "head",
+        form: InputForm = "head",
         trained: Mapping[str, torch.Tensor] | None = None,
         shift: float = 0.0,
         times: int = 1,
@@ -76,7 +76,7 @@ class Step:
         return torch.cat([tokens[row] for row in rows])
 
     def _answers(
-        self, stream: str, rows: Sequence[int], states: torch.Tensor, *, form: Form, shift: float, times: int
+        self, stream: str, rows: Sequence[int], states: torch.Tensor, *, form: InputForm, shift: float, times: int
     ) -> AnswerLogits:
         lengths = torch.tensor([LENGTHS[stream][row] for row in rows])
         row = torch.arange(len(rows)).repeat_interleave(lengths)
@@ -155,7 +155,7 @@ class _Checker:
     step: Step
     tolerance: float
 
-    def value(self, form: Form) -> str:
+    def value(self, form: InputForm) -> str:
         """Check type, shape, finiteness and gradient of the loss."""
         try:
             loss, terms = self.objective(self.step.batch(form=form))
