@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relearn.core.errors import InputError
 from relearn.unlearning import losses, token_loss
-from relearn.unlearning.check_method import VOCABULARY, Form, Step, check_method, draw, gradients
+from relearn.unlearning.check_method import VOCABULARY, InputForm, Step, check_method, draw, gradients
 from relearn.unlearning.data.streams import StreamSource
 from relearn.unlearning.method import INPUTS, METHODS, AnswerLogits, Batch, LossTerms, method
 from relearn.unlearning.options import Positive
@@ -147,7 +147,7 @@ def test_a_full_vocabulary_would_be_noticed():
     assert full_vocabularies("ga", {}, step, "logits")
 
 
-def full_vocabularies(name: str, options: dict[str, Any], step: Step, form: Form) -> list[torch.Size]:
+def full_vocabularies(name: str, options: dict[str, Any], step: Step, form: InputForm) -> list[torch.Size]:
     """Shapes of what autograd keeps of a loss that are tokens x vocabulary, for more than a chunk of one token."""
     kept: list[torch.Tensor] = []
 
