@@ -24,27 +24,11 @@ from relearn.core.errors import InputError
 TEMPORARY_SUFFIX = ".relearn-tmp"
 # Files that a saved model, adapter, lens or classifier consists of.
 MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "adapter_config.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "offset.json",
-    "eco.json",
-    "fit.json",
-    "score.json",
+    *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", "vocab.json", "vocab.txt", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("offset.json", "eco.json", "fit.json", "score.json"),
 )
 
 

@@ -34,6 +34,10 @@ class Stage:
     all_processes: bool = False
 
 
+def no_check(recipe: Recipe, data: DataSet) -> None:
+    """Check nothing: the stage has no input of its own."""
+
+
 class RunContext:
     """What the stages of a run share. `interrupted`: the current stage was begun earlier and not completed."""
 

@@ -18,7 +18,7 @@ from relearn.core.run_dir import RECIPE, RunFolder
 from relearn.data.validation import DataSet, load_all
 from relearn.workflows.run import eval_stages as evaluation
 from relearn.workflows.run import train_stages as training
-from relearn.workflows.run.context import RunContext, Stage
+from relearn.workflows.run.context import RunContext, Stage, no_check
 from relearn.workflows.run.inputs import begin_run, check_folder, with_subjects
 
 
@@ -54,16 +54,16 @@ def score_again(out: Path | str) -> RunFolder:
 
 STAGES = (
     Stage("learn", training.check_learn, training.learn_outputs, training.learn, all_processes=True),
-    Stage("neighbours", training.no_check, training.neighbour_outputs, training.neighbours),
+    Stage("neighbours", no_check, training.neighbour_outputs, training.neighbours),
     Stage("wordings", training.check_wordings, training.wording_outputs, training.wordings),
     Stage("before", evaluation.check_asking, evaluation.before_outputs, evaluation.before, all_processes=True),
     Stage("synthesis", training.check_synthesis, training.synthesis_outputs, training.synthesis),
     Stage("alternates", training.check_synthesis, training.alternate_outputs, training.alternates),
     Stage("unlearn", training.check_unlearn, training.unlearn_outputs, training.unlearn, all_processes=True),
-    Stage("after", training.no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
-    Stage("perplexity", training.no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
+    Stage("after", no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
+    Stage("perplexity", no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
     Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
-    Stage("report", training.no_check, evaluation.report_outputs, evaluation.report),
+    Stage("report", no_check, evaluation.report_outputs, evaluation.report),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 

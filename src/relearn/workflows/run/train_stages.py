@@ -40,10 +40,6 @@ from relearn.workflows.run.eval_stages import check_texts
 SAMPLE = 24
 
 
-def no_check(recipe: Recipe, data: DataSet) -> None:
-    """Check nothing: the stage has no input of its own."""
-
-
 def check_learn(recipe: Recipe, data: DataSet) -> None:
     if recipe.learn:
         check_texts(recipe, *load_set(recipe.learn.data, "retain", "learn.data"))
