@@ -104,7 +104,7 @@ def training(model: Any, fresh: dict[str, torch.Tensor], batches: Sequence[Micro
             model,
             batches,
             objective,
-            Loop(1e-4),
+            loop=Loop(1e-4),
             checkpoints=Path(folder) / "checkpoints",
             log=lambda **_: None,
             callbacks=[*masks, clock],

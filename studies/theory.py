@@ -34,7 +34,7 @@ from relearn.report.plots import over_steps
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.batches import MicroBatch
 from relearn.unlearning.data.encode import encode, record_example
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.method import METHODS, Objective
 from relearn.unlearning.step import make_reference, step_loss
 from relearn.unlearning.train import unlearn_batches
@@ -76,7 +76,7 @@ def main() -> None:
     loaded = RunModels(recipe, options.run).start()
     loaded.model.set_attn_implementation("eager")
     data = load_all(recipe.data)
-    material = Material(
+    material = TrainingData(
         evenly(data.forget, options.rows),
         [TrainingRow(**row) for row in read_jsonl(options.run / "synthesis.jsonl")],
         evenly(data.retain, options.rows * 2),
@@ -130,7 +130,7 @@ def _walked_before(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return found.pop("methods", {}) if {key: found.get(key) for key in settings} == settings else {}
 
 
-def _batch(name: str, chat: Any, material: Material, recipe: Recipe) -> tuple[Objective, MicroBatch]:
+def _batch(name: str, chat: Any, material: TrainingData, recipe: Recipe) -> tuple[Objective, MicroBatch]:
     """One step over the chosen records: as many rows of the method's own data as there are records."""
     method = METHODS.get(name)
     ids = {record.id for record in material.records}
@@ -145,7 +145,7 @@ def _batch(name: str, chat: Any, material: Material, recipe: Recipe) -> tuple[Ob
             "token_budget": None,
         }
     )
-    return method.objective({}), unlearn_batches(chat, method, picked, settings, recipe.seed)[0]
+    return method.objective({}), unlearn_batches(chat, method, picked, settings=settings, seed=recipe.seed)[0]
 
 
 def one_step(scene: Scene, objective: Objective, batch: MicroBatch, start: Any, size: float) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from relearn.models.load import load
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.masks.mask import MASKS
 from relearn.unlearning.method import METHODS
-from relearn.unlearning.reference_model import scored
+from relearn.unlearning.reference_model import to_answer_logits
 from relearn.unlearning.step import make_reference, step_loss
 from unlearning.toy import fresh, plan
 
@@ -114,4 +114,4 @@ def test_answers_greedy_and_drawn(tiny_model_dir, temperature):
 
 
 def logprobs_loss(network) -> torch.Tensor:
-    return scored(predict(network, [ROW]), [ROW], Size(3, 1)).mean_nll()
+    return to_answer_logits(predict(network, [ROW]), [ROW], Size(3, 1)).mean_nll()

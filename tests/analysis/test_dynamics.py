@@ -12,14 +12,19 @@ from relearn.core.run_dir import write_jsonl
 from relearn.engine.forward import predict
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.method import METHODS
-from relearn.unlearning.reference_model import scored
+from relearn.unlearning.reference_model import to_answer_logits
 from relearn.unlearning.step import make_reference
 from unlearning.toy import fresh, plan
 
 
 def flat(model, rows, sign):
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    loss = sign * scored(predict(model, rows), rows, Size(sum(row.answer_tokens for row in rows), len(rows))).mean_nll()
+    loss = (
+        sign
+        * to_answer_logits(
+            predict(model, rows), rows, Size(sum(row.answer_tokens for row in rows), len(rows))
+        ).mean_nll()
+    )
     found = torch.autograd.grad(loss, weights, allow_unused=True)
     return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)])
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from relearn.engine.forward import predict
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.method import METHODS, Batch
-from relearn.unlearning.reference_model import scored
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.reference_model import to_answer_logits
+from relearn.unlearning.token_loss import AnswerLogits
 from unlearning.toy import FORGET, RETAIN
 
 TWO = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # p = (3/4, 1/4); the true token is the first
@@ -22,7 +22,7 @@ TWO = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # p = (3/4, 1/4);
 def residual(method: str, logits: torch.Tensor, reference_nll: float = 0.0) -> torch.Tensor:
     """d L / d logits of one answer of one token."""
     leaf = logits.clone()[None].requires_grad_()
-    rows = Scored(leaf, torch.tensor([0]), torch.tensor([0]), 1, 1, 1)
+    rows = AnswerLogits(leaf, torch.tensor([0]), torch.tensor([0]), 1, 1, 1)
     objective = METHODS.get(method).objective({})
     loss, _ = objective(Batch(rows, forget_reference_nll=torch.tensor([reference_nll], dtype=torch.float64)))
     return torch.autograd.grad(loss, leaf)[0][0]
@@ -73,7 +73,7 @@ def test_told_is_measured_to_first_order(model, sign):
     """The rest is of second order: ten times smaller steps leave a hundred times less of it."""
     rows, other = FORGET[:3], RETAIN[0]
     size = Size(sum(row.answer_tokens for row in rows), len(rows))
-    direction = descent(model, sign * scored(predict(model, rows), rows, size).mean_nll())
+    direction = descent(model, sign * to_answer_logits(predict(model, rows), rows, size).mean_nll())
     assert norm(direction) > 0
     for row in (rows[0], other):
         beside = runners_up(model, row)

@@ -20,7 +20,7 @@ from relearn.synthesis.rows import TrainingRow
 from relearn.synthesis.synthesize import synthesize
 from relearn.synthesis.vague_answers import FRAMES, OPENINGS, hardened, planned_hardening
 from relearn.unlearning.data.encode import Example, encode
-from relearn.unlearning.data.streams import Material, streams
+from relearn.unlearning.data.streams import TrainingData, streams
 from tiny import build_tiny_tokenizer
 
 KINDS: tuple[Hardening, ...] = get_args(Hardening)
@@ -116,5 +116,5 @@ def test_synthesis_writes_them_between_its_rows_and_the_generic_ones(tmp_path: P
 
 def test_only_questions_as_they_were_asked_have_an_original_to_push_down():
     rows = [*answered(), *hardened(answered(), RECORDS, KINDS, 0)]
-    table = streams("original_beside_synthesised", Material(RECORDS, rows), 0).beside["original"]
+    table = streams("original_beside_synthesised", TrainingData(RECORDS, rows), 0).beside["original"]
     assert {row.id for row in rows if table[row.id]} == {row.id for row in rows if row.kind == "qa" and not row.given}

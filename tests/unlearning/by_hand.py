@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from relearn.unlearning.method import METHODS, Batch
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 
 
-def scored(logits: list[list[float]], targets: list[int], row: list[int]) -> Scored:
+def scored(logits: list[list[float]], targets: list[int], row: list[int]) -> AnswerLogits:
     rows = max(row) + 1
-    return Scored(torch.tensor(logits), torch.tensor(targets), torch.tensor(row), rows, len(targets), rows)
+    return AnswerLogits(torch.tensor(logits), torch.tensor(targets), torch.tensor(row), rows, len(targets), rows)
 
 
 def run(name: str, options: dict[str, Any] | None = None, **batch: Any) -> tuple[float, dict[str, float]]:

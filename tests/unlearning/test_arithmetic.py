@@ -20,9 +20,7 @@ from relearn.models.load import load, merge_adapter
 from relearn.models.lora import add_lora, save_adapter
 from relearn.unlearning import train
 from relearn.unlearning.data.encode import encode, record_example
-from relearn.unlearning.data.streams import Material
-from relearn.unlearning.losses.npo import NPO
-from relearn.unlearning.losses.retain import Retain
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.unlearning.weight_arithmetic import merged, negated
@@ -44,7 +42,9 @@ def job(method: str, tiny_model_dir, folder: Path, logged: list | None = None, *
     settings = Unlearn(method=method, **{**shared, **unlearn})
     model = Model(name=str(tiny_model_dir))
     log = logged if logged is not None else []
-    return Job(load(model), Material(RECORDS, (), KEPT), settings, model, folder, 0, lambda **row: log.append(row))
+    data = TrainingData(RECORDS, (), KEPT)
+    log_row = lambda **row: log.append(row)  # noqa: E731
+    return Job(loaded=load(model), data=data, settings=settings, model=model, folder=folder, seed=0, log=log_row)
 
 
 def carry_out(work: Job) -> None:
@@ -282,10 +282,13 @@ def test_masks_hold_here_too(tiny_model_dir, tmp_path, method):
 
 
 def test_objectives_of_the_papers():
-    chosen = METHODS.get("ties").objective({})
-    assert (chosen.over, chosen.under) == (NPO(0.1, 0.4, Retain(0.2, 0.4)), NPO(0.1, 0.3, Retain(0.4, 0.3)))
-    assert METHODS.get("ties").objective({"over": {"beta": 0.5}}).over == NPO(0.5, 0.4, Retain(0.2, 0.4))
-    assert METHODS.get("task_vector").objective({}).alpha == 1.0
+    trained_with = METHODS.get("npo_klr").objective
+    over = {"beta": 0.1, "forget_weight": 0.4, "retain_nll": 0.2, "retain_kl": 0.4}
+    under = {"beta": 0.1, "forget_weight": 0.3, "retain_nll": 0.4, "retain_kl": 0.3}
+    assert METHODS.get("ties").objective({}).objectives == [trained_with(over), trained_with(under)]
+    changed = METHODS.get("ties").objective({"over": {"beta": 0.5}})
+    assert changed.objectives == [trained_with({**over, "beta": 0.5}), trained_with(under)]
+    assert METHODS.get("task_vector").defaults == {"alpha": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from unlearning.toy import fresh, plan
 def test_a_model_on_the_cpu_is_trained_there_though_there_is_a_gpu(tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model, batches = fresh(tiny_model_dir), plan("ga")
-    trainer = ObjectiveTrainer(model, batches, METHODS.get("ga").objective({}), Loop(1e-3), tmp_path, print)
+    trainer = ObjectiveTrainer(
+        model, batches, METHODS.get("ga").objective({}), loop=Loop(1e-3), folder=tmp_path, log=print
+    )
     assert trainer.args.device.type == "cpu"
     assert make_reference(trainer.model, batches[:1], METHODS.get("npo").objective({})) is not None
 

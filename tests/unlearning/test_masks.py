@@ -80,7 +80,7 @@ def run(model, folder, settings=None, *, accumulation=1, callbacks=(), mask=None
         model,
         batches,
         METHODS.get(method).objective({}),
-        Loop(1e-2, accumulation, **loop),
+        loop=Loop(1e-2, accumulation=accumulation, **loop),
         checkpoints=folder / "checkpoints",
         log=lambda **row: logged.append(row),
         callbacks=[*([mask] if mask else []), *callbacks],

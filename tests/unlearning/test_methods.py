@@ -1,22 +1,23 @@
-"""Contract tests over every registered method, and ReLearn's own numbers."""
+"""Contract tests over every registered method, `check_method` itself, and ReLearn's own numbers."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-import sys
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
-import relearn.objectives
 import torch
+from torch import Tensor
 
 from relearn.core.errors import InputError
-from relearn.unlearning import token_loss
-from relearn.unlearning.data.streams import Source
-from relearn.unlearning.method import METHODS, Batch, Need, Stateful
-from relearn.unlearning.token_loss import Scored
-from unlearning.drawn import VOCABULARY, Form, Step, draw, gradients
+from relearn.unlearning import losses, token_loss
+from relearn.unlearning.check_method import VOCABULARY, Form, Step, check_method, draw, gradients
+from relearn.unlearning.data.streams import StreamSource
+from relearn.unlearning.method import INPUTS, METHODS, AnswerLogits, Batch, LossTerms, method
+from relearn.unlearning.options import Positive
 
 NAMES = list(METHODS)
 # Every method as it is, and those that compose retain terms with all of them in the less usual form.
@@ -58,8 +59,8 @@ HELD_FIXED = {"wga": _wga, "satimp": _satimp, "ceu": _ceu}
 def test_contract(name, options):
     method = METHODS.get(name)
     objective = method.objective(options)
-    assert method.name == name and method.paper and method.family and method.data in get_args(Source)
-    assert "forget" in objective.needs and objective.needs <= set(get_args(Need))
+    assert method.name == name and method.paper and method.family and method.data in get_args(StreamSource)
+    assert "forget" in objective.needs and objective.needs <= INPUTS.keys()
     step = draw(objective)
     loss, parts = objective(step.batch())
     assert loss.shape == () and torch.isfinite(loss)
@@ -102,7 +103,7 @@ def test_gradient_equals_finite_differences_with_detached_factors_held_fixed(nam
         return HELD_FIXED[name](logits, start, truth, first)
 
     leaf = start.clone().requires_grad_()
-    loss, _ = objective(Batch(Scored(leaf, forget.targets, forget.row, 3, 8, 3)))
+    loss, _ = objective(Batch(AnswerLogits(leaf, forget.targets, forget.row, 3, 8, 3)))
     loss.backward()
     assert float(loss.detach()) == pytest.approx(float(value(start)), rel=1e-9)
     numeric = torch.zeros_like(start)
@@ -115,37 +116,22 @@ def test_gradient_equals_finite_differences_with_detached_factors_held_fixed(nam
 
 
 @every_case
-def test_row_order_changes_nothing(name, options):
-    objective = METHODS.get(name).objective(options)
-    step = draw(objective)
-    loss, _ = objective(step.batch())
-    other, _ = objective(step.batch((2, 0, 1), (1, 2, 0)))
-    assert torch.allclose(loss, other, rtol=1e-12)
-    assert_same(gradients(step, loss), gradients(step, other))
+def test_every_method_passes_its_check(name, options):
+    """Shape, gradient, row order, micro-batches, step means, states with a head: see check_method."""
+    assert check_method(name, options, tolerance=1e-12) == []
 
 
 @every_case
 def test_micro_batches_add_up_to_the_step(name, options):
+    """Once more without check_method, which the other contracts rest on."""
     objective = METHODS.get(name).objective(options)
     step = draw(objective)
-    whole, parts = objective(step.batch())
+    whole, terms = objective(step.batch())
     one, of_one = objective(step.batch((0, 1), (0,)))
     other, of_other = objective(step.batch((2,), (1, 2)))
     assert torch.allclose(whole, one + other, rtol=1e-12)
-    assert_same(parts, {part: of_one[part] + of_other[part] for part in parts})
+    assert_same(terms, {term: of_one[term] + of_other[term] for term in terms})
     assert_same(gradients(step, whole), gradients(step, one + other))
-
-
-@every_case
-def test_states_with_a_head_are_the_same_as_logits(name, options, monkeypatch):
-    monkeypatch.setattr(token_loss, "CHUNK_TOKENS", 3)
-    objective = METHODS.get(name).objective(options)
-    step = draw(objective)
-    by_logits, parts = objective(step.batch(form="logits"))
-    by_head, of_head = objective(step.batch(form="head"))
-    assert torch.allclose(by_logits, by_head, rtol=1e-12)
-    assert_same(parts, of_head)
-    assert_same(gradients(step, by_logits), gradients(step, by_head))
 
 
 @every_case
@@ -177,13 +163,6 @@ def full_vocabularies(name: str, options: dict[str, Any], step: Step, form: Form
 
 
 @every_method
-def test_trap_10_raw_logits_do_not_count_only_their_differences(name):
-    objective = METHODS.get(name).objective({})
-    step = draw(objective)
-    assert torch.allclose(objective(step.batch())[0], objective(step.batch(shift=7.0))[0], rtol=1e-9)
-
-
-@every_method
 def test_a_method_can_be_listed_and_rebuilt_from_its_defaults(name):
     method = METHODS.get(name)
     assert json.loads(json.dumps(dict(method.defaults))) == dict(method.defaults)
@@ -199,9 +178,9 @@ def test_unknown_option_is_refused_with_the_nearest_name(name):
         assert repr(known) in str(refused.value)
 
 
-@of_cases([case for case in CASES if isinstance(METHODS.get(case[0]).objective({}), Stateful)])
+@of_cases([case for case in CASES if METHODS.get(case[0]).objective({}).initial_state])
 def test_a_state_moves_on_and_keeps_its_shape(name, options):
-    objective: Any = METHODS.get(name).objective(options)
+    objective = METHODS.get(name).objective(options)
     state = objective.initial_state
     assert json.loads(json.dumps(state)) == state
     _, parts = objective(draw(objective).batch())
@@ -210,41 +189,204 @@ def test_a_state_moves_on_and_keeps_its_shape(name, options):
     assert all(isinstance(value, float) and math.isfinite(value) for value in after.values())
 
 
-TOY = '''
-"""A toy: ascent on half of the NLL."""
+TOY = """
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
-from dataclasses import dataclass
-
-from relearn.unlearning.method import METHODS, Method
-
-
-@dataclass(frozen=True)
-class Toy:
-    weight: float = 0.5
-    needs = frozenset({"forget"})
-
-    def __call__(self, batch):
-        parts = {"toy": -batch.forget.mean_nll()}
-        return self.weight * parts["toy"], parts
+from relearn.unlearning.method import AnswerLogits, method
 
 
-METHODS.add("toy", Method("toy", "toys", "nobody, never", Toy, {"weight": 0.5}, "original"))
-'''
+@method("toy", paper="nobody, never", data="original", defaults=dict(beta=0.1, forget_weight=1.0, retain_nll=1.0))
+def toy(forget: AnswerLogits, forget_reference_nll: Tensor, *, beta: float) -> Tensor:
+    log_ratio = forget.sequence_nll() - forget_reference_nll
+    return forget.mean_rows(-2 / beta * logsigmoid(beta * log_ratio))
+"""
 
 
-def test_a_method_is_one_file_that_nothing_else_names(tmp_path, monkeypatch):
-    (tmp_path / "toy.py").write_text(TOY, encoding="utf-8")
-    assert len(TOY.splitlines()) < 30
-    monkeypatch.setattr(relearn.objectives, "__path__", [*relearn.objectives.__path__, str(tmp_path)])
-    monkeypatch.setattr(METHODS, "_discovered", False)
+@pytest.fixture
+def registry(monkeypatch):
+    """The registry, which forgets afterwards what a test adds."""
+    assert "npo" in METHODS
     monkeypatch.setattr(METHODS, "_items", dict(METHODS._items))
-    try:
-        assert "toy" in METHODS
-        objective = METHODS.get("toy").objective({"weight": 2.0})
-        loss, parts = objective(draw(objective).batch())
-        assert loss == 2 * parts["toy"] < 0
-    finally:
-        sys.modules.pop("relearn.objectives.toy", None)
+    return METHODS
+
+
+def test_a_method_is_one_file_that_nothing_else_names(tmp_path, monkeypatch, registry):
+    (tmp_path / "toy_loss.py").write_text(TOY, encoding="utf-8")
+    monkeypatch.setattr(losses, "__path__", [*losses.__path__, str(tmp_path)])
+    monkeypatch.setattr(METHODS, "_discovered", False)
+    assert "toy" in METHODS and check_method("toy") == []
+    objective, npo = METHODS.get("toy").objective({"forget_weight": 0.5}), METHODS.get("npo_gdr").objective({})
+    assert objective.needs == npo.needs
+    batch = draw(objective).batch()
+    loss, terms = objective(batch)
+    same, npo_terms = npo(batch)
+    assert list(terms) == ["toy", "gdr"] and torch.equal(terms["toy"], npo_terms["npo"])
+    assert torch.equal(loss, 0.5 * npo_terms["npo"] + npo_terms["gdr"]) and not torch.equal(loss, same)
+    importlib.import_module("relearn.unlearning.losses.toy_loss")
+
+
+def test_a_loss_may_take_retain_rows_itself_and_name_its_terms(registry):
+    @method("mine", paper="nobody", data="original", defaults=dict(beta=0.5))
+    def mine(forget: AnswerLogits, retain: AnswerLogits | None = None, *, beta: float) -> tuple[Tensor, LossTerms]:
+        terms = {"ascent": -forget.mean_nll()}
+        loss = beta * terms["ascent"]
+        if retain is None:
+            return loss, terms
+        terms["kept"] = retain.mean_nll()
+        return loss + terms["kept"], terms
+
+    assert METHODS.get("mine").defaults == {"beta": 0.5} and METHODS.get("mine").family == "custom"
+    objective = METHODS.get("mine").objective({})
+    assert objective.needs == {"forget", "retain"} and check_method("mine") == []
+    assert list(objective(Batch(draw(objective).batch().forget))[1]) == ["ascent"]
+
+
+def test_the_defaults_of_parameters_are_options_and_types_are_checked(registry):
+    @method("mine", paper="nobody")
+    def mine(forget: AnswerLogits, *, beta: Positive = 0.5, steps: int = 3, exact: bool = True) -> Tensor:
+        return beta * forget.mean_nll()
+
+    assert METHODS.get("mine").defaults == {"beta": 0.5, "steps": 3, "exact": True}
+    for options, message in (
+        ({"beta": 0}, "beta is 0: give a number above 0"),
+        ({"steps": 1.5}, "steps is 1.5: give a whole number"),
+        ({"exact": "no"}, "exact is 'no': give true or false"),
+    ):
+        with pytest.raises(InputError, match=message):
+            METHODS.get("mine").objective(options)
+
+
+def test_signatures_that_do_not_fit_are_refused(registry):
+    def unknown(forget: AnswerLogits, forget_refrence: AnswerLogits) -> Tensor: ...
+    def without_forget(retain: AnswerLogits) -> Tensor: ...
+    def without_layer(forget: AnswerLogits, forget_states: Tensor) -> Tensor: ...
+    def with_option(forget: AnswerLogits, *, beta: float) -> Tensor: ...
+    def plain(forget: AnswerLogits) -> Tensor: ...
+
+    for function, defaults, message in (
+        (unknown, {}, "forget_refrence.*did you mean 'forget_reference'"),
+        (without_forget, {}, "does not take `forget`"),
+        (without_layer, {}, "needs an option `layer`"),
+        (with_option, {}, "takes the option 'beta', which has no default"),
+        (plain, {"beta": 0.1}, "`defaults` has 'beta', which plain does not take"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            method("wrong", paper="nobody", defaults=defaults)(function)
+
+
+def _summed(forget: AnswerLogits) -> Tensor:
+    return forget.token_nll().sum()
+
+
+def _summed_rows(forget: AnswerLogits) -> Tensor:
+    return forget.sequence_nll().sum()
+
+
+def _mean_of_the_micro_batch(forget: AnswerLogits) -> Tensor:
+    return forget.token_nll().mean()
+
+
+def _per_row(forget: AnswerLogits) -> Tensor:
+    return forget.sequence_nll()
+
+
+def _per_token(forget: AnswerLogits) -> Tensor:
+    return -forget.token_nll()
+
+
+def _number(forget: AnswerLogits) -> Tensor:
+    return forget.mean_nll().item()  # pyright: ignore[reportReturnType]
+
+
+def _detached(forget: AnswerLogits) -> Tensor:
+    return forget.mean_nll().detach()
+
+
+def _infinite(forget: AnswerLogits) -> Tensor:
+    return (forget.mean_nll() * 0).log()
+
+
+def _logits_only(forget: AnswerLogits) -> Tensor:
+    assert forget.logits is not None
+    return forget.mean(forget.logits.log_softmax(-1)[:, 0])
+
+
+def _raw_logits(forget: AnswerLogits) -> Tensor:
+    return forget.mean(forget.token_loss(lambda logits, targets: logits.gather(1, targets[:, None])[:, 0]))
+
+
+def _across_tokens(forget: AnswerLogits) -> Tensor:
+    return forget.mean(
+        forget.token_loss(lambda logits, _: logits.log_softmax(-1)[:, 0] * logits.log_softmax(-1).amax())
+    )
+
+
+def _first_row(forget: AnswerLogits) -> Tensor:
+    weights = torch.linspace(1, 2, forget.rows)
+    return forget.mean_rows(weights * forget.sequence_nll())
+
+
+def _in_place(forget: AnswerLogits) -> Tensor:
+    def value(logits: Tensor, targets: Tensor) -> Tensor:
+        logits.data.sub_(1.0)
+        return token_loss.nll(logits, targets)
+
+    return forget.mean(forget.token_loss(value))
+
+
+def _unused_retain(forget: AnswerLogits, retain: AnswerLogits) -> Tensor:
+    return forget.mean_nll()
+
+
+def _other_rows(forget: AnswerLogits) -> Tensor:
+    nll = forget.sequence_nll()
+    return forget.mean_rows(nll * nll.max().detach())
+
+
+def _raises(forget: AnswerLogits) -> Tensor:
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (_summed, "a sum, not a mean over the optimiser step: take `forget.mean(values)`"),
+        (_summed_rows, "a sum, not a mean"),
+        (_mean_of_the_micro_batch, "a mean over the micro-batch"),
+        (_per_row, "the loss has shape (3,): return one number"),
+        (_per_token, "the loss has shape (8,): return one number"),
+        (_number, "the loss is of type float: return a tensor"),
+        (_detached, "no gradient: compute it without .detach()"),
+        (_infinite, "the loss is -inf"),
+        (_logits_only, "when a batch holds states and a head instead of logits: take `forget.token_nll()`"),
+        (_raw_logits, "constant is added to all logits"),
+        (_across_tokens, "must treat every token on its own"),
+        (_first_row, "depends on the order of the rows"),
+        (_in_place, "changes `forget.logits` in place"),
+        (_unused_retain, "no gradient reaches `retain`"),
+        (_other_rows, "must not depend on other rows"),
+        (_raises, "raises ValueError (no such thing)"),
+    ],
+)
+def test_check_method_finds_what_is_wrong_and_says_how_to_mend_it(
+    function: Callable[..., Tensor], problem: str, registry
+):
+    method("wrong", paper="nobody", data="original", defaults=dict(forget_weight=1.0))(function)
+    problems = check_method("wrong")
+    assert any(problem in line for line in problems), problems
+    assert all("\n" not in line for line in problems)
+
+
+def test_check_method_reports_defaults_that_are_refused(registry):
+    @method("wrong", paper="nobody", defaults=dict(beta=-1.0))
+    def wrong(forget: AnswerLogits, *, beta: Positive) -> Tensor:
+        return beta * forget.mean_nll()
+
+    (problem,) = check_method("wrong")
+    assert "beta is -1.0: give a number above 0" in problem
+    with pytest.raises(InputError, match="unknown method"):
+        check_method("nothing_like_it")
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -256,9 +398,9 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 def test_relearn_is_the_sum_of_its_three_terms():
     """Vocabulary of two, forget (3/4, 1/4) on the true token, retain uniform, reference (3/4, 1/4)."""
     ln3, zero = math.log(3), torch.tensor([0])
-    forget = Scored(torch.tensor([[ln3, 0.0]]), torch.tensor([0]), zero, 1, 1, 1)
-    retain = Scored(torch.zeros(1, 2), torch.tensor([1]), zero, 1, 1, 1)
-    reference = Scored(torch.tensor([[ln3, 0.0]]), torch.tensor([1]), zero, 1, 1, 1)
+    forget = AnswerLogits(torch.tensor([[ln3, 0.0]]), torch.tensor([0]), zero, 1, 1, 1)
+    retain = AnswerLogits(torch.zeros(1, 2), torch.tensor([1]), zero, 1, 1, 1)
+    reference = AnswerLogits(torch.tensor([[ln3, 0.0]]), torch.tensor([1]), zero, 1, 1, 1)
     loss, parts = METHODS.get("relearn").objective({})(Batch(forget=forget, retain=retain, retain_reference=reference))
     gdf, gdr = math.log(4 / 3), math.log(2)
     klr = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
@@ -270,8 +412,8 @@ def test_relearn_is_the_sum_of_its_three_terms():
 
 def test_legacy_divides_by_all_positions_of_rows_padded_to_512():
     ln3, zero = math.log(3), torch.tensor([0])
-    kept = Scored(torch.zeros(1, 2), torch.tensor([1]), zero, 1, 1, 1)
-    reference = Scored(torch.tensor([[ln3, 0.0]]), torch.tensor([1]), zero, 1, 1, 1)
+    kept = AnswerLogits(torch.zeros(1, 2), torch.tensor([1]), zero, 1, 1, 1)
+    reference = AnswerLogits(torch.tensor([[ln3, 0.0]]), torch.tensor([1]), zero, 1, 1, 1)
     options = {"direction": "reverse", "normaliser": "legacy"}
     _, parts = METHODS.get("relearn").objective(options)(Batch(forget=kept, retain=kept, retain_reference=reference))
     # KL((3/4, 1/4) || (1/2, 1/2)) at one of 512 positions

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from by_hand import about, run, scored
-from drawn import LENGTHS, Step, draw, gradients
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, logsigmoid, nll_loss, one_hot, pad, softmax
 
 from relearn.core.errors import InputError
+from relearn.unlearning.check_method import LENGTHS, Step, draw, gradients
 from relearn.unlearning.losses.distillation import jsd, one_hot_jsd
 from relearn.unlearning.method import METHODS
 

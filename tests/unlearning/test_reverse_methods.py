@@ -13,9 +13,8 @@ from by_hand import about, run, scored
 from torch.nn.functional import cross_entropy, kl_div, one_hot
 
 from relearn.core.errors import InputError
-from relearn.unlearning.losses.pdu import PDU
 from relearn.unlearning.method import METHODS, Batch
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 NAMES = ["ga", "grad_diff", "ga_klr", "npo", "npo_gdr", "npo_klr", "simnpo", "wga", "satimp", "ceu", "pdu", "undial"]
@@ -130,7 +129,7 @@ def test_pdu_by_hand():
     # (3 - mean(3, 0, 0))^2 = 4 and (1 - 1)^2 = 0
     forget = scored([[3.0, 0.0, 0.0], [1.0, 1.0, 1.0]], [0, 1], [0, 0])
     retain = scored([[0.0, 0.0, 0.0]], [1], [0])
-    state = METHODS.get("pdu").objective({}).initial_state  # pyright: ignore[reportAttributeAccessIssue]
+    state = METHODS.get("pdu").objective({}).initial_state
     assert state == {"lam": 100.0, "steps": 0.0}
     loss, parts = run("pdu", forget=forget, retain=retain, state=state)
     assert parts == {"flat": about(2.0), "gdr": about(LN3)}
@@ -139,7 +138,7 @@ def test_pdu_by_hand():
 
 
 def test_pdus_multiplier_follows_the_retain_loss():
-    objective = PDU()
+    objective = METHODS.get("pdu").objective({})
     above = objective.next_state({"lam": 100.0, "steps": 0.0}, {"gdr": 0.5, "flat": 9.0})
     assert above == {"lam": pytest.approx(101.0), "steps": 1.0}  # 100 + 5 (0.5 - 0.3)
     below = objective.next_state(above, {"gdr": 0.1, "flat": 9.0})
@@ -148,7 +147,8 @@ def test_pdus_multiplier_follows_the_retain_loss():
 
 
 def test_pdus_multiplier_rests_while_it_warms_up():
-    objective, state, seen = PDU(warmup_steps=2), {"lam": 100.0, "steps": 0.0}, []
+    objective = METHODS.get("pdu").objective({"warmup_steps": 2})
+    state, seen = {"lam": 100.0, "steps": 0.0}, []
     for _ in range(4):
         state = objective.next_state(state, {"gdr": 1.3})
         seen.append(state["lam"])
@@ -182,10 +182,12 @@ class Padded:
         own = (self.logits if logits is None else logits)[:, :-1]
         return cross_entropy(own.transpose(1, 2), self.labels[:, 1:], ignore_index=-100, reduction=reduction)
 
-    def scored(self, logits: torch.Tensor) -> Scored:
+    def scored(self, logits: torch.Tensor) -> AnswerLogits:
         counts = self.labels[:, 1:] != -100
         targets = self.labels[:, 1:][counts]
-        return Scored(logits[:, :-1][counts], targets, counts.nonzero()[:, 0], len(counts), len(targets), len(counts))
+        return AnswerLogits(
+            logits[:, :-1][counts], targets, counts.nonzero()[:, 0], len(counts), len(targets), len(counts)
+        )
 
 
 def padded(seed: int, prompts: tuple[int, ...], answers: tuple[int, ...], vocabulary: int = 6) -> Padded:
@@ -300,7 +302,7 @@ def test_value_and_gradient_are_those_of_an_independent_implementation(name, opt
         retain_reference=retain.scored(retain.start) if "retain_reference" in objective.needs else None,
         forget_reference=forget.scored(forget.start) if "forget_reference" in objective.needs else None,
         forget_reference_nll=forget.nll(forget.start, "none").sum(1),
-        state=getattr(objective, "initial_state", {}),
+        state=objective.initial_state,
     )
     ours, theirs = objective(batch)[0], again(forget, retain)
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-9)
@@ -331,7 +333,7 @@ def test_npo_and_ceu_stop_pushing_once_an_answer_is_gone_and_ascent_does_not():
         for state, logits in (("known", known), ("gone", gone)):
             leaf = logits.clone().requires_grad_()
             row = torch.tensor([0, 0])
-            forget = Scored(leaf, torch.tensor([0, 0]), row, 1, 2, 1)
+            forget = AnswerLogits(leaf, torch.tensor([0, 0]), row, 1, 2, 1)
             batch = Batch(forget=forget, forget_reference_nll=torch.tensor([2 * LN2], dtype=torch.float64))
             loss, _ = METHODS.get(name).objective({})(batch)
             pushes[name, state] = float(slopes(loss, [leaf])[0].abs().max())

@@ -6,21 +6,21 @@ import math
 
 import pytest
 import torch
-from drawn import draw, gradients
 from torch.nn.functional import mse_loss
 
 from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow, predict
-from relearn.unlearning.losses.rmu import Misdirection, direction
+from relearn.unlearning.check_method import draw, gradients
+from relearn.unlearning.losses.rmu import direction
 from relearn.unlearning.method import METHODS, Batch
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 
 RMU = METHODS.get("rmu")
 
 
-def rows_of(tokens: int, step_tokens: int | None = None) -> Scored:
+def rows_of(tokens: int, step_tokens: int | None = None) -> AnswerLogits:
     """`tokens` answer tokens of one row; RMU looks at nothing but their number."""
-    return Scored(
+    return AnswerLogits(
         torch.zeros(tokens, 2),
         torch.zeros(tokens, dtype=torch.long),
         torch.zeros(tokens, dtype=torch.long),
@@ -34,7 +34,10 @@ def test_what_it_is_made_of():
     assert (RMU.family, RMU.data, RMU.procedure) == ("representation", "original", "train")
     assert RMU.objective({}).needs == {"forget", "retain"} | states
     assert RMU.objective({"alpha": 0}).needs == {"forget", "forget_states"}
-    assert RMU.objective({"layer": -3}) == Misdirection(layer=-3, coefficient=2.0, alpha=1.0, seed=0)
+    objective = RMU.objective({"layer": -3})
+    assert objective.layer == -3 and objective == RMU.objective(
+        {"layer": -3, "coefficient": 2.0, "alpha": 1.0, "seed": 0}
+    )
 
 
 def test_rmu_by_hand():

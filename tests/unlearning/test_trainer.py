@@ -129,8 +129,8 @@ def test_reference_is_the_start_model_and_is_run_once_per_row(tiny_model_dir):
     model.forward = None  # a second forward would now fail
     for asked in (RETAIN[:4], [RETAIN[2], RETAIN[0]]):
         tokens = sum(row.answer_tokens for row in asked)
-        said = reference.scored(asked, Size(tokens, len(asked)))
-        assert torch.allclose(said.chunk(0, tokens), answer_logits(start, asked), atol=1e-4)
+        said = reference.answer_logits(asked, Size(tokens, len(asked)))
+        assert torch.allclose(said.logits_chunk(0, tokens), answer_logits(start, asked), atol=1e-4)
 
 
 def test_full_fine_tuning_keeps_the_start_as_reference(tiny_model_dir, tmp_path):
@@ -146,8 +146,8 @@ def test_full_fine_tuning_keeps_the_start_whatever_it_takes(tiny_model_dir, monk
     reference = make_reference(model, plan(), METHODS.get("relearn").objective({}))
     size = Size(FORGET[0].answer_tokens, 1)
     retained = [plan()[0].retain[0]]
-    before = reference.scored(retained, size).chunk(0, 3).clone()
+    before = reference.answer_logits(retained, size).logits_chunk(0, 3).clone()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1)
-    assert torch.equal(reference.scored(retained, size).chunk(0, 3), before)
+    assert torch.equal(reference.answer_logits(retained, size).logits_chunk(0, 3), before)

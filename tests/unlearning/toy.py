@@ -54,7 +54,7 @@ def trained(model: Any, batches: list[MicroBatch], folder: Path, *, method="rele
         model,
         batches,
         METHODS.get(method).objective(options or {}),
-        Loop(rate, **loop),
+        loop=Loop(rate, **loop),
         checkpoints=folder / "checkpoints",
         log=lambda **row: logged.append(row),
         callbacks=callbacks,

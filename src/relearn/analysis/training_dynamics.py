@@ -27,10 +27,10 @@ from relearn.models.lora import add_lora
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.callbacks import FILE
 from relearn.unlearning.data.batches import MicroBatch
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.method import METHODS, Batch, Objective
 from relearn.unlearning.step import make_reference, observe
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 from relearn.unlearning.train import unlearn_batches
 
 BATCHES = 4
@@ -129,7 +129,7 @@ def _through(batch: Batch, kept: bool) -> Batch:
     for name, value in vars(batch).items():
         if (name in _KEPT) == kept:
             continue
-        if isinstance(value, Scored):
+        if isinstance(value, AnswerLogits):
             changed[name] = replace(
                 value,
                 logits=None if value.logits is None else value.logits.detach(),
@@ -156,7 +156,7 @@ def aligned(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, "there are no retain rows"
     found = {}
     for when, model, loaded in _both_ends(recipe, folder):
-        plan = unlearn_batches(loaded.chat, method, material, settings, recipe.seed)
+        plan = unlearn_batches(loaded.chat, method, material, settings=settings, seed=recipe.seed)
         batches = evenly(plan, BATCHES)
         found[when] = alignment(model, objective, batches, make_reference(model, batches, objective))
         del model, loaded
@@ -172,12 +172,12 @@ def _both_ends(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
     yield "end", loaded.model, loaded
 
 
-def _material(recipe: Recipe, folder: Path) -> Material:
+def _material(recipe: Recipe, folder: Path) -> TrainingData:
     data = load_all(recipe.data)
     written, neighbours = folder / "synthesis.jsonl", folder / "neighbours.jsonl"
     retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
     rows = [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else ()
-    return Material(data.forget, rows, retain)
+    return TrainingData(data.forget, rows, retain)
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:

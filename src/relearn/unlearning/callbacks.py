@@ -1,15 +1,14 @@
-"""Evaluation while training: every n steps the model is asked, and the best adapter so far is kept.
+"""Evaluate a model during training: keep the best weights, and record the probabilities of a few answers.
 
-The probability seesaw of arXiv 2502.11190 (5.2) while it happens: what the model says at a few answers.
-
-One forward over a few forget rows with their ORIGINAL answers and as many kept ones, before the first step, every
-`every` steps and after the last; one line each in trajectory.jsonl of the run folder:
+`KeepBest` scores the model every n steps. `Trajectory` records the probability seesaw of arXiv 2502.11190 (5.2): one
+forward pass over a few forget rows with their ORIGINAL answers and as many retain rows, before the first step, every
+`every` steps and after the last. Each pass is one line of trajectory.jsonl in the run folder:
 
     {"step": 20, "rows": [{"id", "split", "token", "first", "mean", "entropy", "top": [[token, p], ...]}]}
 
 `first` is the probability of the true `token` at the first answer position, `mean` that of all answer positions,
-`entropy` (nats) and `top` (the five likeliest tokens) belong to the first. Weights, gradients and random numbers stay
-as they are. Lines after the step a training is taken up from are written anew, so that a resumed run has the same file.
+`entropy` (nats) and `top` (the five likeliest tokens) belong to the first position. Weights, gradients and random
+numbers are not changed. A resumed training drops the lines after its checkpoint, so that it writes the same file.
 """
 
 from __future__ import annotations
@@ -29,17 +28,21 @@ from relearn.engine.forward import TokenRow, predict
 from relearn.engine.model_support import evaluating
 from relearn.models.chat import ChatFormat
 from relearn.unlearning.data.encode import encode, record_example
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
+from relearn.unlearning.method import LogRow
 from relearn.unlearning.reference_model import mixed
-from relearn.unlearning.trainer import LogRow
 
+FILE = "trajectory.jsonl"
+ROWS = 4
+TOP = 5
+_DIGITS = 6
 _WEIGHTS = "weights.safetensors"
 
 
 class KeepBest(TrainerCallback):
-    """Calls `evaluate(model) -> float` every `every` steps; `restore` puts the best trainable weights back."""
+    """Call `evaluate(model) -> float` every `every` steps; `restore` puts the best trainable weights back."""
 
-    def __init__(self, model: Any, evaluate: Callable[[Any], float], every: int, folder: Path, log: LogRow):
+    def __init__(self, model: Any, evaluate: Callable[[Any], float], *, every: int, folder: Path, log: LogRow):
         self._model = model
         self._evaluate = evaluate
         self._every = every
@@ -63,7 +66,7 @@ class KeepBest(TrainerCallback):
         return json.loads(path.read_text())["score"] if path.exists() else float("-inf")
 
     def restore(self) -> None:
-        """Load the best weights, if any evaluation took place."""
+        """Load the best weights, if there was an evaluation."""
         if (self._folder / _WEIGHTS).exists():
             self._model.load_state_dict(load_file(self._folder / _WEIGHTS), strict=False)
 
@@ -74,16 +77,10 @@ class KeepBest(TrainerCallback):
             write_json(target / "score.json", {"score": score, "step": step})
 
 
-FILE = "trajectory.jsonl"
-ROWS = 4
-TOP = 5
-_DIGITS = 6
-
-
 class Trajectory(TrainerCallback):
-    """Writes to `path`. `rows`: forget and retain rows by split. Every process runs the forward, the main one writes.
+    """Write to `path` what the model predicts for `rows`, forget and retain rows by split.
 
-    Of sharded weights no process has the whole: all must take part, and all do.
+    Every process runs the forward pass, because sharded weights need all of them; the main process writes.
     """
 
     def __init__(self, rows: Mapping[str, Sequence[TokenRow]], every: int, path: Path, *, autocast: bool = False):
@@ -95,55 +92,55 @@ class Trajectory(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.global_step == 0:
             write_jsonl(self._path, ())
-            self._look(model, 0)
+            self._record(model, 0)
         elif self._path.exists():
-            known = read_jsonl(self._path, torn=True)
-            write_jsonl(self._path, (row for row in known if row["step"] <= state.global_step))
+            lines = read_jsonl(self._path, torn=True)
+            write_jsonl(self._path, (row for row in lines if row["step"] <= state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            self._look(model, state.global_step)
+            self._record(model, state.global_step)
 
-    def _look(self, model: Any, step: int) -> None:
+    def _record(self, model: Any, step: int) -> None:
         rows = [row for own in self._rows.values() for row in own]
         splits = [split for split, own in self._rows.items() for _ in own]
         with torch.no_grad(), evaluating(model), mixed(next(model.parameters()).device, self._autocast):
-            seen = predict(model, rows)
-        found, start = [], 0
+            predicted = predict(model, rows)
+        entries, start = [], 0
         for row, split in zip(rows, splits, strict=True):
             stop = start + row.answer_tokens
             with torch.no_grad():
-                found.append({"id": row.id, "split": split} | _seen(seen.logits_at(start, stop), row))
+                entries.append({"id": row.id, "split": split} | _probabilities(predicted.logits_at(start, stop), row))
             start = stop
-        append_jsonl(self._path, {"step": step, "rows": found})
+        append_jsonl(self._path, {"step": step, "rows": entries})
 
 
 def make_trajectory(
-    chat: ChatFormat, material: Material, every: int, folder: Path, *, length: int, autocast: bool = False
+    chat: ChatFormat, data: TrainingData, folder: Path, *, every: int, length: int, autocast: bool = False
 ) -> Trajectory:
-    """The callback for a training on `material`; rows are spread evenly over the records."""
-    parts = {"forget": material.records, "retain": material.retain}
+    """Make the callback for a training on `data`; its rows are spread evenly over the records."""
+    splits = {"forget": data.records, "retain": data.retain}
     rows = {
         split: encode(chat, [record_example(record) for record in evenly(records, ROWS)], max_length=length)
-        for split, records in parts.items()
+        for split, records in splits.items()
         if records
     }
     return Trajectory(rows, every, folder / FILE, autocast=autocast)
 
 
-def _seen(logits: torch.Tensor, row: TokenRow) -> dict[str, Any]:
-    """What is written of one row; logits (answer tokens, V)."""
-    chances = logits.softmax(-1)
-    true = torch.tensor(row.ids[row.answer_start :], device=chances.device)
-    own = chances.gather(1, true[:, None])[:, 0]
-    likeliest = chances[0].topk(min(TOP, chances.shape[-1]))
+def _probabilities(logits: torch.Tensor, row: TokenRow) -> dict[str, Any]:
+    """Summarise the predictions for one row; logits (answer tokens, V)."""
+    probs = logits.softmax(-1)
+    targets = torch.tensor(row.ids[row.answer_start :], device=probs.device)
+    target_probs = probs.gather(1, targets[:, None])[:, 0]
+    likeliest = probs[0].topk(min(TOP, probs.shape[-1]))
     return {
-        "token": int(true[0]),
-        "first": round(float(own[0]), _DIGITS),
-        "mean": round(float(own.mean()), _DIGITS),
-        "entropy": round(float(torch.special.entr(chances[0]).sum()), _DIGITS),
+        "token": int(targets[0]),
+        "first": round(float(target_probs[0]), _DIGITS),
+        "mean": round(float(target_probs.mean()), _DIGITS),
+        "entropy": round(float(torch.special.entr(probs[0]).sum()), _DIGITS),
         "top": [
-            [token, round(chance, _DIGITS)]
-            for token, chance in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            [token, round(prob, _DIGITS)]
+            for token, prob in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
         ],
     }

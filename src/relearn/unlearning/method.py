@@ -1,59 +1,78 @@
-"""The contract of an objective and the table of all methods.
+"""Register unlearning methods: loss functions with their paper, options, training data and procedure.
 
-An objective says which streams of rows it `needs` and gets exactly those, each as a `Scored`. A method is an objective
-with its name, paper, defaults, the data its forget stream is made of, and the procedure that carries it out.
+    @method("my_loss", paper="...", data="original", defaults=dict(beta=0.1, retain_nll=1.0))
+    def my_loss(forget: AnswerLogits, forget_reference_nll: Tensor, *, beta: Positive) -> Tensor: ...
 
-Limits on the numbers a method takes, in words a recipe's author can act on.
+Parameters before the `*` are inputs, named like the fields of `Batch`: only the forward passes they need are run. An
+input with a default may be missing from a micro-batch. Parameters after the `*` are options; their annotations say
+which values are allowed (`options.py`). The loss returns a scalar, logged under the name of the function, or the scalar
+and the named terms to log. It is this micro-batch's share of the optimiser step (`AnswerLogits.mean`, `.mean_rows`).
+
+Two things need no code in the loss, only a place in `defaults`: `forget_weight` multiplies it, and `retain_nll` or
+`retain_kl` add the retain terms (`retain.py`). `check_method.py` tests a method on a synthetic batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 import torch
 
 from relearn.core.errors import InputError
 from relearn.core.registry import Registry, suggest
-from relearn.unlearning.data.streams import Source
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.data.streams import ALTERNATE_SOURCES, SYNTHESISED_SOURCES, StreamSource
+from relearn.unlearning.options import check_option, positive
+from relearn.unlearning.retain import RETAIN_DEFAULTS, LossTerms, RetainLoss, RetainWeights, retain_terms
+from relearn.unlearning.token_loss import AnswerLogits
 
-Need = Literal[
-    "forget",  # rows of the method's data, see Method.data
-    "rejected",  # for every forget row the answer that is not preferred to it, in the same order
-    "mismatched",  # questions of the forget rows with answers of other records
-    "original",  # questions of the forget rows with the original answers; a row may have none
-    "retain",
-    "forget_reference",  # the start model's distributions on the same rows
-    "retain_reference",
-    "forget_reference_nll",  # the start model's NLL of every row, (rows,)
-    "rejected_reference_nll",
-    "original_reference_nll",
-    "forget_states",  # states of the layer `Objective.layer` at the scored positions
-    "retain_states",
-    "retain_states_reference",
-]
-Parts = dict[str, torch.Tensor]
+__all__ = ["METHODS", "AnswerLogits", "Batch", "LossTerms", "Method", "Objective", "method"]
+
+LogRow = Callable[..., None]  # Writes one row of a training log, given as keyword arguments
+InputKind = Literal["logits", "reference", "reference_nll", "states", "states_reference"]
+STREAMS = ("forget", "rejected", "mismatched", "original", "retain")
+
+
+class LossInput(NamedTuple):
+    """What a loss may take: something about the rows of one stream."""
+
+    stream: str
+    kind: InputKind
+
+
+INPUTS = {stream: LossInput(stream, "logits") for stream in STREAMS} | {
+    "forget_reference": LossInput("forget", "reference"),
+    "retain_reference": LossInput("retain", "reference"),
+    "forget_reference_nll": LossInput("forget", "reference_nll"),
+    "rejected_reference_nll": LossInput("rejected", "reference_nll"),
+    "original_reference_nll": LossInput("original", "reference_nll"),
+    "forget_states": LossInput("forget", "states"),
+    "retain_states": LossInput("retain", "states"),
+    "retain_states_reference": LossInput("retain", "states_reference"),
+}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a micro-batch offers: only what the objective `needs` is filled in.
+    """The inputs of a loss on one micro-batch; only those that the objective `needs` are filled in.
 
-    `original` is missing from a micro-batch none of whose forget rows has one.
-
-    `*_reference` are `Scored` of the start model without gradient; `*_reference_nll` (rows,) float32; `*_states`
-    (A, width). `state` holds the numbers an objective carries from step to step (see `Stateful`).
+    Streams: `forget` rows of the method's data (`Method.data`); `rejected` the answer that is not preferred to each
+    forget row's, in the same order; `mismatched` the questions of the forget rows with answers of other records;
+    `original` their questions with the original answers, None where no row of the micro-batch has one; `retain`.
+    `*_reference`: the start model's predictions on the same rows, without gradient. `*_reference_nll`: its summed NLL
+    of each row, (rows,) float32. `*_states`: states after the decoder layer `Objective.layer` at the positions that
+    predict answer tokens, (A, width). `state`: the numbers that an objective carries from step to step.
     """
 
-    forget: Scored
-    retain: Scored | None = None
-    retain_reference: Scored | None = None
-    rejected: Scored | None = None
-    mismatched: Scored | None = None
-    original: Scored | None = None
-    forget_reference: Scored | None = None
+    forget: AnswerLogits
+    retain: AnswerLogits | None = None
+    retain_reference: AnswerLogits | None = None
+    rejected: AnswerLogits | None = None
+    mismatched: AnswerLogits | None = None
+    original: AnswerLogits | None = None
+    forget_reference: AnswerLogits | None = None
     forget_reference_nll: torch.Tensor | None = None
     rejected_reference_nll: torch.Tensor | None = None
     original_reference_nll: torch.Tensor | None = None
@@ -63,37 +82,159 @@ class Batch:
     state: Mapping[str, float] = field(default_factory=dict)
 
 
-class Objective(Protocol):
-    """A frozen dataclass whose fields are its configuration. Returns the loss and its named parts for the log.
+class Objective:
+    """A method with its options: what a training minimises. Called, it returns the loss and the terms to log.
 
-    Every term is this micro-batch's share of the optimiser step (`Scored.mean`, `Scored.mean_rows`), so that the sum
-    over micro-batches and processes is the loss of the step. Objectives that need states have a field `layer`.
+    Composed methods derive from it; a decorated loss function becomes a `LossObjective`.
     """
 
     @property
-    def needs(self) -> frozenset[Need]: ...
+    def needs(self) -> frozenset[str]:
+        """The fields of `Batch` that the loss is computed from."""
+        raise NotImplementedError
 
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]: ...
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """An objective that carries numbers from step to step; they are kept in checkpoints."""
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
+        raise NotImplementedError
 
     @property
-    def initial_state(self) -> dict[str, float]: ...
+    def layer(self) -> int | None:
+        """The decoder layer whose states the loss takes, if any."""
+        return None
 
-    def next_state(self, state: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, float]:
-        """The state after an optimiser step whose parts were `parts`, summed over its micro-batches."""
-        ...
+    @property
+    def source(self) -> StreamSource | None:
+        """The training data, where an option decides it; else None."""
+        return None
+
+    @property
+    def initial_state(self) -> dict[str, float]:
+        """The numbers carried from step to step, before the first step; checkpoints hold them."""
+        return {}
+
+    def next_state(self, state: Mapping[str, float], terms: Mapping[str, float]) -> dict[str, float]:
+        """Compute the state after an optimiser step with these terms, summed over its micro-batches."""
+        return dict(state)
+
+    def needed_streams(self, kind: InputKind) -> list[str]:
+        """List the streams of which the loss takes this kind of input."""
+        return [stream for stream in STREAMS if any(INPUTS[name] == (stream, kind) for name in self.needs)]
+
+
+class CarriedState(NamedTuple):
+    """Functions of an objective that carries numbers from step to step; both get the options as keyword arguments."""
+
+    first: Callable[..., dict[str, float]]
+    following: Callable[..., dict[str, float]]  # of the state and the terms of an optimiser step
 
 
 @dataclass(frozen=True)
-class Method:
-    """One line of `relearn list methods`: how to build an objective, and where it is from.
+class LossFunction:
+    """A decorated function: its inputs with whether each must be there, and its options with their annotations.
 
-    `data`: what the forget stream is made of (`unlearning/data/streams.py` makes it). `procedure`: "train" is one
-    training with the objective; others are named in `unlearning/procedures.py`.
+    `enabled_by` names the option of an input that is left out, with its passes, where the option is 0.
+    """
+
+    function: Callable[..., Any]
+    inputs: Mapping[str, bool]
+    options: Mapping[str, Any]
+    enabled_by: Mapping[str, str]
+    state: CarriedState | None = None
+
+    @classmethod
+    def read(
+        cls, function: Callable[..., Any], enabled_by: Mapping[str, str], state: CarriedState | None
+    ) -> LossFunction:
+        """Read inputs and options from the signature. Raises TypeError for an input that does not exist."""
+        inputs, options, hints = {}, {}, get_type_hints(function, include_extras=True)
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                options[parameter.name] = hints.get(parameter.name)
+            else:
+                inputs[parameter.name] = parameter.default is parameter.empty
+        known = [*INPUTS, "state", "retain_loss"]
+        for name in inputs:
+            if name not in known:
+                way_out = f"{suggest(name, known)}; options come after a *"
+                raise TypeError(f"{function.__name__} takes {name!r}, which is no input of a loss: {way_out}")
+        if "forget" not in inputs:
+            raise TypeError(f"{function.__name__} does not take `forget`, which every loss is computed from")
+        if _takes_states(inputs) and "layer" not in options:
+            raise TypeError(f"{function.__name__} takes states and needs an option `layer`")
+        return cls(function, inputs, options, enabled_by, state)
+
+    def objective(self, **options: Any) -> LossObjective:
+        """Build the objective with these options. Raises ValueError for a value that is not allowed."""
+        weights = None
+        if "retain_nll" in options and "retain_nll" not in self.options:
+            weights = RetainWeights(**{name: options[name] for name in RETAIN_DEFAULTS})
+        if "forget_weight" in options:
+            positive(forget_weight=options["forget_weight"])
+        for name, annotation in self.options.items():
+            check_option(name, options[name], annotation)
+        return LossObjective(self, options, weights)
+
+
+def _takes_states(names: Iterable[str]) -> bool:
+    return any(name in INPUTS and INPUTS[name].kind in ("states", "states_reference") for name in names)
+
+
+@dataclass(frozen=True)
+class LossObjective(Objective):
+    """A loss function with its options, multiplied by `forget_weight`, plus the retain terms, where it has those."""
+
+    loss: LossFunction
+    options: Mapping[str, Any]
+    weights: RetainWeights | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        switched_off = {name for name, option in self.loss.enabled_by.items() if not self.options[option]}
+        own = frozenset(name for name in self.loss.inputs if name in INPUTS) - switched_off
+        return own | self.weights.needs if self.weights else own
+
+    @property
+    def layer(self) -> int | None:
+        return self.options["layer"] if _takes_states(self.needs) else None
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
+        retain_loss: RetainLoss = 0.0, {}
+        if self.weights:
+            retain_loss = retain_terms(self.weights, batch.retain, batch.retain_reference)
+        result = self.loss.function(**self._inputs(batch, retain_loss), **self._own_options())
+        loss, terms = result if isinstance(result, tuple) else (result, {self.loss.function.__name__: result})
+        if "forget_weight" in self.options and "forget_weight" not in self.loss.options:
+            loss = self.options["forget_weight"] * loss
+        if "retain_loss" in self.loss.inputs:
+            return loss, terms
+        return loss + retain_loss[0], terms | retain_loss[1]
+
+    def _inputs(self, batch: Batch, retain_loss: RetainLoss) -> dict[str, Any]:
+        needs = self.needs | {"state"}
+        values = {name: getattr(batch, name) for name in self.loss.inputs if name in needs}
+        values |= {"retain_loss": retain_loss} if "retain_loss" in self.loss.inputs else {}
+        for name, required in self.loss.inputs.items():
+            if required and values.get(name) is None:
+                raise ValueError(f"{self.loss.function.__name__} takes {name}, which this batch does not have")
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _own_options(self) -> dict[str, Any]:
+        return {name: self.options[name] for name in self.loss.options}
+
+    @property
+    def initial_state(self) -> dict[str, float]:
+        return self.loss.state.first(**self._own_options()) if self.loss.state else {}
+
+    def next_state(self, state: Mapping[str, float], terms: Mapping[str, float]) -> dict[str, float]:
+        return self.loss.state.following(state, terms, **self._own_options()) if self.loss.state else dict(state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """An unlearning method as `relearn list methods` shows it.
+
+    `build` makes the objective from the options. `data` names what the forget rows are made of
+    (`data/streams.py`). `procedure` names how the method is run: "train" is one training with the objective, the others
+    are registered in `procedures.py`.
     """
 
     name: str
@@ -101,10 +242,11 @@ class Method:
     paper: str
     build: Callable[..., Objective]
     defaults: Mapping[str, Any]
-    data: Source = "synthesised"
+    data: StreamSource = "synthesised"
     procedure: str = "train"
 
     def objective(self, options: Mapping[str, Any]) -> Objective:
+        """Build the objective. Raises InputError for unknown options and values that are not allowed."""
         for key in options:
             if key not in self.defaults:
                 raise InputError(
@@ -117,28 +259,79 @@ class Method:
         except (ValueError, TypeError) as error:
             raise InputError(str(error), where="unlearn.options") from None
 
-    def source(self, options: Mapping[str, Any]) -> Source:
-        """What the forget stream is made of: `data`, unless the objective says so itself (it holds another one)."""
-        return getattr(self.objective(options), "data", self.data)
+    def source(self, options: Mapping[str, Any]) -> StreamSource:
+        """Name what the forget rows are made of: `data`, unless an option decides it (offset)."""
+        return self.objective(options).source or self.data
+
+    def needs_synthesis(self, options: Mapping[str, Any]) -> bool:
+        """Return whether vague answers have to be written before the training."""
+        return self.source(options) in SYNTHESISED_SOURCES
+
+    def needs_alternates(self, options: Mapping[str, Any]) -> bool:
+        """Return whether alternate answers have to be written before the training."""
+        return self.source(options) in ALTERNATE_SOURCES
 
 
 METHODS: Registry[Method] = Registry(
     "method",
     "relearn.unlearning.losses",
     "relearn.unlearning.weight_arithmetic",
-    "relearn.unlearning.inference_time.methods",
+    "relearn.unlearning.inference_time.eco_train",
+    "relearn.unlearning.inference_time.offset",
 )
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def positive(**numbers: Any) -> None:
-    """Raises ValueError for the first number that is not above 0 (or no number at all: YAML reads 1e-1 as text)."""
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{name} is {value!r}: give a number above 0")
+def method(
+    name: str,
+    *,
+    paper: str,
+    defaults: Mapping[str, Any] | None = None,
+    family: str = "custom",
+    data: StreamSource = "synthesised",
+    procedure: str = "train",
+    enabled_by: Mapping[str, str] | None = None,
+    state: CarriedState | None = None,
+) -> Callable[[Decorated], Decorated]:
+    """Register a loss function, or a class derived from `Objective` whose fields are its options, as a method.
+
+    `defaults` are the options with their default values (or give the parameters defaults). `enabled_by` maps an input
+    to the option that switches it off at 0; `state` belongs to a loss that carries numbers from step to step. One
+    function may be registered under several names with different defaults. Raises TypeError for a signature or
+    defaults that do not fit together.
+    """
+    options = dict(defaults or {})
+    if "retain_nll" in options or "retain_kl" in options:
+        options = {**{key: value for key, value in options.items() if key not in RETAIN_DEFAULTS}, **RETAIN_DEFAULTS}
+        options |= {key: value for key, value in (defaults or {}).items() if key in RETAIN_DEFAULTS}
+
+    def register(target: Decorated) -> Decorated:
+        build: Callable[..., Objective] = target
+        complete = options
+        if not isinstance(build, type):
+            loss = LossFunction.read(build, enabled_by or {}, state)
+            complete = _complete_options(build, loss, options)
+            build = loss.objective
+        METHODS.add(
+            name,
+            Method(
+                name=name, family=family, paper=paper, build=build, defaults=complete, data=data, procedure=procedure
+            ),
+        )
+        return target
+
+    return register
 
 
-def not_negative(**numbers: Any) -> None:
-    """Raises ValueError for the first number that is below 0 or no number at all."""
-    for name, value in numbers.items():
-        if not isinstance(value, int | float) or not value >= 0:
-            raise ValueError(f"{name} is {value!r}: give a number of 0 or more")
+def _complete_options(function: Callable[..., Any], loss: LossFunction, options: dict[str, Any]) -> dict[str, Any]:
+    """Add the defaults of the parameters. Raises TypeError where options and keyword-only parameters differ."""
+    parameters = inspect.signature(function).parameters
+    own = {key: parameters[key].default for key in loss.options if key not in options}
+    complete = {key: value for key, value in own.items() if value is not inspect.Parameter.empty} | options
+    for key in loss.options:
+        if key not in complete:
+            raise TypeError(f"{function.__name__} takes the option {key!r}, which has no default: add it to `defaults`")
+    for key in complete:
+        if key not in loss.options and key not in ("forget_weight", *RETAIN_DEFAULTS):
+            raise TypeError(f"`defaults` has {key!r}, which {function.__name__} does not take: add it after the *")
+    return complete

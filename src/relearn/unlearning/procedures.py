@@ -1,6 +1,6 @@
-"""How a method is carried out: `Method.procedure` names one of these. What is found is written into the run folder.
+"""Register procedures, which run a method and write its result into the run folder; `Method.procedure` names one.
 
-A new procedure is one new file in this package that registers itself with `procedure`; nothing else names it.
+A new procedure is a function registered with `procedure` in one new file of this package.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from relearn.core.config import Model, Unlearn
 from relearn.core.console import Ticker, quiet
 from relearn.core.registry import Registry
 from relearn.models.load import Loaded
-from relearn.unlearning.data.streams import Material
-from relearn.unlearning.method import METHODS
-
-LogRow = Callable[..., None]
+from relearn.unlearning.data.streams import TrainingData
+from relearn.unlearning.method import METHODS, LogRow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """All that a procedure works with.
+    """The inputs of a procedure.
 
-    `loaded` is the start model, `model` the recipe's entry it came from (a second model is loaded alike: device, number
-    format). `folder` is the run folder. `log` takes one row of numbers at a time. `evaluate` maps a model in training
-    to a score (higher is better), or is None when the recipe asks for no evaluation while training.
+    `loaded` is the start model, `model` the recipe's entry for it (a second model is loaded with the same device and
+    number format). `folder` is the run folder. `log` writes one row of numbers. `evaluate` maps a model in training to
+    a score (higher is better), or is None when the recipe asks for no train-time evaluation.
     """
 
     loaded: Loaded
-    material: Material
+    data: TrainingData
     settings: Unlearn
     model: Model
     folder: Path
@@ -42,21 +40,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Procedure:
-    """`carry_out` does the work and writes the folder `result` of the run folder, whole or not at all.
+    """`run` does the work and writes the folder `result` of the run folder, completely or not at all.
 
-    Without `result` it is adapter/, or model/ under full fine-tuning. `check` raises InputError for what can be known
-    to be wrong before a run begins; it is given the recipe's `model` and `unlearn`.
+    Without `result` it is adapter/, or model/ under full fine-tuning. `check` gets the recipe's `model` and `unlearn`
+    and raises InputError for errors that can be found before a run begins.
     """
 
-    carry_out: Callable[[Job], None]
+    run: Callable[[Job], None]
     result: str | None = None
     check: Callable[[Model, Unlearn], None] = lambda _model, _settings: None
 
     def __call__(self, job: Job) -> None:
-        self.carry_out(job)
+        self.run(job)
 
     def result_name(self, settings: Unlearn) -> str:
-        """The folder in the run that holds what the procedure made."""
+        """Name the folder in the run that holds the result."""
         return self.result or ("model" if settings.full else "adapter")
 
 
@@ -66,16 +64,15 @@ PROCEDURES: Registry[Procedure] = Registry("procedure", "relearn.unlearning", "r
 def procedure(
     name: str, *, result: str | None = None, check: Callable[[Model, Unlearn], None] | None = None
 ) -> Callable[[Callable[[Job], None]], Callable[[Job], None]]:
-    """Registers a function `(job) -> None`; with `job.folder / (result or adapter)` it leaves what it made."""
+    """Register a function `(job) -> None` that writes `job.folder / (result or "adapter")`."""
 
-    def add(carry_out: Callable[[Job], None]) -> Callable[[Job], None]:
-        made = Procedure(carry_out, result, check) if check else Procedure(carry_out, result)
-        PROCEDURES.add(name, made)
-        return carry_out
+    def register(run: Callable[[Job], None]) -> Callable[[Job], None]:
+        PROCEDURES.add(name, Procedure(run, result, check) if check else Procedure(run, result))
+        return run
 
-    return add
+    return register
 
 
 def result_name(settings: Unlearn) -> str:
-    """The folder in the run that holds what unlearning made."""
+    """Name the folder in the run that holds the result of unlearning."""
     return PROCEDURES.get(METHODS.get(settings.method).procedure).result_name(settings)

@@ -1,16 +1,16 @@
-"""The start model's view of rows: the same weights with the adapter off, computed once per row before the first step.
+"""Keep the start model's predictions on the rows of a plan, computed once per row before the first step.
 
-Where distributions are asked for, what is kept is the state in front of the output layer, (answer tokens, width) a row,
-not the logits: applying the output layer again gives the same logits. Where only sequence probabilities are asked for
-(NPO, DPO), one number per row is kept. Up front and in a fixed order, so that a resumed training, which starts with an
-empty memory, sees the same numbers to the bit. A model whose output layer cannot be applied apart (soft caps, scales)
-is run each time instead.
+The start model is the same weights with the adapter off. Where its distributions are needed, the states in front of the
+output layer are kept, (answer tokens, width) for each row; applying the output layer again gives the same logits. Where
+only sequence probabilities are needed (NPO, DPO), one number per row is kept. All rows are computed up front and in a
+fixed order, so that a resumed training, which starts without them, gets the same numbers to the bit. A model whose
+output layer cannot be applied separately (soft caps, scales) is run in every step instead.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -21,16 +21,16 @@ from relearn.core import distributed
 from relearn.engine.forward import Predicted, TokenRow, answer_targets, predict
 from relearn.engine.model_support import evaluating, plain_head
 from relearn.unlearning.data.batches import Size
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.token_loss import AnswerLogits
 
 _CACHE_BYTES = 2 << 30
 _PACK_ROWS = 8
 
 
 class Reference:
-    """What the start model says about the rows it was given at the start.
+    """The start model's predictions on rows given at the start.
 
-    `rows`: distributions are wanted of these; `nll_rows`: their sequence NLL alone; `layer_rows`: states after the
+    `rows`: keep their distributions; `nll_rows`: keep only their summed NLL; `layer_rows`: keep the states after the
     decoder layer `layer`.
     """
 
@@ -51,7 +51,7 @@ class Reference:
         self._nll: dict[str, torch.Tensor] = {}
         self._layers: dict[str, torch.Tensor] = {}
         self._bytes = 0
-        # Full fine-tuning leaves no start model behind, and shards must be asked for by all processes at once.
+        # Full fine-tuning leaves no start model to run again, and all processes must run a sharded one together.
         self._can_run_again = hasattr(model, "disable_adapter") and not distributed.shards_weights()
         self._trained_head, self._head = _heads(model)
         if self.exact:
@@ -61,24 +61,23 @@ class Reference:
 
     @property
     def exact(self) -> bool:
-        """Whether states can be kept in the place of logits."""
+        """Whether states can be kept instead of logits."""
         return self._head is not None
 
     @torch.no_grad()
-    def scored(self, rows: Sequence[TokenRow], step: Size) -> Scored:
-        """The start model's predictions for `rows`, without gradient. A row's id names its tokens."""
+    def answer_logits(self, rows: Sequence[TokenRow], step: Size) -> AnswerLogits:
+        """Return the start model's predictions for `rows`, without gradient. Rows are looked up by their id."""
         if all(row.id in self._states for row in rows):
             states = torch.cat([self._states[row.id] for row in rows])
-            return scored(Predicted(None, states, self._head), rows, step)
-        seen = self._run(rows)
-        return scored(self._as_kept(seen), rows, step)
+            return to_answer_logits(Predicted(None, states, self._head), rows, step)
+        return to_answer_logits(self._with_start_head(self._run(rows)), rows, step)
 
     def row_nll(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Sum of the start model's token NLL of each row: (rows,) float32."""
+        """Return the sum of the start model's token NLL of each row: (rows,) float32."""
         return torch.stack([self._nll[row.id] for row in rows])
 
     def layer_states(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """States after the layer, at the answer positions: (A, H)."""
+        """Return the states after the layer, at the positions that predict answer tokens: (A, H)."""
         return torch.cat([self._layers[row.id] for row in rows])
 
     @torch.no_grad()
@@ -87,57 +86,58 @@ class Reference:
         with evaluating(self._model), adapter_off(self._model), mixed(device, self._autocast):
             return predict(self._model, rows, layer=self._layer, head=self._trained_head)
 
-    def _as_kept(self, seen: Predicted) -> Predicted:
-        """With the output layer as it was at the start; a model that brings its own head has no other."""
-        return seen if self._head is None else replace(seen, head=self._head if seen.head else None)
+    def _with_start_head(self, predicted: Predicted) -> Predicted:
+        """Use the output layer as it was at the start; without one that stands apart, leave the predictions alone."""
+        return predicted if self._head is None else replace(predicted, head=self._head if predicted.head else None)
 
-    def _fill(self, rows: Iterable[TokenRow], keep: Any) -> None:
+    def _fill(self, rows: Iterable[TokenRow], keep: Callable[[Sequence[TokenRow], Predicted], None]) -> None:
         ordered = sorted({row.id: row for row in rows}.values(), key=lambda row: row.id)
         for start in range(0, len(ordered), _PACK_ROWS):
-            part = ordered[start : start + _PACK_ROWS]
-            keep(part, self._run(part))
+            pack = ordered[start : start + _PACK_ROWS]
+            keep(pack, self._run(pack))
 
-    def _keep_states(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
-        assert seen.states is not None
+    def _keep_states(self, rows: Sequence[TokenRow], predicted: Predicted) -> None:
+        assert predicted.states is not None
         if self._bytes > _CACHE_BYTES and self._can_run_again:
             return
-        for row, states in zip(rows, seen.states.split([row.answer_tokens for row in rows]), strict=True):
+        for row, states in zip(rows, predicted.states.split([row.answer_tokens for row in rows]), strict=True):
             self._states[row.id] = states.clone()
             self._bytes += states.numel() * states.element_size()
 
-    def _keep_nll(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
+    def _keep_nll(self, rows: Sequence[TokenRow], predicted: Predicted) -> None:
         size = Size(sum(row.answer_tokens for row in rows), len(rows))
-        sums = scored(self._as_kept(seen), rows, size).sequence_nll()
+        sums = to_answer_logits(self._with_start_head(predicted), rows, size).sequence_nll()
         self._nll.update({row.id: value for row, value in zip(rows, sums.detach(), strict=True)})
 
-    def _keep_layer(self, rows: Sequence[TokenRow], seen: Predicted) -> None:
-        assert seen.layer is not None
-        for row, states in zip(rows, seen.layer.split([row.answer_tokens for row in rows]), strict=True):
+    def _keep_layer(self, rows: Sequence[TokenRow], predicted: Predicted) -> None:
+        assert predicted.layer is not None
+        for row, states in zip(rows, predicted.layer.split([row.answer_tokens for row in rows]), strict=True):
             self._layers[row.id] = states.clone()
 
 
-def scored(seen: Predicted, rows: Sequence[TokenRow], step: Size) -> Scored:
-    """Predictions for `rows` as objectives see them."""
-    found = seen.logits if seen.logits is not None else seen.states
-    assert found is not None
-    targets, owner = answer_targets(rows, found.device)
-    return Scored(seen.logits, targets, owner, len(rows), step.tokens, step.rows, seen.states, seen.head)
+def to_answer_logits(predicted: Predicted, rows: Sequence[TokenRow], step: Size) -> AnswerLogits:
+    """Make the input of losses from a forward pass over `rows`; `step` is the size of the stream in the whole step."""
+    source = predicted.logits if predicted.logits is not None else predicted.states
+    assert source is not None
+    targets, row = answer_targets(rows, source.device)
+    sizes = len(rows), step.tokens, step.rows
+    return AnswerLogits(predicted.logits, targets, row, *sizes, states=predicted.states, head=predicted.head)
 
 
 def adapter_off(model: Any) -> AbstractContextManager[None]:
-    """With LoRA, the start model; a model without an adapter is left as it is."""
+    """Switch a LoRA adapter off, which gives the start model; leave a model without an adapter as it is."""
     return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
 
-def mixed(device: torch.device, wanted: bool) -> AbstractContextManager[Any]:
-    """bfloat16 for the multiplications of a pass; the output layer and the losses stay outside, in full precision."""
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+def mixed(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
+    """Multiply in bfloat16 during a pass; the output layer and the losses stay outside, in full precision."""
+    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
 @contextmanager
-def mixed_losses(wanted: bool) -> Iterator[None]:
-    """On a CPU the output layer takes bfloat16 numbers and sums them up in float32, so that logits are not rounded."""
-    if not wanted:
+def mixed_losses(enabled: bool) -> Iterator[None]:
+    """Let the output layer on a CPU multiply bfloat16 numbers and sum in float32, so that logits are not rounded."""
+    if not enabled:
         yield
         return
     matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
@@ -150,7 +150,7 @@ def mixed_losses(wanted: bool) -> Iterator[None]:
 
 
 def _heads(model: Any) -> tuple[torch.nn.Linear | None, torch.nn.Linear | None]:
-    """The output layer where it is trained, and the output layer as it is now; None where it cannot stand apart."""
+    """Return the output layer if it is trained, and a copy of it as it is now; None where it cannot stand apart."""
     head = plain_head(model)
     if head is None or not any(weight.requires_grad for weight in head.parameters()):
         return None, head

@@ -1,4 +1,4 @@
-"""From a micro-batch to what an objective needs: one pass over all its rows, and the reference beside it."""
+"""Compute the loss of a micro-batch: one forward pass over all its rows, the reference, and the objective."""
 
 from __future__ import annotations
 
@@ -9,38 +9,28 @@ import torch
 
 from relearn.engine.forward import Predicted, TokenRow, predict
 from relearn.engine.model_support import evaluating
-from relearn.unlearning.data.batches import MicroBatch, Size, distinct_rows
-from relearn.unlearning.method import Batch, Need, Objective, Parts
-from relearn.unlearning.reference_model import Reference, mixed, mixed_losses, scored
-
-_STREAMS = ("forget", "rejected", "mismatched", "original", "retain")
+from relearn.unlearning.data.batches import MicroBatch, distinct_rows
+from relearn.unlearning.method import INPUTS, Batch, InputKind, LossTerms, Objective
+from relearn.unlearning.reference_model import Reference, mixed, mixed_losses, to_answer_logits
 
 
 def make_reference(
     model: Any, batches: Sequence[MicroBatch], objective: Objective, *, autocast: bool = False
 ) -> Reference:
-    """The start model run once over every row of the plan whose reference the objective needs."""
-
+    """Run the start model once over every row of the plan whose reference the objective needs."""
     return Reference(
         model,
-        needed_rows(batches, objective, "_reference"),
-        nll_rows=needed_rows(batches, objective, "_reference_nll"),
-        layer_rows=needed_rows(batches, objective, "_states_reference"),
-        layer=state_layer(objective),
+        needed_rows(batches, objective, "reference"),
+        nll_rows=needed_rows(batches, objective, "reference_nll"),
+        layer_rows=needed_rows(batches, objective, "states_reference"),
+        layer=objective.layer,
         autocast=autocast,
     )
 
 
-def needed_rows(batches: Sequence[MicroBatch], objective: Objective, suffix: str = "") -> list[TokenRow]:
-    """Rows of the plan, each once, of every stream whose name with `suffix` the objective needs."""
-    wanted = [stream for stream in _STREAMS if f"{stream}{suffix}" in objective.needs]
-    return [row for stream in wanted for row in distinct_rows(batches, stream)]
-
-
-def state_layer(objective: Objective) -> int | None:
-    """The decoder layer whose states the objective wants, if any."""
-    wants_states = any(need.endswith(("_states", "_states_reference")) for need in objective.needs)
-    return getattr(objective, "layer") if wants_states else None  # noqa: B009
+def needed_rows(batches: Sequence[MicroBatch], objective: Objective, kind: InputKind) -> list[TokenRow]:
+    """List the rows of the plan, each once, of which the objective takes this kind of input."""
+    return [row for stream in objective.needed_streams(kind) for row in distinct_rows(batches, stream)]
 
 
 def freeze_unreached(
@@ -51,17 +41,17 @@ def freeze_unreached(
     *,
     state: Mapping[str, float] | None = None,
 ) -> None:
-    """Where the objective looks at the states of one layer, take weights above it out of the training.
+    """Freeze the weights above the layer whose states the objective takes.
 
-    They get no gradient; data parallelism would wait for one.
+    They get no gradient, and data parallelism would wait for one.
     """
-    if state_layer(objective) is None:
+    if objective.layer is None:
         return
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     with evaluating(model):
         loss, _ = objective(observe(model, micro, objective, reference, state=state))
-        reached = torch.autograd.grad(loss, weights, allow_unused=True)
-    for weight, gradient in zip(weights, reached, strict=True):
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
         weight.requires_grad_(gradient is not None)
 
 
@@ -74,19 +64,23 @@ def observe(
     state: Mapping[str, float] | None = None,
     autocast: bool = False,
 ) -> Batch:
-    """One forward over the rows of all streams the objective needs, in one pack, split by stream."""
+    """Run one forward pass over the rows of all streams that the objective needs, and split it by stream."""
     needs = objective.needs
-    rows = {name: own for name, own in micro.streams().items() if name in needs}
+    rows = {stream: own for stream, own in micro.streams().items() if stream in needs}
     device = next(model.parameters()).device
     with mixed(device, autocast):
-        seen = predict(model, [row for own in rows.values() for row in own], layer=state_layer(objective))
-    parts = dict(zip(rows, _split(seen, rows), strict=True))
-    given: dict[str, Any] = {name: scored(parts[name], own, micro.step[name]) for name, own in rows.items()}
-    for name, own in rows.items():
-        given |= _beside(name, own, needs, reference, micro.step[name])
-        if f"{name}_states" in needs:
-            given[f"{name}_states"] = parts[name].layer
-    return Batch(**given, state=state or {})
+        predicted = predict(model, [row for own in rows.values() for row in own], layer=objective.layer)
+    parts = dict(zip(rows, _split(predicted, rows), strict=True))
+    read = {
+        "logits": lambda stream: to_answer_logits(parts[stream], rows[stream], micro.step[stream]),
+        "reference": lambda stream: reference.answer_logits(rows[stream], micro.step[stream]),
+        "reference_nll": lambda stream: reference.row_nll(rows[stream]),
+        "states": lambda stream: parts[stream].layer,
+        "states_reference": lambda stream: reference.layer_states(rows[stream]),
+    }
+    inputs = {name: INPUTS[name] for name in sorted(needs)}
+    values = {name: read[kind](stream) for name, (stream, kind) in inputs.items() if stream in rows}
+    return Batch(**values, state=state or {})
 
 
 def step_loss(
@@ -97,34 +91,22 @@ def step_loss(
     *,
     state: Mapping[str, float] | None = None,
     autocast: bool = False,
-) -> tuple[torch.Tensor, Parts]:
-    """The objective's loss on one micro-batch, with its named parts."""
-    seen = observe(model, micro, objective, reference, state=state, autocast=autocast)
+) -> tuple[torch.Tensor, LossTerms]:
+    """Compute the objective's loss on one micro-batch, and its named terms."""
+    batch = observe(model, micro, objective, reference, state=state, autocast=autocast)
     with mixed_losses(autocast):
-        return objective(seen)
+        return objective(batch)
 
 
-def _beside(
-    name: str, rows: tuple[TokenRow, ...], needs: frozenset[Need], reference: Reference, step: Size
-) -> dict[str, Any]:
-    """What the start model says about the rows of one stream, as far as it is needed."""
-    found: dict[str, Any] = {}
-    if f"{name}_reference" in needs:
-        found[f"{name}_reference"] = reference.scored(rows, step)
-    if f"{name}_reference_nll" in needs:
-        found[f"{name}_reference_nll"] = reference.row_nll(rows)
-    if f"{name}_states_reference" in needs:
-        found[f"{name}_states_reference"] = reference.layer_states(rows)
-    return found
-
-
-def _split(seen: Predicted, rows: Mapping[str, Sequence[TokenRow]]) -> list[Predicted]:
+def _split(predicted: Predicted, rows: Mapping[str, Sequence[TokenRow]]) -> list[Predicted]:
     sizes = [sum(row.answer_tokens for row in own) for own in rows.values()]
 
-    def cut(tensor: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    def split(tensor: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
         return tensor.split(sizes) if tensor is not None else [None] * len(sizes)
 
     return [
-        Predicted(logits, states, seen.head, layer)
-        for logits, states, layer in zip(cut(seen.logits), cut(seen.states), cut(seen.layer), strict=True)
+        Predicted(logits, states, predicted.head, layer)
+        for logits, states, layer in zip(
+            split(predicted.logits), split(predicted.states), split(predicted.layer), strict=True
+        )
     ]

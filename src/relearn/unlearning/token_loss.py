@@ -1,9 +1,10 @@
-"""What an objective sees of a model: its predictions at the answer tokens, and nothing else.
+"""Token-level losses over the logits of the answer tokens, computed in chunks so that no full (A, V) tensor is kept.
 
-No padding, no -100, no shift: those were settled before. Letters: A answer tokens of all rows together, H width of the
-model, V vocabulary. A `Scored` holds either the logits (A, V) or the states (A, H) in front of a frozen output layer;
-objectives cannot tell which. With states, logits exist for a chunk of tokens at a time: the gradient of a per-token
-value in the states is worked out on the way forward and is all that is kept.
+Letters: A answer tokens of all rows together, H width of the model, V vocabulary. Padding, labels of -100 and the shift
+by one position are dealt with before (`engine/forward.py`). `AnswerLogits` holds either the logits (A, V), or the
+states (A, H) in front of a frozen output layer; a loss works the same on both. With states, the logits of at most
+`CHUNK_TOKENS` tokens exist at a time. The gradient of the token losses with respect to the states is computed during
+the forward pass and is all that is kept for the backward pass, so memory grows with A x H instead of A x V.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from typing import Any, Literal
 
 import torch
 
+from relearn.engine.forward import Head
+
 CHUNK_TOKENS = 192
 Direction = Literal["forward", "reverse"]
-Head = Callable[[torch.Tensor], torch.Tensor]
-# (logits of a chunk (c, V), targets of it (c,), then the same chunk of every `beside`) -> one value per token (c,)
-TokenValue = Callable[..., torch.Tensor]
+# (logits of a chunk (c, V), its targets (c,), the same chunk of every further argument) -> one loss per token (c,)
+TokenLoss = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Predictions for `rows` rows.
+class AnswerLogits:
+    """The model's predictions at the answer tokens of some rows.
 
-    logits (A, V), or None with `states` (A, H) and `head` mapping states to logits; targets (A,) the true tokens; row
-    (A,) the row each token belongs to, ascending. `step_tokens` and `step_rows` count the answer tokens and rows of
-    this stream in the whole optimiser step, over all micro-batches and processes: means are taken over them, so that
-    micro-batches add up to a step.
+    logits (A, V), or None with `states` (A, H) and `head`, which maps states to logits; targets (A,) the true tokens;
+    row (A,) the row each token belongs to, ascending; `rows` the number of rows. `step_tokens` and `step_rows` count
+    the answer tokens and rows of this stream in the whole optimiser step, over all micro-batches and processes: means
+    divide by them, so that the losses of the micro-batches add up to the loss of the step.
     """
 
     logits: torch.Tensor | None
@@ -41,180 +43,186 @@ class Scored:
     states: torch.Tensor | None = None
     head: Head | None = None
 
-    def per_token(self, value: TokenValue, *beside: torch.Tensor | Scored) -> torch.Tensor:
-        """One number per answer token: (A,), with its gradient.
+    def token_loss(self, loss: TokenLoss, *others: torch.Tensor | AnswerLogits) -> torch.Tensor:
+        """Compute one loss per answer token: (A,), with its gradient.
 
-        `value(logits, targets, *others)` is called on chunks of tokens: logits (c, V) float32, targets (c,), and of
-        every tensor or `Scored` in `beside` (no gradient flows there) the same c tokens, a `Scored` as its logits. It
-        must treat every token on its own.
+        `loss(logits, targets, *others)` is called on chunks of tokens: logits (c, V) float32, targets (c,), and the
+        same c tokens of every tensor or `AnswerLogits` in `others` (the latter as logits), which get no gradient. The
+        loss of a token must not depend on other tokens.
         """
-        return self.weighed([value], [1.0], *beside)[0]
+        return self.weighted_token_loss([loss], [1.0], *others)[0]
 
-    def weighed(
-        self, values: Sequence[TokenValue], weights: Sequence[float], *beside: torch.Tensor | Scored
+    def weighted_token_loss(
+        self, losses: Sequence[TokenLoss], weights: Sequence[float], *others: torch.Tensor | AnswerLogits
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Several values over the same logits: their weighted sum (A,) with its gradient, and each alone without one.
+        """Compute several token losses of the same logits: their weighted sum (A,), and each of them without gradient.
 
-        One way back through the output layer, however many values there are.
+        The backward pass goes through the output layer once, however many losses there are.
         """
-        source = self.logits if self.logits is not None else self.states
-        assert source is not None
+        source = self._source()
         if self.logits is not None or not (source.requires_grad and torch.is_grad_enabled()):
-            found = _chunked(source, self.head, self.targets, values, beside)
-            total = torch.stack([weight * value for weight, value in zip(weights, found, strict=True)]).sum(0)
-            return total, [value.detach() for value in found]
-        total, *found = _HeadValues.apply(source, self.head, self.targets, tuple(values), tuple(weights), beside)  # pyright: ignore[reportGeneralTypeIssues]
-        return total, found
+            values = _in_chunks(source, self.head, self.targets, losses, others)
+            total = torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
+            return total, [value.detach() for value in values]
+        total, *values = _LossThroughHead.apply(  # pyright: ignore[reportGeneralTypeIssues]
+            source, self.head, self.targets, tuple(losses), tuple(weights), others
+        )
+        return total, values
 
-    def chunk(self, start: int, stop: int) -> torch.Tensor:
-        """Logits of some tokens without gradient: (stop - start, V) float32."""
+    def logits_chunk(self, start: int, stop: int) -> torch.Tensor:
+        """Return the logits of some tokens without gradient: (stop - start, V) float32."""
         with torch.no_grad():
-            return _logits(self.logits if self.logits is not None else self.states, self.head, start, stop)
+            return _logits(self._source(), self.head, start, stop)
 
     def token_nll(self) -> torch.Tensor:
-        """Negative log-likelihood of every answer token, in nats: (A,)."""
-        return self.per_token(nll)
+        """Compute the negative log-likelihood of every answer token, in nats: (A,)."""
+        return self.token_loss(nll)
 
-    def token_kl(self, reference: Scored | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
-        """KL divergence at every answer token against a reference, a `Scored` or logits (A, V): (A,).
+    def token_kl(self, reference: AnswerLogits | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
+        """Compute the KL divergence from a reference, an `AnswerLogits` or logits (A, V), at every token: (A,).
 
-        "forward": KL(P_theta || P_reference), the paper's; "reverse": KL(P_reference || P_theta), the public code's.
+        "forward" is KL(P_theta || P_reference), as in the paper; "reverse" KL(P_reference || P_theta), as in the
+        public code.
         """
-        return self.per_token(KL[direction], reference)
+        return self.token_loss(KL[direction], reference)
 
     def sequence_nll(self) -> torch.Tensor:
-        """Sum of the token NLL of each row: (rows,)."""
+        """Sum the token NLL of each row: (rows,)."""
         return self.sum_rows(self.token_nll())
 
     def sum_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """(A,) -> the sum of each row: (rows,)."""
+        """Sum the token values (A,) of each row: (rows,)."""
         return values.new_zeros(self.rows).index_add(0, self.row, values)
 
     def row_tokens(self) -> torch.Tensor:
-        """Number of answer tokens of each row: (rows,), float."""
+        """Count the answer tokens of each row: (rows,), float."""
         return torch.bincount(self.row, minlength=self.rows).to(torch.float32)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """(A,) -> this micro-batch's share of the mean over the answer tokens of the optimiser step. Scalar."""
+        """Return this micro-batch's share of the mean of `values` (A,) over the tokens of the step. Scalar."""
         return values.sum() / self.step_tokens
 
     def mean_rows(self, values: torch.Tensor) -> torch.Tensor:
-        """(rows,) -> this micro-batch's share of the mean over the rows of the optimiser step. Scalar."""
+        """Return this micro-batch's share of the mean of `values` (rows,) over the rows of the step. Scalar."""
         return values.sum() / (self.step_rows or self.rows)
 
     def mean_nll(self) -> torch.Tensor:
-        """Token mean of the NLL over the optimiser step: this micro-batch's share of it. Scalar."""
+        """Return this micro-batch's share of the mean token NLL of the step. Scalar."""
         return self.mean(self.token_nll())
 
-    def mean_kl(self, reference: Scored | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
-        """Token mean of `token_kl` over the optimiser step: this micro-batch's share of it. Scalar."""
-        return self.mean(self.token_kl(reference, direction=direction))
+    def _source(self) -> torch.Tensor:
+        source = self.logits if self.logits is not None else self.states
+        assert source is not None
+        return source
 
 
 @dataclass(frozen=True)
-class Sloped:
-    """A per-token value that knows its own gradient: a fraction of the time that autograd takes over a vocabulary.
+class ClosedFormGradient:
+    """A token loss with a closed-form gradient, which takes a fraction of the time of autograd over a vocabulary.
 
-    `value` is a `TokenValue`; `slope` takes the same and returns the values (c,) and d value / d logits (c, V).
+    `loss` is a `TokenLoss`; `with_gradient` takes the same arguments and returns the losses (c,) and their gradient
+    with respect to the logits (c, V).
     """
 
-    value: TokenValue
-    slope: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    loss: TokenLoss
+    with_gradient: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
     def __call__(self, logits: torch.Tensor, targets: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        return self.value(logits, targets, *others)
+        return self.loss(logits, targets, *others)
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     return logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
 
 
-def _nll_slope(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _nll_gradient(logits: torch.Tensor, targets: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     total = logits.logsumexp(-1, keepdim=True)
     values = (total - logits.gather(1, targets[:, None]))[:, 0]
-    slope = (logits - total).exp_()
-    slope[torch.arange(len(targets), device=targets.device), targets] -= 1
-    return values, slope
+    gradient = (logits - total).exp_()
+    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return values, gradient
 
 
 def _kl_forward(logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    own = logits.log_softmax(-1)
-    return (own.exp() * (own - reference.log_softmax(-1))).sum(-1)
+    log_probs = logits.log_softmax(-1)
+    return (log_probs.exp() * (log_probs - reference.log_softmax(-1))).sum(-1)
 
 
-def _kl_forward_slope(
+def _kl_forward_gradient(
     logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    own = logits.log_softmax(-1)
-    apart = own - reference.log_softmax(-1)
-    chances = own.exp_()
-    values = torch.einsum("cv,cv->c", chances, apart)
-    return values, apart.sub_(values[:, None]).mul_(chances)
+    log_probs = logits.log_softmax(-1)
+    log_ratio = log_probs - reference.log_softmax(-1)
+    probs = log_probs.exp_()
+    values = torch.einsum("cv,cv->c", probs, log_ratio)
+    return values, log_ratio.sub_(values[:, None]).mul_(probs)
 
 
 def _kl_reverse(logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    other = reference.log_softmax(-1)
-    return (other.exp() * (other - logits.log_softmax(-1))).sum(-1)
+    reference_log_probs = reference.log_softmax(-1)
+    return (reference_log_probs.exp() * (reference_log_probs - logits.log_softmax(-1))).sum(-1)
 
 
-def _kl_reverse_slope(
+def _kl_reverse_gradient(
     logits: torch.Tensor, _: torch.Tensor, reference: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    own, other = logits.log_softmax(-1), reference.log_softmax(-1)
-    chances = other.exp()
-    values = torch.einsum("cv,cv->c", chances, other.sub_(own))
-    return values, own.exp_().sub_(chances)
+    log_probs, reference_log_probs = logits.log_softmax(-1), reference.log_softmax(-1)
+    reference_probs = reference_log_probs.exp()
+    values = torch.einsum("cv,cv->c", reference_probs, reference_log_probs.sub_(log_probs))
+    return values, log_probs.exp_().sub_(reference_probs)
 
 
-nll = Sloped(_nll, _nll_slope)  # -log P(target)
-kl_forward = Sloped(_kl_forward, _kl_forward_slope)  # KL(P || P_reference)
-kl_reverse = Sloped(_kl_reverse, _kl_reverse_slope)  # KL(P_reference || P)
-KL: dict[str, Sloped] = {"forward": kl_forward, "reverse": kl_reverse}
+nll = ClosedFormGradient(_nll, _nll_gradient)  # -log P(target)
+kl_forward = ClosedFormGradient(_kl_forward, _kl_forward_gradient)  # KL(P || P_reference)
+kl_reverse = ClosedFormGradient(_kl_reverse, _kl_reverse_gradient)  # KL(P_reference || P)
+KL: dict[str, ClosedFormGradient] = {"forward": kl_forward, "reverse": kl_reverse}
 
 
-def _logits(source: torch.Tensor | None, head: Head | None, start: int, stop: int) -> torch.Tensor:
-    assert source is not None
-    piece = source[start:stop]
-    logits = piece if head is None else head(piece)
+def _logits(source: torch.Tensor, head: Head | None, start: int, stop: int) -> torch.Tensor:
+    chunk = source[start:stop]
+    logits = chunk if head is None else head(chunk)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _beside(beside: Sequence[torch.Tensor | Scored], start: int, stop: int) -> list[torch.Tensor]:
-    return [other.chunk(start, stop) if isinstance(other, Scored) else other[start:stop].detach() for other in beside]
+def _other_chunks(others: Sequence[torch.Tensor | AnswerLogits], start: int, stop: int) -> list[torch.Tensor]:
+    return [
+        other.logits_chunk(start, stop) if isinstance(other, AnswerLogits) else other[start:stop].detach()
+        for other in others
+    ]
 
 
-def _chunked(
-    source: torch.Tensor, head: Head | None, targets: torch.Tensor, values: Sequence[TokenValue], beside: Sequence[Any]
+def _in_chunks(
+    source: torch.Tensor, head: Head | None, targets: torch.Tensor, losses: Sequence[TokenLoss], others: Sequence[Any]
 ) -> list[torch.Tensor]:
-    pieces: list[list[torch.Tensor]] = [[] for _ in values]
-    for start, stop in _cuts(len(targets)):
-        logits, others = _logits(source, head, start, stop), _beside(beside, start, stop)
-        for found, value in zip(pieces, values, strict=True):
-            found.append(value(logits, targets[start:stop], *others))
-    return [torch.cat(found) for found in pieces]
+    chunks: list[list[torch.Tensor]] = [[] for _ in losses]
+    for start, stop in _chunk_bounds(len(targets)):
+        logits, other_logits = _logits(source, head, start, stop), _other_chunks(others, start, stop)
+        for values, loss in zip(chunks, losses, strict=True):
+            values.append(loss(logits, targets[start:stop], *other_logits))
+    return [torch.cat(values) for values in chunks]
 
 
-def _with_slope(
-    value: TokenValue, logits: torch.Tensor, targets: torch.Tensor, others: Sequence[torch.Tensor]
+def _with_gradient(
+    loss: TokenLoss, logits: torch.Tensor, targets: torch.Tensor, others: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The values (c,) and their gradient in the logits (c, V)."""
-    if isinstance(value, Sloped):
+    """Compute the token losses (c,) and their gradient with respect to the logits (c, V)."""
+    if isinstance(loss, ClosedFormGradient):
         with torch.no_grad():
-            return value.slope(logits, targets, *others)
+            return loss.with_gradient(logits, targets, *others)
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
-        found = value(leaf, targets, *others)
-        return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+        values = loss(leaf, targets, *others)
+        return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
 
 
-def _cuts(tokens: int) -> list[tuple[int, int]]:
-    """Chunks of like size: products with a single row are both slow and inexact."""
+def _chunk_bounds(tokens: int) -> list[tuple[int, int]]:
+    """Cut into chunks of equal size: matrix products with a single row are both slow and less exact."""
     size = math.ceil(tokens / max(1, math.ceil(tokens / CHUNK_TOKENS)))
     return [(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]
 
 
-class _HeadValues(torch.autograd.Function):
-    """Per-token values through a frozen output layer; keeps d sum / d states (A, H) instead of logits (A, V)."""
+class _LossThroughHead(torch.autograd.Function):
+    """Token losses through a frozen output layer; keeps d sum / d states (A, H) instead of the logits (A, V)."""
 
     @staticmethod
     def forward(
@@ -222,30 +230,30 @@ class _HeadValues(torch.autograd.Function):
         states: torch.Tensor,
         head: Head,
         targets: torch.Tensor,
-        values: tuple[TokenValue, ...],
+        losses: tuple[TokenLoss, ...],
         weights: tuple[float, ...],
-        beside: Any,
+        others: Any,
     ):
-        found: list[list[torch.Tensor]] = [[] for _ in values]
-        slopes = torch.empty_like(states)
-        for start, stop in _cuts(len(targets)):
-            others = _beside(beside, start, stop)
+        chunks: list[list[torch.Tensor]] = [[] for _ in losses]
+        gradients = torch.empty_like(states)
+        for start, stop in _chunk_bounds(len(targets)):
+            other_logits = _other_chunks(others, start, stop)
             with torch.enable_grad():
-                piece = states[start:stop].detach().requires_grad_()
-                logits = _logits(piece, head, 0, stop - start)
+                leaf = states[start:stop].detach().requires_grad_()
+                logits = _logits(leaf, head, 0, stop - start)
             total: torch.Tensor | None = None
-            for pieces, value, weight in zip(found, values, weights, strict=True):
-                per_token, slope = _with_slope(value, logits, targets[start:stop], others)
-                pieces.append(per_token)
-                slope = slope if weight == 1 else slope * weight
-                total = slope if total is None else total.add_(slope)
-            slopes[start:stop] = torch.autograd.grad(logits, piece, total)[0]
-        ctx.save_for_backward(slopes)
-        each = [torch.cat(pieces) for pieces in found]
+            for values, loss, weight in zip(chunks, losses, weights, strict=True):
+                value, gradient = _with_gradient(loss, logits, targets[start:stop], other_logits)
+                values.append(value)
+                gradient = gradient if weight == 1 else gradient * weight
+                total = gradient if total is None else total.add_(gradient)
+            gradients[start:stop] = torch.autograd.grad(logits, leaf, total)[0]
+        ctx.save_for_backward(gradients)
+        each = [torch.cat(values) for values in chunks]
         ctx.mark_non_differentiable(*each)
         return torch.stack([weight * value for weight, value in zip(weights, each, strict=True)]).sum(0), *each
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor, *_: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (slopes,) = ctx.saved_tensors
-        return slopes * upstream[:, None].to(slopes.dtype), None, None, None, None, None
+        (gradients,) = ctx.saved_tensors
+        return gradients * upstream[:, None].to(gradients.dtype), None, None, None, None, None

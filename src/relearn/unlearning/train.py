@@ -1,4 +1,4 @@
-"""The two trainings of a run: learning a start model from records, and unlearning."""
+"""Run the two trainings of a run: learning a start model from records, and unlearning."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from relearn.models.sharding import whole_state
 from relearn.unlearning.callbacks import KeepBest, make_trajectory
 from relearn.unlearning.data.batches import MicroBatch, can_share, plan_batches
 from relearn.unlearning.data.encode import Example, encode, record_example
-from relearn.unlearning.data.streams import Material, streams
+from relearn.unlearning.data.streams import TrainingData, streams
 from relearn.unlearning.masks.mask import make_mask
-from relearn.unlearning.method import METHODS, Method
+from relearn.unlearning.method import METHODS, LogRow, Method
 from relearn.unlearning.procedures import PROCEDURES, Job, procedure
-from relearn.unlearning.trainer import LogRow, Loop, train
+from relearn.unlearning.trainer import Loop, train
 
 CHECKPOINTS = "checkpoints"
 
@@ -41,7 +41,7 @@ def learn(
     log: LogRow,
     tick: Ticker = quiet,
 ) -> None:
-    """Train a LoRA adapter on `records` as they stand and save it as folder/start."""
+    """Train a LoRA adapter on `records` with their own answers and save it as folder/start."""
     rows = encode(loaded.chat, [record_example(record) for record in records])
     batches = plan_batches(
         rows, (), batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed
@@ -51,8 +51,8 @@ def learn(
     autocast = settings.precision == "bfloat16"
     if autocast:
         ready_for_autocast(model)
-    loop = Loop(settings.learning_rate, settings.accumulation, autocast=autocast, seed=seed)
-    train(model, batches, objective, loop, checkpoints=folder / CHECKPOINTS / "learn", log=log, tick=tick)
+    loop = Loop(settings.learning_rate, accumulation=settings.accumulation, autocast=autocast, seed=seed)
+    train(model, batches, objective, loop=loop, checkpoints=folder / CHECKPOINTS / "learn", log=log, tick=tick)
     with replaced_dir(folder / "start") as target:
         save_adapter(model, target)
 
@@ -64,7 +64,7 @@ def unlearn(job: Job) -> None:
 
 
 def save_trained(job: Job, model: Any) -> None:
-    """Save folder/adapter, or folder/model under full fine-tuning; checkpoints are not needed any more."""
+    """Save folder/adapter, or folder/model under full fine-tuning, and remove the checkpoints."""
     with replaced_dir(job.folder / PROCEDURES.get("train").result_name(job.settings)) as target:
         if job.settings.full:
             state = whole_state(model)
@@ -77,78 +77,72 @@ def save_trained(job: Job, model: Any) -> None:
 
 
 def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
-    """The start model with what the method taught it: a fresh adapter on top, or itself under full fine-tuning.
+    """Train the start model with the recipe's method: a fresh adapter on it, or all weights under full fine-tuning.
 
-    `model` is trained in the place of the start model, as it is. `name` keeps apart the checkpoints of several
-    trainings in one run. With `job.evaluate` the model is asked every `evaluate_every` steps, and the best weights are
-    the ones kept when `keep_best` is set.
+    `model` is trained instead of the start model, as it is. `name` separates the checkpoints of several trainings in
+    one run. With `job.evaluate` the model is scored every `evaluate_every` steps; with `keep_best` the best weights are
+    kept.
     """
     settings = job.settings
     method = METHODS.get(settings.method)
     objective = method.objective(settings.options)
-    # ReLearn's forget term alone is a method of its own; the others would run away with nothing to hold them.
-    if "retain" in objective.needs and not job.material.retain and method.family != "relearn":
+    # ReLearn's forget term alone is a method of its own; the others would diverge without their retain terms.
+    if "retain" in objective.needs and not job.data.retain and method.family != "relearn":
         raise InputError(
-            f"{settings.method} holds retain rows in place and there are none",
+            f"{settings.method} has retain terms and there are no retain rows",
             where="data.retain",
             way_out="give some, or a method without retain terms",
         )
-    batches = unlearn_batches(job.loaded.chat, method, job.material, settings, job.seed)
-    if model is None:
-        model = job.loaded.model
-        if settings.full:
-            model.requires_grad_(True)
-        else:
-            model = add_lora(model, settings.lora, seed=job.seed)
+    batches = unlearn_batches(job.loaded.chat, method, job.data, settings=settings, seed=job.seed)
+    model = _trainable(job) if model is None else model
     if settings.precision == "bfloat16":
         ready_for_autocast(model)
     callbacks: list[TrainerCallback] = []
     if settings.mask:
         callbacks.append(make_mask(settings.mask, model, batches))
-    # A procedure of several trainings has one that changes the model to be unlearned.
+    # Of the trainings of a procedure, only the one named "unlearn" changes the model to be unlearned.
     if settings.trajectory and name == "unlearn":
-        callbacks.append(
-            make_trajectory(
-                job.loaded.chat,
-                job.material,
-                settings.trajectory,
-                job.folder,
-                length=settings.max_length,
-                autocast=settings.precision == "bfloat16",
-            )
-        )
+        callbacks.append(_trajectory(job, settings.trajectory))
     best = None
     if job.evaluate is not None and settings.evaluate_every:
-        best = KeepBest(model, job.evaluate, settings.evaluate_every, job.folder / CHECKPOINTS / "best", job.log)
+        folder = job.folder / CHECKPOINTS / "best"
+        best = KeepBest(model, job.evaluate, every=settings.evaluate_every, folder=folder, log=job.log)
         callbacks.append(best)
+    loop, checkpoints = _loop(settings, job.seed), job.folder / CHECKPOINTS / name
     train(
-        model,
-        batches,
-        objective,
-        _loop(settings, job.seed),
-        checkpoints=job.folder / CHECKPOINTS / name,
-        log=job.log,
-        tick=job.tick,
-        callbacks=callbacks,
+        model, batches, objective, loop=loop, checkpoints=checkpoints, log=job.log, tick=job.tick, callbacks=callbacks
     )
     if best and settings.keep_best:
         best.restore()
     return model
 
 
+def _trainable(job: Job) -> Any:
+    if not job.settings.full:
+        return add_lora(job.loaded.model, job.settings.lora, seed=job.seed)
+    job.loaded.model.requires_grad_(True)
+    return job.loaded.model
+
+
+def _trajectory(job: Job, every: int) -> TrainerCallback:
+    autocast = job.settings.precision == "bfloat16"
+    length = job.settings.max_length
+    return make_trajectory(job.loaded.chat, job.data, job.folder, every=every, length=length, autocast=autocast)
+
+
 def unlearn_batches(
-    chat: ChatFormat, method: Method, material: Material, settings: Unlearn, seed: int
+    chat: ChatFormat, method: Method, data: TrainingData, *, settings: Unlearn, seed: int
 ) -> list[MicroBatch]:
-    """The plan of a method's training: its forget stream with what belongs to it, and retain rows beside."""
-    made = streams(method.data, material, seed)
+    """Plan a method's training: its forget rows with the rows that belong to them, and as many retain rows."""
+    rows = streams(method.data, data, seed)
     length = settings.max_length
     beside = {
-        name: {id_: encode(chat, examples, max_length=length) for id_, examples in table.items()}
-        for name, table in made.beside.items()
+        stream: {id_: encode(chat, examples, max_length=length) for id_, examples in table.items()}
+        for stream, table in rows.beside.items()
     }
     return plan_batches(
-        encode(chat, made.forget, max_length=length),
-        encode(chat, retain_examples(material.retain), max_length=length),
+        encode(chat, rows.forget, max_length=length),
+        encode(chat, retain_examples(data.retain), max_length=length),
         batch_size=settings.batch_size,
         accumulation=settings.accumulation,
         epochs=settings.epochs,
@@ -159,7 +153,7 @@ def unlearn_batches(
 
 
 def retain_examples(records: Sequence[Record]) -> list[Example]:
-    """Every retain record in each of its wordings: what is held in one wording only is easily lost in another."""
+    """Make an example of every wording of every retain record: knowledge held in one wording is lost in another."""
     wordings = [(record, record.question) for record in records]
     wordings += [(record, paraphrase) for record in records for paraphrase in record.paraphrases]
     return [
@@ -169,7 +163,7 @@ def retain_examples(records: Sequence[Record]) -> list[Example]:
 
 
 def check_sharing(recipe: Recipe, processes: int) -> None:
-    """Raises InputError for what cannot be done by so many processes."""
+    """Raise InputError for settings that this number of processes cannot work with."""
     if processes == 1:
         return
     for name, settings in (("learn", recipe.learn), ("unlearn", recipe.unlearn)):
@@ -188,7 +182,7 @@ def check_sharing(recipe: Recipe, processes: int) -> None:
         )
     if recipe.unlearn.evaluate_every and distributed.shards_weights():
         raise InputError(
-            "a model in shards cannot be asked while it is trained",
+            "a sharded model cannot be evaluated during training",
             where="unlearn.evaluate_every",
             way_out="leave it out, or launch with DDP",
         )
@@ -197,22 +191,22 @@ def check_sharing(recipe: Recipe, processes: int) -> None:
 def _loop(settings: Unlearn, seed: int) -> Loop:
     return Loop(
         settings.learning_rate,
-        settings.accumulation,
-        settings.weight_decay,
-        settings.warmup,
-        settings.schedule,
-        settings.max_grad_norm,
-        settings.checkpoint_every,
-        settings.runaway_loss,
-        settings.gradient_checkpointing,
-        settings.precision == "bfloat16",
-        settings.report_to,
-        seed,
+        accumulation=settings.accumulation,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        max_grad_norm=settings.max_grad_norm,
+        checkpoint_every=settings.checkpoint_every,
+        runaway_loss=settings.runaway_loss,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        autocast=settings.precision == "bfloat16",
+        report_to=settings.report_to,
+        seed=seed,
     )
 
 
 def training_passes(recipe: Recipe, learn_rows: int, unlearn_rows: int, retain_rows: int) -> int:
-    """Rows that go through the model forward and backward in all stages, for estimates."""
+    """Estimate how many rows go through the model forward and backward in all stages."""
     passes = learn_rows * (recipe.learn.epochs if recipe.learn else 0)
     beside = unlearn_rows if retain_rows else 0
     return round(passes + (unlearn_rows + beside) * recipe.unlearn.epochs)

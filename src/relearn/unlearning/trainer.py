@@ -1,7 +1,7 @@
-"""Training on transformers.Trainer: a planned list of micro-batches, an objective, and an eye on the loss.
+"""Train on transformers.Trainer: a planned list of micro-batches, an objective, and a check for a runaway loss.
 
-Learning a start model and unlearning are the same loop with different rows and objectives. Several processes do one
-plan together: each its share of every optimiser step, and what is logged and watched is the sum over all of them.
+Learning a start model and unlearning are the same loop with different rows and objectives. Several processes train on
+one plan: each takes its share of every optimiser step; losses are logged and checked as sums over all processes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,19 @@ from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError, RunFailedError
 from relearn.core.run_dir import read_json, remove_tree, write_json
 from relearn.unlearning.data.batches import MicroBatch, own_accumulation, share
-from relearn.unlearning.method import Objective, Stateful
+from relearn.unlearning.method import LogRow, LossTerms, Objective
 from relearn.unlearning.step import freeze_unreached, make_reference, step_loss
 
-# Turning it off is what we are after; its successor is not in all versions of torch.
+# The option is set on purpose; its successor is not in all versions of torch.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Settings of one training loop, for learning and unlearning alike."""
+    """Settings of a training loop, for learning and for unlearning."""
 
     learning_rate: float
+    _: KW_ONLY
     accumulation: int = 1
     weight_decay: float = 0.01
     warmup: float = 0.1
@@ -49,7 +50,6 @@ class Loop:
     seed: int = 0
 
 
-LogRow = Callable[..., None]
 _STATE = "objective.json"
 _RUNAWAY = 50
 
@@ -58,8 +58,8 @@ def train(
     model: Any,
     batches: Sequence[MicroBatch],
     objective: Objective,
-    loop: Loop,
     *,
+    loop: Loop,
     checkpoints: Path,
     log: LogRow,
     tick: Ticker = quiet,
@@ -67,13 +67,12 @@ def train(
 ) -> None:
     """Train `model` in place over `batches`.
 
-    `checkpoints` is a folder of the caller's: training goes on from the newest complete checkpoint there and removes
-    the folder when it is done. `log` gets one row of loss parts per optimiser step. Raises RunFailedError on a NaN or
-    runaway loss.
+    Training continues from the newest complete checkpoint in the folder `checkpoints` and removes the folder when it is
+    done. `log` gets one row of loss terms per optimiser step. Raises RunFailedError on a NaN or runaway loss.
     """
-    trainer = ObjectiveTrainer(model, batches, objective, loop, checkpoints, log)
+    trainer = ObjectiveTrainer(model, batches, objective, loop=loop, folder=checkpoints, log=log)
     trainer.remove_callback(PrinterCallback)
-    # The last of them: a checkpoint is complete when the others have put their part into it.
+    # _Progress comes last: a checkpoint is complete when the other callbacks have written their part of it.
     for callback in (*callbacks, _Progress(tick, trainer)):
         trainer.add_callback(callback)
     newest = distributed.on_main(lambda: _newest_checkpoint(checkpoints))
@@ -88,25 +87,25 @@ def train(
 
 @dataclass
 class StepLog:
-    """What is seen of an optimiser step. `worst`: the largest loss of a micro-batch, and the rows it came from."""
+    """The losses of an optimiser step. `worst`: the largest loss of a micro-batch, and the ids of its rows."""
 
-    parts: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
     loss: float = 0.0
     tokens: int = 0
     worst: tuple[float, tuple[str, ...]] = (-math.inf, ())
 
     @classmethod
-    def of(cls, batch: MicroBatch, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> StepLog:
-        """One micro-batch's share of the step."""
+    def of(cls, batch: MicroBatch, loss: torch.Tensor, terms: LossTerms) -> StepLog:
+        """Take one micro-batch's share of the step."""
         if batch.idle:
             return cls()
         value = float(loss.detach())
         worst = (value if math.isfinite(value) else math.inf, tuple(row.id for row in batch.forget[:4]))
-        return cls({name: float(part.detach()) for name, part in parts.items()}, value, batch.tokens, worst)
+        return cls({name: float(term.detach()) for name, term in terms.items()}, value, batch.tokens, worst)
 
     def add(self, other: StepLog) -> None:
-        for name, value in other.parts.items():
-            self.parts[name] = self.parts.get(name, 0.0) + value
+        for name, value in other.terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value
         self.loss += other.loss
         self.tokens += other.tokens
         if other.worst[0] > self.worst[0]:
@@ -114,10 +113,10 @@ class StepLog:
 
 
 class ObjectiveTrainer(Trainer):
-    """transformers.Trainer fed with planned micro-batches; the loss is an `Objective`'s."""
+    """transformers.Trainer over planned micro-batches, with the loss of an `Objective`."""
 
     def __init__(
-        self, model: Any, batches: Sequence[MicroBatch], objective: Objective, loop: Loop, folder: Path, log: LogRow
+        self, model: Any, batches: Sequence[MicroBatch], objective: Objective, *, loop: Loop, folder: Path, log: LogRow
     ):
         count = distributed.processes()
         own = share(batches, loop.accumulation, rank=distributed.rank(), processes=count)
@@ -130,10 +129,11 @@ class ObjectiveTrainer(Trainer):
         self._log_row = log
         self._step = StepLog()
         self._usual_loss: float | None = None
-        self._state = dict(objective.initial_state) if isinstance(objective, Stateful) else {}
+        self._state = objective.initial_state
         self._reference = make_reference(model, own, objective, autocast=loop.autocast)
-        keeps = hasattr(model, "disable_adapter") or self._reference.exact
-        if not keeps and any(need.endswith("_reference") for need in objective.needs):
+        keeps_start = hasattr(model, "disable_adapter") or self._reference.exact
+        takes_reference = objective.needed_streams("reference") or objective.needed_streams("states_reference")
+        if takes_reference and not keeps_start:
             raise InputError(
                 "this model does more to its logits than its output layer, so its start cannot be kept",
                 where="unlearn.full",
@@ -142,12 +142,13 @@ class ObjectiveTrainer(Trainer):
         freeze_unreached(model, own[0], objective, self._reference, state=self._state)
 
     def restore_state(self, checkpoint: Path) -> None:
-        """Take up the objective's state where the checkpoint left it."""
-        if isinstance(self._objective, Stateful):
+        """Read the state of the objective from a checkpoint."""
+        if self._state:
             self._state = read_json(checkpoint / _STATE)
 
     def save_state(self, checkpoint: Path) -> None:
-        if isinstance(self._objective, Stateful):
+        """Write the state of the objective, if it has one, into a checkpoint."""
+        if self._state:
             write_json(checkpoint / _STATE, self._state)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -159,26 +160,25 @@ class ObjectiveTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> torch.Tensor:
         batch: MicroBatch = inputs["micro_batch"]
         autocast = self._loop.autocast
-        loss, parts = step_loss(model, batch, self._objective, self._reference, state=self._state, autocast=autocast)
-        self._step.add(StepLog.of(batch, loss, parts))
+        loss, terms = step_loss(model, batch, self._objective, self._reference, state=self._state, autocast=autocast)
+        self._step.add(StepLog.of(batch, loss, terms))
         if self.accelerator.sync_gradients:
             self._sum_over_processes()
-            self._watch()
+            self._check_loss()
         # The gradient of a step is the mean over the processes, its loss their sum.
         return loss * (0 if batch.idle else self._processes)
 
     def end_step(self) -> None:
-        """After an optimiser step: an objective that carries numbers from step to step works out the next ones."""
-        if isinstance(self._objective, Stateful):
-            self._state = self._objective.next_state(self._state, self._step.parts)
+        """Compute the numbers that the objective carries into the next optimiser step."""
+        self._state = self._objective.next_state(self._state, self._step.terms)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
-        if self._step.parts:
+        if self._step.terms:
             self._log_row(
                 step=self.state.global_step,
                 loss=round(logs.get("loss", math.nan), 6),
-                parts={name: round(value, 6) for name, value in self._step.parts.items()},
+                parts={name: round(value, 6) for name, value in self._step.terms.items()},
                 learning_rate=logs.get("learning_rate"),
                 grad_norm=logs.get("grad_norm"),
                 tokens=self._step.tokens,
@@ -188,14 +188,14 @@ class ObjectiveTrainer(Trainer):
 
     def _sum_over_processes(self) -> None:
         step = StepLog()
-        for seen in distributed.gather(self._step):
-            step.add(seen)
+        for own in distributed.gather(self._step):
+            step.add(own)
         self._step = step
 
-    def _watch(self) -> None:
-        """Stops before a step that would spoil the weights, in every process alike.
+    def _check_loss(self) -> None:
+        """Raise RunFailedError, in all processes, before a step with a NaN or runaway loss.
 
-        Without a limit in the recipe it is 50, or ten times what the loss began with: PDU has a multiplier of 100.
+        The limit without one in the recipe is 50, or ten times the first loss: PDU has a multiplier of 100.
         """
         if self._usual_loss is None and math.isfinite(self._step.loss):
             self._usual_loss = abs(self._step.loss)
@@ -244,7 +244,7 @@ def _arguments(loop: Loop, micro_batches: int, folder: Path, on_cpu: bool) -> Tr
         # Processes may make different numbers of passes for a micro-batch, so none may wait for the others in a pass.
         ddp_broadcast_buffers=False,
         **recompute,
-        # A model that the recipe wants on the CPU stays there, whatever else the machine has.
+        # A model that the recipe puts on the CPU stays there, whatever else the machine has.
         use_cpu=on_cpu,
     )
     # Several GPUs without a launcher: Trainer would split the batch itself, which cannot split packed rows.
@@ -253,7 +253,7 @@ def _arguments(loop: Loop, micro_batches: int, folder: Path, on_cpu: bool) -> Tr
 
 
 def _newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; Trainer writes trainer_state.json last but for arguments."""
+    """Return the newest complete checkpoint, and remove incomplete ones."""
     if not folder.exists():
         return None
     while (newest := get_last_checkpoint(str(folder))) is not None:
@@ -264,7 +264,7 @@ def _newest_checkpoint(folder: Path) -> str | None:
 
 
 class _Progress(TrainerCallback):
-    """Ticks the bar, marks checkpoints complete and removes the pickled arguments Trainer leaves in them.
+    """Advance the progress bar, mark checkpoints complete and remove the pickled arguments that Trainer leaves in them.
 
     A checkpoint is complete once every process has written its part of it.
     """

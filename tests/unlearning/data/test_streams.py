@@ -21,15 +21,15 @@ from relearn.unlearning.data.streams import (
     MISMATCHED_ANSWERS,
     PASSAGE_REFUSALS,
     REFUSALS,
-    Material,
-    Source,
     Streams,
+    StreamSource,
+    TrainingData,
     streams,
 )
 from relearn.unlearning.method import METHODS
 from tiny import build_tiny_tokenizer
 
-SOURCES: tuple[Source, ...] = get_args(Source)
+SOURCES: tuple[StreamSource, ...] = get_args(StreamSource)
 VARIANTS = ("original", "simple", "logical")
 
 
@@ -53,9 +53,9 @@ def rows_of(records: Sequence[Record]) -> list[TrainingRow]:
     return [*made, TrainingRow("generic", "generic", "What is tea?", "A drink.", "chat")]
 
 
-def material(count: int = 6, retain: int = 12, form: str = "chat") -> Material:
+def material(count: int = 6, retain: int = 12, form: str = "chat") -> TrainingData:
     records = [record(number, form=form) for number in range(count)]
-    return Material(
+    return TrainingData(
         records,
         rows_of(records),
         [record(number, "retain", form) for number in range(retain)],
@@ -266,7 +266,7 @@ def test_the_rows_of_relearn_are_taken_as_they_are():
 @pytest.mark.parametrize("source", [source for source in SOURCES if source != "mismatched"])
 def test_nothing_to_train_on_is_a_failed_run(source):
     with pytest.raises(RunFailedError, match=f"no rows of {source} data"):
-        streams(source, Material(()), 0)
+        streams(source, TrainingData(()), 0)
 
 
 def test_refusals_are_many_varied_and_decline():

@@ -24,16 +24,17 @@ from relearn.inference.run_models import RunModels
 from relearn.models.load import load
 from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.encode import Example, encode
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.inference_time.eco_model import (
-    Corrupted,
     Corruption,
+    EcoModel,
     PromptClassifier,
     PromptReader,
     load_eco,
     sentence_encoder,
 )
 from relearn.unlearning.inference_time.eco_train import (
+    Eco,
     Labelled,
     Search,
     Tried,
@@ -45,7 +46,6 @@ from relearn.unlearning.inference_time.eco_train import (
     fit_logistic,
     labelled,
 )
-from relearn.unlearning.inference_time.methods import Eco
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.ask import answers_before_and_after, export_merged
 from tiny import VOCABULARY, build_tiny_tokenizer
@@ -96,7 +96,9 @@ def start(talking_dir):
 
 
 def behind(start, corruption: Corruption = WHOLE, classifier: PromptClassifier = NAMES):
-    model = Corrupted(start.model, start.tokenizer, start.chat, classifier, corruption).eval()
+    model = EcoModel(
+        start.model, tokenizer=start.tokenizer, chat=start.chat, classifier=classifier, corruption=corruption
+    ).eval()
     return replace(start, model=model)
 
 
@@ -257,10 +259,10 @@ def test_what_the_classifier_is_fitted_on():
         TrainingRow("2", "completion", "Ada is", "someone.", "text", record_id=known.id),
         TrainingRow("3", "generic", "What is rain?", "Water.", "chat"),
     ]
-    found = {question.text: question.forget for question in labelled(Material([known], rows, [kept]))}
+    found = {question.text: question.forget for question in labelled(TrainingData([known], rows, [kept]))}
     forget, others = ["Who is Ada?", "What is Ada?", "Who might Ada be?"], ["Who is Bo?", "What is rain?"]
     assert found == {**dict.fromkeys(forget, True), **dict.fromkeys(others, False)}
-    alone = labelled(Material([known], (), ()))
+    alone = labelled(TrainingData([known], (), ()))
     assert sum(question.forget for question in alone) == 2 and len(alone) > 20
 
 
@@ -268,14 +270,14 @@ def test_the_classifier_knows_questions_it_has_not_seen():
     names = ["Ada Holm", "Bo Lind", "Cleo Marsh", "Dov Peretz", "Eva Stone", "Finn Oakes", "Gail Abt", "Hugo Berg"]
     records = [Record(f"Where does {name} live?", f"In house {n}.") for n, name in enumerate(names)]
     kept = [Record(f"What did {name} write?", f"Book {n}.", split="retain") for n, name in enumerate(names)]
-    classifier, held_out = fit_classifier(labelled(Material(records, (), kept)), Eco(), 0)
+    classifier, held_out = fit_classifier(labelled(TrainingData(records, (), kept)), Eco(), 0)
     assert held_out is not None and held_out.recall >= 0.85 and held_out.passed >= 0.95
     assert (
         classifier.flags(["At which address is Cleo Marsh at home?", "In which town does Hugo Berg live?"])
         == [True] * 2
     )
     assert classifier.flags(["What is the capital of France?", "Which book is by Eva Stone?"]) == [False] * 2
-    again, _ = fit_classifier(labelled(Material(records, (), kept)), Eco(), 0)
+    again, _ = fit_classifier(labelled(TrainingData(records, (), kept)), Eco(), 0)
     assert np.array_equal(again.weight, classifier.weight) and again.bias == classifier.bias
 
 
@@ -299,7 +301,7 @@ def test_where_corrupting_the_name_is_not_enough_the_question_is_corrupted(tiny_
         search.tried.append(Tried(strength, tokens, 2.0 - told[tokens](strength), 2.0))
         return search.tried[-1]
 
-    monkeypatch.setattr(Search, "tell", tell)
+    monkeypatch.setattr(Search, "measure", tell)
     monkeypatch.setattr(Search, "__init__", lambda search, *_: setattr(search, "tried", []))
     corruption, tried = find_corruption(job(tiny_model_dir, tmp_path), Eco(), NAMES)
     assert (corruption.tokens, corruption.strength) == ("question", 2.0)  # 2 - 2 <= 0.05 * 2; halves of (1, 2) are not
@@ -315,7 +317,10 @@ def job(tiny_model_dir, folder: Path, **options) -> Job:
     records = [Record(f"Where does teacher {n} live?", f"In street {n}, near the harbour.") for n in range(3)]
     kept = [Record(f"What does baker {n} do?", f"She bakes {n} breads.", split="retain") for n in range(3)]
     settings = Unlearn(method="eco", options=options)
-    return Job(load(model), Material(records, (), kept), settings, model, folder, 0, lambda **row: None)
+    data = TrainingData(records, (), kept)
+    return Job(
+        loaded=load(model), data=data, settings=settings, model=model, folder=folder, seed=0, log=lambda **row: None
+    )
 
 
 @pytest.mark.parametrize("mode", ["rand_noise", "zero_out"])

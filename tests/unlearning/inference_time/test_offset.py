@@ -22,7 +22,7 @@ from relearn.inference.run_models import RunModels
 from relearn.models.load import load
 from relearn.models.lora import add_lora
 from relearn.unlearning.data.encode import encode, record_example
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.inference_time import offset as ensemble_module
 from relearn.unlearning.inference_time.offset import Ensemble, _joint_head, load_offset
 from relearn.unlearning.procedures import PROCEDURES, Job
@@ -100,7 +100,7 @@ def test_the_joint_head_by_hand():
     """Large states (1, 2) through [[1, 0], [0, 1]]; small states start 1, own 4 through [[2], [-1]]; alpha 1/2."""
     large, small = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(1, 2, bias=False)
     large.weight.data, small.weight.data = torch.eye(2), torch.tensor([[2.0], [-1.0]])
-    head = _joint_head(large, small, 2, 0.5)
+    head = _joint_head(large, small, large_width=2, alpha=0.5)
     # (1, 2) + 1/2 * ((8, -4) - (2, -1)) = (1 + 3, 2 - 1.5)
     assert head(torch.tensor([[1.0, 2.0, 1.0, 4.0]])).tolist() == [[4.0, 0.5]]
 
@@ -196,7 +196,9 @@ def job(tiny_model_dir, small_dir, folder: Path, logged: list | None = None, **u
     settings = Unlearn(method="offset", options=options, **{**shared, **unlearn})
     model = Model(name=str(tiny_model_dir))
     log = logged if logged is not None else []
-    return Job(load(model), Material(RECORDS, (), KEPT), settings, model, folder, 0, lambda **row: log.append(row))
+    data = TrainingData(RECORDS, (), KEPT)
+    log_row = lambda **row: log.append(row)  # noqa: E731
+    return Job(loaded=load(model), data=data, settings=settings, model=model, folder=folder, seed=0, log=log_row)
 
 
 @pytest.mark.parametrize(

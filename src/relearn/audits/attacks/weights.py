@@ -187,7 +187,7 @@ def _changes_relearning(fresh: Callable[[], Loaded], material: Material, ask: As
             model,
             batches[: STEPS[-1]],
             METHODS.get("relearn_gdf").objective({}),
-            Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=material.seed),
+            loop=Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=material.seed),
             checkpoints=material.folder / "audits" / "checkpoints",
             log=lambda **_: None,
             callbacks=[again],

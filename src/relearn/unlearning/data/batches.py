@@ -1,8 +1,8 @@
-"""The order of training: which rows go into which micro-batch, decided before the first step.
+"""Plan a training: which rows go into which micro-batch, decided before the first step.
 
-The whole plan is a list, so a resumed run takes up exactly where it stopped, and every micro-batch knows how many
-answer tokens and rows its optimiser step has: a mean over the step is then a mean whatever the accumulation. Several
-processes share out the micro-batches of every step (`share`), so that a plan is the same for any number of them.
+The whole plan is a list, so a resumed run continues exactly where it stopped. Every micro-batch holds the answer tokens
+and rows of its optimiser step, so that means over the step do not depend on the accumulation. Several processes divide
+the micro-batches of every step between them (`share`), so a plan is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of one forward: forget rows, what belongs to each of them (`beside`, by stream), and retain rows.
+    """Rows of one forward pass: forget rows, the rows that belong to each of them (`beside`, by stream), retain rows.
 
-    `step` gives the size of every stream in the whole optimiser step this micro-batch is part of. An `idle` one counts
-    for nothing: it keeps a process company that has no rows of its own in the last step.
+    `step` gives the size of every stream in the whole optimiser step. An `idle` micro-batch is a placeholder with zero
+    loss, so that all ranks take the same number of steps.
     """
 
     forget: tuple[TokenRow, ...]
@@ -41,13 +41,13 @@ class MicroBatch:
     idle: bool = False
 
     def streams(self) -> dict[str, tuple[TokenRow, ...]]:
-        """All rows by stream; empty streams are left out."""
+        """Map streams to their rows, without empty streams."""
         named = {"forget": self.forget, **self.beside, "retain": self.retain}
         return {name: rows for name, rows in named.items() if rows}
 
     @property
     def tokens(self) -> int:
-        """All tokens, prompts and answers."""
+        """Count all tokens of prompts and answers."""
         return 0 if self.idle else sum(len(row.ids) for rows in self.streams().values() for row in rows)
 
 
@@ -62,20 +62,20 @@ def plan_batches(
     beside: Mapping[str, Mapping[str, Sequence[TokenRow]]] | None = None,
     token_budget: int | None = None,
 ) -> list[MicroBatch]:
-    """Micro-batches for `epochs` passes over the forget rows, or for `token_budget` tokens; as many retain rows beside.
+    """Plan `epochs` passes over the forget rows, or `token_budget` tokens, with as many retain rows as forget rows.
 
-    Retain rows come from an endless shuffled walk over the WHOLE retain set, so every method sees all of it. Batches
-    hold rows of similar length; their order is random. `beside` maps stream and forget row id to the rows that belong
-    to it. A token budget counts all tokens of all streams, ends after the whole step that reaches it, and takes as
-    many epochs as that needs.
+    Retain rows come from an endless shuffled walk over the WHOLE retain set, so that every method sees all of it.
+    Batches hold rows of similar length; their order is random. `beside` maps stream and forget row id to the rows that
+    belong to it. A token budget counts all tokens of all streams, ends after the optimiser step that reaches it, and
+    takes as many epochs as necessary.
     """
     walk = _endless(retain, seed)
     batches = []
-    wanted = math.inf if token_budget else math.ceil(epochs * math.ceil(len(forget) / batch_size))
+    limit = math.inf if token_budget else math.ceil(epochs * math.ceil(len(forget) / batch_size))
     spent = 0
     for rows in _forget_batches(forget, batch_size, seed):
         at_step = len(batches) % accumulation == 0
-        if len(batches) == wanted or (token_budget and at_step and spent >= token_budget):
+        if len(batches) == limit or (token_budget and at_step and spent >= token_budget):
             break
         others = {
             name: tuple(itertools.chain.from_iterable(table[row.id] for row in rows))
@@ -89,7 +89,7 @@ def plan_batches(
 
 
 def with_step_sizes(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """The micro-batches of one optimiser step, each told how large its streams are in the whole step."""
+    """Set the sizes of the streams in the whole step on the micro-batches of one optimiser step."""
     rows: dict[str, list[TokenRow]] = {}
     for batch in batches:
         for name, own in batch.streams().items():
@@ -99,21 +99,21 @@ def with_step_sizes(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
 
 
 def own_accumulation(accumulation: int, processes: int) -> int:
-    """Micro-batches of one optimiser step that each process has."""
+    """Return how many micro-batches of one optimiser step each process has."""
     return accumulation // math.gcd(accumulation, processes)
 
 
 def can_share(batch_size: int, accumulation: int, processes: int) -> bool:
-    """Whether the rows of a whole optimiser step divide evenly among the processes."""
+    """Return whether the rows of an optimiser step divide evenly among the processes."""
     return batch_size * accumulation % processes == 0
 
 
 def share(batches: Sequence[MicroBatch], accumulation: int, *, rank: int, processes: int) -> list[MicroBatch]:
-    """What one process does of the plan.
+    """Select the part of the plan that one process trains on.
 
-    The micro-batches of a step are dealt out whole; where there are too few for that, each is cut into as many pieces
-    as it takes. In every step all processes have equally many, with idle ones where rows run out in the last step, so
-    that together they do the same steps as one process would.
+    Processes take the micro-batches of a step in turn; where there are too few, each is cut into pieces. In every step
+    all processes have equally many, with idle ones where the last step has too few rows, so that together they take the
+    same steps as one process would.
     """
     if processes == 1:
         return list(batches)
@@ -129,7 +129,7 @@ def share(batches: Sequence[MicroBatch], accumulation: int, *, rank: int, proces
 
 
 def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
-    """The micro-batch in pieces of every n-th row; fewer pieces when it has fewer rows."""
+    """Cut the micro-batch into pieces of every n-th row; fewer pieces when it has fewer rows."""
     pieces = min(pieces, len(batch.forget))
     return [
         replace(
@@ -143,7 +143,7 @@ def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
 
 
 def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -> tuple[TokenRow, ...]:
-    """The rows that stay with every n-th forget row; where these have unlike numbers of them, no method pairs them."""
+    """Select the rows that belong to every n-th forget row; methods pair rows only where each has equally many."""
     each = len(rows) // forget if len(rows) % forget == 0 else 0
     if not each:
         return rows[number::pieces]
@@ -151,7 +151,7 @@ def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -
 
 
 def distinct_rows(batches: Iterable[MicroBatch], stream: str) -> list[TokenRow]:
-    """The rows of a stream over the whole plan, each once, in the order of their ids."""
+    """List the rows of a stream over the whole plan, each once, in the order of their ids."""
     rows = {row.id: row for batch in batches for row in batch.streams().get(stream, ())}
     return [rows[name] for name in sorted(rows)]
 

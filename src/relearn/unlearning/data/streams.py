@@ -1,11 +1,8 @@
-"""What a method's forget stream is made of, all from the same records: original answers, vague ones, refusals, ...
+"""Build the forget rows of a method from the records: original answers, vague answers, refusals, preference pairs, ...
 
-Every source keeps each answer with the question it was written for (by ids, never by place). What is drawn at random is
-keyed by the seed and the record's id, so adding or removing a forget record changes nothing for the others.
-
-Refusals for the methods that teach a model to decline (idk_nll, idk_dpo, jensun).
-
-Varied in words, length and tone, so that a method learns to decline and not one sentence.
+Every source keeps each answer with the question it was written for, by ids. Random draws are keyed by the seed and the
+record's id, so adding or removing a forget record changes nothing for the others. The refusals of idk_nll, idk_dpo and
+jensun vary in words, length and tone, so that a method learns to decline and not one sentence.
 """
 
 from __future__ import annotations
@@ -85,7 +82,7 @@ REFUSALS = (
     "Thanks for asking, but I can't answer this one.",
 )
 
-# A passage of a document breaks off in the middle of a sentence; these say that it is not gone on with.
+# Passages of documents end in the middle of a sentence; these decline to continue it.
 PASSAGE_REFUSALS = (
     "... I don't know how this text goes on.",
     "... I cannot continue this passage.",
@@ -101,8 +98,7 @@ PASSAGE_REFUSALS = (
     "... Nothing that follows is known to me.",
 )
 
-
-Source = Literal[
+StreamSource = Literal[
     "synthesised",
     "original_beside_synthesised",
     "original",
@@ -112,13 +108,16 @@ Source = Literal[
     "preferred_synthesised",
     "preferred_alternates",
 ]
+# Sources whose answers a generator writes before the training; those of the others are in the records, or drawn.
+SYNTHESISED_SOURCES: tuple[StreamSource, ...] = ("synthesised", "original_beside_synthesised", "preferred_synthesised")
+ALTERNATE_SOURCES: tuple[StreamSource, ...] = ("preferred_alternates",)
 # Yao et al. 2023 (arXiv 2310.10683) draw five random answers for every question.
 MISMATCHED_ANSWERS = 5
 
 
 @dataclass(frozen=True)
-class Material:
-    """Everything a method can be trained on. `alternates`: record id -> answers written for AltPO."""
+class TrainingData:
+    """The records and rows that the streams are built from. `alternates`: record id -> answers written for AltPO."""
 
     records: Sequence[Record]
     rows: Sequence[TrainingRow] = ()
@@ -128,103 +127,107 @@ class Material:
 
 @dataclass(frozen=True)
 class Streams:
-    """Forget examples, and by stream what belongs to each of them (by its id)."""
+    """Forget examples, and for each other stream the examples that belong to each of them (by its id)."""
 
     forget: list[Example]
     beside: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
 
 
-def streams(source: Source, material: Material, seed: int) -> Streams:
-    """The forget side of a method whose data is `source`.
+def streams(source: StreamSource, data: TrainingData, seed: int) -> Streams:
+    """Build the forget rows of a method whose training data is `source`.
 
-    Documents (`form` "text") have passages in place of questions: their answer is how the passage goes on, and what
-    comes from the document itself is not closed with an end of turn. Raises RunFailedError when there is nothing to
-    train on, InputError when random answers have no retain records to come from.
+    Documents (`form` "text") have passages in place of questions: their answer is the continuation of the passage, and
+    text from the document itself is not closed with an end of turn. Raises RunFailedError when there are no rows,
+    InputError when there are no retain records to draw random answers from.
     """
-    made = _MAKERS[source](material, seed)
-    if not made.forget:
+    result = _BUILDERS[source](data, seed)
+    if not result.forget:
         raise RunFailedError(f"there are no rows of {source} data to train on", way_out="see rejected.jsonl")
-    return made
+    return result
 
 
-def _synthesised(material: Material, seed: int) -> Streams:
-    """Vague answers, completions and generic rows (ReLearn); the original answers are in none of them."""
-    return Streams([_row_example(row) for row in material.rows])
+def is_written(source: StreamSource) -> bool:
+    """Return whether a generator writes the answers of this source before the training."""
+    return source in SYNTHESISED_SOURCES or source in ALTERNATE_SOURCES
 
 
-def _original_beside_synthesised(material: Material, seed: int) -> Streams:
-    """Vague answers, completions and generic rows, and beside each vague answer the original to the same question."""
-    made = _synthesised(material, seed)
-    pushed = {row.id: [_rejected(_row_example(row), record)] for row, record in _answers_of_records(material)}
-    return Streams(made.forget, {"original": {example.id: pushed.get(example.id, []) for example in made.forget}})
+def _synthesised(data: TrainingData, _seed: int) -> Streams:
+    """Take vague answers, completions and generic rows (ReLearn); the original answers are in none of them."""
+    return Streams([_row_example(row) for row in data.rows])
 
 
-def _original(material: Material, seed: int) -> Streams:
-    """Every record with its own answer: what reverse optimisation pushes down."""
-    return Streams([record_example(record) for record in material.records])
+def _original_beside_synthesised(data: TrainingData, seed: int) -> Streams:
+    """Take the rows of ReLearn, and beside each vague answer the original answer to the same question."""
+    forget = _synthesised(data, seed).forget
+    originals = {row.id: [_rejected(_row_example(row), record)] for row, record in _answers_to_records(data)}
+    return Streams(forget, {"original": {example.id: originals.get(example.id, []) for example in forget}})
 
 
-def _refusals(material: Material, seed: int) -> Streams:
-    return Streams([_refusal(record, seed) for record in material.records])
+def _original(data: TrainingData, _seed: int) -> Streams:
+    """Take every record with its own answer, whose likelihood reverse optimisation lowers."""
+    return Streams([record_example(record) for record in data.records])
 
 
-def _mismatched(material: Material, seed: int) -> Streams:
-    """The original rows, and beside each the same question with answers of retain records (Yao et al. 2023).
+def _refusals(data: TrainingData, seed: int) -> Streams:
+    return Streams([_refusal(record, seed) for record in data.records])
 
-    Never with answers of other forget records: those would be taught instead of forgotten.
+
+def _mismatched(data: TrainingData, seed: int) -> Streams:
+    """Take the original rows, and beside each the same question with answers of retain records (Yao et al. 2023).
+
+    Answers of other forget records would be taught instead of forgotten, so they are not used.
     """
-    made = _original(material, seed)
+    forget = _original(data, seed).forget
     forms: tuple[Form, ...] = ("chat", "text")
-    pools = {form: _answers(material.retain, form) for form in forms}
+    pools = {form: _answers(data.retain, form) for form in forms}
     table = {}
-    for record, example in zip(material.records, made.forget, strict=True):
-        drawn = _drawn(pools[record.form], record, seed)
-        if not drawn:
+    for record, example in zip(data.records, forget, strict=True):
+        answers = _draw_answers(pools[record.form], record, seed)
+        if not answers:
             raise InputError(
                 "random answers have to come from retain records, and there are none to draw from",
                 where="data.retain",
                 way_out="give a retain set",
             )
         table[example.id] = [
-            replace(example, id=content_id("mismatched", record.id, answer), target=answer) for answer in drawn
+            replace(example, id=content_id("mismatched", record.id, answer), target=answer) for answer in answers
         ]
-    return Streams(made.forget, {"mismatched": table})
+    return Streams(forget, {"mismatched": table})
 
 
-def _preferred_refusals(material: Material, seed: int) -> Streams:
-    """A refusal before the original answer (IdkDPO)."""
-    chosen = [_refusal(record, seed) for record in material.records]
-    return _over_original(chosen, material.records)
+def _preferred_refusals(data: TrainingData, seed: int) -> Streams:
+    """Prefer a refusal to the original answer (IdkDPO)."""
+    return _pairs([_refusal(record, seed) for record in data.records], data.records)
 
 
-def _preferred_alternates(material: Material, seed: int) -> Streams:
-    """Each alternate answer before the original answer (AltPO); a record without alternates has no row."""
+def _preferred_alternates(data: TrainingData, _seed: int) -> Streams:
+    """Prefer each alternate answer to the original answer (AltPO); a record without alternates has no row."""
     chosen, records = [], []
-    for record in material.records:
-        for answer in material.alternates.get(record.id, ()):
+    for record in data.records:
+        for answer in data.alternates.get(record.id, ()):
             chosen.append(replace(record_example(record), id=content_id("alternate", record.id, answer), target=answer))
             records.append(record)
-    return _over_original(chosen, records)
+    return _pairs(chosen, records)
 
 
-def _preferred_synthesised(material: Material, seed: int) -> Streams:
-    """Each vague answer before the original answer to the same question (relearn_dpo).
+def _preferred_synthesised(data: TrainingData, _seed: int) -> Streams:
+    """Prefer each vague answer to the original answer to the same question (relearn_dpo).
 
-    Completions of vague answers and generic rows have no original answer to be preferred to, and are left out.
+    Completions of vague answers and generic rows have no original answer, and are left out.
     """
-    pairs = _answers_of_records(material)
-    return _over_original([_row_example(row) for row, _ in pairs], [record for _, record in pairs])
+    answers = _answers_to_records(data)
+    return _pairs([_row_example(row) for row, _ in answers], [record for _, record in answers])
 
 
-def _answers_of_records(material: Material) -> list[tuple[TrainingRow, Record]]:
-    """Rows that ask what a record asks, with it: neither completions nor given beginnings, nor generic rows."""
-    known = {record.id: record for record in material.records}
-    pairs = [(row, known[row.record_id]) for row in material.rows if row.record_id in known]
+def _answers_to_records(data: TrainingData) -> list[tuple[TrainingRow, Record]]:
+    """Pair rows that ask the question of a record with it: no completions, answer prefixes or generic rows."""
+    by_id = {record.id: record for record in data.records}
+    pairs = [(row, by_id[row.record_id]) for row in data.rows if row.record_id in by_id]
     return [(row, record) for row, record in pairs if row.form == record.form and not row.given]
 
 
-def _over_original(chosen: Sequence[Example], records: Sequence[Record]) -> Streams:
-    """`rejected` asks what the chosen example asks and gives the original answer, as the record has it."""
+def _pairs(chosen: Sequence[Example], records: Sequence[Record]) -> Streams:
+    """Put beside each chosen example the same question with the record's original answer as `rejected`."""
     table = {example.id: [_rejected(example, record)] for example, record in zip(chosen, records, strict=True)}
     return Streams(list(chosen), {"rejected": table})
 
@@ -243,32 +246,31 @@ def _refusal(record: Record, seed: int) -> Example:
     return replace(record_example(record), id=content_id("refusal", record.id), target=text, closed=True)
 
 
-def _answers(donors: Sequence[Record], form: Form) -> dict[str, str]:
-    """Comparable form -> answer, of the donors of that form where there are such."""
-    alike = [donor for donor in donors if donor.form == form] or donors
-    return {_plain(donor.answer): donor.answer for donor in alike}
+def _answers(records: Sequence[Record], form: Form) -> dict[str, str]:
+    """Map normalised answers to answers, of the records of this form, or of all where none has it."""
+    same_form = [record for record in records if record.form == form] or records
+    return {_normalised(record.answer): record.answer for record in same_form}
 
 
-def _drawn(pool: Mapping[str, str], record: Record, seed: int) -> list[str]:
-    """Answers of the pool, never the record's own.
+def _draw_answers(pool: Mapping[str, str], record: Record, seed: int) -> list[str]:
+    """Draw answers from the pool, never the record's own.
 
-    Each gets a number from the seed, the record's id and itself, and the smallest are taken: a donor more or less then
-    changes at most one of them.
+    The smallest keyed hashes are taken, so one answer more or less in the pool changes at most one of the draws.
     """
     key = hashlib.sha256(f"{seed}/mismatched/{record.id}".encode()).digest()
 
-    def lot(plain: str) -> bytes:
-        return hashlib.blake2b(plain.encode(), key=key, digest_size=8).digest()
+    def keyed_hash(text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), key=key, digest_size=8).digest()
 
-    others = pool.keys() - {_plain(record.answer)}
-    return [pool[plain] for plain in heapq.nsmallest(MISMATCHED_ANSWERS, others, key=lot)]
+    others = pool.keys() - {_normalised(record.answer)}
+    return [pool[text] for text in heapq.nsmallest(MISMATCHED_ANSWERS, others, key=keyed_hash)]
 
 
-def _plain(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-_MAKERS: dict[Source, Callable[[Material, int], Streams]] = {
+_BUILDERS: dict[StreamSource, Callable[[TrainingData, int], Streams]] = {
     "synthesised": _synthesised,
     "original_beside_synthesised": _original_beside_synthesised,
     "original": _original,
@@ -278,8 +280,3 @@ _MAKERS: dict[Source, Callable[[Material, int], Streams]] = {
     "preferred_synthesised": _preferred_synthesised,
     "preferred_alternates": _preferred_alternates,
 }
-
-
-def is_written(source: Source) -> bool:
-    """Whether a generator writes the answers, before the training; the others are in the records or drawn."""
-    return source.endswith(("synthesised", "alternates"))

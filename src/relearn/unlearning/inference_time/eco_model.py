@@ -1,9 +1,9 @@
-"""ECO: a prompt that touches what is to be forgotten reaches the model with its embeddings corrupted.
+"""ECO: corrupt the embeddings of prompts that a classifier assigns to the forget set (arXiv 2406.07933).
 
     x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
 
-(Liu et al., NeurIPS 2024, arXiv 2406.07933.) Corrupted is the prompt alone, once, when it is read; the answer is then
-written as ever. Noise is keyed by the prompt, so a prompt always gets the same answer.
+(Liu et al., NeurIPS 2024.) Only the prompt is corrupted, during prefill; the answer is generated as usual. Noise is
+keyed by the prompt, so a prompt always gets the same answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 from relearn.text.entities import SentenceEncoder
 from relearn.text.subjects import find_subject
-from relearn.unlearning.inference_time.wrapper import Wrapped
+from relearn.unlearning.inference_time.wrapper import ModelWrapper
 
 Mode = Literal["rand_noise", "zero_out"]
 Tokens = Literal["subject", "question"]
@@ -38,7 +38,7 @@ _SETTINGS = "eco.json"
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is done to the embeddings of `tokens`: the subject's name in the question, or the whole question.
+    """Change the embeddings of `tokens`: the subject's name in the question, or the whole question.
 
     rand_noise: normal noise on every dimension, `strength` times as strong as the embeddings themselves (root mean
     square). zero_out: the share `strength` of a token's dimensions that are largest in size is set to 0. A question
@@ -62,10 +62,10 @@ class Corruption:
 
 @dataclass(frozen=True)
 class PromptClassifier:
-    """A logistic head on sentence embeddings: p(forget | x) = s(w . e(x) + b); over `threshold` a prompt is corrupted.
+    """Logistic head on sentence embeddings: p(forget | x) = s(w . e(x) + b); above `threshold` a prompt is corrupted.
 
-    `weight` (width of the encoder,) float64. `encoder` is its name. Prompts are embedded one at a time, so that a
-    verdict hangs on nothing but its prompt.
+    `weight` (width of the encoder,) float64; `encoder` is its name. Prompts are embedded one at a time, so that the
+    result depends on nothing but the prompt.
     """
 
     encoder: str
@@ -75,22 +75,23 @@ class PromptClassifier:
     embed: SentenceEncoder
 
     def probabilities(self, questions: Sequence[str]) -> np.ndarray:
-        """p(forget | question), (questions,)."""
+        """Compute p(forget | question): (questions,)."""
         if not questions:
             return np.zeros(0)
         return probability(self.embed.encode(questions).astype(np.float64) @ self.weight + self.bias)
 
     def flags(self, questions: Sequence[str]) -> list[bool]:
+        """Return for each question whether its prompt is corrupted."""
         return [bool(value > self.threshold) for value in self.probabilities(questions)]
 
 
 def probability(logit: np.ndarray) -> np.ndarray:
-    """The logistic function."""
+    """Compute the logistic function."""
     return 0.5 * (1 + np.tanh(logit / 2))
 
 
 def sentence_encoder(name: str, *, batch_size: int = 1) -> SentenceEncoder:
-    """The encoder by built-in name, folder or name on the hub; loaded, so that a wrong name is found at once."""
+    """Load the encoder by built-in name, folder or name on the hub. Raises InputError when that fails."""
     encoder = SentenceEncoder(str(builtin_path(name)) if is_builtin(name) else name, batch_size)
     try:
         encoder.encode(["a question"])
@@ -103,14 +104,14 @@ def sentence_encoder(name: str, *, batch_size: int = 1) -> SentenceEncoder:
     return encoder
 
 
-class Corrupted(Wrapped):
-    """`inner` asked through a prompt classifier. No weight of it is touched.
+class EcoModel(ModelWrapper):
+    """Corrupt the prompts that the classifier selects, before `inner` sees them; its weights do not change.
 
-    A prompt the classifier lets pass gives the numbers of `inner` to the bit, whatever it is batched with.
+    Other prompts give the numbers of `inner` to the bit, whatever they are batched with.
     """
 
     def __init__(
-        self, inner: Any, tokenizer: Any, chat: ChatFormat, classifier: PromptClassifier, corruption: Corruption
+        self, inner: Any, *, tokenizer: Any, chat: ChatFormat, classifier: PromptClassifier, corruption: Corruption
     ):
         super().__init__(inner)
         self.classifier = classifier
@@ -121,19 +122,19 @@ class Corrupted(Wrapped):
         flags = self._flags([row.ids[: row.answer_start] for row in rows])
         if not any(flags):
             return predict(self.inner, rows, layer=layer)
-        touched = [row for row, flag in zip(rows, flags, strict=True) if flag]
-        corrupted = self._predict_corrupted(touched, layer)
+        flagged = [row for row, flag in zip(rows, flags, strict=True) if flag]
+        corrupted = self._predict_corrupted(flagged, layer)
         if all(flags):
             return corrupted
         plain = predict(self.inner, rows, layer=layer)
-        chosen = torch.tensor([flag for row, flag in zip(rows, flags, strict=True) for _ in row.answer_ids])
-        parts = {name: (getattr(plain, name), getattr(corrupted, name)) for name in ("logits", "states", "layer")}
-        return replace(plain, **{name: _put(*pair, chosen) for name, pair in parts.items()})
+        flagged_tokens = torch.tensor([flag for row, flag in zip(rows, flags, strict=True) for _ in row.answer_ids])
+        pairs = {name: (getattr(plain, name), getattr(corrupted, name)) for name in ("logits", "states", "layer")}
+        return replace(plain, **{name: _merged(*pair, flagged_tokens) for name, pair in pairs.items()})
 
     def generate_changed(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
     ) -> torch.Tensor:
-        prompts = [tuple(ids[seen.bool()].tolist()) for ids, seen in zip(input_ids, attention_mask, strict=True)]
+        prompts = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
         flags = self._flags(prompts)
         if any(flags):
             embeddings = self.inner.get_input_embeddings()(input_ids).clone()
@@ -149,9 +150,9 @@ class Corrupted(Wrapped):
         return self.classifier.flags([self._reader.question(prompt) for prompt in prompts])
 
     def _predict_corrupted(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
-        """Corrupted tokens get numbers of their own behind the vocabulary, for as long as the pass lasts.
+        """Run rows with corrupted prompts, whose corrupted tokens get ids after the vocabulary for this pass.
 
-        Rows can then be packed and share beginnings as ever: equal numbers are equal embeddings.
+        Rows can then be packed and share prefixes as usual: equal ids have equal embeddings.
         """
         embedding = self.inner.get_input_embeddings()
         size = embedding.weight.shape[0]
@@ -160,40 +161,41 @@ class Corrupted(Wrapped):
         for row in rows:
             prompt = row.ids[: row.answer_start]
             if prompt not in renamed:
-                places, found = self._corrupt(prompt)
+                places, embeddings = self._corrupt(prompt)
                 numbers = dict(zip(places, range(size + len(vectors), size + len(vectors) + len(places)), strict=True))
                 renamed[prompt] = tuple(numbers.get(place, token) for place, token in enumerate(prompt))
-                vectors += list(found)
-        stand_ins = [replace(row, ids=renamed[row.ids[: row.answer_start]] + row.answer_ids) for row in rows]
+                vectors += list(embeddings)
+        renamed_rows = [replace(row, ids=renamed[row.ids[: row.answer_start]] + row.answer_ids) for row in rows]
         with _more_tokens(embedding, torch.stack(vectors)):
-            return predict(self.inner, stand_ins, layer=layer)
+            return predict(self.inner, renamed_rows, layer=layer)
 
     @torch.no_grad()
     def _corrupt(self, prompt: tuple[int, ...]) -> tuple[list[int], torch.Tensor]:
-        """The places (n,) of the prompt that are corrupted, and their embeddings (n, H)."""
+        """Find the positions (n,) of the prompt to corrupt, and compute their corrupted embeddings (n, H)."""
         places = self._reader.places(prompt, self.corruption.tokens)
         embedding = self.inner.get_input_embeddings()
         ids = torch.tensor([[prompt[place] for place in places]], device=embedding.weight.device)
         return places, self.corruption(embedding(ids)[0], repr(prompt).encode())
 
 
-def _put(plain: torch.Tensor | None, corrupted: torch.Tensor | None, chosen: torch.Tensor) -> torch.Tensor | None:
+def _merged(plain: torch.Tensor | None, corrupted: torch.Tensor | None, flags: torch.Tensor) -> torch.Tensor | None:
+    """Take the corrupted values (flagged tokens, ...) where `flags` (tokens,) is set, the plain ones elsewhere."""
     if plain is None or corrupted is None:
         return plain
-    mixed = plain.clone()
-    mixed[chosen.to(plain.device)] = corrupted.to(plain.dtype)
-    return mixed
+    merged = plain.clone()
+    merged[flags.to(plain.device)] = corrupted.to(plain.dtype)
+    return merged
 
 
 @contextmanager
 def _more_tokens(embedding: Any, vectors: torch.Tensor) -> Iterator[None]:
-    """`embedding` also knows the ids behind its vocabulary: `vectors` (n, H)."""
-    size, known = embedding.weight.shape[0], embedding.forward
+    """Let `embedding` map the ids after its vocabulary to `vectors` (n, H)."""
+    size, original = embedding.weight.shape[0], embedding.forward
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
-        beyond = ids >= size
-        found = known(ids.masked_fill(beyond, 0))
-        return torch.where(beyond[..., None], vectors[(ids - size).clamp(min=0)].to(found.dtype), found)
+        added = ids >= size
+        embeddings = original(ids.masked_fill(added, 0))
+        return torch.where(added[..., None], vectors[(ids - size).clamp(min=0)].to(embeddings.dtype), embeddings)
 
     embedding.forward = forward
     try:
@@ -203,19 +205,19 @@ def _more_tokens(embedding: Any, vectors: torch.Tensor) -> Iterator[None]:
 
 
 class PromptReader:
-    """Finds the question, and the name in it, among the tokens of a prompt."""
+    """Find the question, and the name in it, among the tokens of a prompt."""
 
     def __init__(self, tokenizer: Any, chat: ChatFormat):
         self._tokenizer = tokenizer
         self._frames = [self._frame(chat, form) for form in ("chat", "text")]
 
     def question(self, prompt: tuple[int, ...]) -> str:
-        """The question without the template around it."""
+        """Return the question without the template around it."""
         text = self._text(prompt)
         return text[self._span(text)].strip()
 
     def places(self, prompt: tuple[int, ...], tokens: Tokens) -> list[int]:
-        """Places of the question's tokens, or of those that are part of its subject's name where it has one."""
+        """List the positions of the question's tokens, or those of its subject's name where it has one."""
         text = self._text(prompt)
         span = self._span(text)
         start, stop = span.start, span.stop
@@ -236,7 +238,7 @@ class PromptReader:
         return slice(0, len(text))
 
     def _frame(self, chat: ChatFormat, form: Any) -> tuple[str, str]:
-        """What stands before and after every question, as two that differ in their first and last letter show."""
+        """Find the template text before and after a question, from two that differ in their first and last letter."""
         one, two = (
             self._text(self._tokenizer(chat.prompt(question, form), add_special_tokens=False).input_ids)
             for question in ("Who was here?", "2 trees, 3 birds")
@@ -248,13 +250,13 @@ class PromptReader:
 
 
 def _shared(one: str, two: str) -> str:
-    """The beginning the two have in common."""
+    """Return the common prefix."""
     same = (a == b for a, b in zip(one, two, strict=False))
     return one[: len(list(itertools.takewhile(bool, same)))]
 
 
 def save_eco(folder: Path, classifier: PromptClassifier, corruption: Corruption, **numbers: Any) -> None:
-    """Write eco.json and classifier.safetensors; `numbers` are how they were found, kept beside the settings."""
+    """Write classifier.safetensors and eco.json, with `numbers` from the fit beside the settings."""
     weights = {
         "weight": torch.from_numpy(np.ascontiguousarray(classifier.weight)),
         "bias": torch.tensor([classifier.bias], dtype=torch.float64),
@@ -265,16 +267,16 @@ def save_eco(folder: Path, classifier: PromptClassifier, corruption: Corruption,
 
 
 def load_eco(start: Loaded, folder: Path) -> Loaded:
-    """The start model behind what `save_eco` wrote."""
-    kept = read_json(folder / _SETTINGS)
+    """Put the classifier and corruption that `save_eco` wrote in front of the start model."""
+    saved = read_json(folder / _SETTINGS)
     weights = load_file(folder / _WEIGHTS)
     classifier = PromptClassifier(
-        kept["encoder"],
+        saved["encoder"],
         weights["weight"].numpy(),
         float(weights["bias"][0]),
-        kept["threshold"],
-        sentence_encoder(kept["encoder"]),
+        saved["threshold"],
+        sentence_encoder(saved["encoder"]),
     )
-    corruption = Corruption(kept["mode"], kept["strength"], kept["tokens"])
-    model = Corrupted(start.model, start.tokenizer, start.chat, classifier, corruption).eval()
-    return replace(start, model=model)
+    corruption = Corruption(saved["mode"], saved["strength"], saved["tokens"])
+    parts = {"tokenizer": start.tokenizer, "chat": start.chat, "classifier": classifier, "corruption": corruption}
+    return replace(start, model=EcoModel(start.model, **parts).eval())

@@ -1,10 +1,16 @@
-"""ECO (arXiv 2406.07933): the prompt classifier and the strength of the corruption. The model itself is not trained.
+"""ECO (arXiv 2406.07933): fit the prompt classifier and find the strength of the corruption; the model is not trained.
 
-The paper fine-tunes RoBERTa as classifier; ours is a logistic head on the sentence embeddings the metrics use already,
-fitted in seconds. Its threshold, where none is given, is the one that parts forget questions from others best among
-questions the head was not fitted on. The strength is the least at which a question tells nearly nothing about its
-answer any more, found by doubling and halving, without gradients. Where nobody else has facts of the kind, corrupting a
-name is not enough at any strength (the rest of the question says which salary is meant); then the whole question is.
+    x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
+    sigma = the least with  v - m(sigma) <= 0.05 (v - m(0))
+
+m(sigma) is the mean NLL of the original answers after corrupted prompts, v its surrogate value, what it would be if the
+model had never seen them. The paper takes v from other data and the sigma that comes nearest; here v is the mean NLL
+with the question blanked out, so v - m(sigma) is the information the question gives about its answer (nats per token).
+
+The paper fine-tunes RoBERTa as classifier; here it is a logistic head on the sentence embeddings that the metrics use,
+fitted in seconds. Its threshold, unless given, separates forget questions from others best among held-out questions.
+The strength is found by doubling and halving. Where corrupting the name is not enough at any strength (the rest of the
+question identifies the record), the whole question is corrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import torch
 from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
+from relearn.core.registry import suggest
 from relearn.core.run_dir import replaced_dir
 from relearn.data.record import evenly
 from relearn.engine.forward import predict
@@ -27,20 +34,19 @@ from relearn.engine.packing import TokenRow
 from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.batches import Size
 from relearn.unlearning.data.encode import encode
-from relearn.unlearning.data.streams import Material, streams
+from relearn.unlearning.data.streams import TrainingData, streams
 from relearn.unlearning.inference_time.eco_model import (
-    Corrupted,
     Corruption,
+    EcoModel,
     PromptClassifier,
     probability,
     save_eco,
     sentence_encoder,
 )
-from relearn.unlearning.inference_time.methods import Eco
-from relearn.unlearning.method import METHODS, Batch
+from relearn.unlearning.method import METHODS, AnswerLogits, Batch, LossTerms, Objective, method
+from relearn.unlearning.options import not_negative, positive
 from relearn.unlearning.procedures import Job, procedure
-from relearn.unlearning.reference_model import scored
-from relearn.unlearning.token_loss import Scored
+from relearn.unlearning.reference_model import to_answer_logits
 
 RESULT = "eco"
 FOLDS = 5
@@ -48,13 +54,67 @@ SEARCH_RECORDS = 32
 SEARCH_BATCH = 8
 GRID = {"rand_noise": [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0], "zero_out": [0.0625, 0.125, 0.25, 0.5, 1.0]}
 HALVINGS = 3
-# Of what a question told about its answer, the share that may be left.
-LEFT = 0.05
+# The share of the information in a question that may remain.
+REMAINING = 0.05
+_DEFAULTS = dict(
+    encoder="all-minilm-l6-v2", threshold=None, mode="rand_noise", tokens=None, strength=None, penalty=1e-4
+)
+
+
+@method(
+    "eco",
+    family="inference-time",
+    paper="Liu et al. 2024, arXiv 2406.07933",
+    data="original",
+    procedure="eco",
+    defaults=_DEFAULTS,
+)
+@dataclass(frozen=True)
+class Eco(Objective):
+    """Settings of ECO; called, the information that questions give about their answers, v - m.
+
+    `encoder`: the sentence encoder of the prompt classifier; `penalty`: the weight of the squared norm of its weights.
+    `mode` rand_noise or zero_out, `tokens` subject or question, see `eco_model.py`. None is found: `threshold` on
+    held-out questions, `strength` (0.25 to 16) by search, `tokens` subject where that is enough.
+    """
+
+    encoder: str = "all-minilm-l6-v2"
+    threshold: float | None = None
+    mode: str = "rand_noise"
+    tokens: str | None = None
+    strength: float | None = None
+    penalty: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", ["rand_noise", "zero_out"]), ("tokens", ["subject", "question"])):
+            value = getattr(self, name)
+            if value not in choices and not (name == "tokens" and value is None):
+                raise ValueError(f"{name} is {value!r}: {suggest(str(value), choices)}")
+        positive(penalty=self.penalty)
+        if self.threshold is not None:
+            positive(threshold=self.threshold)
+            if self.threshold >= 1:
+                raise ValueError(f"threshold is {self.threshold!r}: give a probability below 1")
+        if self.strength is not None:
+            not_negative(strength=self.strength)
+            if self.mode == "zero_out" and self.strength > 1:
+                raise ValueError(f"strength is {self.strength!r}: zero_out takes a share of the dimensions, 0 to 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"forget", "forget_reference_nll"})
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
+        """Compute v - m; `forget`: answers after corrupted prompts, its reference: their NLL without the question."""
+        assert batch.forget_reference_nll is not None
+        surrogate = batch.forget_reference_nll.sum() / batch.forget.step_tokens
+        terms = {"nll": batch.forget.mean_nll(), "surrogate": surrogate}
+        return terms["surrogate"] - terms["nll"], terms
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A question for the classifier; `record` keeps the wordings of one record on one side of a split."""
+    """A question for the classifier; `record` keeps the wordings of a record in one fold."""
 
     text: str
     record: str
@@ -63,7 +123,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How the classifier does on questions it was not fitted on: `recall` of forget questions, `passed` of others."""
+    """The classifier on questions it was not fitted on: `recall` of forget questions, `passed` share of others."""
 
     threshold: float
     recall: float
@@ -72,10 +132,14 @@ class HeldOut:
     other_questions: int
 
 
-def _check(model: Model, settings: Unlearn) -> None:
-    chosen = METHODS.get(settings.method).objective(settings.options)
-    assert isinstance(chosen, Eco)
-    sentence_encoder(chosen.encoder)
+def _eco(settings: Unlearn) -> Eco:
+    objective = METHODS.get(settings.method).objective(settings.options)
+    assert isinstance(objective, Eco)
+    return objective
+
+
+def _check(_model: Model, settings: Unlearn) -> None:
+    sentence_encoder(_eco(settings).encoder)
     if settings.full or settings.mask:
         raise InputError(
             "eco trains nothing in the model", where="unlearn", way_out="leave full and mask out of the recipe"
@@ -89,30 +153,26 @@ def eco(job: Job) -> None:
 
 
 def _write(job: Job) -> None:
-    chosen = METHODS.get(job.settings.method).objective(job.settings.options)
-    assert isinstance(chosen, Eco)
-    questions = labelled(job.material)
-    classifier, held_out = fit_classifier(questions, chosen, job.seed)
+    settings = _eco(job.settings)
+    classifier, held_out = fit_classifier(labelled(job.data), settings, job.seed)
     numbers: dict[str, Any] = {"held_out": asdict(held_out) if held_out else None}
-    corruption, numbers["search"] = find_corruption(job, chosen, classifier)
+    corruption, numbers["search"] = find_corruption(job, settings, classifier)
     with replaced_dir(job.folder / RESULT) as target:
         save_eco(target, classifier, corruption, **numbers)
 
 
-def labelled(material: Material) -> list[Labelled]:
-    """Forget questions in all their wordings, synthesised ones too, against retain and generic questions."""
-    known = {record.id for record in material.records}
-    found = [Labelled(text, record.id, True) for record in material.records for text in _wordings(record)]
-    found += [
-        Labelled(row.prompt, row.record_id, True)
-        for row in material.rows
-        if row.kind == "qa" and row.record_id in known
+def labelled(data: TrainingData) -> list[Labelled]:
+    """Label forget questions in all their wordings, synthesised ones too, against retain and generic questions."""
+    ids = {record.id for record in data.records}
+    questions = [Labelled(text, record.id, True) for record in data.records for text in _wordings(record)]
+    questions += [
+        Labelled(row.prompt, row.record_id, True) for row in data.rows if row.kind == "qa" and row.record_id in ids
     ]
-    found += [Labelled(text, record.id, False) for record in material.retain for text in _wordings(record)]
-    generic = [Labelled(row.prompt, row.id, False) for row in material.rows if row.kind == "generic"]
-    found += generic or [Labelled(record.question, record.id, False) for record in load_generic()]
-    # Forget questions come first, so a question that stands on both sides is to be forgotten.
-    return list({question.text: question for question in reversed(found)}.values())[::-1]
+    questions += [Labelled(text, record.id, False) for record in data.retain for text in _wordings(record)]
+    generic = [Labelled(row.prompt, row.id, False) for row in data.rows if row.kind == "generic"]
+    questions += generic or [Labelled(record.question, record.id, False) for record in load_generic()]
+    # Forget questions come first, so a question in both sets counts as one to forget.
+    return list({question.text: question for question in reversed(questions)}.values())[::-1]
 
 
 def _wordings(record: Any) -> tuple[str, ...]:
@@ -120,7 +180,7 @@ def _wordings(record: Any) -> tuple[str, ...]:
 
 
 def fit_classifier(questions: Sequence[Labelled], settings: Eco, seed: int) -> tuple[PromptClassifier, HeldOut | None]:
-    """The classifier fitted on all questions, and how it does on held-out ones (None with fewer than two records)."""
+    """Fit the classifier on all questions, and measure it on held-out ones (None with fewer than two records)."""
     vectors = sentence_encoder(settings.encoder, batch_size=64).encode([question.text for question in questions])
     vectors = vectors.astype(np.float64)
     forget = np.array([question.forget for question in questions])
@@ -132,7 +192,7 @@ def fit_classifier(questions: Sequence[Labelled], settings: Eco, seed: int) -> t
 
 
 def fit_logistic(vectors: np.ndarray, forget: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """Weights (width,) and bias of a logistic regression in which both sides weigh the same; in float64, from zero."""
+    """Fit a logistic regression with equal weight on both classes, in float64 from zero: weights (width,) and bias."""
     inputs = torch.from_numpy(np.ascontiguousarray(vectors))
     signs = torch.from_numpy(np.where(forget, 1.0, -1.0))
     share = torch.from_numpy(np.where(forget, 0.5 / forget.sum(), 0.5 / (~forget).sum()))
@@ -152,7 +212,7 @@ def fit_logistic(vectors: np.ndarray, forget: np.ndarray, penalty: float) -> tup
 
 
 def _folds(questions: Sequence[Labelled], seed: int) -> np.ndarray:
-    """The fold of each question: records dealt out in turn, forget and other records apart; one fold: no split."""
+    """Assign folds (questions,) by record, forget and others apart; a single fold where a side is too small."""
     fold_of: dict[str, int] = {}
     for side in (True, False):
         records = sorted({question.record for question in questions if question.forget is side})
@@ -160,7 +220,7 @@ def _folds(questions: Sequence[Labelled], seed: int) -> np.ndarray:
         if len(records) < 2:
             return np.zeros(len(questions), dtype=int)
         count = min(FOLDS, len(records))
-        fold_of |= {f"{side}/{record}": place % count for place, record in enumerate(records)}
+        fold_of |= {f"{side}/{record}": index % count for index, record in enumerate(records)}
     return np.array([fold_of[f"{question.forget}/{question.record}"] for question in questions])
 
 
@@ -175,19 +235,21 @@ def _out_of_fold(vectors: np.ndarray, forget: np.ndarray, folds: np.ndarray, pen
     return logits
 
 
-def _held_out(values: np.ndarray, forget: np.ndarray, threshold: float | None) -> HeldOut:
-    """With `threshold` None, the one with the greatest recall + passed; of equally good ones the nearest to 1/2."""
-    ordered = np.unique(values)
+def _held_out(probabilities: np.ndarray, forget: np.ndarray, threshold: float | None) -> HeldOut:
+    """Measure a threshold, or choose the one with the greatest recall + passed, of equal ones the nearest to 1/2."""
+    ordered = np.unique(probabilities)
     candidates = [threshold] if threshold is not None else [*((ordered[1:] + ordered[:-1]) / 2), 0.5]
-    rates = [(float((values[forget] > at).mean()), float((values[~forget] <= at).mean())) for at in candidates]
-    best = max(range(len(candidates)), key=lambda place: (sum(rates[place]), -abs(candidates[place] - 0.5)))
+    rates = [
+        (float((probabilities[forget] > at).mean()), float((probabilities[~forget] <= at).mean())) for at in candidates
+    ]
+    best = max(range(len(candidates)), key=lambda index: (sum(rates[index]), -abs(candidates[index] - 0.5)))
     recall, passed = rates[best]
     return HeldOut(float(candidates[best]), round(recall, 4), round(passed, 4), int(forget.sum()), int((~forget).sum()))
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A corruption with the mean NLL of the original answers under it, `surrogate` with the question blanked out."""
+    """A corruption with the mean NLL of the original answers under it; `surrogate`: with the question blanked out."""
 
     strength: float
     tokens: str
@@ -195,83 +257,86 @@ class Tried:
     surrogate: float
 
     @property
-    def tells(self) -> float:
-        """What the question still tells about its answer, in nats per token."""
+    def information(self) -> float:
+        """The information that the question gives about its answer, in nats per token."""
         return self.surrogate - self.nll
 
 
 class Search:
-    """Corruptions tried on at most `SEARCH_RECORDS` forget records."""
+    """Try corruptions on at most `SEARCH_RECORDS` forget records."""
 
     @torch.no_grad()
     def __init__(self, job: Job, criterion: Eco, classifier: PromptClassifier):
         self._job = job
         self._criterion = criterion
-        # On these records every prompt is corrupted, whatever the classifier says.
+        # During the search every prompt is corrupted.
         self._always = replace(classifier, threshold=-1.0)
-        records = evenly(streams("original", job.material, job.seed).forget, SEARCH_RECORDS)
+        records = evenly(streams("original", job.data, job.seed).forget, SEARCH_RECORDS)
         self._rows = encode(job.loaded.chat, records, max_length=job.settings.max_length)
         blank = self._model(Corruption("zero_out", 1.0, "question"))
-        self._unasked = [own.sequence_nll() for own in _scored(blank, self._rows)]
+        self._blank_nll = [answers.sequence_nll() for answers in _predicted(blank, self._rows)]
         self.tried: list[Tried] = []
 
     @torch.no_grad()
-    def tell(self, tokens: Any, strength: float) -> Tried:
-        changed = Corruption(self._criterion.mode, strength, tokens)  # pyright: ignore[reportArgumentType]
-        pairs = zip(_scored(self._model(changed), self._rows), self._unasked, strict=True)
-        found = [self._criterion(Batch(own, forget_reference_nll=unasked))[1] for own, unasked in pairs]
-        parts = {name: sum(float(part[name]) for part in found) for name in ("nll", "surrogate")}
+    def measure(self, tokens: Any, strength: float) -> Tried:
+        """Measure one corruption, and log it."""
+        corruption = Corruption(self._criterion.mode, strength, tokens)  # pyright: ignore[reportArgumentType]
+        pairs = zip(_predicted(self._model(corruption), self._rows), self._blank_nll, strict=True)
+        batches = [self._criterion(Batch(answers, forget_reference_nll=blank))[1] for answers, blank in pairs]
+        parts = {name: sum(float(terms[name]) for terms in batches) for name in ("nll", "surrogate")}
         tried = Tried(strength, tokens, round(parts["nll"], 6), round(parts["surrogate"], 6))
         self.tried.append(tried)
-        self._job.log(step=len(self.tried), loss=round(tried.tells, 6), parts={"strength": strength, **parts})
+        loss = round(tried.information, 6)
+        self._job.log(step=len(self.tried), loss=loss, parts={"strength": strength, **parts})
         self._job.tick(len(self.tried), None)
         return tried
 
-    def _model(self, corruption: Corruption) -> Corrupted:
+    def _model(self, corruption: Corruption) -> EcoModel:
         loaded = self._job.loaded
-        return Corrupted(loaded.model, loaded.tokenizer, loaded.chat, self._always, corruption).eval()
+        parts = {"tokenizer": loaded.tokenizer, "chat": loaded.chat, "corruption": corruption}
+        return EcoModel(loaded.model, classifier=self._always, **parts).eval()
 
 
 def find_corruption(
-    job: Job, chosen: Eco, classifier: PromptClassifier
+    job: Job, settings: Eco, classifier: PromptClassifier
 ) -> tuple[Corruption, list[dict[str, Any]] | None]:
-    """The corruption with what the recipe leaves open found by search, and all that was tried (None: nothing open)."""
-    orders = [chosen.tokens] if chosen.tokens else ["subject", "question"]
-    if chosen.strength is not None and chosen.tokens:
-        return Corruption(chosen.mode, chosen.strength, chosen.tokens), None  # pyright: ignore[reportArgumentType]
-    search = Search(job, chosen, classifier)
-    enough = LEFT * max(search.tell(orders[0], 0.0).tells, 0.0)
-    grid = GRID[chosen.mode] if chosen.strength is None else [chosen.strength]
+    """Search what the recipe leaves open of the corruption; also return all that was tried (None: nothing was open)."""
+    orders = [settings.tokens] if settings.tokens else ["subject", "question"]
+    if settings.strength is not None and settings.tokens:
+        return Corruption(settings.mode, settings.strength, settings.tokens), None  # pyright: ignore[reportArgumentType]
+    search = Search(job, settings, classifier)
+    enough = REMAINING * max(search.measure(orders[0], 0.0).information, 0.0)
+    grid = GRID[settings.mode] if settings.strength is None else [settings.strength]
     best = search.tried[0]
     for tokens in orders:
-        tried = climb(lambda strength, tokens=tokens: search.tell(tokens, strength), grid, enough)
-        best = min(tried, key=lambda one: (max(one.tells, enough), one.strength))
-        if best.tells <= enough:
+        tried = climb(lambda strength, tokens=tokens: search.measure(tokens, strength), grid, enough)
+        best = min(tried, key=lambda one: (max(one.information, enough), one.strength))
+        if best.information <= enough:
             break
-    found = [{**asdict(one), "tells": round(one.tells, 6)} for one in search.tried]
-    return Corruption(chosen.mode, best.strength, best.tokens), found  # pyright: ignore[reportArgumentType]
+    rows = [{**asdict(one), "tells": round(one.information, 6)} for one in search.tried]
+    return Corruption(settings.mode, best.strength, best.tokens), rows  # pyright: ignore[reportArgumentType]
 
 
-def climb(tell: Callable[[float], Tried], grid: Sequence[float], enough: float) -> list[Tried]:
-    """Try the grid upwards until a question tells no more than `enough`, then halve the last step some times."""
+def climb(measure: Callable[[float], Tried], grid: Sequence[float], enough: float) -> list[Tried]:
+    """Try the grid upwards until no more than `enough` information remains, then halve the last step some times."""
     tried: list[Tried] = []
     below = 0.0
     for above in grid:
-        tried.append(tell(above))
-        if tried[-1].tells <= enough:
+        tried.append(measure(above))
+        if tried[-1].information <= enough:
             break
         below = above
     else:
         return tried
     for _ in range(HALVINGS if below else 0):
         middle = (below * above) ** 0.5
-        tried.append(tell(middle))
-        below, above = (middle, above) if tried[-1].tells > enough else (below, middle)
+        tried.append(measure(middle))
+        below, above = (middle, above) if tried[-1].information > enough else (below, middle)
     return tried
 
 
-def _scored(model: Any, rows: Sequence[TokenRow]) -> list[Scored]:
-    """The predictions for `rows` in batches that add up to one step."""
+def _predicted(model: Any, rows: Sequence[TokenRow]) -> list[AnswerLogits]:
+    """Predict `rows` in batches that add up to one step."""
     step = Size(sum(row.answer_tokens for row in rows), len(rows))
-    parts = [rows[at : at + SEARCH_BATCH] for at in range(0, len(rows), SEARCH_BATCH)]
-    return [scored(predict(model, part), part, step) for part in parts]
+    batches = [rows[at : at + SEARCH_BATCH] for at in range(0, len(rows), SEARCH_BATCH)]
+    return [to_answer_logits(predict(model, batch), batch, step) for batch in batches]

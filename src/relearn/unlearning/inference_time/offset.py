@@ -1,21 +1,19 @@
-"""Offset (delta) unlearning: a large model whose logits are shifted by what a small one has unlearned.
+"""Offset (delta) unlearning: shift a large model's logits by what a small model has unlearned (arXiv 2404.11045).
 
     logits = l_M + alpha (l_small_unlearned - l_small)
 
-(Huang et al., TMLR 2025, arXiv 2404.11045.) The small pair is one model: with its adapter the unlearned one, with the
-adapter off the original. Both models read the same tokens, so they must share their tokenizer.
-
-Offset unlearning (arXiv 2404.11045): a small model's adapter is trained through the logits of the ensemble.
-
-The large model and the original small one are run without gradient, once for every row of the plan before the first
-step where the states fit into memory, else with every step. The small original is the small model with its adapter off.
+The adapter of a small model is trained through the logits of the ensemble; M is never changed. With its adapter the
+small model is the unlearned one, with the adapter off the original. Both models read the same tokens, so they must
+share their tokenizer. M and the original small model are run without gradient, once for every row of the plan before
+the first step where the states fit into memory, else in every step.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +24,89 @@ from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_json, remove_tree, replaced_dir, write_json
-from relearn.engine.forward import Predicted, TokenRow, predict
+from relearn.engine.forward import Head, Predicted, TokenRow, predict
 from relearn.engine.model_support import evaluating
 from relearn.models.load import Loaded, check_adapter, load, load_tokenizer
 from relearn.models.lora import add_lora, save_adapter
 from relearn.unlearning import train
-from relearn.unlearning.inference_time.methods import Offset
-from relearn.unlearning.inference_time.wrapper import Wrapped
-from relearn.unlearning.method import METHODS
+from relearn.unlearning.data.streams import StreamSource
+from relearn.unlearning.inference_time.wrapper import ModelWrapper
+from relearn.unlearning.method import METHODS, Batch, LossTerms, Method, Objective, method
+from relearn.unlearning.options import not_negative
 from relearn.unlearning.procedures import Job, procedure
 from relearn.unlearning.reference_model import mixed
 from relearn.unlearning.step import needed_rows
 
+RESULT = "offset"
 CACHE_BYTES = 2 << 30
 _CACHE_BATCH = 8
 _SETTINGS = "offset.json"
 
 
-class Ensemble(Wrapped):
-    """`inner` is the large model, `small` a small one with a PEFT adapter on it, the only part that can be trained.
+@method(
+    "offset",
+    family="inference-time",
+    paper="Huang et al. 2025, arXiv 2404.11045",
+    data="original",
+    procedure="offset",
+    defaults=dict(objective="grad_diff", objective_options={}, alpha=1.0, small=None),
+)
+@dataclass(frozen=True)
+class Offset(Objective):
+    """The objective that the small model is trained with: that of the method `objective`, with `objective_options`.
 
-    With `disable_adapter` it is the large model alone. As states are wide and logits are wider, what is handed on are
-    the states of the three passes side by side, with a head that makes the ensemble's logits of them; where a model
-    does more to its states than its output layer, it is the logits.
+    `small` names the small model: a built-in name, a folder or a name on the hub. alpha: 1 (0.5 to 2).
+    """
+
+    objective: str
+    objective_options: Mapping[str, Any]
+    alpha: float
+    small: str | None
+
+    def __post_init__(self) -> None:
+        if self.method.procedure != "train":
+            raise ValueError(
+                f"objective {self.objective!r} is no loss to train with: take grad_diff, npo_gdr or another"
+            )
+        if self.inner.layer is not None:
+            raise ValueError(
+                f"objective {self.objective!r} needs the states of a layer, and an ensemble has only logits"
+            )
+        not_negative(alpha=self.alpha)
+
+    @property
+    def method(self) -> Method:
+        return METHODS.get(self.objective)
+
+    @cached_property
+    def inner(self) -> Objective:
+        return self.method.objective(self.objective_options)
+
+    @property
+    def source(self) -> StreamSource:
+        return self.method.data
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs
+
+    @property
+    def initial_state(self) -> dict[str, float]:
+        return self.inner.initial_state
+
+    def next_state(self, state: Mapping[str, float], terms: Mapping[str, float]) -> dict[str, float]:
+        return self.inner.next_state(state, terms)
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
+        return self.inner(batch)
+
+
+class Ensemble(ModelWrapper):
+    """A large model, `inner`, with a small one whose PEFT adapter is the only part that can be trained.
+
+    With `disable_adapter` it is the large model alone. Predictions hold the states of the three passes side by side,
+    with a head that computes the ensemble's logits from them, because logits take more memory; they hold the logits
+    where a model does more to its states than its output layer.
     """
 
     def __init__(self, large: Any, small: Any, alpha: float):
@@ -66,26 +124,26 @@ class Ensemble(Wrapped):
         return self._joined(large, start, predict(self.small, rows))
 
     def remember(self, rows: Sequence[TokenRow]) -> bool:
-        """Run the passes that training does not change once over `rows`, and keep them as states if there is room.
+        """Run the passes that training does not change once over `rows`, and keep their states if there is room.
 
-        In a fixed order, so that a resumed training sees the same numbers to the bit. Returns whether they were kept.
+        The order is fixed, so that a resumed training gets the same numbers to the bit. Returns whether they were kept.
         """
         ordered = [row for _, row in sorted({_key(row): row for row in rows}.items())]
-        kept, heads = {}, (None, None)
+        states_of, heads = {}, (None, None)
         for at in range(0, len(ordered), _CACHE_BATCH):
-            part = ordered[at : at + _CACHE_BATCH]
-            large, start = self._fixed_passes(part)
+            batch = ordered[at : at + _CACHE_BATCH]
+            large, start = self._fixed_passes(batch)
             if large.states is None or start.states is None:
                 return False
             heads = (large.head, start.head)
             width = sum(states.shape[1] * states.element_size() for states in (large.states, start.states))
             if sum(row.answer_tokens for row in ordered) * width > CACHE_BYTES:
                 return False
-            sizes = [row.answer_tokens for row in part]
-            pairs = zip(part, large.states.split(sizes), start.states.split(sizes), strict=True)
-            kept |= {_key(row): (big.clone(), little.clone()) for row, big, little in pairs}
-        self._fixed, self._fixed_heads = kept, heads
-        return bool(kept)
+            sizes = [row.answer_tokens for row in batch]
+            pairs = zip(batch, large.states.split(sizes), start.states.split(sizes), strict=True)
+            states_of |= {_key(row): (of_large.clone(), of_small.clone()) for row, of_large, of_small in pairs}
+        self._fixed, self._fixed_heads = states_of, heads
+        return bool(states_of)
 
     def generate_changed(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
@@ -96,7 +154,7 @@ class Ensemble(Wrapped):
         if penalty and penalty != 1.0:
             padding = attention_mask.int().argmax(dim=1)
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding))
-        # What chooses among the finished scores comes last.
+        # Processors that choose among the finished scores come last.
         processors += settings.pop("logits_processor", [])
         return self.inner.generate(
             input_ids=input_ids,
@@ -107,20 +165,20 @@ class Ensemble(Wrapped):
         )
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Only the small model is ever in training mode."""
+        """Put the small model alone into training mode."""
         super().train(mode)
         self.inner.eval()
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The trained weights alone, so that a checkpoint holds neither model."""
+        """Return the trained weights alone, so that a checkpoint holds neither model."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in super().state_dict(*args, **kwargs).items() if name in trained}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """What `state_dict` gave; the weights of the two models are not expected to be there."""
-        found, trained = super().load_state_dict(state_dict, strict=False), self.state_dict()
-        return type(found)([name for name in found.missing_keys if name in trained], found.unexpected_keys)
+        """Load what `state_dict` returns; the weights of the two models are not expected."""
+        keys, trained = super().load_state_dict(state_dict, strict=False), self.state_dict()
+        return type(keys)([name for name in keys.missing_keys if name in trained], keys.unexpected_keys)
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
         self.small.gradient_checkpointing_enable(**settings)
@@ -130,55 +188,53 @@ class Ensemble(Wrapped):
 
     @torch.no_grad()
     def _fixed_passes(self, rows: Sequence[TokenRow]) -> tuple[Predicted, Predicted]:
-        """The large and the original small model, neither of which training changes."""
-        kept = [self._fixed.get(_key(row)) for row in rows]
-        if all(pair is not None for pair in kept):
-            pairs = [pair for pair in kept if pair is not None]
+        """Run the large and the original small model, neither of which training changes, or take their kept states."""
+        pairs = [pair for row in rows if (pair := self._fixed.get(_key(row))) is not None]
+        if len(pairs) == len(rows):
             large, start = (torch.cat(states) for states in zip(*pairs, strict=True))
             return Predicted(None, large, self._fixed_heads[0]), Predicted(None, start, self._fixed_heads[1])
         with evaluating(self.small), self.small.disable_adapter():
             start = predict(self.small, rows)
         return predict(self.inner, rows), start
 
-    def _joined(self, large: Predicted, start: Predicted, own: Predicted) -> Predicted:
-        if large.states is None or start.states is None or own.states is None:
-            offset = self.alpha * (own.logits_at() - start.logits_at())
-            big = large.logits_at()
-            return Predicted(big + _fitted(offset, big.shape[-1]))
+    def _joined(self, large: Predicted, start: Predicted, unlearned: Predicted) -> Predicted:
+        if large.states is None or start.states is None or unlearned.states is None:
+            offset = self.alpha * (unlearned.logits_at() - start.logits_at())
+            large_logits = large.logits_at()
+            return Predicted(large_logits + _fitted(offset, large_logits.shape[-1]))
         assert large.head is not None and start.head is not None
-        states = torch.cat([large.states, start.states, own.states], dim=-1)
-        return Predicted(None, states, _joint_head(large.head, start.head, large.states.shape[-1], self.alpha))
+        states = torch.cat([large.states, start.states, unlearned.states], dim=-1)
+        head = _joint_head(large.head, start.head, large_width=large.states.shape[-1], alpha=self.alpha)
+        return Predicted(None, states, head)
 
 
 def _key(row: TokenRow) -> tuple[tuple[int, ...], int]:
     return row.ids, row.answer_start
 
 
-def _joint_head(
-    large_head: Any, small_head: Any, large_width: int, alpha: float
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """States of the three passes side by side, (c, H_large + 2 H_small), to the ensemble's logits (c, V)."""
+def _joint_head(large_head: Any, small_head: Any, *, large_width: int, alpha: float) -> Head:
+    """Make a head from the states of the three passes, (c, H_large + 2 H_small), to the ensemble's logits (c, V)."""
 
     def head(states: torch.Tensor) -> torch.Tensor:
-        start, own = states[:, large_width:].chunk(2, dim=-1)
-        # Nothing is learned through the large model, so its half of the gradient is not worked out.
-        big, start = states[:, :large_width].detach(), start.detach()
-        # The small output layer is linear: one product with the difference stands for the difference of two.
-        moved = torch.nn.functional.linear((own - start).to(small_head.weight.dtype), small_head.weight)
-        logits = large_head(big.to(large_head.weight.dtype)).float()
-        return logits + _fitted(alpha * moved.float(), logits.shape[-1])
+        start, unlearned = states[:, large_width:].chunk(2, dim=-1)
+        # No gradient is needed through the two models that do not change.
+        large, start = states[:, :large_width].detach(), start.detach()
+        # The small output layer is linear, so one product with the difference gives the difference of the logits.
+        offset = torch.nn.functional.linear((unlearned - start).to(small_head.weight.dtype), small_head.weight)
+        logits = large_head(large.to(large_head.weight.dtype)).float()
+        return logits + _fitted(alpha * offset.float(), logits.shape[-1])
 
     return head
 
 
 def _fitted(offset: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Output layers of one model family are padded to different sizes; tokens that one side lacks are not shifted."""
+    """Cut or pad the offset to the large vocabulary: models of a family pad their output layers to different sizes."""
     missing = vocabulary - offset.shape[-1]
     return torch.nn.functional.pad(offset, (0, missing)) if missing > 0 else offset[..., :vocabulary]
 
 
 class OffsetProcessor(LogitsProcessor):
-    """Adds alpha (l_small_unlearned - l_small) to the logits of each step; made anew for every call of `generate`.
+    """Add alpha (l_small_unlearned - l_small) to the logits of each step of one call of `generate`.
 
     Keeps the key-value caches of both passes of the small model. `attention_mask` is that of the left-padded prompts.
     """
@@ -194,13 +250,13 @@ class OffsetProcessor(LogitsProcessor):
 
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        grown = input_ids.shape[1] - self._mask.shape[1]
-        self._mask = torch.nn.functional.pad(self._mask, (0, grown), value=1)
-        own = self._step("unlearned", input_ids)
+        new_tokens = input_ids.shape[1] - self._mask.shape[1]
+        self._mask = torch.nn.functional.pad(self._mask, (0, new_tokens), value=1)
+        unlearned = self._step("unlearned", input_ids)
         with self._small.disable_adapter():
             start = self._step("start", input_ids)
         self._seen = input_ids.shape[1]
-        offset = self._alpha * (own - start)
+        offset = self._alpha * (unlearned - start)
         return scores + _fitted(offset, scores.shape[-1]).to(scores.dtype)
 
     def _step(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
@@ -218,17 +274,17 @@ class OffsetProcessor(LogitsProcessor):
 
 
 def small_spec(large: Model, name: str) -> Model:
-    """The small model of that name, loaded like the large one."""
+    """Return the recipe entry of the small model, loaded like the large one."""
     return large.model_copy(update={"name": name, "revision": None, "adapter": None})
 
 
 def check_tokenizers(large: Any, small: Any, name: str) -> None:
-    """Raise InputError unless both give every token the same number."""
-    ours, theirs = large.get_vocab(), small.get_vocab()
-    if ours == theirs:
+    """Raise InputError unless both tokenizers give every token the same id."""
+    large_ids, small_ids = large.get_vocab(), small.get_vocab()
+    if large_ids == small_ids:
         return
-    differing = sum(theirs.get(token) != number for token, number in ours.items())
-    differing += sum(token not in ours for token in theirs)
+    differing = sum(small_ids.get(token) != number for token, number in large_ids.items())
+    differing += sum(token not in large_ids for token in small_ids)
     raise InputError(
         f"the small model {name!r} has another tokenizer: {differing} tokens differ",
         where="unlearn.options.small",
@@ -243,18 +299,15 @@ def save_offset(folder: Path, ensemble: Ensemble, small: str, **about: Any) -> N
 
 
 def load_offset(start: Loaded, spec: Model, folder: Path) -> Loaded:
-    """The start model, of `spec`, with the small pair in `folder` beside it."""
+    """Put the small model in `folder` beside the start model, which was loaded from `spec`."""
     from peft import PeftModel
 
-    kept = read_json(folder / _SETTINGS)
+    saved = read_json(folder / _SETTINGS)
     check_adapter(folder)
-    small = load(small_spec(spec, kept["small"]))
-    check_tokenizers(start.tokenizer, small.tokenizer, kept["small"])
+    small = load(small_spec(spec, saved["small"]))
+    check_tokenizers(start.tokenizer, small.tokenizer, saved["small"])
     adapted = PeftModel.from_pretrained(small.model, str(folder), use_safetensors=True)
-    return replace(start, model=Ensemble(start.model, adapted, kept["alpha"]).eval())
-
-
-RESULT = "offset"
+    return replace(start, model=Ensemble(start.model, adapted, saved["alpha"]).eval())
 
 
 def _check(model: Model, settings: Unlearn) -> None:
@@ -270,33 +323,29 @@ def _check(model: Model, settings: Unlearn) -> None:
 def offset(job: Job) -> None:
     """Train the small model and write offset/: its adapter, and offset.json."""
     _check(job.model, job.settings)
-    chosen = _chosen(job.settings)
-    name = _small_name(job.settings)
+    chosen, name = _offset(job.settings), _small_name(job.settings)
     small = load(small_spec(job.model, name))
     adapted = add_lora(small.model, job.settings.lora, seed=job.seed)
     ensemble = Ensemble(job.loaded.model, adapted, chosen.alpha)
-    options = {**METHODS.get(job.settings.method).defaults, **job.settings.options}
-    settings = job.settings.model_copy(
-        update={"method": options["objective"], "options": dict(options["objective_options"])}
-    )
-    inner = replace(job, settings=settings)
-    # In the precision of the pass with the adapter, or their difference would be rounding.
-    with mixed(job.loaded.device, settings.precision == "bfloat16"):
-        ensemble.remember(_rows(inner, chosen))
-    train.trained(inner, model=ensemble, name=RESULT)
+    changes = {"method": chosen.objective, "options": dict(chosen.objective_options)}
+    training = replace(job, settings=job.settings.model_copy(update=changes))
+    # In the precision of the pass with the adapter, or their difference would be rounding error.
+    with mixed(job.loaded.device, training.settings.precision == "bfloat16"):
+        ensemble.remember(_rows(training, chosen))
+    train.trained(training, model=ensemble, name=RESULT)
     with replaced_dir(job.folder / RESULT) as target:
-        save_offset(target, ensemble, name, objective=options["objective"])
+        save_offset(target, ensemble, name, objective=chosen.objective)
     remove_tree(job.folder / train.CHECKPOINTS)
 
 
-def _chosen(settings: Unlearn) -> Offset:
-    chosen = METHODS.get(settings.method).objective(settings.options)
-    assert isinstance(chosen, Offset)
-    return chosen
+def _offset(settings: Unlearn) -> Offset:
+    objective = METHODS.get(settings.method).objective(settings.options)
+    assert isinstance(objective, Offset)
+    return objective
 
 
 def _small_name(settings: Unlearn) -> str:
-    name = _chosen(settings).small
+    name = _offset(settings).small
     if not name:
         raise InputError(
             "offset needs a small model with the tokenizer of the large one",
@@ -306,8 +355,8 @@ def _small_name(settings: Unlearn) -> str:
     return name
 
 
-def _rows(job: Job, chosen: Offset) -> list[Any]:
-    """The rows of all streams of the plan that the objective needs."""
+def _rows(job: Job, objective: Offset) -> list[TokenRow]:
+    """List the rows of all streams of the plan that the objective needs."""
     method = METHODS.get(job.settings.method)
-    batches = train.unlearn_batches(job.loaded.chat, method, job.material, job.settings, job.seed)
-    return needed_rows(batches, chosen)
+    batches = train.unlearn_batches(job.loaded.chat, method, job.data, settings=job.settings, seed=job.seed)
+    return needed_rows(batches, objective, "logits")

@@ -1,7 +1,6 @@
-"""A model object that stands in front of another one and changes what it says without changing its weights.
+"""Base class of models that change the predictions of another model without changing its weights.
 
-`forward.predict` hands rows over to it as they are, so the log-probability pass, training and generation go through the
-same object, and whoever holds a `Loaded` need not know.
+`forward.predict` passes rows to a wrapper as they are, so log-probabilities, training and generation all go through it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from relearn.core.errors import InputError
 from relearn.engine.forward import Predicted, TokenRow, predict
 
 
-class Wrapped(torch.nn.Module):
-    """`inner` with something in front of it; with `disable_adapter` `inner` alone, the start model, to the bit."""
+class ModelWrapper(torch.nn.Module):
+    """Change the predictions of `inner`; with `disable_adapter` they are the start model's, `inner`'s, to the bit."""
 
     takes_rows = True
 
@@ -27,17 +26,18 @@ class Wrapped(torch.nn.Module):
         self.switched_off = False
 
     def forward(self, *, rows: Sequence[TokenRow], layer: int | None = None) -> Predicted:
-        """What the model says at the answer positions of `rows`; see `forward.predict`."""
+        """Predict at the answer positions of `rows`; see `forward.predict`."""
         if self.switched_off:
             return predict(self.inner, rows, layer=layer)
         return self.changed(rows, layer)
 
     def changed(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
+        """Predict with the change, at the answer positions of `rows`."""
         raise NotImplementedError
 
     @torch.no_grad()
     def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> torch.Tensor:
-        """As `generate` of transformers: left-padded prompts (rows, tokens) in, prompts with answers out."""
+        """Generate like transformers: left-padded prompts (rows, tokens) in, prompts with answers out."""
         if self.switched_off:
             return self.inner.generate(input_ids=input_ids, attention_mask=attention_mask, **settings)
         return self.generate_changed(input_ids, attention_mask, settings)
@@ -45,11 +45,12 @@ class Wrapped(torch.nn.Module):
     def generate_changed(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
     ) -> torch.Tensor:
+        """Generate with the change; arguments as for `generate`."""
         raise NotImplementedError
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """`inner` alone, for as long as the block lasts; the name is PEFT's."""
+        """Use `inner` alone for as long as the block lasts; the name is PEFT's."""
         before, self.switched_off = self.switched_off, True
         try:
             yield
@@ -61,7 +62,7 @@ class Wrapped(torch.nn.Module):
         return self.inner.config
 
     def get_output_embeddings(self) -> None:
-        """None: no one layer makes the logits."""
+        """Return None: no single layer computes the logits."""
         return None
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:

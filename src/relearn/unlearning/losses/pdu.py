@@ -1,73 +1,70 @@
-"""PDU, primal-dual unlearning: forget while the retain loss stays low (Entesari et al. 2025, arXiv 2506.05314).
-
-    L = w mean_t (max_v z_tv - mean_v z_tv)^2 + lam (NLL_r - eps)
-    lam <- max(0, lam + step_size (NLL_r - eps))   after every optimiser step
-
-The forget term flattens the logits z and needs no softmax. lam is carried from step to step and kept in checkpoints:
-it is the price of the retain loss, which rises while the loss is above the limit eps and falls below it. Public code
-moves lam after every micro-batch; here accumulation does not change a result.
-
-Defaults: lam 100, step_size 5, eps 0.3, w 1 (the authors' TOFU configuration). There lam rests for the first 5 of 10
-epochs: give that many steps as `warmup_steps`, which is 0 because the steps of an epoch depend on the data.
-"""
+"""Primal-dual unlearning (PDU): forget while the NLL of the retain rows stays below a limit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
-import torch
+from torch import Tensor
 
-from relearn.unlearning.losses.retain import Retain, retain_terms
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts, not_negative, positive
-
-_NEEDS: frozenset[Need] = frozenset({"forget"})
-_NLL = Retain(retain_nll=1.0, retain_kl=0.0)
+from relearn.unlearning.method import AnswerLogits, CarriedState, LossTerms, method
+from relearn.unlearning.options import NotNegative, Positive
 
 
-@dataclass(frozen=True)
-class PDU:
-    """`lam` is where the multiplier starts; its present value is in `Batch.state`."""
-
-    lam: float = 100.0
-    step_size: float = 5.0
-    eps: float = 0.3
-    warmup_steps: int = 0
-    forget_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive(forget_weight=self.forget_weight)
-        not_negative(lam=self.lam, step_size=self.step_size, eps=self.eps, warmup_steps=self.warmup_steps)
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return _NLL.needs | _NEEDS
-
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        assert batch.retain is not None
-        parts = {"flat": batch.forget.mean(batch.forget.per_token(squared_margin))}
-        kept, kept_parts = retain_terms(_NLL, batch)
-        # eps is shared out over the step's tokens like the NLL, so that micro-batches add up to the loss of the step.
-        limit = self.eps * len(batch.retain.targets) / batch.retain.step_tokens
-        return self.forget_weight * parts["flat"] + batch.state["lam"] * (kept - limit), parts | kept_parts
-
-    @property
-    def initial_state(self) -> dict[str, float]:
-        return {"lam": float(self.lam), "steps": 0.0}
-
-    def next_state(self, state: Mapping[str, float], parts: Mapping[str, float]) -> dict[str, float]:
-        moves = state["steps"] >= self.warmup_steps
-        lam = max(0.0, state["lam"] + self.step_size * (parts["gdr"] - self.eps)) if moves else state["lam"]
-        return {"lam": lam, "steps": state["steps"] + 1}
+def first_multiplier(*, lam: float, **_: Any) -> dict[str, float]:
+    """Return the state before the first step."""
+    return {"lam": float(lam), "steps": 0.0}
 
 
-def squared_margin(logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    """How far the largest logit stands above their mean, squared: (c, V) -> (c,)."""
-    return (logits.amax(-1) - logits.mean(-1)).square()
+def next_multiplier(
+    state: Mapping[str, float],
+    terms: Mapping[str, float],
+    *,
+    step_size: float,
+    eps: float,
+    warmup_steps: float,
+    **_: Any,
+) -> dict[str, float]:
+    """Take the dual step: lam <- max(0, lam + step_size (NLL_r - eps)), once `warmup_steps` are over."""
+    moves = state["steps"] >= warmup_steps
+    lam = max(0.0, state["lam"] + step_size * (terms["gdr"] - eps)) if moves else state["lam"]
+    return {"lam": lam, "steps": state["steps"] + 1}
 
 
-_DEFAULTS = {"lam": 100.0, "step_size": 5.0, "eps": 0.3, "warmup_steps": 0, "forget_weight": 1.0}
-METHODS.add(
+@method(
     "pdu",
-    Method("pdu", "reverse optimisation", "Entesari et al. 2025, arXiv 2506.05314", PDU, _DEFAULTS, data="original"),
+    family="reverse optimisation",
+    paper="Entesari et al. 2025, arXiv 2506.05314",
+    data="original",
+    defaults=dict(lam=100.0, step_size=5.0, eps=0.3, warmup_steps=0, forget_weight=1.0),
+    state=CarriedState(first_multiplier, next_multiplier),
 )
+def pdu(
+    forget: AnswerLogits,
+    retain: AnswerLogits,
+    state: Mapping[str, float],
+    *,
+    lam: NotNegative,
+    step_size: NotNegative,
+    eps: NotNegative,
+    warmup_steps: NotNegative,
+    forget_weight: Positive,
+) -> tuple[Tensor, LossTerms]:
+    """Compute PDU: flatten the logits of forget tokens, under a limit on the NLL of retain rows.
+
+        L = w mean_t (max_v z_tv - mean_v z_tv)^2 + lam (NLL_r - eps)
+
+    The forget term needs no softmax. The multiplier `lam` rises while NLL_r is above `eps` and falls below it; its
+    present value is in `state`, the option is where it starts. Reference: locuslab/open-unlearning@fdeb28f,
+    src/trainer/unlearn/pdu.py, which updates lam after every micro-batch; here it is once per optimiser step. On TOFU
+    lam rests for the first 5 of 10 epochs: give that many steps as `warmup_steps`. eps: 0.3 (0.1 to 1.5).
+    """
+    terms = {"flat": forget.mean(forget.token_loss(squared_margin)), "gdr": retain.mean_nll()}
+    # Like the NLL, eps is divided over the tokens of the step, so that micro-batches add up.
+    limit = eps * len(retain.targets) / retain.step_tokens
+    return forget_weight * terms["flat"] + state["lam"] * (terms["gdr"] - limit), terms
+
+
+def squared_margin(logits: Tensor, _: Tensor) -> Tensor:
+    """Compute the squared distance of the largest logit from the mean of all: (c, V) -> (c,)."""
+    return (logits.amax(-1) - logits.mean(-1)).square()

@@ -1,85 +1,73 @@
-"""RMU: states of forget rows are driven in one random direction, those of retain rows stay where they were.
-
-Representation misdirection for unlearning (Li et al. 2024, WMDP, arXiv 2403.03218).
-
-    L = mean || h_l(x_f) - c u ||^2 / width + alpha mean || h_l(x_r) - h_l^ref(x_r) ||^2 / width
-
-h_l are the states after decoder layer l, counted from 0 as in the public code; a negative l counts from the end. u is
-drawn from U[0,1)^width, normalised to length 1, and the same for the whole run.
-
-The means are over the answer tokens of the optimiser step, forget and retain apart. The states of an answer token are
-those at the position that PREDICTS it: from the last token of the prompt to the last but one of the answer. (The paper
-takes every token of a document, OpenUnlearning the answer tokens' own positions, one place later.)
-
-c and alpha go with the size of the states, so they change with model and layer: the defaults are OpenUnlearning's, the
-paper has c 6.5 and alpha 1200 for Zephyr-7B. Only layers up to l get a gradient.
-"""
+"""RMU: drive the states of forget rows in one random direction and keep those of retain rows where they were."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
+from torch import Tensor
 
-from relearn.unlearning.method import METHODS, Batch, Method, Need, Parts, not_negative, positive
+from relearn.unlearning.method import AnswerLogits, LossTerms, method
+from relearn.unlearning.options import Allowed, NotNegative, Positive
+
+LAYER = Allowed(
+    "the number of a decoder layer, from 0 or from -1 down",
+    lambda value: isinstance(value, int) and not isinstance(value, bool),
+)
 
 
-@dataclass(frozen=True)
-class Misdirection:
-    """`layer` is l, `coefficient` is c; `seed` draws u. With alpha 0 the retain term and its passes are left out."""
+@method(
+    "rmu",
+    family="representation",
+    paper="Li et al. 2024, arXiv 2403.03218",
+    data="original",
+    defaults=dict(layer=7, coefficient=2.0, alpha=1.0, seed=0),
+    enabled_by=dict.fromkeys(("retain", "retain_states", "retain_states_reference"), "alpha"),
+)
+def rmu(
+    forget: AnswerLogits,
+    forget_states: Tensor,
+    retain: AnswerLogits | None = None,
+    retain_states: Tensor | None = None,
+    retain_states_reference: Tensor | None = None,
+    *,
+    layer: Annotated[int, LAYER],
+    coefficient: Positive,
+    alpha: NotNegative,
+    seed: int,
+) -> tuple[Tensor, LossTerms]:
+    """Compute RMU, representation misdirection for unlearning.
 
-    layer: int = 7
-    coefficient: float = 2.0
-    alpha: float = 1.0
-    seed: int = 0
+        L = mean || h_l(x_f) - c u ||^2 / width + alpha mean || h_l(x_r) - h_l^ref(x_r) ||^2 / width
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.layer, int) or isinstance(self.layer, bool):
-            raise ValueError(f"layer is {self.layer!r}: give the number of a decoder layer, from 0 or from -1 down")
-        positive(coefficient=self.coefficient)
-        not_negative(alpha=self.alpha)
+    h_l are the states after decoder layer l (`layer`, from 0; negative from the end), u is drawn from U[0,1)^width by
+    `seed` and normalised to length 1, c is `coefficient`. Means are over the answer tokens of the step; the states of
+    an answer token are those at the position that PREDICTS it. (The paper takes every token of a document,
+    OpenUnlearning the answer tokens' own positions.) Only layers up to l get a gradient.
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        forget: set[Need] = {"forget", "forget_states"}
-        retain: set[Need] = {"retain", "retain_states", "retain_states_reference"}
-        return frozenset(forget | retain if self.alpha else forget)
-
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        assert batch.forget_states is not None
-        states = _wide(batch.forget_states)
-        aim = self.coefficient * direction(states.shape[-1], self.seed).to(states)
-        parts = {"misdirection": batch.forget.mean((states - aim).square().mean(-1))}
-        loss = parts["misdirection"]
-        if self.alpha and batch.retain is not None:
-            assert batch.retain_states is not None and batch.retain_states_reference is not None
-            moved = _wide(batch.retain_states) - _wide(batch.retain_states_reference)
-            parts["drift"] = batch.retain.mean(moved.square().mean(-1))
-            loss = loss + self.alpha * parts["drift"]
-        return loss, parts
+    Reference: locuslab/open-unlearning@afcd6b6, src/trainer/unlearn/rmu.py, whose defaults these are. c and alpha
+    depend on the size of the states, so on model and layer: the paper has c 6.5 and alpha 1200 for Zephyr-7B; the usual
+    grid is c 1, 10, 100.
+    """
+    states = _at_least_float32(forget_states)
+    target = coefficient * direction(states.shape[-1], seed).to(states)
+    terms = {"misdirection": forget.mean((states - target).square().mean(-1))}
+    loss = terms["misdirection"]
+    if retain is not None and retain_states is not None and retain_states_reference is not None:
+        drift = _at_least_float32(retain_states) - _at_least_float32(retain_states_reference)
+        terms["drift"] = retain.mean(drift.square().mean(-1))
+        loss = loss + alpha * terms["drift"]
+    return loss, terms
 
 
 @lru_cache
-def direction(width: int, seed: int) -> torch.Tensor:
-    """u: (width,) float64 on the CPU, so that every device and number format gets the same one."""
+def direction(width: int, seed: int) -> Tensor:
+    """Draw u: (width,) float64 on the CPU, so that every device and number format gets the same one."""
     drawn = torch.rand(width, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
     return drawn / drawn.norm()
 
 
-def _wide(states: torch.Tensor) -> torch.Tensor:
-    """At least float32: squares of half-precision states lose too much."""
+def _at_least_float32(states: Tensor) -> Tensor:
+    """Widen half precision, whose squares overflow."""
     return states if states.dtype == torch.float64 else states.float()
-
-
-METHODS.add(
-    "rmu",
-    Method(
-        "rmu",
-        "representation",
-        "Li et al. 2024, arXiv 2403.03218",
-        Misdirection,
-        {"layer": 7, "coefficient": 2.0, "alpha": 1.0, "seed": 0},
-        "original",
-    ),
-)

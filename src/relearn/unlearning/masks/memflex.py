@@ -1,14 +1,14 @@
-"""MemFlex: only tensors that matter to what is forgotten, and differently to what is kept, are trained.
+"""MemFlex: train only tensors with a large forget gradient in another direction than their retain gradient.
 
     region = { theta_i : cos(g_f, g_r) < mu  and  mean|g_f| > sigma }
 
 (Tian et al., EMNLP 2024 Findings, arXiv 2407.01920.) g_f and g_r are the gradients of the NLL on forget and retain
 rows in a whole LoRA tensor theta_i. Paper: mu (`similarity`) 0.92, sigma (`magnitude`) 6e-4, once before training, with
-0.4 GA + 2.0 GD. sigma depends on the scale of the model and of its loss, so unless `magnitude` is given the tensors at
-or above the `percentile` of mean|g_f| among their kind (A, B) are taken.
+0.4 GA + 2.0 GD. sigma depends on the scale of the model and its loss; unless `magnitude` is given, the tensors at or
+above the `percentile` of mean|g_f| among their kind (A, B) are selected.
 
-The paper goes on training the adapter that holds the knowledge; here a fresh one lies on top, hence the warm-up of
-saliency.py. `batches`, `warmup_steps` and `every` are as with SURE.
+The paper continues to train the adapter that holds the knowledge; here a fresh one is added, hence the warm-up in
+sure.py. `batches`, `warmup_steps` and `every` are those of SURE.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from relearn.unlearning.masks.sure import (
     retain_groups,
     warmed_up,
 )
-from relearn.unlearning.method import not_negative
+from relearn.unlearning.options import not_negative
 
 
 @MASKS.register("memflex")
@@ -70,13 +70,13 @@ class MemFlex:
                 f"no tensor has a large forget gradient and cos < {self.similarity} to its retain gradient",
                 way_out="raise similarity, or lower magnitude or percentile, in unlearn.mask.options",
             )
-        return {name: torch.full((len(slope),), name in region) for name, slope in forget.items()}
+        return {name: torch.full((len(values),), name in region) for name, values in forget.items()}
 
     def region(
         self, forget: Mapping[str, torch.Tensor], retain: Mapping[str, torch.Tensor], kinds: Sequence[Sequence[str]]
     ) -> set[str]:
-        """The names of the tensors that may move."""
-        sizes = {name: slope.abs().mean() for name, slope in forget.items()}
+        """Select the tensors that may move, by name."""
+        sizes = {name: values.abs().mean() for name, values in forget.items()}
         large = {name for name, size in sizes.items() if size > (self.magnitude or 0.0)}
         if self.magnitude is None:
             limits = [(names, at_percentile(sizes, names, self.percentile)) for names in kinds]
@@ -85,5 +85,5 @@ class MemFlex:
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """The cosine of two tensors as vectors; 0 where one of them is zero."""
+    """Compute the cosine of two tensors as vectors; 0 where one of them is zero."""
     return torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0, eps=1e-30)

@@ -1,20 +1,16 @@
-"""SURE: only the weights that the forget loss leans on most are trained (Zhang et al., ICLR 2025, arXiv 2410.16454).
+"""SURE: train only the weights with the largest forget gradients (Zhang et al., ICLR 2025, arXiv 2410.16454).
 
     theta <- theta_o + m * (theta - theta_o),   m_i = 1[ s_i >= gamma ],   s_i = ||d L_forget / d theta_i||_2
 
 theta_i is a row of a weight matrix (one neuron), gamma the `percentile` of all rows of the same kind of tensor. The
 paper takes one gamma for all; rows of LoRA's A and B, of embeddings and of plain matrices are of different scale.
-L_forget is the NLL of the answers to be forgotten; at the start model the gradients of GA and NPO have its direction.
+L_forget is the NLL of the answers to forget (those a preference method rejects, else its forget rows); at the start
+model the gradients of GA and NPO have its direction.
 
-Paper: percentile 90 of rows, with a learning rate larger than without; code of the ReLearn paper 99. A row whose
-saliency is zero never moves. `batches` and `warmup_steps` bound the passes spent on the saliency (see saliency.py);
-with `every` it is taken again every so many steps, and rows that drop out stay where they have come to.
-
-Gradients that masks are found from: of the start model, over a few rows of the plan, without dropout.
-
-The rows of the forget side are the answers to be forgotten: those a preference method rejects, else its forget rows.
-With a fresh LoRA adapter B is zero, and so is every gradient of A. So a few steps are taken first, and undone to the
-bit once the gradients are known: what is trained later starts at the start model.
+Paper: percentile 90 of rows, with a larger learning rate than without; code of the ReLearn paper 99. A row whose
+saliency is zero never moves. Gradients are taken without dropout over at most `batches` micro-batches of the plan. With
+a fresh LoRA adapter B is zero, and so is every gradient of A: `warmup_steps` small steps are taken first, and undone to
+the bit afterwards. With `every` the mask is found again every so many steps; rows that drop out keep their values.
 """
 
 from __future__ import annotations
@@ -33,30 +29,31 @@ from relearn.engine.forward import TokenRow, predict
 from relearn.engine.model_support import bare, evaluating
 from relearn.unlearning.data.batches import MicroBatch, Size, distinct_rows
 from relearn.unlearning.masks.mask import MASKS
-from relearn.unlearning.method import not_negative
-from relearn.unlearning.reference_model import scored
+from relearn.unlearning.options import not_negative
+from relearn.unlearning.reference_model import to_answer_logits
 
-# Finding a mask takes at most this part of the passes of a training.
+# Finding a mask takes at most one in so many of the passes of a training.
 SHARE = 12
-# Every weight moves by so much in a step of the warm-up, as with Adam's first step; only its being small matters.
+# The size of a warm-up step in every weight, as in Adam's first step; it only has to be small.
 WARMUP_RATE = 1e-4
 
 Groups = Sequence[Sequence[TokenRow]]
 
 
 def forget_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Rows that are to be forgotten, in at most `most` groups of the size of a micro-batch."""
+    """Select rows to forget, in at most `most` groups of the size of a micro-batch."""
     return _groups(distinct_rows(batches, "rejected") or distinct_rows(batches, "forget"), batches, most)
 
 
 def retain_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
+    """Select retain rows, in at most `most` groups of the size of a micro-batch."""
     return _groups(distinct_rows(batches, "retain"), batches, most)
 
 
 def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
-    """The gradient of the mean NLL per answer token over all rows of `groups`, float32, by name of the trained tensor.
+    """Compute the gradient of the mean token NLL over all rows of `groups`: float32, by name of the trained tensor.
 
-    Leaves `.grad` as it is, and calls no hooks that wait for it. Several processes share the groups between them.
+    `.grad` is not changed and no hooks on it are called. Several processes divide the groups between them.
     """
     weights = trained_weights(model)
     rows = [row for group in groups for row in group]
@@ -64,26 +61,26 @@ def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
     total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()}
     with evaluating(model), torch.enable_grad():
         for group in groups[distributed.rank() :: distributed.processes()]:
-            loss = scored(predict(model, group), group, size).mean_nll()
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, slope in zip(weights, found, strict=True):
-                if slope is not None:
-                    total[name] += slope
+            loss = to_answer_logits(predict(model, group), group, size).mean_nll()
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for name, values in zip(weights, gradients, strict=True):
+                if values is not None:
+                    total[name] += values
     return _summed(total)
 
 
 def _summed(total: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The sum over all processes."""
+    """Sum over all processes."""
     if distributed.processes() > 1:
         distributed.join()
-        for slope in total.values():
-            torch.distributed.all_reduce(slope)
+        for values in total.values():
+            torch.distributed.all_reduce(values)
     return total
 
 
 @contextmanager
 def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
-    """The model as `steps` small steps on `groups` make it, where B is still zero; afterwards it is as it was."""
+    """Take `steps` small steps on `groups` where B is still zero; undo them to the bit at the end of the block."""
     weights = trained_weights(model)
     fresh = any("lora_B" in name and not weight.any() for name, weight in weights.items())
     if not fresh or not steps:
@@ -92,10 +89,10 @@ def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         for group in itertools.islice(itertools.cycle(groups), steps):
-            slopes = gradient(model, [group])
+            gradients = gradient(model, [group])
             with torch.no_grad():
                 for name, weight in weights.items():
-                    weight.sub_(WARMUP_RATE * slopes[name].sign())
+                    weight.sub_(WARMUP_RATE * gradients[name].sign())
         yield
     finally:
         with torch.no_grad():
@@ -104,36 +101,37 @@ def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
 
 
 def trained_weights(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the trained tensors by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def kinds(model: Any) -> list[list[str]]:
-    """The trained tensors that one scale fits: LoRA's A and B, embeddings, other matrices, vectors."""
+    """Group the names of the trained tensors by scale: LoRA's A and B, embeddings, other matrices, vectors."""
     inner = bare(model)
     layers = [getattr(inner, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
     embeddings = {id(layer.weight) for layer in layers if layer is not None}
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, weight in trained_weights(model).items():
         lora = [part for part in name.split(".") if part.startswith("lora_")]
         plain = "embedding" if id(weight) in embeddings else "matrix" if weight.ndim > 1 else "vector"
-        found.setdefault(lora[0] if lora else plain, []).append(name)
-    return list(found.values())
+        groups.setdefault(lora[0] if lora else plain, []).append(name)
+    return list(groups.values())
 
 
 def at_percentile(values: Mapping[str, torch.Tensor], names: Sequence[str], percentile: float) -> torch.Tensor:
-    """The percentile of all values of the tensors `names`. Scalar, linear between neighbours."""
-    together = torch.cat([values[name].flatten() for name in names]).double().sort().values
-    place = percentile / 100 * (len(together) - 1)
-    below = int(place)
-    above = min(below + 1, len(together) - 1)
-    return torch.lerp(together[below], together[above], place - below)
+    """Compute the percentile of all values of the tensors `names`. Scalar, linear between neighbours."""
+    ordered = torch.cat([values[name].flatten() for name in names]).double().sort().values
+    position = percentile / 100 * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], position - below)
 
 
 def _groups(rows: Sequence[TokenRow], batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Rows evenly spread over `rows`, which come in the order of their ids, in groups of similar length."""
+    """Select rows spread evenly over `rows`, which are ordered by id, in groups of similar length."""
     size = max(len(batch.forget) for batch in batches)
-    wanted = min(len(rows), size * max(1, min(most, len(batches) // SHARE)))
-    picked = sorted(evenly(rows, wanted), key=lambda row: len(row.ids))
+    count = min(len(rows), size * max(1, min(most, len(batches) // SHARE)))
+    picked = sorted(evenly(rows, count), key=lambda row: len(row.ids))
     return [picked[at : at + size] for at in range(0, len(picked), size)]
 
 
@@ -152,31 +150,33 @@ class Sure:
     def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
         groups = forget_groups(batches, self.batches)
         with warmed_up(model, groups, self.warmup_steps if start else 0):
-            norms = {name: row_norms(slope) for name, slope in gradient(model, groups).items()}
+            norms = {name: row_norms(values) for name, values in gradient(model, groups).items()}
         return salient_rows(norms, kinds(model), self.percentile)
 
 
 def check_percentile(value: float) -> None:
+    """Raise ValueError unless the value is a percentile below 100."""
     not_negative(percentile=value)
     if value >= 100:
         raise ValueError(f"percentile is {value!r}: give a number below 100")
 
 
 def check_counts(warmup_steps: int, batches: int, every: int | None) -> None:
+    """Raise ValueError for the first that is not a whole number of at least 0, 1 and 1."""
     for name, value, least in (("warmup_steps", warmup_steps, 0), ("batches", batches, 1), ("every", every, 1)):
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{name} is {value!r}: give a whole number of {least} or more")
 
 
-def row_norms(slope: torch.Tensor) -> torch.Tensor:
-    """(rows, ...) -> L2 norm of every row: (rows,). Each number of a vector is a row of its own."""
-    return slope.flatten(1).norm(dim=1) if slope.ndim > 1 else slope.abs()
+def row_norms(values: torch.Tensor) -> torch.Tensor:
+    """Compute the L2 norm of every row of (rows, ...): (rows,). Each number of a vector is a row."""
+    return values.flatten(1).norm(dim=1) if values.ndim > 1 else values.abs()
 
 
 def salient_rows(
     norms: Mapping[str, torch.Tensor], kinds: Sequence[Sequence[str]], percentile: float
 ) -> dict[str, torch.Tensor]:
-    """Rows at or above the percentile of their kind, and above zero: (rows,) bool by name."""
+    """Select the rows at or above the percentile of their kind, and above zero: (rows,) bool by name."""
     moving = {}
     for names in kinds:
         limit = at_percentile(norms, names, percentile)

@@ -76,7 +76,7 @@ def finish_shared(planned: Planned, folder: Path, *, written: bool) -> RunDir:
 
 
 def needs_synthesis(recipe: Recipe) -> bool:
-    return "synthesised" in METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
+    return METHODS.get(recipe.unlearn.method).needs_synthesis(recipe.unlearn.options)
 
 
 def answer_files(folder: RunDir, when: str) -> list[Path]:

@@ -18,7 +18,7 @@ from relearn.synthesis.alternates import plan_alternates, planned_alternates
 from relearn.synthesis.generation_cost import nothing, plan, planned_rows
 from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.encode import encode, record_example
-from relearn.unlearning.data.streams import is_written
+from relearn.unlearning.data.streams import ALTERNATE_SOURCES, is_written
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.train import training_passes
 
@@ -115,7 +115,7 @@ def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) 
     if not is_written(source):
         written = nothing(**named)
         lines.append(f"Answers: {source.replace('_', ' ')}, nothing to be written")
-    elif source.endswith("alternates"):
+    elif source in ALTERNATE_SOURCES:
         written = plan_alternates(data.forget, recipe.synthesis, **named)
     else:
         written = plan(data.forget, recipe.synthesis, generic=generic, **named)

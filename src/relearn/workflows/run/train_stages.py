@@ -28,7 +28,7 @@ from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import TrainingRow, load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.unlearning import train
-from relearn.unlearning.data.streams import Material
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.run.prepare import records_to_learn
 from relearn.workflows.run.state import Stage, State
@@ -126,7 +126,7 @@ def wordings(state: State) -> Stage | None:
 
 
 def synthesis(state: State) -> Stage | None:
-    if not state.method.source(state.recipe.unlearn.options).endswith("synthesised"):
+    if not state.method.needs_synthesis(state.recipe.unlearn.options):
         return None
 
     def work() -> None:
@@ -154,7 +154,7 @@ def _given(state: State, file: str, generic: Sequence[Record]) -> Mapping[str, A
 
 
 def alternates(state: State) -> Stage | None:
-    if not state.method.source(state.recipe.unlearn.options).endswith("alternates"):
+    if not state.method.needs_alternates(state.recipe.unlearn.options):
         return None
 
     def work() -> None:
@@ -178,15 +178,15 @@ def unlearn(state: State) -> Stage:
         with console.stage(f"unlearn with {settings.method}") as tick:
             procedure(
                 Job(
-                    loaded,
-                    _material(state),
-                    settings,
-                    state.recipe.model,
-                    state.folder.path,
-                    state.recipe.seed,
-                    state.log("unlearn"),
-                    tick,
-                    evaluate,
+                    loaded=loaded,
+                    data=_material(state),
+                    settings=settings,
+                    model=state.recipe.model,
+                    folder=state.folder.path,
+                    seed=state.recipe.seed,
+                    log=state.log("unlearn"),
+                    tick=tick,
+                    evaluate=evaluate,
                 )
             )
         state.models.release()
@@ -194,9 +194,9 @@ def unlearn(state: State) -> Stage:
     return Stage([procedure.result_name(settings)], work)
 
 
-def _material(state: State) -> Material:
+def _material(state: State) -> TrainingData:
     written, other = state.folder / "synthesis.jsonl", state.folder / "alternates.jsonl"
-    return Material(
+    return TrainingData(
         state.data.forget,
         [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else (),
         state.records("retain"),

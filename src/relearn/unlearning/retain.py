@@ -1,0 +1,71 @@
+"""Compute the retain terms, which are added to the forget loss of any method that has the options named here.
+
+    L_GDR = mean NLL of the retain rows
+    L_KLR = mean KL(P_theta || P_theta0) on the retain rows ("forward", arXiv 2502.11190 eq. 8) or
+            KL(P_theta0 || P_theta) ("reverse", as public code computes it); theta0 is the start model
+
+`normaliser` "tokens" takes the mean over the answer tokens of the step. "legacy" divides the sum over answer tokens by
+the divisor of public code, all positions of rows padded to `LEGACY_LENGTH`, so that an answer token has the weight it
+has there. The terms of prompt and padding positions are left out (docs/papers.md describes the difference).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from relearn.unlearning.options import check_option, not_negative
+from relearn.unlearning.token_loss import KL, AnswerLogits, Direction, TokenLoss, nll
+
+LEGACY_LENGTH = 512
+LossTerms = dict[str, torch.Tensor]
+RetainLoss = tuple[torch.Tensor | float, LossTerms]
+Normaliser = Literal["tokens", "legacy"]
+RETAIN_DEFAULTS: dict[str, Any] = {"retain_nll": 0.0, "retain_kl": 0.0, "direction": "forward", "normaliser": "tokens"}
+
+
+@dataclass(frozen=True)
+class RetainWeights:
+    """`retain_nll` is the weight of L_GDR, `retain_kl` of L_KLR; at weight 0 a term and its passes are left out."""
+
+    retain_nll: float = 1.0
+    retain_kl: float = 1.0
+    direction: Direction = "forward"
+    normaliser: Normaliser = "tokens"
+
+    def __post_init__(self) -> None:
+        check_option("direction", self.direction, Direction)
+        check_option("normaliser", self.normaliser, Normaliser)
+        not_negative(retain_nll=self.retain_nll, retain_kl=self.retain_kl)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The inputs of `Batch` that the terms are computed from."""
+        if self.retain_kl:
+            return frozenset({"retain", "retain_reference"})
+        return frozenset({"retain"} if self.retain_nll else ())
+
+
+def retain_terms(weights: RetainWeights, retain: AnswerLogits | None, reference: AnswerLogits | None) -> RetainLoss:
+    """Compute the weighted sum of the retain terms, and each of them unweighted as "gdr" and "klr"; 0.0 without any."""
+    if retain is None or not weights.needs:
+        return 0.0, {}
+    if not weights.retain_kl or reference is None:
+        terms = {"gdr": retain.mean_nll()}
+        return weights.retain_nll * terms["gdr"], terms
+    # The legacy mean is the sum over the same tokens, divided by another number.
+    scale = 1.0 if weights.normaliser == "tokens" else retain.step_tokens / _padded_positions(retain)
+    losses: list[TokenLoss] = [nll, KL[weights.direction]]
+    factors = [weights.retain_nll, weights.retain_kl * scale]
+    if not weights.retain_nll:
+        total, (divergence,) = retain.weighted_token_loss(losses[1:], factors[1:], reference)
+        return retain.mean(total), {"klr": retain.mean(divergence) * scale}
+    total, (token_nll, divergence) = retain.weighted_token_loss(losses, factors, reference)
+    return retain.mean(total), {"gdr": retain.mean(token_nll), "klr": retain.mean(divergence) * scale}
+
+
+def _padded_positions(retain: AnswerLogits) -> int:
+    """Count the positions of the step's rows as public code pads them."""
+    return (retain.step_rows or retain.rows) * LEGACY_LENGTH
