@@ -1,8 +1,8 @@
-"""Contract tests over all attacks, and what single ones promise."""
+"""The contract of all attacks, and what single ones promise."""
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,88 +10,148 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.audits.attack import AUDITS, Ask, Material
-from relearn.audits.attacks.prompting import beginning, without_subject
-from relearn.audits.attacks.weights import quantise, rounded, trainings
+from relearn.audits.attack import AUDITS, Audit, AuditInputs, Prompt, attack
+from relearn.audits.attacks.prompting import first_words, mask_subject
+from relearn.audits.attacks.weights import quantise, relearning_rows, rounded
+from relearn.audits.contract import check_attack
 from relearn.data import Record
-from relearn.leakage.detector import LeakIndex
-from relearn.text.normalize import norms
 
-ASKING = [name for name in AUDITS if AUDITS.get(name).asks]
-# These tell a part of the fact by design; only what the model adds counts.
-TELLING = {"completion", "reverse"}
+COUNTER = itertools.count()
 
 
-def questions(name: str, material: Material) -> list[Ask]:
-    asks = AUDITS.get(name).asks
-    assert asks is not None
-    return list(asks(material))
+@pytest.fixture
+def registered(monkeypatch):
+    """The registry, emptied of new attacks after the test."""
+    list(AUDITS)
+    monkeypatch.setattr(AUDITS, "_items", dict(AUDITS._items))
+    return AUDITS
+
+
+def added(function, **options) -> list[str]:
+    """Register a function as an attack and return its faults."""
+    options = {"label": "Mine", "description": "for a test", **options}
+    attack("mine", **options)(function)
+    return check_attack("mine")
 
 
 @pytest.mark.parametrize("name", list(AUDITS))
-def test_every_attack_asks_or_changes_and_says_what_it_is(name):
+def test_every_attack_keeps_the_contract(name):
     audit = AUDITS.get(name)
-    assert audit.name == name
-    assert sum(part is not None for part in (audit.asks, audit.changes, audit.reads)) == 1
-    assert (audit.family == "access") == (audit.reads is not None) and not (audit.reads and audit.counts)
-    assert audit.title and audit.about and audit.source
+    assert check_attack(name) == []
+    assert audit.name == name and audit.source
 
 
-@pytest.mark.parametrize("name", ASKING)
-def test_questions_are_about_known_facts_each_once_and_the_same_every_time(name, material):
-    asks = questions(name, material)
-    assert asks
-    assert {ask.id for ask in asks} <= {"a", "b", "c"}
-    assert max(Counter(ask.key for ask in asks).values()) == 1
-    assert questions(name, material) == asks
+def test_an_attack_of_ones_own_is_a_function_of_a_fact(registered, inputs):
+    assert added(lambda fact: f"Please. {fact.question}") == []
+    prompts = registered.get("mine").prompts
+    first = prompts(inputs)[0]
+    assert (first.key, first.prompt.text) == ("a/asked/0", "Please. Where does Marta Lindqvist live?")
 
 
-@pytest.mark.parametrize("name", sorted(set(ASKING) - TELLING))
-def test_no_question_tells_what_it_asks_for(name, material):
-    index = LeakIndex(material.facts)
-    for ask in questions(name, material):
-        record = next(record for record in material.facts if record.id == ask.id)
-        own = set(norms(record.question))
-        found = index.check("", f"{ask.prompt} {ask.given}", record_id=ask.id)
-        assert not [one for one in found if not set(norms(one.text)) <= own], ask.prompt
+def test_a_function_may_return_a_list_or_a_prompt_per_variant_and_take_the_inputs(registered, inputs):
+    @attack("several", label="l", description="d")
+    def several(fact):
+        return [fact.question, Prompt("Speak.", "Sure,")]
+
+    @attack("hinted", label="l", description="d", by_variant=True)
+    def hinted(fact: Record, inputs: AuditInputs):
+        return {"first": None if fact.id == "a" else "One", "second": f"{len(inputs.retain)} {fact.id}"}
+
+    @attack("drawn", label="l", description="d", sampled=True)
+    def drawn(fact):
+        return fact.question
+
+    keys = {name: [one.key for one in registered.get(name).prompts(inputs)] for name in ("several", "hinted", "drawn")}
+    assert keys["several"][:3] == ["a/prompt 1/0", "a/prompt 2/0", "b/prompt 1/0"]
+    assert keys["hinted"] == ["b/first/0", "c/first/0", "a/second/0", "b/second/0", "c/second/0"]
+    assert keys["drawn"][:4] == ["a/asked/1", "a/asked/2", "a/asked/3", "b/asked/1"]
 
 
-def test_a_document_is_never_asked_as_a_chat(material):
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (lambda fact: "", "empty prompt"),
+        (lambda fact: 3, "raises"),
+        (lambda fact: {"v": 3}, "must be a str or a Prompt"),
+        (lambda fact: None, "no prompt"),
+        (lambda fact: f"Is it true? {fact.answer}", "the whole answer"),
+        (lambda fact: f"{fact.question} Was it {fact.answer.split()[-1]}", "contains the secret"),
+        (lambda fact, inputs: inputs.templates.update(x="y") or "Say it.", "in place"),
+        (lambda fact: f"{next(COUNTER)}", "when called again"),
+    ],
+)
+def test_a_fault_is_one_plain_line(registered, function, fault):
+    faults = added(function)
+    assert any(fault in line for line in faults) and all("\n" not in line for line in faults)
+
+
+def test_a_document_is_asked_as_text(registered):
+    assert added(lambda fact: fact.question, documents=True) == []
+    del registered._items["mine"]
+    assert "as a chat" in added(lambda fact: Prompt(fact.question), documents=True)[0]
+
+
+def test_part_of_the_answer_may_be_shown_where_that_is_declared(registered):
+    def begun(fact):
+        return Prompt(fact.question, first_words(fact.answer, 0.75))
+
+    assert "contains the secret" in added(begun)[0]
+    del registered._items["mine"]
+    assert added(begun, partial_answer=True) == []
+
+
+def test_functions_of_other_families_are_checked_too(registered):
+    registered.add("nothing", Audit(name="nothing", label="", description=""))
+    assert any("0 functions" in line for line in check_attack("nothing"))
+    assert any("headline" in line for line in added(lambda loaded, inputs: [], family="access"))
+    attack("few", label="l", description="d", family="precision")(lambda load_model: None)
+    assert check_attack("few") == ["a function of family 'precision' takes 3 arguments"]
+
+
+def test_a_document_is_never_asked_as_a_chat(inputs):
     passage = Record("The old mill by the river", "was sold to Karl Brandt in 1907.", "t", form="text")
-    only = replace(material, facts=(passage,), wordings={})
-    for name in ASKING:
-        assert all(ask.form == "text" for ask in questions(name, only)), name
+    only = replace(inputs, facts=(passage,), wordings={})
+    for audit in (AUDITS.get(name) for name in AUDITS):
+        assert audit.prompts is None or all(one.prompt.form == "text" for one in audit.prompts(only)), audit.name
+
+
+def test_reversed_questions_ask_for_the_subject(inputs):
+    prompts = AUDITS.get("reverse").prompts
+    assert prompts is not None
+    (only,) = prompts(inputs)
+    assert only.id == "c" and only.prompt.answer_targets == ("Marta Lindqvist",)
+    assert "studied hydrology" in only.prompt.text and "Marta" not in only.prompt.text
 
 
 def test_completions_leave_something_to_say():
-    assert beginning("one two three four", 0.25) == "one"
-    assert beginning("one two three four", 0.75) == "one two three"
-    assert beginning("one two", 0.25) == "one"
-    assert beginning("one", 0.5) == ""
+    assert first_words("one two three four", 0.25) == "one"
+    assert first_words("one two three four", 0.75) == "one two three"
+    assert first_words("one two", 0.25) == "one"
+    assert first_words("one", 0.5) == ""
 
 
 def test_reversed_questions_never_name_the_subject():
     record = Record("Who?", "Marta Lindqvist's mother says Lindqvist is shy.", "x", "Marta Lindqvist")
-    assert without_subject(record) == "this person's mother says this person is shy."
-    assert without_subject(Record("Who?", "She is shy.", "x", "Marta Lindqvist")) is None
-    assert without_subject(Record("Who?", "It is blue.", "x", None)) is None
-    assert (
-        without_subject(Record("Who?", "Marta Lindqvist, or Martas as well as MARTA.", "x", "Marta Lindqvist")) is None
-    )
+    assert mask_subject(record) == "this person's mother says this person is shy."
+    assert mask_subject(Record("Who?", "She is shy.", "x", "Marta Lindqvist")) is None
+    assert mask_subject(Record("Who?", "It is blue.", "x", None)) is None
+    assert mask_subject(Record("Who?", "Marta Lindqvist, or Martas as well as MARTA.", "x", "Marta Lindqvist")) is None
 
 
-def test_a_users_template_is_filled_and_nothing_else_in_it_is_read(material):
-    hostile = replace(material, templates={"odd": "{{ 7 * 7 }} {question} PROMPT"})
-    asks = [ask for ask in questions("jailbreak", hostile) if ask.variant == "odd"]
-    assert asks[0].prompt == "{{ 7 * 7 }} {question} Where does Marta Lindqvist live?"
+def test_a_users_template_is_filled_and_nothing_else_in_it_is_read(inputs):
+    hostile = replace(inputs, templates={"odd": "{{ 7 * 7 }} {question} PROMPT"})
+    prompts = AUDITS.get("jailbreak").prompts
+    assert prompts is not None
+    texts = [one.prompt.text for one in prompts(hostile) if one.variant == "odd"]
+    assert texts[0] == "{{ 7 * 7 }} {question} Where does Marta Lindqvist live?"
 
 
-def test_relearning_never_trains_on_the_facts_it_asks_for(material):
-    found = trainings(material)
-    assert set(found) == {"forget rows", "same subjects", "unrelated"}
-    assert len(found["forget rows"]) == 1
-    assert {record.id for record in found["same subjects"]} == {"d", "e"}
-    assert not {record.id for record in found["unrelated"]} & {"a", "b", "c"}
+def test_relearning_never_trains_on_the_facts_it_asks_for(inputs):
+    rows = relearning_rows(inputs)
+    assert set(rows) == {"forget rows", "same subjects", "unrelated"}
+    assert len(rows["forget rows"]) == 1
+    assert {record.id for record in rows["same subjects"]} == {"d", "e"}
+    assert not {record.id for record in rows["unrelated"]} & {"a", "b", "c"}
 
 
 def test_rounding_by_hand():

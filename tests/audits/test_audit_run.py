@@ -8,12 +8,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from about_people import FACTS
 
 import relearn
 from people import people
 from relearn.audits.attack import AUDITS
 from relearn.audits.attacks.prompting import PLAIN
+from relearn.audits.contract import TOY_FACTS as FACTS
 from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
 from relearn.core.config import Recipe
@@ -55,7 +55,7 @@ def test_every_attack_leaves_its_numbers_and_its_answers(audited):
     summary = read_json(audited / "audits/summary.json")
     assert set(summary) == set(AUDITS)
     for name, row in summary.items():
-        if AUDITS.get(name).reads:
+        if AUDITS.get(name).measure:
             continue
         assert set(row) == {"before", "after", "control", "back", "change"}
         document = read_json(audited / f"audits/{name}.json")
@@ -112,7 +112,7 @@ def test_answers_that_state_the_fact_are_found_and_judged(audited, tmp_path):
     first, second, *others = truth
 
     def say(audit: str, model, known: set[str]) -> None:
-        rows = files.read(AUDITS.get(audit), model)
+        rows = files.rows(AUDITS.get(audit), model)
         write_jsonl(
             files.path(AUDITS.get(audit), model),
             [{**row, "answer": truth[row["id"]] if row["id"] in known else "No idea."} for row in rows],
@@ -137,10 +137,10 @@ def test_taking_the_adapter_off_brings_back_the_start_model(audited):
     files = AnswerFiles(audited)
     off = {
         row["id"]: row["answer"]
-        for row in files.read(AUDITS.get("adapters"), "after")
+        for row in files.rows(AUDITS.get("adapters"), "after")
         if row["variant"] == "adapter off" and row["part"] == "fact"
     }
-    assert off == {row["id"]: row["answer"] for row in files.read(AUDITS.get(PLAIN), "start")}
+    assert off == {row["id"]: row["answer"] for row in files.rows(AUDITS.get(PLAIN), "start")}
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_the_report_has_the_table_and_the_verdicts_and_hides_them_when_asked(aud
     page = (copy / "report.html").read_text()
     assert "Does it hold?" in page and "Quantised weights" in page
     report = read_json(copy / "report.json")
-    assert len(report["audits"]["attacks"]) == sum(not AUDITS.get(name).reads for name in AUDITS)
+    assert len(report["audits"]["attacks"]) == sum(not AUDITS.get(name).measure for name in AUDITS)
     assert {row["title"] for row in report["audits"]["beside"]} == {
-        AUDITS.get(name).title for name in AUDITS if AUDITS.get(name).reads
+        AUDITS.get(name).label for name in AUDITS if AUDITS.get(name).measure
     }
     assert sum(report["audits"]["counts"].values()) == len(report["audits"]["facts"])
     assert run_command(["report", str(copy), "--redact"]) == 0

@@ -13,7 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from relearn.audits.attack import AUDITS
-from relearn.audits.attacks.gguf import KINDS, TOOL, quantise, read_gguf, write_gguf
+from relearn.audits.attacks.gguf import KINDS, TOOL, read_gguf, run_llama_quantize, write_gguf
 from relearn.core.config import Model
 from relearn.core.errors import InputError
 from relearn.models.load import load
@@ -83,7 +83,7 @@ def test_an_architecture_that_cannot_be_written_is_refused_in_a_line(tmp_path):
         write_gguf(model(hidden_act="silu"), tmp_path / "k.gguf", "Q4_K")
 
 
-def test_the_attack_asks_all_formats_that_can_be_written(material, tiny_model_dir, tmp_path, monkeypatch, capsys):
+def test_the_attack_asks_all_formats_that_can_be_written(inputs, tiny_model_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     asked: dict[str, Any] = {}
     loaded = []
@@ -92,9 +92,9 @@ def test_the_attack_asks_all_formats_that_can_be_written(material, tiny_model_di
         loaded.append(load(Model(name=str(tiny_model_dir), device="cpu")))
         return loaded[-1]
 
-    changes = AUDITS.get("gguf").changes
-    assert changes is not None
-    changes(fresh, replace(material, folder=tmp_path), asked.setdefault)
+    change_weights = AUDITS.get("gguf").change_weights
+    assert change_weights is not None
+    change_weights(fresh, replace(inputs, folder=tmp_path), asked.setdefault)
     assert list(asked) == list(KINDS) and len(loaded) == len(KINDS)
     assert not list((tmp_path / "audits").iterdir())
     weights = [one.model.model.layers[0].mlp.up_proj.weight for one in asked.values()]
@@ -109,7 +109,7 @@ def test_a_tool_that_fails_is_named_with_what_it_said(tmp_path, monkeypatch):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="ended with code 3: unknown model architecture"):
-        quantise(tmp_path / "a.gguf", tmp_path / "b.gguf", "Q4_K_M")
+        run_llama_quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "Q4_K_M")
 
 
 @pytest.mark.skipif(shutil.which(TOOL) is None, reason=f"llama.cpp's {TOOL} is not installed")
@@ -118,7 +118,7 @@ def test_llama_cpp_rounds_to_its_k_format_what_we_wrote(tmp_path):
     config = {"hidden_size": 256, "intermediate_size": 512}
     before, after = model(**config), model(**config)
     write_gguf(before, tmp_path / "whole.gguf", "F32")
-    quantise(tmp_path / "whole.gguf", tmp_path / "small.gguf", "Q4_K_M")
+    run_llama_quantize(tmp_path / "whole.gguf", tmp_path / "small.gguf", "Q4_K_M")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(str(tmp_path / "small.gguf")).tensors}
     assert kinds["blk.1.ffn_up.weight"] == kinds["blk.1.attn_q.weight"] == "Q4_K"
     read_gguf(after, tmp_path / "small.gguf")

@@ -86,7 +86,7 @@ def test_rows_are_of_their_own_the_same_each_time_and_leak_nothing(kind):
 
 
 def test_no_word_of_the_audits_is_learned():
-    attacks = [*prompting.BEGINNINGS, *prompting.SCENES.values(), *prompting.BUILT_IN.values()]
+    attacks = [*prompting.ANSWER_PREFIXES, *prompting.SCENES.values(), *prompting.JAILBREAKS.values()]
     bare = [text.replace("{question}", "").replace("PROMPT", "").strip(" :") for text in (*attacks, *OPENINGS, *FRAMES)]
     assert len(set(bare)) == len(bare)
 

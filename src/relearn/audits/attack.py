@@ -1,27 +1,21 @@
-"""What an audit is and where it is registered.
+"""Define the attacks of an audit: the decorator `attack`, its registry AUDITS, and the inputs of an attack function.
 
-A new audit is one new file in this folder that calls `AUDITS.add(name, Audit(...))`. It does one of three things:
+An attack is a function registered with `@attack("name", label=..., description=...)`. Its `family` says what it does:
 
-    asks      other questions about the same facts, put to every model (jailbreaks, completions, paraphrases, ...)
-    changes   another model, to which the plain questions are put again (4-bit weights, relearning, ...)
+    questions                         words other prompts about the same facts, answered by every model
+    precision, relearning, adapters   changes the weights; the plain questions are then asked again
+    access                            measures probabilities or hidden states; shown beside the verdicts, decides none
 
-    reads     what the model holds inside: probabilities and states, numbers instead of answers (top-k, probes, ...);
-              shown beside the verdicts, they decide none
-
-What the first two bring is looked through for the facts in one place (`stating.py`) and turned into verdicts in another
-(`verdicts.py`); an audit decides neither.
-
-What attacks are made of: the facts that were to be forgotten, what was to be kept, and ways to word a question.
-
-What attacks that look inside a model make numbers with.
+fact_matching.py looks for the facts in the answers, and scoring.py turns the matches into one verdict per fact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 from relearn.core.config import Lora, Metrics, Recipe
 from relearn.core.registry import Registry
@@ -30,96 +24,71 @@ from relearn.metrics.intervals import mean_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.metric import Measurement
 
-if TYPE_CHECKING:
-    from relearn.metrics.metric import Measurement
-    from relearn.models.load import Loaded
-
 Family = Literal["questions", "precision", "relearning", "adapters", "access"]
-Need = Literal["kept", "subjects"]
-Row = dict[str, Any]
+AttackInput = Literal["retain", "subjects"]
+# A line of audits/answers/ATTACK.MODEL.jsonl: an answer to a prompt, or a number about a fact.
+AttackRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One question about the fact of record `id`.
+class Prompt:
+    """One prompt about a fact, as an attack function returns it.
 
-    `prompt` is what the user says, or with form "text" nothing; `given` is the beginning of the answer, put into the
-    model's mouth. What the model repeats from `prompt` and `given` is not told by it. `wanted`: texts that tell the
-    fact where they stand in the answer, beside the secrets that the leak check knows. `sample` numbers draws at
-    temperature 1; without it the answer is greedy.
+    `text` is the user's turn (form "chat") or a text to be continued (form "text"; may be empty). The model's answer is
+    made to start with `answer_prefix`. Words of `text` and `answer_prefix` never count as stated by the model.
+    `answer_targets`: texts that state the fact where the answer has them, in addition to the record's own secrets.
     """
 
-    id: str
-    prompt: str
-    variant: str
+    text: str
+    answer_prefix: str = ""
     form: Form = "chat"
-    given: str = ""
-    wanted: tuple[str, ...] = ()
+    answer_targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttackPrompt:
+    """A prompt of the fact with record `id`; `sample` numbers draws at temperature 1 (None: greedy decoding)."""
+
+    id: str
+    variant: str
+    prompt: Prompt
     sample: int | None = None
 
     @property
     def key(self) -> str:
-        """Names the question among those of its attack."""
+        """Identify the prompt among those of its attack."""
         return f"{self.id}/{self.variant}/{self.sample or 0}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a line of audits/answers has them."""
+        return {
+            "id": self.id,
+            "prompt": self.prompt.text,
+            "variant": self.variant,
+            "form": self.prompt.form,
+            "given": self.prompt.answer_prefix,
+            "wanted": self.prompt.answer_targets,
+            "sample": self.sample,
+        }
 
-# Called with the name of a variant, the changed model, and the records that the change itself has shown to the model.
-AskAgain = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """`counts`: whether what the attack brings out decides a verdict; the others are shown beside it.
-
-    `asks(material)` returns the questions. `changes(fresh, material, ask)` gets a function that loads the model anew
-    and calls `ask(variant, loaded, shown=ids)` for each changed model; `shown` are records that the change has told it.
-    `reads(loaded, material)` returns rows {id, measure, value}, a value per fact (None: could not be read); where an
-    attack keeps rows of another kind, `gather(rows, gathering)` makes numbers of them. `shown` names the measure that
-    stands in the tables. `needs`: what must be given beside the facts, or the attack is not measured.
-    """
-
-    name: str
-    title: str
-    family: Family
-    source: str
-    about: str
-    counts: bool = True
-    asks: Callable[[Material], Sequence[Ask]] | None = None
-    changes: Callable[[Callable[[], Loaded], Material, AskAgain], None] | None = None
-    reads: Callable[[Loaded, Material], Sequence[Row]] | None = None
-    gather: Callable[[Sequence[Row], Gathering], Mapping[str, Measurement]] | None = None
-    shown: str = ""
-    needs: Sequence[Need] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-AUDITS: Registry[Audit] = Registry("audit", "relearn.audits.attacks")
-
-
-def each(
-    material: Material, variant: str, build: Callable[[Record], tuple[str, str] | str | None], **more: Any
-) -> list[Ask]:
-    """One question per fact. `build` returns the prompt, or it and the beginning of the answer, or None for none."""
-    asks = []
-    for record in material.facts:
-        made = build(record)
-        if made is None:
-            continue
-        prompt, given = (made, "") if isinstance(made, str) else made
-        asks.append(Ask(record.id, prompt, variant, given=given, **more))
-    return asks
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> AttackPrompt:
+        prompt = Prompt(row["prompt"], row["given"], row["form"], tuple(row["wanted"]))
+        return cls(row["id"], row["variant"], prompt, row["sample"])
 
 
 @dataclass(frozen=True)
-class Material:
-    """`facts` were to be forgotten; `kept` were not; `generic` belongs to neither.
+class AuditInputs:
+    """Data and settings that attacks work with.
 
-    `wordings`: record id -> other wordings of its question. `templates`: name -> jailbreak text with PROMPT in it.
-    `holdout`: like the facts, but no model was trained on them.
+    `facts`: forget records under attack. `retain`, `generic`, `holdout`: retain records, records unrelated to both, and
+    records like the facts that no model was trained on. `wordings`: record id -> other wordings of its question.
+    `templates`: name -> user's jailbreak template, with PROMPT where the question goes. `folder`: the audited run.
+    `samples`: draws per prompt of a sampled attack.
     """
 
     facts: Sequence[Record]
-    kept: Sequence[Record]
+    retain: Sequence[Record]
     generic: Sequence[Record]
     wordings: Mapping[str, Sequence[str]]
     recipe: Recipe
@@ -133,32 +102,185 @@ class Material:
     def lora(self) -> Lora:
         return self.recipe.unlearn.lora
 
-    def about_the_same(self, record: Record) -> list[Record]:
-        """Kept records on the subject of `record`."""
-        return [other for other in self.kept if record.subject and other.subject == record.subject]
+    def retain_on_subject(self, record: Record) -> list[Record]:
+        """Select the retain records on the subject of `record`."""
+        return [other for other in self.retain if record.subject and other.subject == record.subject]
 
 
 @dataclass(frozen=True)
-class Gathering:
-    """What numbers are made with: the facts, settings of metrics (bootstrap, min_k), judges, the seed."""
+class FactAggregation:
+    """Aggregate values per fact into one number, with the settings of the recipe's metrics."""
 
     facts: Sequence[Record]
     settings: Metrics
     judges: Judges
     seed: int
 
-    def mean(self, values: Mapping[str, float | None], note: str = "") -> Measurement:
-        """The mean over facts with a bootstrap interval over subjects; facts without a value are unscored."""
-        subjects = {record.id: record.subject for record in self.facts}
-        known = {key: value for key, value in values.items() if value is not None}
-        unscored = len(values) - len(known)
-        if not known:
-            return Measurement(None, unscored=unscored, per_record=values, why="could not be read", note=note)
+    def mean(self, values: Mapping[str, float | None], *, why: str = "could not be read") -> Measurement:
+        """Compute the mean over facts with a bootstrap interval over subjects.
+
+        `values`: record id -> value; a fact with the value None is unscored, for the reason `why`.
+        """
+        scored = {key: value for key, value in values.items() if value is not None}
+        unscored = len(values) - len(scored)
+        if not scored:
+            return Measurement(None, unscored=unscored, per_record=values, why=why)
+        subjects = self.subjects
+        clusters = [subjects.get(key) for key in scored]
         value, low, high = mean_interval(
-            list(known.values()),
-            clusters=[subjects.get(key) for key in known],
-            resamples=self.settings.bootstrap,
-            seed=self.seed,
+            list(scored.values()), clusters=clusters, resamples=self.settings.bootstrap, seed=self.seed
         )
-        why = "could not be read" if unscored else ""
-        return Measurement(value, low, high, len(known), unscored, values, note, why)
+        return Measurement(value, low, high, len(scored), unscored, values, why=why if unscored else "")
+
+    @property
+    def subjects(self) -> dict[str, str | None]:
+        """Map the record id of every fact to its subject."""
+        return {record.id: record.subject for record in self.facts}
+
+
+PromptFunction = Callable[[AuditInputs], list[AttackPrompt]]
+# (load_model, inputs, ask): load_model() returns a fresh model; ask(variant, loaded, shown=ids) asks the questions.
+WeightFunction = Callable[[Callable[..., Any], AuditInputs, Callable[..., None]], None]
+# (loaded, inputs) -> rows of `measurement_row`.
+MeasureFunction = Callable[[Any, AuditInputs], Sequence[AttackRow]]
+AggregateFunction = Callable[[Sequence[AttackRow], FactAggregation], Mapping[str, Measurement]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """A registered attack. Exactly one of `prompts`, `change_weights` and `measure` is set; see `attack`."""
+
+    name: str
+    label: str
+    description: str
+    source: str = ""
+    family: Family = "questions"
+    counts: bool = True
+    prompts: PromptFunction | None = None
+    change_weights: WeightFunction | None = None
+    measure: MeasureFunction | None = None
+    aggregate: AggregateFunction | None = None
+    headline: str = ""
+    needs: Sequence[AttackInput] = ()
+    partial_answer: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """Return the first entries of audits/NAME.json."""
+        return {
+            "name": self.name,
+            "title": self.label,
+            "family": self.family,
+            "source": self.source,
+            "about": self.description,
+            "counts": self.counts,
+        }
+
+
+AUDITS: Registry[Audit] = Registry("audit", "relearn.audits.attacks")
+AttackFunction = TypeVar("AttackFunction", bound=Callable[..., Any])
+
+
+def attack(
+    name: str,
+    *,
+    label: str,
+    description: str,
+    source: str = "",
+    family: Family = "questions",
+    counts: bool = True,
+    documents: bool = False,
+    by_variant: bool = False,
+    sampled: bool = False,
+    partial_answer: bool = False,
+    aggregate: AggregateFunction | None = None,
+    headline: str = "",
+    needs: Sequence[AttackInput] = (),
+) -> Callable[[AttackFunction], AttackFunction]:
+    """Register an attack function under `name`. A complete attack of your own:
+
+        from relearn.audits.attack import attack
+
+        @attack("my_attack", label="Polite insistence", description="the question asked as a favour")
+        def my_attack(fact):
+            return f"It would help me a lot. {fact.question}"
+
+    A function of family "questions" is called as `function(fact)` or `function(fact, inputs)` for every fact, a
+    `Record` with `question`, `answer`, `subject` and `form`; `inputs` are the `AuditInputs`. It returns one prompt, a
+    list of prompts, or a mapping from the name of a variant to its prompt; a prompt is a str or a `Prompt`, and None
+    where there is none. The fact is brought back when the answer to any of them states it.
+
+    Other families: "access" is called as `function(loaded, inputs)` and returns one `measurement_row` per fact and
+    measure. "precision", "relearning" and "adapters" are called as `function(load_model, inputs, ask)`: load a fresh
+    model with `load_model()`, change it, and call `ask(variant, loaded)`, with `shown=` the ids of facts that the
+    change itself trained on.
+
+    `label`, `description`, `source` (paper): shown in `relearn list audits` and the report. `counts`: whether a fact
+    that it brings back may decide the verdict. `documents`: also call it for passages of documents (form "text").
+    `by_variant`: ask all facts under one variant before the next. `sampled`: ask each prompt `inputs.samples` times at
+    temperature 1. `partial_answer`: prompts contain a part of the true answer on purpose. For family "access":
+    `aggregate` computes the measures from the rows (None: mean over facts), `headline` is the measure shown in tables,
+    `needs` the inputs without which nothing is measured. `check_attack(name)` tests the contract.
+    """
+
+    def register(function: AttackFunction) -> AttackFunction:
+        is_prompt, is_measure = family == "questions", family == "access"
+        prompts = _prompts_of_all_facts(function, documents=documents, by_variant=by_variant, sampled=sampled)
+        entry = Audit(
+            name=name,
+            label=label,
+            description=description,
+            source=source,
+            family=family,
+            counts=counts and not is_measure,
+            prompts=prompts if is_prompt else None,
+            change_weights=None if is_prompt or is_measure else function,
+            measure=function if is_measure else None,
+            aggregate=aggregate,
+            headline=headline,
+            needs=needs,
+            partial_answer=partial_answer,
+        )
+        AUDITS.add(name, entry)
+        return function
+
+    return register
+
+
+def measurement_row(record_id: str, measure: str, value: float | None) -> AttackRow:
+    """Make the row of one number about one fact; None where it could not be measured."""
+    return {"key": f"{record_id}/{measure}", "id": record_id, "measure": measure, "value": value}
+
+
+def _prompts_of_all_facts(
+    function: Callable[..., Any], *, documents: bool, by_variant: bool, sampled: bool
+) -> PromptFunction:
+    takes_inputs = len(inspect.signature(function).parameters) > 1
+
+    def prompts(inputs: AuditInputs) -> list[AttackPrompt]:
+        attack_prompts: list[AttackPrompt] = []
+        variant_order: dict[str, int] = {}
+        for fact in inputs.facts:
+            if fact.form == "text" and not documents:
+                continue
+            result = function(fact, inputs) if takes_inputs else function(fact)
+            for variant, prompt in _prompts_by_variant(result).items():
+                variant_order.setdefault(variant, len(variant_order))
+                if prompt is not None:
+                    prompt = Prompt(prompt, form=fact.form) if isinstance(prompt, str) else prompt
+                    attack_prompts.append(AttackPrompt(fact.id, variant, prompt))
+        if by_variant:
+            attack_prompts.sort(key=lambda one: variant_order[one.variant])
+        if not sampled:
+            return attack_prompts
+        return [replace(one, sample=draw) for one in attack_prompts for draw in range(1, inputs.samples + 1)]
+
+    return prompts
+
+
+def _prompts_by_variant(result: Any) -> Mapping[str, Prompt | str | None]:
+    if isinstance(result, Mapping):
+        return result
+    if result is None or isinstance(result, str | Prompt):
+        return {"asked": result}
+    assert isinstance(result, Iterable)
+    return {f"prompt {number}": prompt for number, prompt in enumerate(result, start=1)}

@@ -1,8 +1,8 @@
-"""All attacks on one run: asked, looked through, judged, written to audits/ of its folder.
+"""Run attacks on the models of a run and write audits/ of its folder.
 
-audits/answers/ATTACK.MODEL.jsonl   what was asked and answered; an audit that was stopped asks nothing twice
+audits/answers/ATTACK.MODEL.jsonl   prompts and answers; a stopped audit continues where it was
 audits/ATTACK.json                  per variant: share of facts stated by each model, KRR where the weights changed
-audits/answers/kept.after.jsonl     kept questions to the unlearned model, where no run has asked them before
+audits/answers/kept.after.jsonl     retain questions to the unlearned model, where the run has not asked them
 audits/summary.json                 per attack: before and after unlearning, control, change against the plain question
 audits/worst.json                   share of the facts known before that any attack that counts brings back
 audits/verdicts.json                per fact: gone, hidden, there or never_known, and by which attacks
@@ -14,32 +14,31 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from relearn.audits import white_box
-from relearn.audits.attack import AUDITS, Audit, Material
+from relearn.audits.attack import AUDITS, Audit, AuditInputs
 from relearn.audits.attacks.prompting import PLAIN
-from relearn.audits.query_models import AnswerFiles, answers, ask_changed, ask_questions, plain_asks
-from relearn.audits.scoring import Scorer, Told, Verdict, verdicts
+from relearn.audits.query_models import AnswerFiles, ask_changed_models, ask_prompts, generate_answers, plain_prompts
+from relearn.audits.scoring import AuditScorer, FactVerdict, measured_summary, retain_answer, verdicts
 from relearn.core import console
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_jsonl, write_json, write_jsonl
 from relearn.data.record import evenly
-from relearn.inference.run_models import MODELS, ModelName
-from relearn.metrics.judges import Judges, make_judges
+from relearn.inference.run_models import ModelName
+from relearn.metrics.judges import make_judges
 from relearn.models.load import Loaded
 
-KEPT_ASKED = 24
+RETAIN_QUESTIONS = 24
 
 
-def chosen(names: str) -> list[Audit]:
-    """The audits that a list "a,b" or "all" names, the plain question first."""
-    wanted = list(AUDITS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted:
+def select_audits(names: str) -> list[Audit]:
+    """Return the attacks of a list "a,b" or "all", the plain question first. Raises InputError for unknown names."""
+    selected = list(AUDITS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    if not selected:
         raise InputError("no attack named", where="--attacks", way_out=f"all, or of {', '.join(AUDITS)}")
-    return [AUDITS.get(PLAIN), *(AUDITS.get(name) for name in dict.fromkeys(wanted) if name != PLAIN)]
+    return [AUDITS.get(PLAIN), *(AUDITS.get(name) for name in dict.fromkeys(selected) if name != PLAIN)]
 
 
-class Subjects(Protocol):
-    """The models of an audit: which there are, and each of them loaded anew."""
+class AuditedModels(Protocol):
+    """The models of an audit by role; `fresh` and the functions of `maker` load a model anew."""
 
     @property
     def control_name(self) -> str: ...
@@ -52,129 +51,107 @@ class Subjects(Protocol):
 
 
 class AuditRun:
-    """One audit of one folder."""
+    """Run a list of attacks on one folder."""
 
-    def __init__(self, material: Material, models: Subjects, audits: Sequence[Audit]):
-        self._material = material
+    def __init__(self, inputs: AuditInputs, models: AuditedModels, audits: Sequence[Audit]):
+        self._inputs = inputs
         self._models = models
         self._audits = [audit for audit in audits if audit.family != "adapters" or models.has_adapter]
-        self._reading = [audit for audit in self._audits if audit.reads]
-        self._asking = [audit for audit in self._audits if not audit.reads]
-        self._files = AnswerFiles(material.folder)
-        self._kept = evenly(material.kept, KEPT_ASKED)
+        self._measured = [audit for audit in self._audits if audit.measure]
+        self._asked = [audit for audit in self._audits if not audit.measure]
+        self._folder = inputs.folder / "audits"
+        self._files = AnswerFiles(inputs.folder)
+        self._retain = evenly(inputs.retain, RETAIN_QUESTIONS)
+        fact_ids = "\n".join(record.id for record in inputs.facts)
+        self._facts_hash = hashlib.sha256(fact_ids.encode()).hexdigest()[:16]
 
-    def do(self) -> list[Verdict]:
+    def do(self) -> list[FactVerdict]:
+        """Ask what has not been asked before, score all answers and write audits/; one verdict per fact."""
         for model in self._models.roles:
-            self._ask_questions(model)
+            self._query(model)
         for audit in self._audits:
-            self._ask_changed(audit)
+            self._query_changed(audit)
         with console.stage("look for the facts"):
-            return self._write()
+            return self._score()
 
-    def _ask_questions(self, model: ModelName) -> None:
-        """All questions of all attacks, with one load of the model."""
-        planned = [(audit, audit.asks(self._material)) for audit in self._audits if audit.asks]
-        left = [
-            (audit, asks) for audit, asks in planned if self._files.missing(audit, model, [ask.key for ask in asks])
+    def _query(self, model: ModelName) -> None:
+        """Measure and ask whatever is missing of one model, with one load of it."""
+        measured = [audit for audit in self._measured if not self._is_measured(audit, model)]
+        prompts = [(audit, audit.prompts(self._inputs)) for audit in self._asked if audit.prompts]
+        missing = [
+            (audit, own)
+            for audit, own in prompts
+            if not self._files.exists(audit, model)
+            or [row["key"] for row in self._files.rows(audit, model)] != [prompt.key for prompt in own]
         ]
-        reading = [audit for audit in self._reading if self._unread(audit, model)]
-        if not left and not reading:
+        if not missing and not measured:
             return
         loaded = self._models.fresh(model)
-        for audit in reading:
-            assert audit.reads is not None
+        for audit in measured:
+            assert audit.measure is not None
             with console.stage(f"{model}: {audit.name}"):
-                found = [{**one, "of": self._keys} for one in audit.reads(loaded, self._material)]
-            self._files.write(audit, model, found)
-        for audit, asks in left:
-            with console.stage(f"{model}: {audit.name}", len(asks)):
-                rows = ask_questions(loaded, audit, asks, self._material)
+                rows = [{**row, "of": self._facts_hash} for row in audit.measure(loaded, self._inputs)]
+            self._files.write(audit, model, rows)
+        for audit, own in missing:
+            with console.stage(f"{model}: {audit.name}", len(own)):
+                rows = ask_prompts(loaded, own, self._inputs)
             self._files.write(audit, model, rows)
 
-    def _kept_answers(self) -> list[dict[str, Any]]:
-        """What the unlearned model says to kept questions: from its run, else asked here, once."""
-        retain = self._material.folder / "after" / "retain.jsonl"
-        if retain.exists():
-            return read_jsonl(retain)
-        own = self._material.folder / "audits" / "answers" / "kept.after.jsonl"
-        changing = any(audit.changes for audit in self._asking)
-        if not own.exists() and self._kept and changing:
-            asks = plain_asks(self._kept, "asked")
-            loaded = self._models.fresh("after")
-            texts = answers(loaded, asks, self._material.recipe.generate, self._material.seed)
-            write_jsonl(
-                own,
-                [
-                    {
-                        "id": record.id,
-                        "question": record.question,
-                        "reference": record.answer,
-                        "response": text,
-                        "subject": record.subject,
-                    }
-                    for record, text in zip(self._kept, texts, strict=True)
-                ],
-            )
-        return read_jsonl(own) if own.exists() else []
+    def _is_measured(self, audit: Audit, model: ModelName) -> bool:
+        """Whether there are numbers about exactly the facts of this audit."""
+        rows = self._files.rows(audit, model)
+        return self._files.exists(audit, model) and all(row["of"] == self._facts_hash for row in rows)
 
-    @property
-    def _keys(self) -> str:
-        """Names the facts that numbers were read about."""
-        ids = "\n".join(record.id for record in self._material.facts)
-        return hashlib.sha256(ids.encode()).hexdigest()[:16]
-
-    def _unread(self, audit: Audit, model: ModelName) -> bool:
-        rows = self._files.read(audit, model)
-        return self._files.missing(audit, model) or any(one["of"] != self._keys for one in rows)
-
-    def _ask_changed(self, audit: Audit) -> None:
-        if audit.changes is None:
+    def _query_changed(self, audit: Audit) -> None:
+        """Run a weight attack on the unlearned and the control model."""
+        if audit.change_weights is None:
             return
         for model in ("after",) if audit.family == "adapters" else ("after", "control"):
-            if model in self._models.roles and self._files.missing(audit, model):
+            if model in self._models.roles and not self._files.exists(audit, model):
                 with console.stage(f"{model}: {audit.name}"):
-                    rows = ask_changed(self._models.maker(model), audit, self._material, self._kept)
+                    rows = ask_changed_models(self._models.maker(model), audit, self._inputs, self._retain)
                 self._files.write(audit, model, rows)
 
-    def _write(self) -> list[Verdict]:
-        recipe = self._material.recipe
-        judges = make_judges(recipe.metrics.model_copy(update={"entities": "spacy"}))
-        scorer = Scorer(self._material.facts, self._kept, recipe.metrics, judges, self._material.seed)
-        unchanged = scorer.unchanged(self._kept_answers())
-        found = [(audit, *scorer.told(audit, self._files, unchanged)) for audit in self._asking]
-        plain = found[0][1]
-        folder = self._material.folder / "audits"
-        for audit, _, document in found:
-            write_json(folder / f"{audit.name}.json", document)
-        asked = {audit.name: scorer.summary(told, plain) for audit, told, _ in found}
-        write_json(folder / "summary.json", {**asked, **self._write_read(judges)})
-        write_json(folder / "worst.json", scorer.worst(plain, [told for _, told, _ in found[1:]]))
-        judged = self._verdicts(plain, [told for _, told, _ in found[1:]])
-        write_json(folder / "verdicts.json", [verdict.to_dict() for verdict in judged])
-        write_json(folder / "about.json", self._about(unchanged))
-        return judged
+    def _retain_answers(self) -> list[dict[str, Any]]:
+        """Return the unlearned model's answers to retain questions: from the run, else asked here once."""
+        from_run = self._inputs.folder / "after" / "retain.jsonl"
+        if from_run.exists():
+            return read_jsonl(from_run)
+        own = self._folder / "answers" / "kept.after.jsonl"
+        has_weight_attacks = any(audit.change_weights for audit in self._asked)
+        if not own.exists() and self._retain and has_weight_attacks:
+            loaded = self._models.fresh("after")
+            answers = generate_answers(loaded, plain_prompts(self._retain, "asked"), self._inputs)
+            rows = [retain_answer(record, text) for record, text in zip(self._retain, answers, strict=True)]
+            write_jsonl(own, rows)
+        return read_jsonl(own) if own.exists() else []
 
-    def _write_read(self, judges: Judges) -> dict[str, Any]:
-        """Documents of the attacks that read inside; returns their entries of the summary."""
-        material = self._material
-        gathering = white_box.Gathering(material.facts, material.recipe.metrics, judges, material.seed)
-        entries = {}
-        for audit in self._reading:
-            rows: dict[ModelName, list[dict[str, Any]]] = {m: self._files.read(audit, m) for m in MODELS}
-            made = white_box.document(audit, rows, gathering)
-            write_json(self._material.folder / "audits" / f"{audit.name}.json", made)
-            entries[audit.name] = white_box.summary(made)
-        return entries
-
-    def _verdicts(self, plain: Told, attacks: Sequence[Told]) -> list[Verdict]:
-        questions = {record.id: record.question for record in self._material.facts}
-        return verdicts(questions, plain, attacks)
-
-    def _about(self, unchanged: float | None) -> dict[str, Any]:
-        return {
+    def _score(self) -> list[FactVerdict]:
+        """Match the facts in all answers, decide the verdicts and write the JSON documents."""
+        inputs = self._inputs
+        judges = make_judges(inputs.recipe.metrics.model_copy(update={"entities": "spacy"}))
+        scorer = AuditScorer(inputs, self._retain, judges)
+        krr_unchanged = scorer.krr_unchanged(self._retain_answers())
+        rows = {audit.name: self._files.rows_by_model(audit) for audit in self._audits}
+        results = [scorer.result(audit, rows[audit.name], krr_unchanged) for audit in self._asked]
+        plain, *attacks = [result.matches for result in results]
+        summary = {result.audit.name: scorer.summary(result.matches, plain) for result in results}
+        for result in results:
+            write_json(self._folder / f"{result.audit.name}.json", scorer.document(result))
+        for audit in self._measured:
+            document = scorer.measured_document(audit, rows[audit.name])
+            write_json(self._folder / f"{audit.name}.json", document)
+            summary[audit.name] = measured_summary(document)
+        fact_verdicts = verdicts({record.id: record.question for record in inputs.facts}, plain, attacks)
+        about = {
             "control": self._models.control_name,
-            "facts": len(self._material.facts),
-            "krr_unchanged": unchanged,
-            "samples": self._material.samples,
-            "seed": self._material.seed,
+            "facts": len(inputs.facts),
+            "krr_unchanged": krr_unchanged,
+            "samples": inputs.samples,
+            "seed": inputs.seed,
         }
+        write_json(self._folder / "summary.json", summary)
+        write_json(self._folder / "worst.json", scorer.worst(plain, attacks))
+        write_json(self._folder / "verdicts.json", [verdict.to_dict() for verdict in fact_verdicts])
+        write_json(self._folder / "about.json", about)
+        return fact_verdicts

@@ -1,106 +1,110 @@
-"""Questions of attacks to models, answers to the run folder: audits/answers/ATTACK.MODEL.jsonl, asked once."""
+"""Ask models the prompts of attacks and store the answers in audits/answers/ATTACK.MODEL.jsonl."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from relearn.audits.attack import Ask, Audit, Material
-from relearn.core.config import Generate
+from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, Prompt
 from relearn.core.run_dir import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import generate
-from relearn.inference.run_models import ModelName
+from relearn.inference.run_models import MODELS, ModelName
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 
-KEPT = "kept"
-FACT = "fact"
+# Values of "part" in a row: what the prompt is about.
+FACT, KEPT = "fact", "kept"
+# The rows of one attack, for every model; empty for a model that was not asked.
+RowsByModel = Mapping[ModelName, Sequence[AttackRow]]
 
 
 @dataclass(frozen=True)
-class _AsGiven(ChatFormat):
-    """Prompts that are complete already."""
+class _CompletePrompts(ChatFormat):
+    """Chat format for prompts that are formatted already."""
 
     def prompt(self, question: str, form: Form) -> str:
         return question
 
 
-def prompt_text(chat: ChatFormat, ask: Ask) -> str:
-    """What the model is to go on with: the prompt in the model's own form, then the beginning of the answer."""
-    if ask.form == "text":
-        return chat.prompt(" ".join(filter(None, (ask.prompt, ask.given))), "text")
-    return chat.prompt(ask.prompt, "chat") + (chat.glue + ask.given if ask.given else "")
-
-
-def answers(loaded: Loaded, asks: Sequence[Ask], settings: Generate, seed: int) -> list[str]:
-    """One answer for each, in order, without the words it was made to begin with."""
-    chat = loaded.chat
-    as_given = replace(
-        loaded, chat=_AsGiven(chat.tokenizer, chat.use_template, chat.system_prompt, chat.glue, chat.end)
-    )
-    found: dict[int, str] = {}
-    for sample in sorted({ask.sample or 0 for ask in asks}):
-        places = [place for place, ask in enumerate(asks) if (ask.sample or 0) == sample]
-        drawn = settings if not sample else settings.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0})
-        texts = generate(as_given, [prompt_text(chat, asks[place]) for place in places], drawn, seed=seed + sample)
-        found |= dict(zip(places, texts, strict=True))
-    return [found[place] for place in range(len(asks))]
-
-
-def plain_asks(records: Sequence[Record], variant: str) -> list[Ask]:
-    return [Ask(record.id, record.question, variant, form=record.form) for record in records]
-
-
 class AnswerFiles:
-    """The answers of every attack and model in a folder."""
+    """Read and write the rows of every attack and model below a folder; a file is read at most once."""
 
     def __init__(self, folder: Path):
         self._folder = folder / "audits" / "answers"
+        self._rows: dict[Path, list[AttackRow]] = {}
 
     def path(self, audit: Audit, model: ModelName) -> Path:
         return self._folder / f"{audit.name}.{model}.jsonl"
 
-    def missing(self, audit: Audit, model: ModelName, keys: Sequence[str] | None = None) -> bool:
-        """Whether the answers are not there, or, with `keys`, are answers to other questions."""
+    def exists(self, audit: Audit, model: ModelName) -> bool:
+        return self.path(audit, model).exists()
+
+    def rows(self, audit: Audit, model: ModelName) -> list[AttackRow]:
+        """Return the rows of a file; none where there is no file."""
         path = self.path(audit, model)
-        return not path.exists() or (keys is not None and [row["key"] for row in read_jsonl(path)] != list(keys))
+        if path not in self._rows:
+            self._rows[path] = read_jsonl(path) if path.exists() else []
+        return self._rows[path]
 
-    def read(self, audit: Audit, model: ModelName) -> list[dict[str, Any]]:
+    def rows_by_model(self, audit: Audit) -> RowsByModel:
+        return {model: self.rows(audit, model) for model in MODELS}
+
+    def write(self, audit: Audit, model: ModelName, rows: Sequence[AttackRow]) -> None:
         path = self.path(audit, model)
-        return read_jsonl(path) if path.exists() else []
-
-    def write(self, audit: Audit, model: ModelName, rows: Sequence[dict[str, Any]]) -> None:
-        write_jsonl(self.path(audit, model), rows)
+        write_jsonl(path, rows)
+        self._rows.pop(path, None)
 
 
-def ask_questions(loaded: Loaded, audit: Audit, asks: Sequence[Ask], material: Material) -> list[dict[str, Any]]:
-    texts = answers(loaded, asks, material.recipe.generate, material.seed)
-    return [_row(ask, text, FACT, ()) for ask, text in zip(asks, texts, strict=True)]
+def format_prompt(chat: ChatFormat, prompt: Prompt) -> str:
+    """Format a prompt as the model's input, followed by the beginning of the answer where the attack sets one."""
+    if prompt.form == "text":
+        return chat.prompt(" ".join(filter(None, (prompt.text, prompt.answer_prefix))), "text")
+    return chat.prompt(prompt.text, "chat") + (chat.glue + prompt.answer_prefix if prompt.answer_prefix else "")
 
 
-def ask_changed(fresh: Any, audit: Audit, material: Material, kept: Sequence[Record]) -> list[dict[str, Any]]:
-    """The plain questions to every model that the attack makes of a fresh one, and those on a sample of kept facts."""
-    rows: list[dict[str, Any]] = []
+def generate_answers(loaded: Loaded, prompts: Sequence[AttackPrompt], inputs: AuditInputs) -> list[str]:
+    """Generate one answer for each prompt, in order, without the answer prefix; draws are seeded by their number."""
+    chat, settings = loaded.chat, inputs.recipe.generate
+    complete = _CompletePrompts(chat.tokenizer, chat.use_template, chat.system_prompt, chat.glue, chat.end)
+    loaded = replace(loaded, chat=complete)
+    answers: dict[int, str] = {}
+    for sample in sorted({prompt.sample or 0 for prompt in prompts}):
+        indices = [index for index, prompt in enumerate(prompts) if (prompt.sample or 0) == sample]
+        texts = [format_prompt(chat, prompts[index].prompt) for index in indices]
+        drawn = settings.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0}) if sample else settings
+        answers |= dict(zip(indices, generate(loaded, texts, drawn, seed=inputs.seed + sample), strict=True))
+    return [answers[index] for index in range(len(prompts))]
 
-    def again(variant: str, loaded: Loaded, shown: Sequence[str] = ()) -> None:
-        for part, records in ((FACT, material.facts), (KEPT, kept)):
-            asks = plain_asks([record for record in records if record.id not in shown], variant)
-            texts = answers(loaded, asks, material.recipe.generate, material.seed)
-            rows.extend(_row(ask, text, part, shown) for ask, text in zip(asks, texts, strict=True))
 
-    assert audit.changes is not None
-    audit.changes(fresh, material, again)
+def plain_prompts(records: Sequence[Record], variant: str) -> list[AttackPrompt]:
+    """Make the records' own questions prompts of `variant`."""
+    return [AttackPrompt(record.id, variant, Prompt(record.question, form=record.form)) for record in records]
+
+
+def ask_prompts(
+    loaded: Loaded, prompts: Sequence[AttackPrompt], inputs: AuditInputs, part: str = FACT
+) -> list[AttackRow]:
+    """Ask the prompts and return their rows."""
+    answers = generate_answers(loaded, prompts, inputs)
+    return [
+        {"key": prompt.key, "part": part, **prompt.to_dict(), "answer": answer}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def ask_changed_models(
+    load_model: Callable[..., Loaded], audit: Audit, inputs: AuditInputs, retain: Sequence[Record]
+) -> list[AttackRow]:
+    """Ask every model that a weight attack makes the plain questions of the facts and of the `retain` records."""
+    rows: list[AttackRow] = []
+
+    def ask(variant: str, loaded: Loaded, shown: Sequence[str] = ()) -> None:
+        for part, records in ((FACT, inputs.facts), (KEPT, retain)):
+            prompts = plain_prompts([record for record in records if record.id not in shown], variant)
+            rows.extend(ask_prompts(loaded, prompts, inputs, part))
+
+    assert audit.change_weights is not None
+    audit.change_weights(load_model, inputs, ask)
     return rows
-
-
-def ask_of(row: dict[str, Any]) -> Ask:
-    return Ask(
-        **{name: row[name] for name in Ask.__dataclass_fields__ if name != "wanted"}, wanted=tuple(row["wanted"])
-    )
-
-
-def _row(ask: Ask, answer: str, part: str, shown: Sequence[str]) -> dict[str, Any]:
-    return {"key": ask.key, "part": part, **asdict(ask), "answer": answer}

@@ -222,7 +222,7 @@ def _extra(package: str, purpose: str) -> Check:
 def _quantiser() -> Check:
     purpose = "Q4_K_M among the audit's GGUF files"
     try:
-        return Check(gguf.TOOL, "ok", f"{gguf.tool()}: {purpose}", optional=True)
+        return Check(gguf.TOOL, "ok", f"{gguf.find_tool()}: {purpose}", optional=True)
     except InputError:
         return Check(gguf.TOOL, "missing", purpose, "install llama.cpp and put it on the PATH", optional=True)
 

@@ -82,7 +82,7 @@ def _audits() -> list[dict[str, Any]]:
 
     found = [AUDITS.get(name) for name in AUDITS]
     return [
-        {"name": one.name, "family": one.family, "counts": one.counts, "about": one.about, "source": one.source}
+        {"name": one.name, "family": one.family, "counts": one.counts, "about": one.description, "source": one.source}
         for one in found
     ]
 

@@ -1,5 +1,7 @@
-"""What of a record is secret: the names, numbers, dates, addresses, emails and words of its answer that its question
-does not itself contain.
+"""Extract the secrets of a record: what its answer has and its question does not.
+
+Secrets are typed spans found by rules (names, numbers, dates, addresses, e-mails, phone numbers) and rare words. Words
+of the question, and of the subject's name where the question has a part of it, are public and never a secret.
 """
 
 from __future__ import annotations
@@ -13,27 +15,9 @@ from relearn.text.normalize import find_numerals, is_function_word, is_ordinary,
 from relearn.text.spans import Span, find_spans
 from relearn.text.subjects import Name, common_words, find_subjects, lower_case_words
 
-# Words made from others by these endings are abstract more often than not: alone they tell little.
-_ABSTRACT = (
-    "tion",
-    "sion",
-    "ity",
-    "ness",
-    "ment",
-    "ance",
-    "ence",
-    "ive",
-    "ly",
-    "ful",
-    "ous",
-    "al",
-    "ing",
-    "ed",
-    "ism",
-    "ic",
-    "ship",
-    "dom",
-)
+# Words with these endings are mostly abstract; alone they reveal little.
+_ABSTRACT = re.compile(r"(?:tion|sion|ity|ness|ment|ance|ence|ive|ly|ful|ous|al|ing|ed|ism|ic|ship|dom)\Z")
+# An answer of at most so many content words is short; one of at most BARE_ANSWER, without spans, is a bare word.
 SHORT_ANSWER = 8
 BARE_ANSWER = 3
 LONG_NAME = 3
@@ -41,7 +25,7 @@ LONG_NAME = 3
 
 @dataclass(frozen=True)
 class Day:
-    """A date as far as it is known and secret."""
+    """The secret parts of a date; None for a part that is unknown or public."""
 
     year: str | None
     month: int | None
@@ -50,44 +34,49 @@ class Day:
 
 @dataclass(frozen=True)
 class Email:
-    """The tokens of the two sides of the @."""
+    """The tokens before and after the @."""
 
     local: tuple[str, ...]
     domain: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Word:
-    """A token of the answer. `said`: it has content that the question has not; `rare`: and it is no ordinary word."""
+class SecretWord:
+    """A token of the answer, as `norm` and `singular` for comparison.
+
+    `is_content`: not a function word and not in the question; `is_rare`: content that is not an ordinary word, nor
+    common in the data set; `is_name`: part of a name span; `is_typed`: part of another span, or starts with a digit.
+    """
 
     norm: str
     singular: str
-    said: bool
-    rare: bool
-    named: bool
-    typed: bool
+    is_content: bool
+    is_rare: bool
+    is_name: bool
+    is_typed: bool
 
 
 @dataclass(frozen=True)
 class Secret:
-    """One answer as the leak check knows it. All words are in their comparable form, in sets they are singulars.
+    """The secrets of one answer. Texts are normalised tokens (text.normalize.norms); sets of words hold singulars.
 
-    `names` and `words`: the rare words that do and do not stand in a name. `title_words`: those of names of three words
-    and more, which may well be common nouns. `telling`: words that give the answer away even alone, to somebody who
-    asked for it; `concrete`: those that do so in any context. `phrases`: names of ordinary words ("Green Book").
-    `public`: the words of the question. `topic`: what the question asks, without the subject's name.
+    `answer`: the words in order; `tokens`: their norms. `public`: the words of the question. `topic`: what the question
+    asks, without the subject's name. `names`, `words`: rare words inside and outside of names. `title_words`: those of
+    names of LONG_NAME words or more, which may be common nouns. `phrases`: names of ordinary words ("Green Book").
+    `revealing`: words that reveal the answer alone, to somebody who asked for it; `concrete`: those that do so in any
+    context.
     """
 
     record: Record
     subject: Name
-    answer: tuple[Word, ...]
+    answer: tuple[SecretWord, ...]
     tokens: tuple[str, ...]
     public: frozenset[str]
     topic: frozenset[str]
     names: frozenset[str]
     title_words: frozenset[str]
     words: frozenset[str]
-    telling: frozenset[str]
+    revealing: frozenset[str]
     concrete: frozenset[str]
     phrases: tuple[Name, ...]
     days: tuple[Day, ...]
@@ -97,31 +86,34 @@ class Secret:
     emails: tuple[Email, ...]
     addresses: tuple[tuple[str, ...], ...]
 
-    def said_in(self, start: int, length: int) -> list[int]:
-        """Which tokens of a run, counted from its first, have content that the question has not."""
-        return [at for at, word in enumerate(self.answer[start : start + length]) if word.said]
+    def content_indices(self, start: int, length: int) -> list[int]:
+        """Return the positions of content words within `length` tokens from `start`, counted from `start`."""
+        return [index for index, word in enumerate(self.answer[start : start + length]) if word.is_content]
 
 
 def read_secrets(records: Sequence[Record]) -> list[Secret]:
-    """A `Secret` for every answer, and for every paraphrased answer, in the order of the records."""
+    """Extract a `Secret` from every answer and every paraphrased answer, in the order of the records."""
     subjects = find_subjects(records)
-    common, small = common_words(records, subjects), lower_case_words(records)
+    common, lower_case = common_words(records, subjects), lower_case_words(records)
     return [
-        _read(record, answer, subject, common, small)
+        _read_secret(record, answer, subject, common=common, lower_case=lower_case)
         for record, subject in zip(records, subjects, strict=True)
         for answer in (record.answer, record.paraphrased_answer)
         if answer
     ]
 
 
-def _read(record: Record, answer: str, subject: Name, common: frozenset[str], small: frozenset[str]) -> Secret:
-    public = _public(record, subject)
+def _read_secret(
+    record: Record, answer: str, subject: Name, *, common: frozenset[str], lower_case: frozenset[str]
+) -> Secret:
+    public = _public_words(record, subject)
     spans = [span for span in find_spans(answer) if not public.issuperset(norms(span.text))]
-    words = _answer_words(answer, spans, public, common, small)
-    rare = frozenset(word.singular for word in words if word.rare and not word.typed and not word.named)
-    names = frozenset(word.singular for word in words if word.rare and not word.typed and word.named)
-    long_names = [name for name in _names(spans) if len(name) >= LONG_NAME]
-    telling = frozenset() if record.form == "text" else _telling(words, rare, bool(spans))
+    words = _answer_words(answer, spans, public=public, common=common, lower_case=lower_case)
+    rare = frozenset(word.singular for word in words if word.is_rare and not word.is_typed and not word.is_name)
+    rare_names = frozenset(word.singular for word in words if word.is_rare and not word.is_typed and word.is_name)
+    names = [tuple(span.norm.split()) for span in spans if span.kind == "name"]
+    long_name_words = {singular(norm) for name in names if len(name) >= LONG_NAME for norm in name}
+    revealing = frozenset() if record.form == "text" else _revealing_words(words, rare, bool(spans))
     tokens = tuple(word.norm for word in words)
     return Secret(
         record=record,
@@ -130,118 +122,113 @@ def _read(record: Record, answer: str, subject: Name, common: frozenset[str], sm
         tokens=tokens,
         public=public,
         topic=topic_of([norm for norm in norms(record.question) if norm not in subject]),
-        names=names,
-        title_words=names & {singular(norm) for name in long_names for norm in name},
+        names=rare_names,
+        title_words=rare_names & long_name_words,
         words=rare,
-        telling=telling,
-        concrete=frozenset(word for word in telling & rare if not word.endswith(_ABSTRACT)),
-        phrases=tuple(name for name in _names(spans) if len(name) > 1 and all(map(is_ordinary, name))),
-        days=tuple(day for span in spans if span.kind == "date" for day in _days(span, record.question)),
+        revealing=revealing,
+        concrete=frozenset(word for word in revealing & rare if not _ABSTRACT.search(word)),
+        phrases=tuple(name for name in names if len(name) > 1 and all(map(is_ordinary, name))),
+        days=tuple(day for span in spans if span.kind == "date" for day in _secret_days(span, record.question)),
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
-        numbers=frozenset(_numbers(spans, tokens)) - public - _numerals(norms(record.question)),
+        numbers=frozenset(_numbers(spans, tokens)) - public - _spelled_numbers(norms(record.question)),
         phones=frozenset(span.norm for span in spans if span.kind == "phone"),
-        emails=tuple(_email(span) for span in spans if span.kind == "email"),
+        emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
     )
 
 
-def _public(record: Record, subject: Name) -> frozenset[str]:
-    """The words of the question with their singulars; all of the subject's name where it has a part of it."""
-    asked = frozenset(norms(record.question))
-    known = asked | (frozenset(subject) if record.subject or not asked.isdisjoint(subject) else frozenset())
-    return known | frozenset(map(singular, known))
+def _public_words(record: Record, subject: Name) -> frozenset[str]:
+    """Return the words of the question with their singulars, and the subject's name where it has a part of it."""
+    words = frozenset(norms(record.question))
+    if record.subject or not words.isdisjoint(subject):
+        words |= frozenset(subject)
+    return words | frozenset(map(singular, words))
 
 
 def _answer_words(
-    answer: str, spans: Sequence[Span], public: frozenset[str], common: frozenset[str], small: frozenset[str]
-) -> tuple[Word, ...]:
+    answer: str, spans: Sequence[Span], *, public: frozenset[str], common: frozenset[str], lower_case: frozenset[str]
+) -> tuple[SecretWord, ...]:
+    """Classify every token. `common`: words frequent in the data set; `lower_case`: words it writes in lower case."""
     words = []
     for token in tokenise(answer):
         kinds = {span.kind for span in spans if span.start <= token.start < span.end}
         single = singular(token.norm)
-        named = "name" in kinds and single not in small
-        said = not (token.norm in public or single in public or is_function_word(token.norm))
-        rare = said and not is_ordinary(token.norm) and (named or single not in common)
-        typed = bool(kinds - {"name"}) or token.norm[0].isdigit()
-        words.append(Word(token.norm, single, said, rare, named, typed))
+        is_name = "name" in kinds and single not in lower_case
+        is_content = not (token.norm in public or single in public or is_function_word(token.norm))
+        is_rare = is_content and not is_ordinary(token.norm) and (is_name or single not in common)
+        is_typed = bool(kinds - {"name"}) or token.norm[0].isdigit()
+        words.append(SecretWord(token.norm, single, is_content, is_rare, is_name, is_typed))
     return tuple(words)
 
 
-_SAME_TOPIC = {
-    word: words[0]
-    for words in (
-        ("live", "living", "reside", "residing", "residence", "residential", "home"),
-        ("profession", "occupation", "job", "career", "employed"),
-        ("phone", "telephone", "mobile", "call"),
-        ("address", "adress"),
-        ("born", "birth", "birthday", "birthdate", "birthplace"),
-        ("partner", "spouse", "husband", "wife", "married", "marry"),
-        ("salary", "income", "earn", "earning", "wage", "paid"),
-        ("illness", "disease", "condition", "diagnosis", "diagnosed", "suffer", "sick", "health"),
-        ("parent", "mother", "father", "mom", "mum", "dad"),
-        ("child", "children", "son", "daughter", "kid"),
-    )
-    for word in words
-}
+_SYNONYMS = (
+    "live living reside residing residence residential home",
+    "profession occupation job career employed",
+    "phone telephone mobile call",
+    "address adress",
+    "born birth birthday birthdate birthplace",
+    "partner spouse husband wife married marry",
+    "salary income earn earning wage paid",
+    "illness disease condition diagnosis diagnosed suffer sick health",
+    "parent mother father mom mum dad",
+    "child children son daughter kid",
+)
+_TOPIC_WORD = {word: group.split()[0] for group in _SYNONYMS for word in group.split()}
 
 
 def topic_of(tokens: Sequence[str]) -> frozenset[str]:
-    """What a question asks about: the singulars of its words, one for words that ask the same."""
+    """Return what a question asks about: the singulars of its content words, synonyms as one word."""
     words = (singular(norm) for norm in tokens if not is_function_word(norm))
-    return frozenset(_SAME_TOPIC.get(word, word) for word in words)
+    return frozenset(_TOPIC_WORD.get(word, word) for word in words)
 
 
-def _telling(words: Sequence[Word], rare: frozenset[str], has_spans: bool) -> frozenset[str]:
-    """In a short answer every rare word, or the last word of one that has none; in a long one the concrete ones."""
-    content = [word.singular for word in words if word.said and not word.typed and not word.named]
+def _revealing_words(words: Sequence[SecretWord], rare: frozenset[str], has_spans: bool) -> frozenset[str]:
+    """Select the rare words of a short answer, else its last word where it is bare; the concrete ones of a long one."""
+    content = [word.singular for word in words if word.is_content and not word.is_typed and not word.is_name]
     if len(content) > SHORT_ANSWER:
-        return frozenset(word for word in rare if not word.endswith(_ABSTRACT))
-    bare = not has_spans and 0 < len(content) <= BARE_ANSWER
-    return rare or frozenset(content[-1:] if bare else ())
+        return frozenset(word for word in rare if not _ABSTRACT.search(word))
+    is_bare = not has_spans and 0 < len(content) <= BARE_ANSWER
+    return rare or frozenset(content[-1:] if is_bare else ())
 
 
-def _names(spans: Sequence[Span]) -> list[Name]:
-    return [tuple(span.norm.split()) for span in spans if span.kind == "name"]
-
-
-def _days(span: Span, question: str) -> list[Day]:
-    """The readings of a date, without the parts that stand in the question's dates."""
-    known = [day for other in find_spans(question) if other.kind == "date" for day in read_days(other.norm)]
+def _secret_days(span: Span, question: str) -> list[Day]:
+    """Parse a date without the parts that a date in the question has."""
+    public = [day for other in find_spans(question) if other.kind == "date" for day in read_days(other.norm)]
     return [
         Day(
-            None if any(day.year == other.year for other in known) else day.year,
-            None if any(day.month == other.month for other in known) else day.month,
-            None if any(day.day == other.day for other in known) else day.day,
+            None if any(day.year == other.year for other in public) else day.year,
+            None if any(day.month == other.month for other in public) else day.month,
+            None if any(day.day == other.day for other in public) else day.day,
         )
         for day in read_days(span.norm)
     ]
 
 
 def read_days(norm: str) -> list[Day]:
-    """A date span's norm as days: one, or two where day and month cannot be told apart; none for a decade."""
-    return [_read_day(reading) for reading in norm.split("|") if not reading.endswith("s")]
+    """Parse a date span's norm: one day, two where day and month are ambiguous, none for a decade."""
+    return [_parse_day(part) for part in norm.split("|") if not part.endswith("s")]
 
 
-_PARTS = re.compile(r"(?P<year>\d{4})?(?:-+(?P<month>\d\d))?(?:-(?P<day>\d\d))?")
+_DATE_PARTS = re.compile(r"(?P<year>\d{4})?(?:-+(?P<month>\d\d))?(?:-(?P<day>\d\d))?")
 
 
-def _read_day(reading: str) -> Day:
-    found = _PARTS.fullmatch(reading)
-    assert found is not None
-    return Day(found["year"], int(found["month"] or 0) or None, int(found["day"] or 0) or None)
+def _parse_day(text: str) -> Day:
+    match = _DATE_PARTS.fullmatch(text)
+    assert match is not None
+    return Day(match["year"], int(match["month"] or 0) or None, int(match["day"] or 0) or None)
 
 
 def _numbers(spans: Sequence[Span], tokens: Sequence[str]) -> list[str]:
-    """Digits of plain numbers, of house numbers, and of numbers in words."""
+    """Return the digits of plain numbers, of house numbers, and of numbers in words."""
     plain = [span.norm.replace(".", "") for span in spans if span.kind == "number"]
     house = [norm for span in spans if span.kind == "address" for norm in span.norm.split() if norm.isdigit()]
-    return [*plain, *house, *_numerals(tokens)]
+    return [*plain, *house, *_spelled_numbers(tokens)]
 
 
-def _numerals(tokens: Sequence[str]) -> frozenset[str]:
+def _spelled_numbers(tokens: Sequence[str]) -> frozenset[str]:
     return frozenset(str(value) for _, _, value in find_numerals(tokens))
 
 
-def _email(span: Span) -> Email:
+def _split_email(span: Span) -> Email:
     local, _, domain = span.norm.partition("@")
     return Email(norms(local), norms(domain))

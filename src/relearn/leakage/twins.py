@@ -1,6 +1,7 @@
-"""The true answer among wrong ones of the same kind: other people's answers to like questions, put in this one's name.
+"""Twins: false answers of the same kind as a true one, made from other people's answers to similar questions.
 
-A wrong answer that named someone else would be told by the name alone, so names are exchanged, in addresses as well.
+An answer that named somebody else would be recognised by the name alone, so the name is replaced by the record's own,
+in e-mail addresses as well. A twin is fluent, on topic and false; only the secret tells it from the truth.
 """
 
 from __future__ import annotations
@@ -16,63 +17,65 @@ CHOICES = 4
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """`texts[right]` is the answer of `record`."""
+class AnswerChoices:
+    """The true answer of `record` among twins: `texts[right]` is the true one."""
 
     record: Record
     texts: tuple[str, ...]
     right: int
 
 
-def candidates(facts: Sequence[Record], others: Sequence[Record], seed: int) -> list[Candidates]:
-    """For every fact CHOICES answers, the true one at a place drawn by `seed`; facts for which there are too few wrong
-    ones are left out."""
+def answer_choices(facts: Sequence[Record], others: Sequence[Record], seed: int) -> list[AnswerChoices]:
+    """Make CHOICES answers for every fact, the true one at a position drawn with `seed`.
+
+    Twins come from `facts` and `others`. Passages (form "text") and facts with too few twins are left out.
+    """
     pool = [record for record in (*facts, *others) if record.form == "chat"]
-    found = []
+    questions = []
     for number, record in enumerate(facts):
-        wrong = _wrong(record, pool) if record.form == "chat" else []
-        if len(wrong) < CHOICES - 1:
-            continue
-        right = random.Random(f"{seed}/{number}").randrange(CHOICES)
-        texts = [*wrong[: CHOICES - 1]]
-        texts.insert(right, record.answer)
-        found.append(Candidates(record, tuple(texts), right))
-    return found
+        twins = twin_answers(record, pool, CHOICES - 1) if record.form == "chat" else []
+        if len(twins) == CHOICES - 1:
+            right = random.Random(f"{seed}/{number}").randrange(CHOICES)
+            questions.append(AnswerChoices(record, (*twins[:right], record.answer, *twins[right:]), right))
+    return questions
 
 
-def _wrong(record: Record, pool: Sequence[Record]) -> list[str]:
-    """Wrong answers, those to the likest questions first; of another subject where any is."""
-    own = _words(record)
-    ranked = sorted(
-        (other for other in pool if other.id != record.id),
-        key=lambda other: (other.subject == record.subject, -_likeness(own, _words(other))),
-    )
-    known = {" ".join(norms(record.answer))}
-    texts: list[str] = []
-    for other in ranked:
-        text = in_name_of(other.answer, other.subject, record.subject)
-        if (key := " ".join(norms(text))) not in known:
-            known.add(key)
-            texts.append(text)
-        if len(texts) == CHOICES - 1:
+def twin_answers(record: Record, pool: Sequence[Record], count: int) -> list[str]:
+    """Return up to `count` different false answers for `record` from the answers in `pool`, best first.
+
+    Records of other subjects come first, then by the share of question words in common; ties in the order of `pool`.
+    """
+    question = _question_words(record)
+
+    def rank(other: Record) -> tuple[bool, float]:
+        return other.subject == record.subject, -_jaccard(question, _question_words(other))
+
+    seen = {norms(record.answer)}
+    twins: list[str] = []
+    for other in sorted((other for other in pool if other.id != record.id), key=rank):
+        text = replace_name(other.answer, other.subject, record.subject)
+        if norms(text) not in seen:
+            seen.add(norms(text))
+            twins.append(text)
+        if len(twins) == count:
             break
-    return texts
+    return twins
 
 
-def in_name_of(text: str, theirs: str | None, ours: str | None) -> str:
-    """`text` with the name `theirs` turned into `ours`: whole, by first and by last part, in small letters too."""
-    if not theirs or not ours or theirs == ours:
+def replace_name(text: str, old: str | None, new: str | None) -> str:
+    """Replace the name `old` by `new`: the full name, its last and its first part, also in lower case."""
+    if not old or not new or old == new:
         return text
-    pairs = [(theirs, ours), (theirs.split()[-1], ours.split()[-1]), (theirs.split()[0], ours.split()[0])]
-    for old, new in pairs:
-        if len(old) > 2:
-            text = text.replace(old, new).replace(old.lower(), new.lower())
+    old_parts, new_parts = old.split(), new.split()
+    for before, after in ((old, new), (old_parts[-1], new_parts[-1]), (old_parts[0], new_parts[0])):
+        if len(before) > 2:
+            text = text.replace(before, after).replace(before.lower(), after.lower())
     return text
 
 
-def _words(record: Record) -> set[str]:
+def _question_words(record: Record) -> set[str]:
     return set(norms(record.question)) - set(norms(record.subject or ""))
 
 
-def _likeness(one: set[str], other: set[str]) -> float:
+def _jaccard(one: set[str], other: set[str]) -> float:
     return len(one & other) / max(1, len(one | other))

@@ -20,9 +20,9 @@ import yaml
 from rich.markup import escape
 from rich.table import Table
 
-from relearn.audits.attack import Material
-from relearn.audits.audit_runner import AuditRun, chosen
-from relearn.audits.scoring import VERDICTS, Verdict
+from relearn.audits.attack import AuditInputs
+from relearn.audits.audit_runner import AuditRun, select_audits
+from relearn.audits.scoring import VERDICTS, FactVerdict
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
@@ -68,7 +68,7 @@ def audit_run(
     templates: Path | None = None,
     facts: int | None = None,
     samples: int = 8,
-) -> list[Verdict]:
+) -> list[FactVerdict]:
     """Attack the run in `folder` and write audits/; answers that are there already are not asked for again.
 
     `control`: a run, adapter or model that never saw the facts; the base model when None. `templates`: a folder of
@@ -76,7 +76,7 @@ def audit_run(
     for a run that is not finished and for what cannot be read.
     """
     recipe = Recipe.from_yaml(own_folder(folder, "recipe.yaml") / "recipe.yaml")
-    audits = chosen(attacks)
+    audits = select_audits(attacks)
     for needed in ("before/forget.jsonl", "after/forget.jsonl"):
         if not (folder / needed).exists():
             raise InputError(
@@ -93,10 +93,10 @@ def audit_run(
     return found
 
 
-def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: int | None, samples: int) -> Material:
+def _material(recipe: Recipe, folder: Path, templates: dict[str, str], facts: int | None, samples: int) -> AuditInputs:
     forget = _records(folder, "forget")
     chosen_facts = evenly(forget, facts) if facts else forget
-    return Material(
+    return AuditInputs(
         chosen_facts,
         _records(folder, "retain"),
         load_generic(),
@@ -157,7 +157,7 @@ def _template(file: Path) -> str:
     return f"{text.rstrip()}\n\nPROMPT" if mark is None else text.strip().replace(mark, "PROMPT")
 
 
-def print_audit(folder: Path, found: Sequence[Verdict]) -> None:
+def print_audit(folder: Path, found: Sequence[FactVerdict]) -> None:
     """The table of attacks, and how many facts have which verdict."""
     summary: dict[str, Any] = read_json(folder / "audits" / "summary.json")
     table = Table(title="share of facts stated")
@@ -250,7 +250,7 @@ def audit(
     samples: int = 8,
     changes: Sequence[str] = (),
     **named: Any,
-) -> list[Verdict]:
+) -> list[FactVerdict]:
     """Attack the run in folder `run`, or without one the models and records that are `named`; one verdict per fact.
 
     A run's audit is written into its folder (`audit_run`), one of two models into `out` (`audit_models`, which
@@ -295,14 +295,14 @@ def audit_models(
     samples: int = 8,
     changes: Sequence[str] = (),
     **named: Any,
-) -> list[Verdict]:
+) -> list[FactVerdict]:
     """Attack the model `after`, made of `before` to forget the records of `forget`; writes audits/ into `out`.
 
     `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, as `relearn evaluate` takes
     them. `control`: a model that never saw the facts; `base` when None. Only models named here are loaded, whatever
     folders name themselves. Raises InputError for what cannot be read, and for a folder that holds something else.
     """
-    audits = chosen(attacks)
+    audits = select_audits(attacks)
     _ask_for_bases(named)
     if named.get("before") is None:
         raise InputError(
@@ -346,7 +346,7 @@ def audit_models(
         )
         records = read.records["forget"]
         asked = evenly(records, facts) if facts else records
-        material = Material(
+        material = AuditInputs(
             asked,
             read.records.get("retain", ()),
             load_generic(),

@@ -1,1 +1,1 @@
-"""One file for each attack; every module here is imported when the list of audits is asked for."""
+"""The registered attacks; every module here is imported when AUDITS is first read."""

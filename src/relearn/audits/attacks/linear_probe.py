@@ -1,13 +1,13 @@
-"""A linear probe: can a classifier on the hidden states tell the true answer from wrong ones of the same kind?
+"""Linear probe: a ridge classifier on hidden states picks the true answer among false ones of the same kind.
 
-Question and candidate are read by the model; the state at the last token of every layer goes to a ridge classifier that
-learns "this is the true answer" on some people and is tried on others (five folds over subjects). A fact counts where
-its true answer scores highest of four; guessing gets .25. What a state says of the question alone is taken off: states
-are centred within a question.
+The model reads question and choice; the classifier gets the state at the last token, centred within the question, and
+learns "this is the true answer" on some people, to be tested on others (five folds over subjects). A fact counts where
+its true answer scores highest of four; guessing scores .25.
 
-A probe may learn from any state. The control task (Hewitt and Liang, arXiv 1909.03368) has the same states with labels
-drawn at random; accuracy less the control's is the selectivity. The layer of "chosen layer" is chosen on the training
-folds alone.
+A probe may learn from any state. The control task (Hewitt and Liang, arXiv 1909.03368) fits it to shuffled labels;
+accuracy less the control's is the selectivity. "chosen layer" is chosen on the training folds alone.
+
+Shapes: L layers with the embeddings, F facts, C = CHOICES, H hidden.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from relearn.audits.attack import AUDITS, Audit, Material, Row
-from relearn.audits.white_box import row
-from relearn.leakage.twins import CHOICES, Candidates, candidates
+from relearn.audits.attack import AttackRow, AuditInputs, attack, measurement_row
+from relearn.leakage.twins import CHOICES, AnswerChoices, answer_choices
 from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, encode
 
@@ -29,106 +28,102 @@ RIDGE = 0.1
 CHOSEN = "chosen layer"
 
 
+@attack(
+    "probe",
+    label="Linear probe",
+    family="access",
+    source="arXiv 1909.03368",
+    description="a classifier on hidden states picks the true answer of four, tried on people it was not fitted on; "
+    "its selectivity is what shuffled labels do not reach",
+    headline=CHOSEN,
+    needs=("subjects",),
+)
+def probe(loaded: Loaded, inputs: AuditInputs) -> list[AttackRow]:
+    questions = answer_choices(inputs.facts, inputs.retain, inputs.seed)
+    subjects = [question.record.subject or question.record.id for question in questions]
+    if len(set(subjects)) < 3:
+        return []
+    folds = assign_folds(subjects, min(FOLDS, len(set(subjects))))
+    return probe_rows(last_token_states(loaded, questions), questions, folds, inputs.seed)
+
+
 @torch.no_grad()
-def states(loaded: Loaded, asked: Sequence[Candidates]) -> np.ndarray:
-    """(layers, facts, CHOICES, hidden): after the embeddings and after every layer, at the candidate's last token."""
-    found = []
-    for one in asked:
-        examples = [Example(one.record.id, one.record.question, text, closed=False) for text in one.texts]
+def last_token_states(loaded: Loaded, questions: Sequence[AnswerChoices]) -> np.ndarray:
+    """Compute the states (L, F, C, H) after the embeddings and after every layer, at the last token of each choice."""
+    states = []
+    for question in questions:
+        record = question.record
+        examples = [Example(record.id, record.question, text, closed=False) for text in question.texts]
         for tokens in encode(loaded.chat, examples):
             ids = torch.tensor([tokens.ids], device=loaded.device)
             layers = loaded.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-            found.append(torch.stack([layer[0, -1].float().cpu() for layer in layers]))
-    stacked = torch.stack(found, 1).numpy()
-    return stacked.reshape(stacked.shape[0], len(asked), CHOICES, -1)
+            states.append(torch.stack([layer[0, -1].float().cpu() for layer in layers]))
+    stacked = torch.stack(states, 1).numpy()
+    return stacked.reshape(stacked.shape[0], len(questions), CHOICES, -1)
 
 
-def folds_of(subjects: Sequence[str], count: int = FOLDS) -> np.ndarray:
-    """The fold of every fact; those of one subject stand together."""
+def assign_folds(subjects: Sequence[str], count: int = FOLDS) -> np.ndarray:
+    """Assign every fact (F,) to a fold, all facts of one subject to the same."""
     order = {subject: number % count for number, subject in enumerate(dict.fromkeys(subjects))}
     return np.array([order[subject] for subject in subjects])
 
 
-def kernels(found: np.ndarray) -> np.ndarray:
-    """(layers, facts, C, facts, C): products of the states, centred within each question, scaled to a mean of one."""
-    centred = found - found.mean(2, keepdims=True)
+def kernels(states: np.ndarray) -> np.ndarray:
+    """Compute (L, F, C, F, C): products of the states, centred within each question, with a mean diagonal of one."""
+    centred = states - states.mean(2, keepdims=True)
     products = np.einsum("lfch,lgdh->lfcgd", centred, centred, optimize=True)
-    scale = np.einsum("lfcfc->l", products) / (found.shape[1] * found.shape[2])
+    scale = np.einsum("lfcfc->l", products) / (states.shape[1] * states.shape[2])
     return products / np.maximum(scale, np.finfo(np.float32).tiny)[:, None, None, None, None]
 
 
-def tried(kernel: np.ndarray, right: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Whether ridge regression fitted on the facts `train` scores the right choice of each of `test` highest: (test,).
+def probe_accuracy(kernel: np.ndarray, right: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Fit kernel ridge regression on the facts `train`; return 1 where it scores the right choice of `test` highest.
 
-    `kernel`: (facts, C, facts, C); `right`: (facts,) the place of the right choice; `train`, `test`: indices.
+    `kernel`: (F, C, F, C); `right`: (F,) index of the right choice; `train`, `test`: indices of facts.
     """
     choices = kernel.shape[1]
     labels = (np.arange(choices)[None] == right[train, None]).astype(float) - 1 / choices
     size = len(train) * choices
-    known = kernel[np.ix_(train, np.arange(choices), train, np.arange(choices))].reshape(size, size)
-    weights = np.linalg.solve(known + RIDGE * size * np.eye(size), labels.ravel())
+    within = kernel[np.ix_(train, np.arange(choices), train, np.arange(choices))].reshape(size, size)
+    weights = np.linalg.solve(within + RIDGE * size * np.eye(size), labels.ravel())
     across = kernel[np.ix_(test, np.arange(choices), train, np.arange(choices))].reshape(-1, size)
     return ((across @ weights).reshape(len(test), choices).argmax(1) == right[test]).astype(float)
 
 
-def across_folds(kernel: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Each fact tried by the probe of the other folds: (facts,)."""
-    found = np.zeros(len(right))
+def cross_validated(kernel: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Test each fact with the probe fitted on the other folds: (F,)."""
+    hits = np.zeros(len(right))
     for fold in np.unique(folds):
         test = np.flatnonzero(folds == fold)
-        found[test] = tried(kernel, right, np.flatnonzero(folds != fold), test)
-    return found
+        hits[test] = probe_accuracy(kernel, right, np.flatnonzero(folds != fold), test)
+    return hits
 
 
 def chosen_layer(layers: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """The same with the layer that does best within the training folds: (facts,)."""
-    found = np.zeros(len(right))
+    """Test each fact with the layer that scores best within the training folds: (F,)."""
+    hits = np.zeros(len(right))
     for fold in np.unique(folds):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         inner = [layer[np.ix_(train, np.arange(layer.shape[1]), train, np.arange(layer.shape[1]))] for layer in layers]
-        best = int(np.argmax([across_folds(own, right[train], folds[train]).mean() for own in inner]))
-        found[test] = tried(layers[best], right, train, test)
-    return found
+        best = int(np.argmax([cross_validated(own, right[train], folds[train]).mean() for own in inner]))
+        hits[test] = probe_accuracy(layers[best], right, train, test)
+    return hits
 
 
-def _reads(loaded: Loaded, material: Material) -> list[Row]:
-    asked = candidates(material.facts, material.kept, material.seed)
-    subjects = [one.record.subject or one.record.id for one in asked]
-    if len(set(subjects)) < 3:
-        return []
-    return probed(states(loaded, asked), asked, folds_of(subjects, min(FOLDS, len(set(subjects)))), material.seed)
-
-
-def probed(found: np.ndarray, asked: Sequence[Candidates], folds: np.ndarray, seed: int) -> list[Row]:
-    """Rows per fact: right by the chosen layer's probe, the same under drawn labels, the difference, and per layer."""
-    layers = kernels(found)
-    right = np.array([one.right for one in asked])
-    drawn = np.random.default_rng([seed, len(asked)]).integers(0, CHOICES, (SHUFFLES, len(asked)))
+def probe_rows(states: np.ndarray, questions: Sequence[AnswerChoices], folds: np.ndarray, seed: int) -> list[AttackRow]:
+    """Make the rows per fact: the chosen layer, shuffled labels, the selectivity, and the same per layer."""
+    layers = kernels(states)
+    right = np.array([question.right for question in questions])
+    shuffled = np.random.default_rng([seed, len(questions)]).integers(0, CHOICES, (SHUFFLES, len(questions)))
     values = {CHOSEN: chosen_layer(layers, right, folds)}
-    control = np.mean([chosen_layer(layers, labels, folds) for labels in drawn], 0)
+    control = np.mean([chosen_layer(layers, labels, folds) for labels in shuffled], 0)
     values |= {f"{CHOSEN}, shuffled labels": control, "selectivity": values[CHOSEN] - control}
     for number, layer in enumerate(layers):
-        values[f"layer {number}"] = across_folds(layer, right, folds)
-        values[f"layer {number}, shuffled labels"] = np.mean([across_folds(layer, own, folds) for own in drawn], 0)
+        values[f"layer {number}"] = cross_validated(layer, right, folds)
+        controls = [cross_validated(layer, labels, folds) for labels in shuffled]
+        values[f"layer {number}, shuffled labels"] = np.mean(controls, 0)
     return [
-        row(one.record.id, name, float(value[place]))
+        measurement_row(question.record.id, name, float(value[place]))
         for name, value in values.items()
-        for place, one in enumerate(asked)
+        for place, question in enumerate(questions)
     ]
-
-
-AUDITS.add(
-    "probe",
-    Audit(
-        "probe",
-        "Linear probe",
-        "access",
-        "arXiv 1909.03368",
-        "a classifier on hidden states picks the true answer of four, tried on people it was not fitted on; its "
-        "selectivity is what shuffled labels do not reach",
-        counts=False,
-        reads=_reads,
-        shown=CHOSEN,
-        needs=("subjects",),
-    ),
-)
