@@ -143,6 +143,8 @@ def _through(batch: Batch, kept: bool) -> Batch:
 def aligned(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Alignment at the start of the unlearning and at its end, or None and why it was not measured."""
     settings = recipe.unlearn
+    if settings.method not in METHODS:
+        return None, f"{settings.method} comes from a plug-in that is not loaded"
     method = METHODS.get(settings.method)
     objective = method.objective(settings.options)
     if not {"forget", "retain"} <= objective.needs:

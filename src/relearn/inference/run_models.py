@@ -80,7 +80,7 @@ class RunModels:
 
     def _load_unlearned(self) -> Loaded:
         """By what the run folder holds."""
-        result = self._folder / result_name(self._recipe.unlearn)
+        result = self._folder / result_name(self._recipe.unlearn, self._folder)
         if result.name == "model":
             spec = self._recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None})
             return load(spec)
@@ -125,7 +125,7 @@ class AuditModels:
     @property
     def has_adapter(self) -> bool:
         """Whether the unlearned model is the start model with an adapter that could be taken off."""
-        return result_name(self._recipe.unlearn) == "adapter"
+        return result_name(self._recipe.unlearn, self._folder) == "adapter"
 
     def fresh(self, name: ModelName, share: float = 1.0) -> Loaded:
         """The model `name`; `share` is the strength of the unlearning adapter, merged at 1."""

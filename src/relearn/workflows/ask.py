@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from relearn.core.errors import InputError
 from relearn.core.run_dir import existing_run, replaced_dir
 from relearn.engine.generate import generate
 from relearn.inference.run_models import RunModels
+from relearn.models.load import check_adapter
 from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
@@ -42,7 +44,7 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
 def recipe_of(folder: Path) -> Recipe:
     """The recipe of a run folder whose unlearning is done."""
     recipe = Recipe.from_yaml(existing_run(folder, "recipe.yaml") / "recipe.yaml")
-    if not (folder / result_name(recipe.unlearn)).exists():
+    if not (folder / result_name(recipe.unlearn, folder)).exists():
         raise InputError("this run has not unlearned yet", where=str(folder), way_out="relearn run RECIPE --resume")
     return recipe
 
@@ -56,11 +58,27 @@ def print_side_by_side(rows: Sequence[dict[str, Any]]) -> None:
     console.out.print(table)
 
 
-def export_merged(folder: Path, out: Path) -> None:
-    """Save the run's model with the adapter folded into the weights: safetensors, tokenizer, chat template."""
+def export_adapter(folder: Path, out: Path) -> None:
+    """Copy the run's LoRA adapter to the new folder `out`. Raises InputError for a run without one."""
+    recipe = _recipe_to_export(folder, out)
+    result = result_name(recipe.unlearn, folder)
+    if result != "adapter":
+        raise InputError(f"this run has no adapter but {result}/", where=str(folder), way_out="leave out --adapter")
+    check_adapter(folder / "adapter")
+    with replaced_dir(out) as target:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(folder / "adapter" / name, target / name)
+
+
+def _recipe_to_export(folder: Path, out: Path) -> Recipe:
     if out.exists():
         raise InputError("is there already", where=str(out), way_out="name a new folder")
-    recipe = recipe_of(folder)
+    return recipe_of(folder)
+
+
+def export_merged(folder: Path, out: Path) -> None:
+    """Save the run's model with the adapter folded into the weights: safetensors, tokenizer, chat template."""
+    recipe = _recipe_to_export(folder, out)
     # An adapter that is folded into 4-bit weights is rounded away.
     whole = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
     loaded = RunModels(whole, folder).unlearned()

@@ -10,12 +10,12 @@ Every stage reads what earlier ones wrote to the run folder, so a run killed any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from relearn.core import console, distributed
+from relearn.core import console, distributed, plugins
 from relearn.core.config import Data, Recipe, Synthesis
 from relearn.core.errors import InputError
 from relearn.core.run_dir import (
@@ -54,6 +54,8 @@ BODIES: dict[str, Callable[[State], Stage | None]] = {
 STAGES = tuple(BODIES)
 # Stages in which all processes work; the others are the main one's alone.
 SHARED = ("learn", "before", "unlearn", "after", "perplexity")
+# Stages that read the method from the registry.
+METHOD_STAGES = ("synthesis", "alternates", "unlearn")
 
 
 def do(state: State, name: str) -> None:
@@ -87,20 +89,26 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "
     """
     if until not in STAGES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGES)}")
-    folder = RunDir(Path(out))
+    return _run(recipe, RunDir(Path(out)), STAGES[: STAGES.index(until) + 1], resume=resume)
+
+
+def _run(recipe: Recipe, folder: RunDir, stages: Sequence[str], *, resume: bool, trained: bool = False) -> RunDir:
+    """Do `stages`. `trained`: the method is not needed any more, and may come from a plug-in that is not loaded."""
     with ExitStack() as held:
-        data = distributed.on_main(lambda: _open(folder, recipe, resume, held))
+        data = distributed.on_main(lambda: _open(folder, recipe, held, resume=resume, trained=trained))
         state = State(recipe, folder, data)
-        for name in STAGES[: STAGES.index(until) + 1]:
+        for name in stages:
             do(state, name)
     return folder
 
 
-def _open(folder: RunDir, recipe: Recipe, resume: bool, held: ExitStack) -> DataSet:
+def _open(folder: RunDir, recipe: Recipe, held: ExitStack, *, resume: bool, trained: bool) -> DataSet:
     """Check everything, take hold of the folder, and write down what the run begins with."""
     check_folder(folder, recipe, resume=resume)
+    if not trained:
+        plugins.require(folder.manifest.get("plugins", ()), folder.path)
     train.check_sharing(recipe, distributed.launched())
-    data = prepare(recipe)
+    data = prepare(recipe, trained=trained)
     make_private_dir(folder.path)
     held.enter_context(locked(folder))
     folder.clear_leftovers()
@@ -118,7 +126,15 @@ def evaluate(out: Path | str) -> RunDir:
     folder = RunDir(own_folder(Path(out), "recipe.yaml"))
     kept = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=kept)
-    return run(Recipe.from_yaml(folder / "recipe.yaml"), out, resume=True)
+    recipe = Recipe.from_yaml(folder / "recipe.yaml")
+    if not _is_trained_by_plugin(folder, recipe):
+        return run(recipe, out, resume=True)
+    return _run(recipe, folder, [name for name in STAGES if name not in METHOD_STAGES], resume=True, trained=True)
+
+
+def _is_trained_by_plugin(folder: RunDir, recipe: Recipe) -> bool:
+    """Return whether unlearning is done with a plug-in, which scoring the answers again does not need."""
+    return folder.is_done("unlearn") and bool(folder.manifest.get("plugins"))
 
 
 def synthesize(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from relearn.ability import check_ability
+from relearn.core import plugins
 from relearn.core.config import Learn, Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import (
@@ -94,15 +95,14 @@ def _revision() -> str | None:
     return found.stdout.strip()
 
 
-def prepare(recipe: Recipe) -> DataSet:
-    """Read and check all that a run depends on, before anything is spent or written; find the records' subjects."""
-    method = METHODS.get(recipe.unlearn.method)
-    method.objective(recipe.unlearn.options)
+def prepare(recipe: Recipe, *, trained: bool = False) -> DataSet:
+    """Read and check all that a run depends on, before anything is spent or written; find the records' subjects.
+
+    With `trained` the method is not looked at: unlearning is done.
+    """
+    writes_answers = not trained and _check_method(recipe)
     check_machine(recipe.model, full=recipe.unlearn.full, learns=recipe.learn is not None)
     check_backend(recipe.generate, recipe.model)
-    PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
-    if recipe.unlearn.mask:
-        check_mask(recipe.unlearn.mask)
     check_remote_judge(recipe.metrics)
     if recipe.metrics.retain_reference:
         load_reference(recipe.metrics.retain_reference)
@@ -110,7 +110,7 @@ def prepare(recipe: Recipe) -> DataSet:
     data = load_all(recipe.data)
     if recipe.metrics.entities != "spacy":
         check_remote(recipe.synthesis, len(data.forget), WITH_ANSWERS)
-    elif is_written(method.source(recipe.unlearn.options)) or recipe.metrics.worst_case:
+    elif writes_answers or recipe.metrics.worst_case:
         check_remote(recipe.synthesis, len(data.forget))
     sets = [(records, data.places.get(name)) for name, records in data.sets()]
     if recipe.learn:
@@ -118,6 +118,16 @@ def prepare(recipe: Recipe) -> DataSet:
     _check_texts(recipe, sets)
     named = {name: tuple(with_subject(record) for record in records) for name, records in data.sets()}
     return replace(data, **named)
+
+
+def _check_method(recipe: Recipe) -> bool:
+    """Check method, options and mask; return whether the method needs answers that a generator writes."""
+    method = METHODS.get(recipe.unlearn.method)
+    method.objective(recipe.unlearn.options)
+    PROCEDURES.get(method.procedure).check(recipe.model, recipe.unlearn)
+    if recipe.unlearn.mask:
+        check_mask(recipe.unlearn.mask)
+    return is_written(method.source(recipe.unlearn.options))
 
 
 def _check_texts(recipe: Recipe, sets: Sequence[tuple[Sequence[Record], Any]]) -> None:
@@ -193,6 +203,7 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
     folder.update_manifest()
     write_text(folder / "recipe.yaml", recipe.to_yaml())
     earlier = folder.manifest.get("notes", [])
+    used = _plugins(folder.manifest.get("plugins", ()), recipe.unlearn.method)
     folder.update_manifest(
         versions=versions(),
         seed=recipe.seed,
@@ -200,4 +211,11 @@ def begin(folder: RunDir, recipe: Recipe, data: DataSet) -> None:
         model=recipe.model.model_dump(mode="json"),
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *earlier])),
+        **({"plugins": used} if used else {}),
     )
+
+
+def _plugins(recorded: Iterable[dict[str, Any]], method: str) -> list[dict[str, Any]]:
+    """Return the plug-ins that the manifest records, and those used now that it does not."""
+    used = {plugin.name: plugin.to_dict() for plugin in plugins.used_by(method)}
+    return list({**used, **{entry["name"]: entry for entry in recorded}}.values())
