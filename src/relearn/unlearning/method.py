@@ -300,38 +300,34 @@ def method(
     function may be registered under several names with different defaults. Raises TypeError for a signature or
     defaults that do not fit together.
     """
-    options = dict(defaults or {})
-    if "retain_nll" in options or "retain_kl" in options:
-        options = {**{key: value for key, value in options.items() if key not in RETAIN_DEFAULTS}, **RETAIN_DEFAULTS}
-        options |= {key: value for key, value in (defaults or {}).items() if key in RETAIN_DEFAULTS}
 
     def register(target: Decorated) -> Decorated:
         build: Callable[..., Objective] = target
-        complete = options
+        options = dict(defaults or {})
         if not isinstance(build, type):
             loss = LossFunction.read(build, enabled_by or {}, state)
-            complete = _complete_options(build, loss, options)
+            options = _complete_options(build, loss, options)
             build = loss.objective
-        METHODS.add(
-            name,
-            Method(
-                name=name, family=family, paper=paper, build=build, defaults=complete, data=data, procedure=procedure
-            ),
-        )
+        entry = {"name": name, "family": family, "paper": paper, "build": build, "defaults": options}
+        METHODS.add(name, Method(**entry, data=data, procedure=procedure))
         return target
 
     return register
 
 
 def _complete_options(function: Callable[..., Any], loss: LossFunction, options: dict[str, Any]) -> dict[str, Any]:
-    """Add the defaults of the parameters. Raises TypeError where options and keyword-only parameters differ."""
+    """Add the defaults of parameters and retain terms. Raises TypeError where options and parameters do not match."""
     parameters = inspect.signature(function).parameters
     own = {key: parameters[key].default for key in loss.options if key not in options}
     complete = {key: value for key, value in own.items() if value is not inspect.Parameter.empty} | options
-    for key in loss.options:
+    for key in [*loss.options, *loss.enabled_by.values()]:
         if key not in complete:
             raise TypeError(f"{function.__name__} takes the option {key!r}, which has no default: add it to `defaults`")
-    for key in complete:
-        if key not in loss.options and key not in ("forget_weight", *RETAIN_DEFAULTS):
+    outside = [key for key in complete if key not in loss.options]
+    for key in outside:
+        if key not in ("forget_weight", *RETAIN_DEFAULTS):
             raise TypeError(f"`defaults` has {key!r}, which {function.__name__} does not take: add it after the *")
-    return complete
+    if not RETAIN_DEFAULTS.keys() & outside:
+        return complete
+    retain = {key: complete.pop(key, default) for key, default in RETAIN_DEFAULTS.items()}
+    return complete | retain
