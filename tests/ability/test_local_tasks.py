@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relearn.ability import Outcome, ability_scores, check_ability, measure_ability
-from relearn.ability.local_tasks import averaged, final_number, last_number, read_task
+from relearn.ability import TaskScore, ability_scores, check_ability, measure_ability
+from relearn.ability.local_tasks import final_number, last_number, mean_score, read_task
 from relearn.core.config import Ability, Model
 from relearn.core.errors import InputError, MissingPartError
 from relearn.core.run_dir import write_json
@@ -133,11 +133,11 @@ def test_sums_by_the_last_number_said(tmp_path, loaded, monkeypatch):
 
 def test_the_interval_is_of_standard_errors_and_stays_a_share():
     """Items 1, 1, 1, 0: deviation .5, standard error .25, so .75 - .49 and 1 instead of 1.24."""
-    outcome = averaged("a/acc", {"0": 1.0, "1": 1.0, "2": 1.0, "3": 0.0, "4": None})
+    outcome = mean_score("a/acc", {"0": 1.0, "1": 1.0, "2": 1.0, "3": 0.0, "4": None})
     measured = outcome.measurement
     assert (outcome.value, outcome.stderr, outcome.n) == (0.75, pytest.approx(0.25), 4)
     assert (measured.low, measured.high, measured.unscored) == (pytest.approx(0.26), 1.0, 1)
-    single = averaged("a/acc", {"0": 1.0}).measurement
+    single = mean_score("a/acc", {"0": 1.0}).measurement
     assert (single.value, single.low, single.high) == (1.0, None, None)
 
 
@@ -177,7 +177,7 @@ def test_directions_of_ability_measures():
 
 
 def test_outcomes_come_back_from_their_file(tmp_path):
-    outcome = Outcome("a/acc", 0.5, 0.1, 2, {"0": 1.0, "1": 0.0}, note="by letter")
+    outcome = TaskScore("a/acc", 0.5, 0.1, 2, note="by letter", items={"0": 1.0, "1": 0.0})
     write_json(tmp_path / "ability.json", [outcome.to_dict()])
     scores = ability_scores(tmp_path / "ability.json")["ability"]
     assert scores.measurements == {"a/acc": outcome.measurement} and scores.split == "retain"

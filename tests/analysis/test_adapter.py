@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from relearn.analysis.adapter_spectrum import overlap, update, updates
+from relearn.analysis.adapter_spectrum import decompose, overlap, read_updates
 from relearn.core.errors import InputError
 from relearn.models.lora import save_adapter
 
@@ -28,7 +28,7 @@ def test_every_layer_has_the_norm_and_spectrum_of_its_full_update(tmp_path, rslo
         if "lora_" in name:
             torch.nn.init.normal_(weight)
     save_adapter(model, tmp_path)
-    found = updates(tmp_path)
+    found = read_updates(tmp_path)
     assert len(found) == 4 and {one.layer for one in found} == {0, 1}
     for one in found:
         layer: Any = model.get_submodule(one.module)
@@ -41,22 +41,22 @@ def test_every_layer_has_the_norm_and_spectrum_of_its_full_update(tmp_path, rslo
 
 
 def test_effective_rank_by_hand():
-    equal = update("m", torch.eye(4)[:, :2], torch.eye(5)[:2], 1.0)
+    equal = decompose("m", torch.eye(4)[:, :2], torch.eye(5)[:2], 1.0)
     assert equal.effective_rank == pytest.approx(2)
-    one_sided = update("m", torch.eye(4)[:, :2], torch.diag(torch.tensor([1.0, 0.0])) @ torch.eye(5)[:2], 1.0)
+    one_sided = decompose("m", torch.eye(4)[:, :2], torch.diag(torch.tensor([1.0, 0.0])) @ torch.eye(5)[:2], 1.0)
     assert one_sided.effective_rank == pytest.approx(1)
-    none = update("m", torch.zeros(4, 2), torch.eye(5)[:2], 1.0)
+    none = decompose("m", torch.zeros(4, 2), torch.eye(5)[:2], 1.0)
     assert none.effective_rank == 0.0 and none.norm == 0.0
 
 
 def test_overlap_by_hand():
-    x, xy, y = (update("m", torch.eye(4)[:, at], torch.ones(len(at), 5).tril(), 1.0) for at in ([0], [0, 1], [1]))
+    x, xy, y = (decompose("m", torch.eye(4)[:, at], torch.ones(len(at), 5).tril(), 1.0) for at in ([0], [0, 1], [1]))
     assert overlap(x, x) == pytest.approx(1)
     assert overlap(x, y) == pytest.approx(0, abs=1e-6)
     assert overlap(x, xy) == pytest.approx(1)
-    between = update("m", torch.tensor([[1.0], [1.0], [0.0], [0.0]]), torch.ones(1, 5), 1.0)
+    between = decompose("m", torch.tensor([[1.0], [1.0], [0.0], [0.0]]), torch.ones(1, 5), 1.0)
     assert overlap(x, between) == pytest.approx(0.5)
-    assert math.isnan(overlap(x, update("m", torch.zeros(4, 1), torch.ones(1, 5), 1.0)))
+    assert math.isnan(overlap(x, decompose("m", torch.zeros(4, 1), torch.ones(1, 5), 1.0)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -64,7 +64,7 @@ def test_overlap_by_hand():
 def test_overlap_is_symmetric_and_a_share(rank, other, seed):
     generator = torch.Generator().manual_seed(seed)
     made = [
-        update("m", torch.randn(6, r, generator=generator), torch.randn(r, 5, generator=generator), 0.7)
+        decompose("m", torch.randn(6, r, generator=generator), torch.randn(r, 5, generator=generator), 0.7)
         for r in (rank, other)
     ]
     forth, back = overlap(made[0], made[1]), overlap(made[1], made[0])
@@ -76,4 +76,4 @@ def test_a_pickled_adapter_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(InputError, match="safetensors"):
-        updates(tmp_path)
+        read_updates(tmp_path)

@@ -19,8 +19,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from relearn.analysis.circuits import Edge, Flow, circuit, contributions, flow
-from relearn.analysis.hooks import Inside
+from relearn.analysis.circuits import Edge, InformationFlow, contributions, extract_circuit, information_flow
+from relearn.analysis.hooks import HookedModel
 from relearn.core.errors import InputError
 
 COMMON: dict[str, Any] = {
@@ -71,9 +71,9 @@ def test_contributions_sum_to_one(parts, width, seed):
 
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_every_node_sums_to_one_and_nothing_is_left_on_the_model(kind):
-    inside = Inside(model(CONFIGS[kind]))
+    inside = HookedModel(model(CONFIGS[kind]))
     before = inside.model.config._attn_implementation
-    found = flow(inside, IDS)
+    found = information_flow(inside, IDS)
     assert found.attention.shape == (2, 6, 8) and found.mlp.shape == (2, 6, 2)
     torch.testing.assert_close(found.attention.sum(-1), torch.ones(2, 6))
     torch.testing.assert_close(found.mlp.sum(-1), torch.ones(2, 6))
@@ -111,7 +111,7 @@ def test_the_first_layer_written_out_from_its_weights():
         every = [*parts[token], into[token], bias]
         near = [max(0.0, float(node[token].abs().sum() - (node[token] - part).abs().sum())) for part in every]
         expected[token] = torch.tensor(near) / sum(near)
-    torch.testing.assert_close(flow(Inside(made), IDS).attention[0], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(information_flow(HookedModel(made), IDS).attention[0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_graph_by_hand():
@@ -120,7 +120,7 @@ def test_a_graph_by_hand():
         [[[0.5, 0.0, 0.5, 0.0], [0.05, 0.35, 0.6, 0.0]], [[0.9, 0.0, 0.1, 0.0], [0.3, 0.04, 0.62, 0.04]]]
     )
     mlp = torch.tensor([[[0.95, 0.05], [0.93, 0.07]], [[0.5, 0.5], [0.97, 0.03]]])
-    found = circuit(Flow(attention, mlp), [1], 0.06)
+    found = extract_circuit(InformationFlow(attention, mlp), [1], 0.06)
     assert found == pytest.approx(
         {
             Edge(1, "keep", 1, 1): 0.97,
@@ -135,22 +135,22 @@ def test_a_graph_by_hand():
             Edge(0, "residual", 1, 1): 0.6,
         }
     )
-    higher = circuit(Flow(attention, mlp), [1], 0.08)
+    higher = extract_circuit(InformationFlow(attention, mlp), [1], 0.08)
     assert set(found) - set(higher) == {Edge(0, "mlp", 1, 1)}
-    assert circuit(Flow(attention, mlp), [0], 0.06).keys().isdisjoint({Edge(1, "keep", 1, 1)})
+    assert extract_circuit(InformationFlow(attention, mlp), [0], 0.06).keys().isdisjoint({Edge(1, "keep", 1, 1)})
 
 
 def test_another_kind_of_model_is_refused_in_one_line():
     gpt2 = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=40, n_positions=64, n_embd=16, n_layer=2, n_head=2))
     with pytest.raises(InputError, match="built like Llama, Mistral, Qwen or Gemma, not GPT2LMHeadModel"):
-        flow(Inside(gpt2), IDS)
+        information_flow(HookedModel(gpt2), IDS)
 
 
 def test_parts_that_do_not_add_up_are_refused():
     made = model(CONFIGS["llama"])
     made.model.layers[0].self_attn.o_proj.register_forward_hook(lambda _module, _args, output: output + 1)
-    flow(Inside(made), IDS)  # A constant is a bias, whoever adds it.
+    information_flow(HookedModel(made), IDS)  # A constant is a bias, whoever adds it.
     made.model.layers[1].mlp.register_forward_hook(lambda _module, _args, output: output)
     made.model.layers[1].register_forward_hook(lambda _module, _args, output: output * 2)
     with pytest.raises(InputError, match="circuits need"):
-        flow(Inside(made), IDS)
+        information_flow(HookedModel(made), IDS)

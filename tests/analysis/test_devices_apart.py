@@ -14,10 +14,10 @@ from learning_dynamics import descent, logprobs, moved, predicted, runners_up
 
 from analysis.test_inside import ROW, model
 from analysis.test_tuned import QUICK, text
-from relearn.analysis.circuits import circuit, flow
-from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import candidates, lens
-from relearn.analysis.patching import by_layer
+from relearn.analysis.circuits import extract_circuit, information_flow
+from relearn.analysis.hooks import HookedModel
+from relearn.analysis.logit_lens import lens, top_tokens
+from relearn.analysis.patching import patch_each_layer
 from relearn.analysis.training_dynamics import alignment
 from relearn.analysis.tuned_lens import Translators, fit
 from relearn.audits.attacks.weights import quantise
@@ -52,14 +52,14 @@ def test_the_trick_shows_a_tensor_made_in_the_wrong_place():
 def test_looking_inside(kind):
     whole, rows = model(kind), text(12)
     with elsewhere():
-        inside = Inside(whole)
+        inside = HookedModel(whole)
         states = inside.states(ROW.ids)
         assert lens(inside, ROW, Translators.identity(3, 16)).kl.device.type == "cpu"
-        assert candidates(inside, ROW)[0].probability > 0
-        assert len(by_layer(inside, ROW, states)) == 4
+        assert top_tokens(inside, ROW)[0].probability > 0
+        assert len(patch_each_layer(inside, ROW, states)) == 4
         assert fit(inside, rows, QUICK)[0].change.device.type == "cpu"
         if kind == "llama":
-            assert circuit(flow(inside, ROW.ids), [3, 4], 0.0)
+            assert extract_circuit(information_flow(inside, ROW.ids), [3, 4], 0.0)
 
 
 def test_a_step_told_beforehand():

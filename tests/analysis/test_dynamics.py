@@ -7,7 +7,7 @@ import torch
 
 import relearn
 from people import people
-from relearn.analysis.training_dynamics import aligned, alignment, dynamics, loss_parts, seesaw
+from relearn.analysis.training_dynamics import alignment, dynamics, loss_parts, measure_alignment, seesaw
 from relearn.core.run_dir import write_jsonl
 from relearn.engine.forward import predict
 from relearn.unlearning.data.batches import Size
@@ -122,4 +122,4 @@ def test_a_finished_run_from_start_to_end(tiny_model_dir, tmp_path):
     assert found["alignment"]["start"] != found["alignment"]["end"]
     assert found["seesaw"]["step"][0] == 0 and set(found["loss"]["parts"]) == {"ga", "gdr"}
     ascent = recipe.model_copy(update={"unlearn": recipe.unlearn.model_copy(update={"method": "ga"})})
-    assert aligned(ascent, folder) == (None, "ga has no retain term beside its forget term")
+    assert measure_alignment(ascent, folder) == (None, "ga has no retain term beside its forget term")

@@ -1,4 +1,4 @@
-"""What is read inside a model, against transformers' own states and against computations by another way."""
+"""Layer states, lenses and patches, against transformers' own states and independent computations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
-from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import candidates, lens
-from relearn.analysis.patching import by_layer, by_position, patched, unpatched
+from relearn.analysis.hooks import HookedModel
+from relearn.analysis.logit_lens import lens, top_tokens
+from relearn.analysis.patching import answer_logprob, patch_each_layer, patched_logits
 from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow
 
@@ -43,8 +43,8 @@ def model(kind: str, seed: int = 0):
 
 
 @pytest.fixture(params=list(CONFIGS))
-def inside(request) -> Inside:
-    return Inside(model(request.param))
+def inside(request) -> HookedModel:
+    return HookedModel(model(request.param))
 
 
 def test_states_are_those_of_transformers(inside):
@@ -85,32 +85,32 @@ def test_the_kl_of_a_layer_by_another_way(inside):
 
 def test_candidates_are_sorted_and_the_true_token_has_its_rank(inside):
     _, logits = inside.run(ROW.ids)
-    for at, place in enumerate(candidates(inside, ROW, top=40)):
+    for at, place in enumerate(top_tokens(inside, ROW, top=40)):
         probabilities = logits[ROW.answer_start - 1 + at].softmax(-1)
         assert place.token == ROW.ids[ROW.answer_start + at]
         assert place.probability == pytest.approx(float(probabilities[place.token]), abs=1e-6)
         values = [value for _, value in place.top]
         assert values == sorted(values, reverse=True) and sum(values) == pytest.approx(1, abs=1e-5)
         assert place.top[place.rank - 1][0] == place.token
-    assert len(candidates(inside, ROW)[0].top) == 5
+    assert len(top_tokens(inside, ROW)[0].top) == 5
 
 
 def test_patching_a_model_with_its_own_states_changes_nothing(inside):
     states, logits = inside.run(ROW.ids)
     for place in range(len(states)):
-        torch.testing.assert_close(patched(inside, ROW.ids, {place: states[place]}, range(len(ROW.ids))), logits)
+        torch.testing.assert_close(patched_logits(inside, ROW.ids, {place: states[place]}, range(len(ROW.ids))), logits)
 
 
 def test_patching_all_positions_of_a_layer_gives_the_donors_rest(inside):
     """Into the last layer's output, every position: only norm and head are left, so the donor's states decide alone."""
     donor, _ = inside.run([3] * len(ROW.ids))
-    found = patched(inside, ROW.ids, {3: donor[3]}, range(len(ROW.ids)))
+    found = patched_logits(inside, ROW.ids, {3: donor[3]}, range(len(ROW.ids)))
     torch.testing.assert_close(found, inside.read(donor[3]))
 
 
 def test_patching_one_position_leaves_what_came_before_it(inside):
     donor, _ = inside.run(list(reversed(ROW.ids)))
-    found = patched(inside, ROW.ids, {1: donor[1]}, [4])
+    found = patched_logits(inside, ROW.ids, {1: donor[1]}, [4])
     _, own = inside.run(ROW.ids)
     torch.testing.assert_close(found[:4], own[:4])
     assert not torch.allclose(found[4:], own[4:])
@@ -118,15 +118,13 @@ def test_patching_one_position_leaves_what_came_before_it(inside):
 
 def test_patching_two_models_of_one_shape():
     """With the start model's states put into the first layer at the prompt, its rest is still the other model's."""
-    start, changed = Inside(model("llama", 0)), Inside(model("llama", 1))
+    start, changed = HookedModel(model("llama", 0)), HookedModel(model("llama", 1))
     donor = start.states(ROW.ids)
-    found = by_layer(changed, ROW, donor)
+    found = patch_each_layer(changed, ROW, donor)
     assert len(found) == 4 and all(value < 0 for value in found)
-    own = by_layer(changed, ROW, changed.states(ROW.ids))
-    assert own == pytest.approx([unpatched(changed, ROW)] * 4, abs=1e-5)
-    everywhere = patched(changed, ROW.ids, {1: donor[1]}, range(ROW.answer_start))
-    one = by_position(changed, ROW, donor, 1)
-    assert len(one) == ROW.answer_start
+    own = patch_each_layer(changed, ROW, changed.states(ROW.ids))
+    assert own == pytest.approx([answer_logprob(changed, ROW)] * 4, abs=1e-5)
+    everywhere = patched_logits(changed, ROW.ids, {1: donor[1]}, range(ROW.answer_start))
     assert not torch.allclose(everywhere, changed.run(ROW.ids)[1])
 
 
@@ -141,4 +139,4 @@ def test_a_model_without_layers_is_refused_in_one_line():
             return self.head
 
     with pytest.raises(InputError, match="the layers of a Odd cannot be read"):
-        Inside(Odd())
+        HookedModel(Odd())

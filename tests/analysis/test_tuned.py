@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from analysis.test_inside import CONFIGS, ROW, model
-from relearn.analysis.hooks import Inside
+from relearn.analysis.hooks import HookedModel
 from relearn.analysis.logit_lens import LEAST_ROWS, lens, lens_rows
-from relearn.analysis.tuned_lens import FOLDER, Settings, Translators, fit, tuned_lens
+from relearn.analysis.tuned_lens import FOLDER, LensSettings, Translators, fit, load_or_fit
 from relearn.core.config import Model
 from relearn.core.errors import InputError
 from relearn.core.run_dir import write_jsonl
 from relearn.engine.forward import TokenRow
 from relearn.models.load import load
 
-QUICK = Settings(rate=0.1, most_steps=120, every=20)
+QUICK = LensSettings(rate=0.1, most_steps=120, every=20)
 
 
 def text(count: int = 48, length: int = 20, seed: int = 1) -> list[TokenRow]:
@@ -31,8 +31,8 @@ def text(count: int = 48, length: int = 20, seed: int = 1) -> list[TokenRow]:
 
 
 @pytest.fixture(params=list(CONFIGS))
-def inside(request) -> Inside:
-    return Inside(model(request.param))
+def inside(request) -> HookedModel:
+    return HookedModel(model(request.param))
 
 
 def test_before_fitting_it_is_the_logit_lens_to_the_bit(inside):
@@ -110,8 +110,8 @@ def test_a_model_that_only_shifts_is_translated_by_that_shift():
     torch.manual_seed(0)
     toy = Toy().eval()
     rows = [TokenRow(str(n), (n % 6, (n + 1) % 6, (3 * n + 2) % 6, (n * n) % 6), 1) for n in range(60)]
-    settings = Settings(rate=0.05, most_steps=800, every=20, patience=10)
-    found, about = fit(Inside(toy), rows, settings)
+    settings = LensSettings(rate=0.05, most_steps=800, every=20, patience=10)
+    found, about = fit(HookedModel(toy), rows, settings)
     assert about["held_out_kl"]["logit"][0] > 0.05
     assert about["held_out_kl"]["tuned"][0] < 1e-3
     states = toy.base_model.embed(torch.arange(6)).detach()
@@ -127,7 +127,7 @@ def test_a_seed_gives_the_same_again_and_another_does_not(inside):
 
 def test_it_stops_when_nothing_is_gained():
     """At a rate that spoils everything, the layers stay what they were."""
-    found, about = fit(Inside(model("llama")), text(), Settings(rate=1e4, most_steps=400, every=5, patience=2))
+    found, about = fit(HookedModel(model("llama")), text(), LensSettings(rate=1e4, most_steps=400, every=5, patience=2))
     assert about["steps"] == [0, 0, 0]
     assert not found.change.any() and about["held_out_kl"]["tuned"] == about["held_out_kl"]["logit"]
 
@@ -140,39 +140,39 @@ def test_weights_and_gradients_of_the_model_stay(inside):
 
 
 def test_layers_in_groups_are_the_same_as_together(monkeypatch):
-    inside = Inside(model("llama"))
+    inside = HookedModel(model("llama"))
     together = fit(inside, text(), QUICK)[0]
-    monkeypatch.setattr("relearn.analysis.tuned_lens._FITTED", 1)
-    monkeypatch.setattr("relearn.analysis.tuned_lens._LOGITS", 40 * 50)
+    monkeypatch.setattr("relearn.analysis.tuned_lens._MAX_FITTED_BYTES", 1)
+    monkeypatch.setattr("relearn.analysis.tuned_lens._MAX_LOGITS", 40 * 50)
     apart = fit(inside, text(), QUICK)[0]
     torch.testing.assert_close(apart.change, together.change, rtol=1e-3, atol=1e-4)
 
 
 def test_a_beginning_that_all_rows_share_is_left_out():
     rows = [TokenRow(str(n), (1, 2, 3, 4 + n, 5, 6), 2) for n in range(12)]
-    assert fit(Inside(model("llama")), rows, replace(QUICK, most_steps=0))[1]["places"]["fit"] == 8 * 3
+    assert fit(HookedModel(model("llama")), rows, replace(QUICK, most_steps=0))[1]["places"]["fit"] == 8 * 3
 
 
 def test_fitted_once_and_again_only_for_other_things(tmp_path, monkeypatch):
-    inside, rows = Inside(model("llama")), text()
-    first = tuned_lens(inside, rows, tmp_path, QUICK)
+    inside, rows = HookedModel(model("llama")), text()
+    first = load_or_fit(inside, rows, tmp_path, QUICK)
     assert (tmp_path / FOLDER / "translators.safetensors").stat().st_mode & 0o077 == 0
     fitted = []
     monkeypatch.setattr("relearn.analysis.tuned_lens.fit", lambda *given, **_: fitted.append(1) or fit(*given))
-    again = tuned_lens(inside, rows, tmp_path, QUICK)
+    again = load_or_fit(inside, rows, tmp_path, QUICK)
     assert not fitted and again.about == first.about
     assert torch.equal(again.translators.change, first.translators.change)
-    tuned_lens(inside, rows[1:], tmp_path, QUICK)
-    tuned_lens(inside, rows[1:], tmp_path, replace(QUICK, seed=1))
-    tuned_lens(Inside(model("llama", seed=1)), rows[1:], tmp_path, replace(QUICK, seed=1))
+    load_or_fit(inside, rows[1:], tmp_path, QUICK)
+    load_or_fit(inside, rows[1:], tmp_path, replace(QUICK, seed=1))
+    load_or_fit(HookedModel(model("llama", seed=1)), rows[1:], tmp_path, replace(QUICK, seed=1))
     assert len(fitted) == 3
     (tmp_path / FOLDER / "translators.safetensors").unlink()
-    tuned_lens(Inside(model("llama", seed=1)), rows[1:], tmp_path, replace(QUICK, seed=1))
+    load_or_fit(HookedModel(model("llama", seed=1)), rows[1:], tmp_path, replace(QUICK, seed=1))
     assert len(fitted) == 4
 
 
 def test_half_precision_is_fitted_too():
-    inside = Inside(model("llama").to(torch.bfloat16))
+    inside = HookedModel(model("llama").to(torch.bfloat16))
     about = fit(inside, text(), QUICK)[1]
     logit, tuned = about["held_out_kl"]["logit"], about["held_out_kl"]["tuned"]
     assert all(after < before for before, after in zip(logit[:-1], tuned[:-1], strict=True))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.audits.attack import AUDITS, Audit, AuditInputs, Prompt, attack
+from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, attack
 from relearn.audits.attacks.prompting import first_words, mask_subject
 from relearn.audits.attacks.weights import quantise, relearning_rows, rounded
 from relearn.audits.contract import check_attack
@@ -51,7 +51,7 @@ def test_an_attack_of_ones_own_is_a_function_of_a_fact(registered, inputs):
 def test_a_function_may_return_a_list_or_a_prompt_per_variant_and_take_the_inputs(registered, inputs):
     @attack("several", label="l", description="d")
     def several(fact):
-        return [fact.question, Prompt("Speak.", "Sure,")]
+        return [fact.question, AttackPrompt("Speak.", "Sure,")]
 
     @attack("hinted", label="l", description="d", by_variant=True)
     def hinted(fact: Record, inputs: AuditInputs):
@@ -72,7 +72,7 @@ def test_a_function_may_return_a_list_or_a_prompt_per_variant_and_take_the_input
     [
         (lambda fact: "", "empty prompt"),
         (lambda fact: 3, "raises"),
-        (lambda fact: {"v": 3}, "must be a str or a Prompt"),
+        (lambda fact: {"v": 3}, "must be a str or an AttackPrompt"),
         (lambda fact: None, "no prompt"),
         (lambda fact: f"Is it true? {fact.answer}", "the whole answer"),
         (lambda fact: f"{fact.question} Was it {fact.answer.split()[-1]}", "contains the secret"),
@@ -88,12 +88,12 @@ def test_a_fault_is_one_plain_line(registered, function, fault):
 def test_a_document_is_asked_as_text(registered):
     assert added(lambda fact: fact.question, documents=True) == []
     del registered._items["mine"]
-    assert "as a chat" in added(lambda fact: Prompt(fact.question), documents=True)[0]
+    assert "as a chat" in added(lambda fact: AttackPrompt(fact.question), documents=True)[0]
 
 
 def test_part_of_the_answer_may_be_shown_where_that_is_declared(registered):
     def begun(fact):
-        return Prompt(fact.question, first_words(fact.answer, 0.75))
+        return AttackPrompt(fact.question, first_words(fact.answer, 0.75))
 
     assert "contains the secret" in added(begun)[0]
     del registered._items["mine"]

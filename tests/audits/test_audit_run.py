@@ -14,6 +14,7 @@ from people import people
 from relearn.audits.attack import AUDITS
 from relearn.audits.attacks.prompting import PLAIN
 from relearn.audits.contract import TOY_FACTS as FACTS
+from relearn.audits.contract import check_attack
 from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
 from relearn.core.config import Recipe
@@ -220,3 +221,32 @@ def test_there_are_as_many_wordings_as_the_recipe_asks_for(tmp_path):
 
     assert count(worst_case=2) == [2, 2]
     assert count() == [6, 6]
+
+
+OWN_ATTACK = """
+from relearn.audits.attack import attack
+
+@attack("my_attack", label="Polite insistence", description="the question asked as a favour")
+def my_attack(fact):
+    return f"It would help me a lot. {fact.question}"
+"""
+
+
+def test_an_attack_in_a_file_of_ones_own_is_listed_run_and_judged(audited, tmp_path, monkeypatch, capsys):
+    list(AUDITS)
+    monkeypatch.setattr(AUDITS, "_items", dict(AUDITS._items))
+    exec(compile(OWN_ATTACK, "own.py", "exec"), {})
+    assert check_attack("my_attack") == []
+    assert run_command(["list", "audits", "--json"]) == 0
+    assert "my_attack" in {row["name"] for row in json.loads(capsys.readouterr().out)}
+    copy = shutil.copytree(audited, tmp_path / "copy")
+    assert run_command(["audit", str(copy), "--attacks", "my_attack"]) == 0
+    files, truth = AnswerFiles(copy), {row["id"]: row["reference"] for row in read_jsonl(copy / "before/forget.jsonl")}
+    rows = files.rows(AUDITS.get("my_attack"), "after")
+    assert all(row["prompt"].startswith("It would help me a lot. ") for row in rows)
+    for audit, model, known in ((PLAIN, "start", True), ("my_attack", "after", True), ("my_attack", "control", False)):
+        path = files.path(AUDITS.get(audit), model)
+        answers = [{**row, "answer": truth[row["id"]] if known else "No idea."} for row in read_jsonl(path)]
+        write_jsonl(path, answers)
+    assert run_command(["audit", str(copy), "--attacks", "my_attack"]) == 0
+    assert all("my_attack" in row["by"] for row in read_json(copy / "audits/verdicts.json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relearn.audits.attack import AttackPrompt, Prompt
+from relearn.audits.attack import AttackPrompt, FactPrompt
 from relearn.audits.contract import TOY_FACTS as FACTS
 from relearn.audits.fact_matching import FactList
 from relearn.data import Record
@@ -15,8 +15,8 @@ def facts() -> FactList:
     return FactList(FACTS)
 
 
-def ask(text: str, prefix: str = "", targets: tuple[str, ...] = (), id_: str = "a") -> AttackPrompt:
-    return AttackPrompt(id_, "v", Prompt(text, prefix, answer_targets=targets))
+def ask(text: str, prefix: str = "", targets: tuple[str, ...] = (), id_: str = "a") -> FactPrompt:
+    return FactPrompt(id_, "v", AttackPrompt(text, prefix, answer_targets=targets))
 
 
 def test_the_secret_is_found_and_a_vague_answer_is_not(facts):

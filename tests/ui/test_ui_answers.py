@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ui_runs import OWN, TOKEN, Page, make_run, whole
 
-from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import candidates
+from relearn.analysis.hooks import HookedModel
+from relearn.analysis.logit_lens import top_tokens
 from relearn.engine.forward import TokenRow
 from relearn.inference.run_models import RunModels
 from relearn.ui.run_data import open_runs
@@ -117,7 +117,7 @@ def test_candidates_are_those_of_the_analysis(page, lines, audited_run):
     loaded = RunModels(open_runs([audited_run])[0].recipe, audited_run).unlearned()  # pyright: ignore
     prompt = loaded.tokenizer(loaded.chat.prompt(QUESTION, "chat"), add_special_tokens=False).input_ids
     said = loaded.tokenizer(answer["text"], add_special_tokens=False).input_ids
-    first = candidates(Inside(loaded.model), TokenRow("x", (*prompt, said[0]), len(prompt)))[0]
+    first = top_tokens(HookedModel(loaded.model), TokenRow("x", (*prompt, said[0]), len(prompt)))[0]
     assert places[0]["probability"] == pytest.approx(first.probability, abs=1e-5)
     assert [one["text"] for one in places[0]["top"]] == [loaded.tokenizer.decode([token]) for token, _ in first.top]
     for place in places:
@@ -319,6 +319,6 @@ def test_the_lens_has_the_likeliest_token_of_every_layer(plain_run):
     from relearn.analysis.logit_lens import lens
 
     loaded = RunModels(open_runs([plain_run])[0].recipe, plain_run).unlearned()  # pyright: ignore
-    inside, row = Inside(loaded.model), TokenRow("x", (5, 6, 7, 8, 9), 2)
+    inside, row = HookedModel(loaded.model), TokenRow("x", (5, 6, 7, 8, 9), 2)
     expected = torch.stack([inside.read(layer)[1:-1].argmax(-1) for layer in inside.states(row.ids)])
     assert torch.equal(lens(inside, row).likeliest, expected)

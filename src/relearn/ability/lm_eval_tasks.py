@@ -1,7 +1,7 @@
-"""Tasks of lm-eval (EleutherAI's evaluation harness) on the model in memory; the package is loaded only when asked for.
+"""Run tasks of lm-eval (EleutherAI's evaluation harness) on the loaded model; the package is imported only when used.
 
-Tasks are named as lm-eval names them (mmlu, gsm8k, wmdp_bio, ...), or are its task files (.yaml). Data of named tasks
-come from the hub, or from its cache where HF_HUB_OFFLINE is set; nothing of the user's is sent anywhere.
+Tasks are named as in lm-eval (mmlu, gsm8k, wmdp_bio, ...), or are its task files (.yaml). Data of named tasks come from
+the Hugging Face hub, or from its cache with HF_HUB_OFFLINE; no data of the user are sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from relearn.ability.local_tasks import Outcome
+from relearn.ability.local_tasks import TaskScore
 from relearn.core.config import Ability
 from relearn.core.errors import InputError, MissingPartError, RunFailedError
 from relearn.core.registry import suggest
@@ -30,7 +30,7 @@ def is_task_file(task: str) -> bool:
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
-    """Raises MissingPartError without lm-eval, InputError for a task it does not know or a file that is not there."""
+    """Raise MissingPartError without lm-eval, InputError for an unknown task and for a missing file."""
     if importlib.util.find_spec("lm_eval") is None:
         raise MissingPartError(
             f"the task {tasks[0]!r} is one of lm-eval, which is not installed",
@@ -42,24 +42,23 @@ def check_tasks(tasks: Sequence[str]) -> None:
         if task not in named and not Path(task).is_file():
             raise InputError("no such task file", where=task)
     if named:
-        known = set(_tasks(by_name=True).all_tasks)
+        available = set(_task_manager(by_name=True).all_tasks)
         for task in named:
-            if task not in known:
-                raise InputError(
-                    f"lm-eval has no task {task!r}", where="metrics.ability", way_out=suggest(task, sorted(known))
-                )
+            if task not in available:
+                way_out = suggest(task, sorted(available))
+                raise InputError(f"lm-eval has no task {task!r}", where="metrics.ability", way_out=way_out)
 
 
 @cache
-def _tasks(by_name: bool) -> Any:
-    """lm-eval's index of tasks; with `by_name` its own are in it, thousands of files that take seconds to read."""
+def _task_manager(by_name: bool) -> Any:
+    """Load lm-eval's index of tasks; `by_name` includes its own, thousands of files that take seconds to read."""
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     return TaskManager(include_defaults=by_name)
 
 
-def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: int = 0) -> list[Outcome]:
-    """The outcomes of lm-eval's tasks: of every task or group that was asked for, one for each of its measures."""
+def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: int = 0) -> list[TaskScore]:
+    """Run lm-eval's tasks and return one score per measure of every task or group named in `tasks`."""
     if getattr(loaded.model, "takes_rows", False) or is_sharded(loaded.model):
         raise InputError(
             "lm-eval cannot ask a model that is changed at inference time, or one in shards",
@@ -73,13 +72,13 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=settings.batch_size)
     try:
-        found = simple_evaluate(
+        results = simple_evaluate(
             model,
             tasks=list(tasks),
             num_fewshot=settings.shots,
             limit=settings.limit,
             bootstrap_iters=BOOTSTRAP,
-            task_manager=_tasks(by_name=not all(map(is_task_file, tasks))),
+            task_manager=_task_manager(by_name=not all(map(is_task_file, tasks))),
             random_seed=seed,
             numpy_random_seed=seed,
             torch_random_seed=seed,
@@ -92,52 +91,50 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
             where="metrics.ability",
             way_out="data of named tasks come from the hub; offline give files of rows or a task file of your own",
         ) from None
-    if found is None:
+    if results is None:
         raise RunFailedError("lm-eval gave no results", where="metrics.ability")
-    return read_results(found, f"lm-eval {metadata.version('lm-eval')}")
+    return read_results(results, f"lm-eval {metadata.version('lm-eval')}")
 
 
-def read_results(found: Mapping[str, Any], by: str) -> list[Outcome]:
-    """The outcomes in what `simple_evaluate` returns; the tasks within a group stand for it only in its own number."""
-    inside = {child for children in (found.get("group_subtasks") or {}).values() for child in children}
+def read_results(results: Mapping[str, Any], by: str) -> list[TaskScore]:
+    """Convert what `simple_evaluate` returns; tasks inside a group are left out, the group's own number stays."""
+    in_groups = {child for children in (results.get("group_subtasks") or {}).values() for child in children}
     return [
-        outcome
-        for task, measures in {**found["results"], **(found.get("groups") or {})}.items()
-        if task not in inside
-        for outcome in _outcomes(task, measures, found, by)
+        score
+        for task, measures in {**results["results"], **(results.get("groups") or {})}.items()
+        if task not in in_groups
+        for score in _task_scores(task, measures, results, by)
     ]
 
 
-def _outcomes(task: str, measures: Mapping[str, Any], found: Mapping[str, Any], by: str) -> list[Outcome]:
-    samples = (found.get("samples") or {}).get(task, [])
-    count = ((found.get("n-samples") or {}).get(task) or {}).get("effective") or measures.get("sample_len")
-    shots = (found.get("n-shot") or {}).get(task)
-    outcomes = []
+def _task_scores(task: str, measures: Mapping[str, Any], results: Mapping[str, Any], by: str) -> list[TaskScore]:
+    samples = (results.get("samples") or {}).get(task, [])
+    count = ((results.get("n-samples") or {}).get(task) or {}).get("effective") or measures.get("sample_len")
+    shots = (results.get("n-shot") or {}).get(task)
+    scores = []
     for key, value in measures.items():
-        measure, _, kept = key.partition(",")
-        if not kept or measure.endswith("_stderr") or not isinstance(value, int | float):
+        measure, _, answer_filter = key.partition(",")
+        if not answer_filter or measure.endswith("_stderr") or not isinstance(value, int | float):
             continue
-        stderr = measures.get(f"{measure}_stderr,{kept}")
-        items = _items(samples, measure, kept)
-        name = f"{task}/{measure}" if kept == "none" else f"{task}/{measure} ({kept})"
-        outcomes.append(
-            Outcome(
-                name,
-                float(value),
-                float(stderr) if isinstance(stderr, int | float) else None,
-                int(count or len(items)),
-                items,
-                by,
-                "" if shots is None else f"{shots} shots",
-            )
+        stderr = measures.get(f"{measure}_stderr,{answer_filter}")
+        items = _item_values(samples, measure, answer_filter)
+        score = TaskScore(
+            name=f"{task}/{measure}" if answer_filter == "none" else f"{task}/{measure} ({answer_filter})",
+            value=float(value),
+            stderr=float(stderr) if isinstance(stderr, int | float) else None,
+            n=int(count or len(items)),
+            items=items,
+            by=by,
+            note="" if shots is None else f"{shots} shots",
         )
-    return outcomes
+        scores.append(score)
+    return scores
 
 
-def _items(samples: Sequence[Mapping[str, Any]], measure: str, kept: str) -> dict[str, float | None]:
-    """Each question's value, where the measure is a mean over questions."""
+def _item_values(samples: Sequence[Mapping[str, Any]], measure: str, answer_filter: str) -> dict[str, float | None]:
+    """Return the value of each question, where the measure is a mean over questions."""
     return {
         str(sample["doc_id"]): float(sample[measure])
         for sample in samples
-        if sample.get("filter", "none") == kept and isinstance(sample.get(measure), int | float)
+        if sample.get("filter", "none") == answer_filter and isinstance(sample.get(measure), int | float)
     }

@@ -1,12 +1,13 @@
-"""Tasks from files, offline: multiple choice (MMLU, OpenBookQA, TruthfulQA, WMDP, ...) and sums (GSM8K).
+"""Run ability tasks from files, offline: multiple choice (MMLU, OpenBookQA, TruthfulQA, WMDP, ...) and sums (GSM8K).
 
-A row with choices is multiple choice: TASK/acc compares letters, TASK/acc_by_text texts for their length (layouts
-in inference/choice_logprobs.py).
-Solved questions in a row's `examples` stand in front of it for the letters. A row whose answer
-ends in "#### NUMBER" is a sum: the model is asked as in a chat, and TASK/exact_match is the share of answers whose last
-number is that one. A file holds rows of one kind. With a limit rows are taken evenly from the whole file.
+A file holds rows of one kind:
 
-The number of one task and how sure it is.
+- Rows with choices are multiple choice. TASK/acc compares the choices' letters, after the solved questions in a row's
+  `examples`; TASK/acc_by_text compares the choices' texts divided by their length (inference/choice_logprobs.py).
+- Rows whose answer ends in "#### NUMBER" are sums. The model is asked as in a chat; TASK/exact_match is the share of
+  answers whose last number is that one.
+
+With a limit, rows are taken evenly from the whole file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from statistics import fmean, stdev
@@ -35,74 +36,65 @@ from relearn.metrics.metric import Measurement
 from relearn.models.load import Loaded
 
 # Half the width of a 95 % interval in standard errors.
-WIDTH = 1.96
+HALF_WIDTH = 1.96
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+SUM_PROMPT = '{question}\nWork it out step by step. End with "#### " and the number alone.'
+# Tokens left for the end of the prompt and the answer when examples are fitted into the context.
+_RESERVED_TOKENS = 8
+_FINAL = re.compile(r"####\s*(.+)\s*$")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A task's score under `name`, "TASK/MEASURE".
+class TaskScore:
+    """The score of a task; `name` is "TASK/MEASURE".
 
-    `stderr`: the standard error of the value, None where it cannot be told (one item, no estimate). `items`: the value
-    of each question by its place in the task, None where it could not be scored. `by`: what computed it.
+    `stderr`: standard error of the value, None where it is unknown (one item, no estimate). `items`: index of a
+    question in the task -> its value, None where it could not be scored. `by`: the program that computed it.
     """
 
     name: str
     value: float | None
     stderr: float | None
     n: int
-    items: Mapping[str, float | None] = field(default_factory=dict)
     by: str = "relearn"
     note: str = ""
+    items: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def measurement(self) -> Measurement:
-        """With value ± 1.96 standard errors as its interval, kept within 0 and 1 where every item is."""
+        """Convert to a measurement, with value ± 1.96 standard errors as its interval.
+
+        The interval is cut to 0 and 1 where every item is between them.
+        """
         low, high = self._interval()
         note = "; ".join(filter(None, [self.note, f"by {self.by}", "interval: 1.96 standard errors" if low else ""]))
-        left_out = sum(value is None for value in self.items.values())
-        return Measurement(self.value, low, high, self.n, left_out, self.items, note)
+        unscored = sum(value is None for value in self.items.values())
+        return Measurement(self.value, low, high, self.n, unscored, self.items, note)
 
     def _interval(self) -> tuple[float | None, float | None]:
         if self.value is None or self.stderr is None:
             return None, None
-        low, high = self.value - WIDTH * self.stderr, self.value + WIDTH * self.stderr
-        known = [value for value in self.items.values() if value is not None]
-        if known and all(0 <= value <= 1 for value in known):
+        low, high = self.value - HALF_WIDTH * self.stderr, self.value + HALF_WIDTH * self.stderr
+        scored = [value for value in self.items.values() if value is not None]
+        if scored and all(0 <= value <= 1 for value in scored):
             low, high = max(0.0, low), min(1.0, high)
         return low, high
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "value": self.value,
-            "stderr": self.stderr,
-            "n": self.n,
-            "by": self.by,
-            "note": self.note,
-            "items": dict(self.items),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
-        return cls(**values)
+        return asdict(self)
 
 
-def averaged(name: str, items: Mapping[str, float | None], note: str = "") -> Outcome:
-    """The mean of what could be scored, with the standard error of a mean."""
-    known = [value for value in items.values() if value is not None]
-    spread = stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
-    return Outcome(name, fmean(known) if known else None, spread, len(known), items, note=note)
-
-
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
-SUM_PROMPT = '{question}\nWork it out step by step. End with "#### " and the number alone.'
-_FINAL = re.compile(r"####\s*(.+)\s*$")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+def mean_score(name: str, items: Mapping[str, float | None], note: str = "") -> TaskScore:
+    """Average the scored items, with the standard error of the mean."""
+    scored = [value for value in items.values() if value is not None]
+    stderr = stdev(scored) / math.sqrt(len(scored)) if len(scored) > 1 else None
+    return TaskScore(name, fmean(scored) if scored else None, stderr, len(scored), note=note, items=items)
 
 
 @dataclass(frozen=True)
 class Task:
-    """The questions of a file: either `choices`, or `sums` with the number of each."""
+    """The questions of a file: either `choices`, or `sums` as (question, number)."""
 
     name: str
     choices: tuple[ChoiceQuestion, ...] = ()
@@ -110,126 +102,138 @@ class Task:
 
 
 def is_file(task: str) -> bool:
-    """Whether a task is named by a file of rows."""
+    """Whether a task is a file of rows, by its extension."""
     return Path(task).suffix.lower() in FORMATS
 
 
 def read_task(path: str, limit: int | None = None) -> Task:
-    """The task of a file; raises InputError for rows that are neither multiple choice nor sums, or not of one kind."""
-    rows = [(where, _clean(values)) for where, values in read_rows(path)]
+    """Read the task of a file. Raises InputError for rows that are neither multiple choice nor sums, or of both."""
+    rows = [(where, _without_control_characters(values)) for where, values in read_rows(path)]
     if not rows:
         raise InputError("no rows", where=path, way_out="give at least one")
     rows = evenly(rows, limit or len(rows))
-    records = _records(rows)
+    records = _to_records(rows)
     name = Path(path).stem
     if all(record.choice is not None for record in records):
-        asked = [_question(record, values) for record, (_, values) in zip(records, rows, strict=True)]
-        return Task(name, choices=tuple(asked))
-    numbers = [final_number(record.answer) for record in records]
-    for (where, _), number in zip(rows, numbers, strict=True):
+        pairs = zip(records, rows, strict=True)
+        return Task(name, choices=tuple(_choice_question(record, values) for record, (_, values) in pairs))
+    sums = []
+    for (where, _), record in zip(rows, records, strict=True):
+        number = final_number(record.answer)
         if number is None:
             raise InputError(
                 "the row has neither choices nor an answer that ends in #### and a number",
                 where=where,
                 way_out="see docs/benchmarks.md for the shapes of task files",
             )
-    return Task(name, sums=tuple((record.question, number) for record, number in zip(records, numbers, strict=True)))  # pyright: ignore
+        sums.append((record.question, number))
+    return Task(name, sums=tuple(sums))
 
 
-def _clean(value: Any) -> Any:
-    """Control characters as blanks: published files have them, and no question means them."""
+def _without_control_characters(value: Any) -> Any:
+    """Replace control characters, which published files have by mistake, by blanks in all texts of a row."""
     if isinstance(value, str):
         return "".join(" " if unicodedata.category(one) == "Cc" and one not in "\n\t" else one for one in value)
     if isinstance(value, list | tuple):
-        return [_clean(entry) for entry in value]
-    return {key: _clean(entry) for key, entry in value.items()} if isinstance(value, Mapping) else value
+        return [_without_control_characters(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _without_control_characters(entry) for key, entry in value.items()}
+    return value
 
 
-def _records(rows: Sequence[Row]) -> list[Record]:
+def _to_records(rows: Sequence[Row]) -> list[Record]:
     columns = list(dict.fromkeys(str(column) for _, values in rows for column in values))
     layout = replace(find_layout(columns, {}, rows[0][0]), tags=())
     return [record for row in rows for _, record in to_records(row, layout, "retain", 128)]
 
 
-def _question(record: Record, values: Mapping[str, Any]) -> ChoiceQuestion:
-    about = values.get("task") or values.get("subject")
+def _choice_question(record: Record, values: Mapping[str, Any]) -> ChoiceQuestion:
+    topic = values.get("task") or values.get("subject")
     examples = values.get("examples")
-    shots = _records([(record.id, shot) for shot in examples]) if isinstance(examples, list) and examples else []
+    shots = _to_records([(record.id, shot) for shot in examples]) if isinstance(examples, list) and examples else []
     return ChoiceQuestion(
         record.question,
         record.choices,
         record.choice or 0,
-        about.replace("_", " ") if isinstance(about, str) else "",
+        topic.replace("_", " ") if isinstance(topic, str) else "",
         tuple(ChoiceQuestion(shot.question, shot.choices, shot.choice or 0) for shot in shots),
     )
 
 
 def final_number(answer: str) -> Decimal | None:
-    """The number after ####, where an answer ends so."""
-    found = _FINAL.search(answer)
-    return last_number(found[1]) if found else None
+    """Return the number after #### at the end of an answer; None where there is none."""
+    match = _FINAL.search(answer)
+    return last_number(match[1]) if match else None
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number a text names, thousands' commas left out: "so 1,200.50 $." gives 1200.50."""
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    """Return the last number of a text without thousands separators: 1200.50 of "so 1,200.50 $."."""
+    numbers = _NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "")) if numbers else None
 
 
-def run_task(loaded: Loaded, task: Task, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[Outcome]:
-    """The outcomes of a file's task."""
+def run_task(loaded: Loaded, task: Task, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[TaskScore]:
+    """Score the model on the task of a file."""
     if task.sums:
-        return [_run_sums(loaded, task, settings, seed, tick)]
+        return [_run_sums(loaded, task, settings, seed=seed, tick=tick)]
     return _run_choices(loaded, task, settings, tick)
 
 
-def _run_sums(loaded: Loaded, task: Task, settings: Ability, seed: int, tick: Ticker) -> Outcome:
-    asked = [SUM_PROMPT.format(question=question) for question, _ in task.sums]
+def _run_sums(loaded: Loaded, task: Task, settings: Ability, *, seed: int, tick: Ticker) -> TaskScore:
+    prompts = [SUM_PROMPT.format(question=question) for question, _ in task.sums]
     greedy = Generate(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
-    said = generate(loaded, asked, greedy, seed=seed, tick=tick)
+    answers = generate(loaded, prompts, greedy, seed=seed, tick=tick)
     items = {
-        str(at): float(last_number(answer) == number)
-        for at, (answer, (_, number)) in enumerate(zip(said, task.sums, strict=True))
+        str(index): float(last_number(answer) == number)
+        for index, (answer, (_, number)) in enumerate(zip(answers, task.sums, strict=True))
     }
     note = f"the last number of a greedy answer of at most {settings.max_new_tokens} tokens, asked as in a chat"
-    return averaged(f"{task.name}/exact_match", items, note)
+    return mean_score(f"{task.name}/exact_match", items, note)
 
 
-def _run_choices(loaded: Loaded, task: Task, settings: Ability, tick: Ticker) -> list[Outcome]:
+def _run_choices(loaded: Loaded, task: Task, settings: Ability, tick: Ticker) -> list[TaskScore]:
+    """Compare texts, and letters unless the right choice is always the same one."""
     guessing = sum(1 / len(question.choices) for question in task.choices) / len(task.choices)
-    outcomes = []
+    scores = []
     if len({question.right for question in task.choices}) > 1 or len(task.choices) == 1:
-        asked = [_fitting(loaded, question, settings.shots) for question in task.choices]
-        right = {
-            str(at): None if chances is None else float(likeliest(chances) == question.right)
-            for at, (question, chances) in enumerate(zip(asked, letter_logprobs(loaded, asked, tick=tick), strict=True))
+        with_shots = [_fit_shots(loaded, question, settings.shots) for question in task.choices]
+        by_letter = {
+            str(index): None if logprobs is None else float(likeliest(logprobs) == question.right)
+            for index, (question, logprobs) in enumerate(
+                zip(with_shots, letter_logprobs(loaded, with_shots, tick=tick), strict=True)
+            )
         }
-        note = f"by letter, {_shots(asked)} shots; guessing gets {guessing:.3f}"
-        outcomes.append(averaged(f"{task.name}/acc", right, note))
+        note = f"by letter, {_shot_counts(with_shots)} shots; guessing gets {guessing:.3f}"
+        scores.append(mean_score(f"{task.name}/acc", by_letter, note))
     bare = [replace(question, shots=()) for question in task.choices]
     by_text = {
-        str(at): None if chances is None else _right_by_text(question, chances)
-        for at, (question, chances) in enumerate(zip(bare, text_logprobs(loaded, bare, tick=tick), strict=True))
+        str(index): None if logprobs is None else _is_right_by_text(question, logprobs)
+        for index, (question, logprobs) in enumerate(zip(bare, text_logprobs(loaded, bare, tick=tick), strict=True))
     }
     note = f"by text over its length, no shots; guessing gets {guessing:.3f}"
-    return [*outcomes, averaged(f"{task.name}/acc_by_text", by_text, note)]
+    return [*scores, mean_score(f"{task.name}/acc_by_text", by_text, note)]
 
 
-def _right_by_text(question: ChoiceQuestion, chances: Sequence[float]) -> float:
+def _is_right_by_text(question: ChoiceQuestion, logprobs: Sequence[float]) -> float:
     lengths = [max(1, len(text)) for text in question.choices]
-    return float(likeliest([one / length for one, length in zip(chances, lengths, strict=True)]) == question.right)
+    per_character = [logprob / length for logprob, length in zip(logprobs, lengths, strict=True)]
+    return float(likeliest(per_character) == question.right)
 
 
-def _fitting(loaded: Loaded, question: ChoiceQuestion, shots: int | None) -> ChoiceQuestion:
-    """The question with as many shots as are wanted and the model has room for, the first ones left out first."""
+def _fit_shots(loaded: Loaded, question: ChoiceQuestion, shots: int | None) -> ChoiceQuestion:
+    """Limit the examples to `shots` and to the model's context; the first ones are dropped first."""
     config: Any = loaded.model.config
-    room = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     question = replace(question, shots=question.shots[:shots])
-    while question.shots and room and len(loaded.tokenizer(lettered(question)).input_ids) + 8 > room:
+
+    def is_too_long() -> bool:
+        return len(loaded.tokenizer(lettered(question)).input_ids) + _RESERVED_TOKENS > context
+
+    while question.shots and is_too_long():
         question = replace(question, shots=question.shots[1:])
     return question
 
 
-def _shots(asked: Sequence[ChoiceQuestion]) -> str:
-    counts = sorted({len(question.shots) for question in asked})
+def _shot_counts(questions: Sequence[ChoiceQuestion]) -> str:
+    counts = sorted({len(question.shots) for question in questions})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

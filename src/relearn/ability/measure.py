@@ -1,4 +1,4 @@
-"""The ability tasks of a recipe or a command, files and lm-eval's together."""
+"""Run the ability tasks of a recipe or a command: local files and lm-eval tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from relearn.ability import lm_eval_tasks, local_tasks
-from relearn.ability.local_tasks import Outcome
+from relearn.ability.local_tasks import TaskScore
 from relearn.core import distributed
 from relearn.core.config import Ability
 from relearn.core.console import Ticker, quiet
@@ -17,36 +17,41 @@ from relearn.models.load import Loaded
 
 
 def check_ability(settings: Ability) -> None:
-    """Read every file and look up every name, before anything is spent. Raises InputError, MissingPartError."""
+    """Read every file and look up every task name before a model is loaded. Raises InputError, MissingPartError."""
     names = Counter(Path(task).stem if local_tasks.is_file(task) else task for task in settings.tasks)
-    twice = next((name for name, count in names.items() if count > 1), None)
-    if twice:
-        raise InputError(f"two tasks are called {twice!r}", where="metrics.ability", way_out="rename one of the files")
-    for task in filter(local_tasks.is_file, settings.tasks):
+    repeated = next((name for name, count in names.items() if count > 1), None)
+    if repeated:
+        where, way_out = "metrics.ability", "rename one of the files"
+        raise InputError(f"two tasks are called {repeated!r}", where=where, way_out=way_out)
+    files, lm_eval_names = _split_tasks(settings)
+    for task in files:
         local_tasks.read_task(task, settings.limit)
-    if others := _others(settings):
-        lm_eval_tasks.check_tasks(others)
+    if lm_eval_names:
+        lm_eval_tasks.check_tasks(lm_eval_names)
 
 
-def measure_ability(loaded: Loaded, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[Outcome]:
-    """What the model in memory scores on every task; files are shared by all processes, lm-eval is the main one's."""
-    outcomes = []
-    for task in filter(local_tasks.is_file, settings.tasks):
-        outcomes += local_tasks.run_task(
-            loaded, local_tasks.read_task(task, settings.limit), settings, seed=seed, tick=tick
-        )
-    if others := _others(settings):
-        outcomes += distributed.on_main(lambda: lm_eval_tasks.run_tasks(loaded, others, settings, seed=seed)) or []
-    return outcomes
+def measure_ability(loaded: Loaded, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[TaskScore]:
+    """Score the loaded model on every task; all processes share the files, the main one runs lm-eval."""
+    files, lm_eval_names = _split_tasks(settings)
+    scores = []
+    for path in files:
+        task = local_tasks.read_task(path, settings.limit)
+        scores += local_tasks.run_task(loaded, task, settings, seed=seed, tick=tick)
+    if lm_eval_names:
+        run = lm_eval_tasks.run_tasks
+        scores += distributed.on_main(lambda: run(loaded, lm_eval_names, settings, seed=seed)) or []
+    return scores
 
 
 def ability_scores(path: Path) -> dict[str, SplitScores]:
-    """What `measure_ability` gave, from the file it was written to, as the part "ability"; empty without a file."""
+    """Read the file that the scores of `measure_ability` were written to, as the part "ability"; {} without a file."""
     if not path.exists():
         return {}
-    outcomes = [Outcome.from_dict(values) for values in read_json(path)]
-    return {"ability": SplitScores({outcome.name: outcome.measurement for outcome in outcomes}, {}, "retain")}
+    scores = [TaskScore(**values) for values in read_json(path)]
+    return {"ability": SplitScores({score.name: score.measurement for score in scores}, {}, "retain")}
 
 
-def _others(settings: Ability) -> list[str]:
-    return [task for task in settings.tasks if not local_tasks.is_file(task)]
+def _split_tasks(settings: Ability) -> tuple[list[str], list[str]]:
+    """Separate files from names of lm-eval tasks."""
+    files = [task for task in settings.tasks if local_tasks.is_file(task)]
+    return files, [task for task in settings.tasks if not local_tasks.is_file(task)]

@@ -1,1 +1,1 @@
-"""A look inside: where the model holds an answer, layer by layer, before and after it was made to forget."""
+"""Analyse a model from inside: where it holds an answer, layer by layer, before and after unlearning."""

@@ -1,7 +1,7 @@
-"""Activation patching: where in the model does the change act?
+"""Activation patching: put states of one model into a run of another and measure the answer again.
 
-States of one model are put into a run of another, at one place, and the answer is read again. Where the start model's
-states bring the secret back, the unlearned model has changed before that place (Meng et al. 2022, arXiv 2202.05262).
+Where the start model's states restore the secret, the unlearned model has changed before that layer (Meng et al. 2022,
+arXiv 2202.05262). States are indexed as in `HookedModel.states`: 0 is the input of the first layer, n the output of n.
 """
 
 from __future__ import annotations
@@ -10,55 +10,43 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from relearn.analysis.hooks import Edit, Inside
+from relearn.analysis.hooks import Edit, HookedModel
 from relearn.engine.forward import TokenRow
 
 
-def patched(
-    inside: Inside, ids: Sequence[int], states: Mapping[int, torch.Tensor], positions: Sequence[int]
+def patched_logits(
+    hooked: HookedModel, ids: Sequence[int], states: Mapping[int, torch.Tensor], positions: Sequence[int]
 ) -> torch.Tensor:
-    """Logits (T, V) of a text with `states` (place -> (T, H)) put in at `positions`.
+    """Return the logits (T, V) of a text with `states` (index -> (T, H)) put in at the token `positions`."""
+    where = torch.tensor(list(positions), dtype=torch.long, device=hooked.device)
 
-    Places are those of `Inside.states`: 0 goes into the first layer, n comes out of layer n.
-    """
-    where = torch.tensor(list(positions), dtype=torch.long, device=inside.device)
-
-    def put(given: torch.Tensor) -> Edit:
+    def replace_by(donor: torch.Tensor) -> Edit:
         def edit(own: torch.Tensor) -> torch.Tensor:
             changed = own.clone()
-            changed[where] = given[where.to(given.device)].to(own)
+            changed[where] = donor[where.to(donor.device)].to(own)
             return changed
 
         return edit
 
-    return inside.run(ids, {place: put(given) for place, given in states.items()})[1]
+    return hooked.run(ids, {index: replace_by(donor) for index, donor in states.items()})[1]
 
 
-def by_layer(inside: Inside, row: TokenRow, donor: torch.Tensor) -> list[float]:
-    """Mean log-probability of the answer with the donor's states (L + 1, T, H) put in, one place at a time.
+def patch_each_layer(hooked: HookedModel, row: TokenRow, donor: torch.Tensor) -> list[float]:
+    """Compute the mean log-probability of the answer with one state of `donor` (L + 1, T, H) put in at a time.
 
-    At the positions of the prompt alone, so the answer tokens themselves are the receiving model's.
+    Only the prompt's positions are patched; the states of the answer tokens are the receiving model's own.
     """
     prompt = range(row.answer_start)
-    return [
-        _answer_logprob(patched(inside, row.ids, {place: donor[place]}, prompt), row) for place in range(len(donor))
-    ]
+    patched = (patched_logits(hooked, row.ids, {index: state}, prompt) for index, state in enumerate(donor))
+    return [_mean_logprob(logits, row) for logits in patched]
 
 
-def by_position(inside: Inside, row: TokenRow, donor: torch.Tensor, place: int) -> list[float]:
-    """The same for one place and each position of the prompt."""
-    return [
-        _answer_logprob(patched(inside, row.ids, {place: donor[place]}, [position]), row)
-        for position in range(row.answer_start)
-    ]
+def answer_logprob(hooked: HookedModel, row: TokenRow) -> float:
+    """Compute the mean log-probability of the answer without a patch."""
+    return _mean_logprob(hooked.run(row.ids)[1], row)
 
 
-def unpatched(inside: Inside, row: TokenRow) -> float:
-    """Mean log-probability of the answer as the model gives it."""
-    return _answer_logprob(inside.run(row.ids)[1], row)
-
-
-def _answer_logprob(logits: torch.Tensor, row: TokenRow) -> float:
+def _mean_logprob(logits: torch.Tensor, row: TokenRow) -> float:
     targets = torch.tensor(row.ids[row.answer_start :], device=logits.device)
     logprobs = logits[row.answer_start - 1 : -1].log_softmax(-1)
     return float(logprobs.gather(1, targets[:, None]).mean())

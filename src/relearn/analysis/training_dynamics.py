@@ -1,8 +1,8 @@
-"""Training seen afterwards: the probability seesaw, the loss by part, and whether forgetting and keeping pull together.
+"""Analyse a finished training: the probability seesaw, the loss by part, and the alignment of its gradients.
 
 Alignment is the cosine between the gradients of a method's forget and retain terms in the trained weights, on a few
 micro-batches of its own plan: 1 where both want the same step, -1 where each undoes the other. At the start of a LoRA
-adapter B is zero, so that A has no gradient and the cosine is over B alone.
+adapter B is zero, so A has no gradient and the cosine is over B alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from relearn.unlearning.token_loss import AnswerLogits
 from relearn.unlearning.train import unlearn_batches
 
 BATCHES = 4
-_KEPT = ("retain", "retain_states")
+_RETAIN_FIELDS = ("retain", "retain_states")
 _PLAIN_DATA = (
     "original",
     "synthesised",
@@ -47,10 +47,10 @@ _PLAIN_DATA = (
 
 
 def seesaw(folder: Path) -> dict[str, Any] | None:
-    """By split, means over the rows of trajectory.jsonl at every step; None where the training wrote none.
+    """Average trajectory.jsonl over the rows of each split at every step; None where the training wrote none.
 
-    `true`: probability of the true token at the first answer position, `answer`: mean over the answer's positions;
-    `next_1`, `next_2`: the likeliest tokens beside the true one, whichever they are at that step; `entropy` in nats.
+    `true`: probability of the true token at the first answer position; `answer`: mean over the answer's positions;
+    `next_1`, `next_2`: the two likeliest other tokens at that step; `entropy` in nats.
     """
     path = folder / FILE
     steps = read_jsonl(path, torn=True) if path.exists() else []
@@ -58,28 +58,28 @@ def seesaw(folder: Path) -> dict[str, Any] | None:
         return None
     splits = dict.fromkeys(row["split"] for row in steps[0]["rows"])
     return {"step": [one["step"] for one in steps]} | {
-        split: _over([[row for row in one["rows"] if row["split"] == split] for one in steps]) for split in splits
+        split: _step_means([[row for row in one["rows"] if row["split"] == split] for one in steps]) for split in splits
     }
 
 
-def _over(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {"true": [], "answer": [], "next_1": [], "next_2": [], "entropy": []}
+def _step_means(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
+    means: dict[str, list[float]] = {"true": [], "answer": [], "next_1": [], "next_2": [], "entropy": []}
     for rows in steps:
-        beside = [[chance for token, chance in row["top"] if token != row["token"]] for row in rows]
-        values = {
+        others = [[prob for token, prob in row["top"] if token != row["token"]] for row in rows]
+        columns = {
             "true": [row["first"] for row in rows],
             "answer": [row["mean"] for row in rows],
-            "next_1": [chances[0] for chances in beside],
-            "next_2": [chances[1] for chances in beside],
+            "next_1": [probs[0] for probs in others],
+            "next_2": [probs[1] for probs in others],
             "entropy": [row["entropy"] for row in rows],
         }
-        for name, column in values.items():
-            found[name].append(round(statistics.mean(column), 6))
-    return found
+        for name, column in columns.items():
+            means[name].append(round(statistics.mean(column), 6))
+    return means
 
 
 def loss_parts(folder: Path) -> dict[str, Any]:
-    """Every part of the unlearning loss over its steps; a step that was taken twice counts as it was last."""
+    """Return every part of the unlearning loss by step; the last line of a step counts, where it was repeated."""
     path = folder / "log.jsonl"
     rows = read_jsonl(path, torn=True) if path.exists() else []
     last = {row["step"]: row for row in rows if row.get("stage") == "unlearn" and row.get("parts")}
@@ -89,45 +89,39 @@ def loss_parts(folder: Path) -> dict[str, Any]:
 
 
 def alignment(model: Any, objective: Objective, batches: Sequence[MicroBatch], reference: Any) -> dict[str, Any]:
-    """Cosine of the two gradients on every micro-batch, their mean, and the mean norms. Leaves `.grad` as it is."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    cosines, sizes = [], []
+    """Compute the cosine of the two gradients per micro-batch, its mean, and the mean norms; `.grad` is untouched."""
+    cosines, norms = [], []
     for batch in batches:
-        forget, retain = (_flat(model, weights, objective, batch, reference, kept=kept) for kept in (False, True))
-        sizes.append((float(forget.norm()), float(retain.norm())))
-        product = sizes[-1][0] * sizes[-1][1]
+        forget = _gradient(model, objective, batch, reference, of_retain=False)
+        retain = _gradient(model, objective, batch, reference, of_retain=True)
+        norms.append((float(forget.norm()), float(retain.norm())))
+        product = norms[-1][0] * norms[-1][1]
         cosines.append(float(forget @ retain) / product if product else None)
-    known = [cosine for cosine in cosines if cosine is not None]
+    defined = [cosine for cosine in cosines if cosine is not None]
     return {
-        "cosine": round(statistics.mean(known), 4) if known else None,
+        "cosine": round(statistics.mean(defined), 4) if defined else None,
         "cosines": [None if cosine is None else round(cosine, 4) for cosine in cosines],
-        "forget_norm": round(statistics.mean(size for size, _ in sizes), 6),
-        "retain_norm": round(statistics.mean(size for _, size in sizes), 6),
+        "forget_norm": round(statistics.mean(norm for norm, _ in norms), 6),
+        "retain_norm": round(statistics.mean(norm for _, norm in norms), 6),
     }
 
 
-def _flat(
-    model: Any, weights: Sequence[torch.Tensor], objective: Objective, micro: MicroBatch, reference: Any, *, kept: bool
-) -> torch.Tensor:
-    """The gradient of the loss through the retain rows alone, or through all others: (weights,) float64."""
+def _gradient(model: Any, objective: Objective, batch: MicroBatch, reference: Any, *, of_retain: bool) -> torch.Tensor:
+    """Compute the gradient of the retain rows alone (`of_retain`) or of all others: (weights,) float64."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     with evaluating(model):
-        loss, _ = objective(_through(observe(model, micro, objective, reference), kept))
+        loss, _ = objective(_detach_others(observe(model, batch, objective, reference), of_retain))
     if not loss.requires_grad:
         return torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64, device=weights[0].device)
-    slopes = torch.autograd.grad(loss, list(weights), allow_unused=True)
-    return torch.cat(
-        [
-            (torch.zeros_like(weight) if slope is None else slope).flatten().double()
-            for weight, slope in zip(weights, slopes, strict=True)
-        ]
-    )
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.flatten().double() for gradient in gradients])
 
 
-def _through(batch: Batch, kept: bool) -> Batch:
-    """The same numbers; the gradient flows through the retain rows (`kept`) or through the others."""
+def _detach_others(batch: Batch, of_retain: bool) -> Batch:
+    """Detach all tensors except those of the retain rows (`of_retain`), or only those of the retain rows."""
     changed = {}
     for name, value in vars(batch).items():
-        if (name in _KEPT) == kept:
+        if (name in _RETAIN_FIELDS) == of_retain:
             continue
         if isinstance(value, AnswerLogits):
             changed[name] = replace(
@@ -140,8 +134,8 @@ def _through(batch: Batch, kept: bool) -> Batch:
     return replace(batch, **changed)
 
 
-def aligned(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Alignment at the start of the unlearning and at its end, or None and why it was not measured."""
+def measure_alignment(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Compute the alignment at the start and at the end of the unlearning; None and the reason where it cannot be."""
     settings = recipe.unlearn
     if settings.method not in METHODS:
         return None, f"{settings.method} comes from a plug-in that is not loaded"
@@ -153,19 +147,20 @@ def aligned(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
         return None, "only a LoRA adapter made by one training is looked at"
     if method.source(settings.options) not in _PLAIN_DATA:
         return None, f"data of {settings.method} are not made again here"
-    material = _material(recipe, folder)
+    material = _training_data(recipe, folder)
     if not material.retain:
         return None, "there are no retain rows"
-    found = {}
-    for when, model, loaded in _both_ends(recipe, folder):
+    alignments = {}
+    for when, model, loaded in _start_and_end(recipe, folder):
         plan = unlearn_batches(loaded.chat, method, material, settings=settings, seed=recipe.seed)
         batches = evenly(plan, BATCHES)
-        found[when] = alignment(model, objective, batches, make_reference(model, batches, objective))
+        alignments[when] = alignment(model, objective, batches, make_reference(model, batches, objective))
         del model, loaded
-    return found, ""
+    return alignments, ""
 
 
-def _both_ends(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
+def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, model, loaded) with a new adapter, then with the trained one; one model is in memory at a time."""
     loaded = RunModels(recipe, folder).start()
     yield "start", add_lora(loaded.model, recipe.unlearn.lora, seed=recipe.seed), loaded
     loaded = put_adapter(RunModels(recipe, folder).start(), folder / "adapter")
@@ -174,7 +169,8 @@ def _both_ends(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
     yield "end", loaded.model, loaded
 
 
-def _material(recipe: Recipe, folder: Path) -> TrainingData:
+def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
+    """Load what the run trained on: its records, synthesised rows, and generated retain records."""
     data = load_all(recipe.data)
     written, neighbours = folder / "synthesis.jsonl", folder / "neighbours.jsonl"
     retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
@@ -183,13 +179,13 @@ def _material(recipe: Recipe, folder: Path) -> TrainingData:
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """All of it for one run, as it goes into analysis/dynamics.json; `notes` say what was not measured, and why."""
+    """Compute everything for analysis/dynamics.json; `notes` say what was not measured, and why."""
     try:
-        pulled, why = aligned(recipe, folder)
+        alignments, why = measure_alignment(recipe, folder)
     except InputError as error:
-        pulled, why = None, str(error)
+        alignments, why = None, str(error)
     notes = [f"alignment: {why}"] if why else []
-    found = seesaw(folder)
-    if found is None:
+    trajectory = seesaw(folder)
+    if trajectory is None:
         notes.append("seesaw: the training wrote no trajectory (unlearn.trajectory is 0)")
-    return {"seesaw": found, "alignment": pulled, "loss": loss_parts(folder), "notes": notes}
+    return {"seesaw": trajectory, "alignment": alignments, "loss": loss_parts(folder), "notes": notes}

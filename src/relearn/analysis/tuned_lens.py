@@ -1,11 +1,11 @@
-"""A tuned lens: an affine translator for every layer, so that what a layer holds is read in the last layer's terms.
+"""Tuned lens: fit an affine translator per layer, so that its states can be read in the last layer's terms.
 
-The logit lens reads a layer as if the next ones changed nothing but the answer. Translators fitted on other text take
-away what they do to any text (Belrose et al. 2023, arXiv 2303.08112): h -> A h + b, by the least forward KL of the
-last layer's distribution to the translated one. They are fitted on the start model alone and read every other
-model with it: a lens fitted to each model would hide the change that is looked for.
+The logit lens reads a layer as if later layers changed nothing but the answer. A translator h -> A h + b, fitted on
+other text by the least forward KL of the last layer's distribution to the translated one, removes what later layers do
+to any text (Belrose et al. 2023, arXiv 2303.08112). Translators are fitted on the start model and used for every other
+model: a lens fitted to each model would hide the change that is looked for.
 
-Shapes: L layers, H width, N places of text, V vocabulary.
+Shapes: L layers, H width, N text positions, V vocabulary. State 0 is the input of the first layer, n the output of n.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from relearn.analysis.hooks import Inside
+from relearn.analysis.hooks import HookedModel
 from relearn.core.run_dir import read_json, replaced_dir, write_json
 from relearn.engine.forward import TokenRow
 
 FOLDER = "tuned_lens"
-_WEIGHTS, _ABOUT = "translators.safetensors", "fit.json"
-# Logits that exist at once, and bytes of weights that are fitted at once (with their gradients and moments).
-_LOGITS = 1 << 24
-_FITTED = 1 << 30
-_SPLITS = ("fit", "stop", "held_out")
+_WEIGHTS, _METADATA = "translators.safetensors", "fit.json"
+# Logits in memory at once, and bytes of weights fitted at once (with their gradients and moments).
+_MAX_LOGITS = 1 << 24
+_MAX_FITTED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`rate`: by how much of a state's spread one step may move it; `patience`: looks without a gain before a stop.
+class LensSettings:
+    """`rate`: how far one step may move a state, in standard deviations; `batch`: positions per step.
 
-    A look is taken every `every` steps of `batch` places. `places`: of each split as many at most.
+    The KL on the early-stopping split is measured every `every` steps; `patience` measurements without a gain stop the
+    fit. `places`: most positions of each split (fit, stop, held_out).
     """
 
     seed: int = 0
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Translators:
-    """`change` (L, H, H) and `bias` (L, H), float32: place n reads h + change[n] h + bias[n], the last place h."""
+    """Map state n to h + change[n] h + bias[n], the last state to itself; `change` (L, H, H), `bias` (L, H)."""
 
     change: torch.Tensor
     bias: torch.Tensor
@@ -60,84 +60,92 @@ class Translators:
     def identity(cls, layers: int, width: int) -> Translators:
         return cls(*(torch.zeros(shape, device="cpu") for shape in ((layers, width, width), (layers, width))))
 
-    def __call__(self, place: int, states: torch.Tensor) -> torch.Tensor:
-        """States (..., H) of a place (0: into the first layer) in the last layer's terms."""
-        if place == len(self.change):
+    def __call__(self, index: int, states: torch.Tensor) -> torch.Tensor:
+        """Translate states (..., H) of state index `index` into the last layer's terms."""
+        if index == len(self.change):
             return states
-        return states + states @ self.change[place].T + self.bias[place]
+        return states + states @ self.change[index].T + self.bias[index]
 
     def to(self, device: torch.device) -> Translators:
         return Translators(self.change.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Translators and how they were come by: `about` is fit.json."""
+class FittedLens:
+    """Fitted translators and their fit metadata (fit.json)."""
 
     translators: Translators
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def tuned_lens(
-    inside: Inside, rows: Sequence[TokenRow], folder: Path, settings: Settings = Settings(), *, tick: Any = None
-) -> Tuned:
-    """Translators of the model, read from FOLDER/tuned_lens where they were fitted with the same things before."""
-    key = _key(inside, rows, settings)
-    kept = _kept(folder / FOLDER, key)
-    if kept is not None:
-        return kept
-    translators, about = fit(inside, rows, settings, tick=tick)
-    about = {"key": key, **about}
+def load_or_fit(
+    hooked: HookedModel,
+    rows: Sequence[TokenRow],
+    folder: Path,
+    settings: LensSettings = LensSettings(),
+    *,
+    tick: Any = None,
+) -> FittedLens:
+    """Return the model's lens from `folder`/tuned_lens where model, text and settings are the same, else fit it."""
+    key = _key(hooked, rows, settings)
+    stored = _load(folder / FOLDER, key)
+    if stored is not None:
+        return stored
+    translators, metadata = fit(hooked, rows, settings, tick=tick)
+    metadata = {"key": key, **metadata}
     with replaced_dir(folder / FOLDER) as target:
         save_file({"change": translators.change, "bias": translators.bias}, target / _WEIGHTS)
-        write_json(target / _ABOUT, about)
-    return Tuned(translators, about)
+        write_json(target / _METADATA, metadata)
+    return FittedLens(translators, metadata)
 
 
 def fit(
-    inside: Inside, rows: Sequence[TokenRow], settings: Settings = Settings(), *, tick: Any = None
+    hooked: HookedModel, rows: Sequence[TokenRow], settings: LensSettings = LensSettings(), *, tick: Any = None
 ) -> tuple[Translators, dict[str, Any]]:
-    """Fitted translators on the CPU; what they are worth on text they have not seen, place by place.
+    """Fit translators; return them on the CPU, with metadata that has the KL per state on held-out text.
 
-    Every third and sixth row of six are put aside: to know when to stop, and to measure.
+    Of six rows the third is for early stopping and the sixth is held out.
     """
-    splits = dict(zip(_SPLITS, _split(rows), strict=True))
+    splits = {
+        "fit": [row for number, row in enumerate(rows) if number % 3 != 2],
+        "stop": rows[2::6],
+        "held_out": rows[5::6],
+    }
     states = {
-        name: _states(inside, own, most, settings.seed)
+        name: _sample_states(hooked, own, most, settings.seed)
         for (name, own), most in zip(splits.items(), settings.places, strict=True)
     }
-    layers, width = len(inside.layers), states["fit"].shape[-1]
+    layers, width = len(hooked.layers), states["fit"].shape[-1]
     translators = Translators.identity(layers, width)
     steps = [0] * layers
-    group = max(1, _FITTED // (16 * width * width))
+    group = max(1, _MAX_FITTED_BYTES // (16 * width * width))
     for first in range(0, layers, group):
-        places = range(first, min(first + group, layers))
-        for one in _fitted(inside, states, places, settings, tick):
-            translators.change[one.place], translators.bias[one.place] = one.folded()
-            steps[one.place] = one.best_step
-    held = states["held_out"]
-    about = {
+        indices = range(first, min(first + group, layers))
+        for layer in _fit_layers(hooked, states, indices, settings, tick):
+            translators.change[layer.index], translators.bias[layer.index] = layer.translator()
+            steps[layer.index] = layer.best_step
+    metadata = {
         "settings": asdict(settings) | {"places": list(settings.places)},
         "rows": {name: len(own) for name, own in splits.items()},
         "places": {name: own.shape[1] for name, own in states.items()},
         "steps": steps,
         "held_out_kl": {
-            "logit": _each_kl(inside, held, Translators.identity(layers, width)),
-            "tuned": _each_kl(inside, held, translators),
+            "logit": _kl_per_state(hooked, states["held_out"], Translators.identity(layers, width)),
+            "tuned": _kl_per_state(hooked, states["held_out"], translators),
         },
     }
-    return translators, about
+    return translators, metadata
 
 
-class _Layer:
-    """One layer's translator while it is fitted.
+class _LayerFit:
+    """The translator of one layer while it is fitted.
 
-    States differ by orders of magnitude from number to number, so the weights are over states of mean 0 and spread 1:
-    h -> h + spread * (W (h - mean) / spread + c). `folded` takes that back into A and b.
+    States differ by orders of magnitude from number to number, so the weights act on standardised states:
+    h -> h + spread * (W (h - mean) / spread + c). `translator` converts that to A and b.
     """
 
-    def __init__(self, place: int, states: torch.Tensor, rate: float):
-        self.place, self.states = place, states
+    def __init__(self, index: int, states: torch.Tensor, rate: float):
+        self.index, self.states = index, states
         self._mean = states.mean(0)
         self._spread = states.std(0).clamp_min(1e-6 * float(states.abs().max()) + 1e-12)
         width = states.shape[-1]
@@ -148,158 +156,151 @@ class _Layer:
             [{"params": [self._weight], "lr": rate / width**0.5 / 4}, {"params": [self._shift], "lr": rate}]
         )
         self._best: tuple[torch.Tensor, torch.Tensor] = (self._weight.detach().clone(), self._shift.detach().clone())
-        self.best_step, self._least, self._waited = 0, float("inf"), 0
+        self.best_step, self._best_kl, self._without_gain = 0, float("inf"), 0
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        flat = (states - self._mean) / self._spread
-        return states + self._spread * (flat @ self._weight.T + self._shift)
+        standardised = (states - self._mean) / self._spread
+        return states + self._spread * (standardised @ self._weight.T + self._shift)
 
-    def step(self, inside: Inside, last: torch.Tensor, at: torch.Tensor) -> None:
+    def step(self, hooked: HookedModel, last: torch.Tensor, at: torch.Tensor) -> None:
+        """Take an Adam step on the positions `at`; `last`: the last layer's log-probabilities there."""
         parameters = [self._weight, self._shift]
-        slopes = [torch.zeros_like(one) for one in parameters]
-        for start, stop in _cuts(len(at), last.shape[-1]):
-            logits = inside.decode(self(self.states[at[start:stop]]))
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        for start, stop in _chunks(len(at), last.shape[-1]):
+            logits = hooked.decode(self(self.states[at[start:stop]]))
             loss = _kl(last[start:stop], logits).sum() / len(at)
-            for slope, more in zip(slopes, torch.autograd.grad(loss, parameters), strict=True):
-                slope += more
-        for parameter, slope in zip(parameters, slopes, strict=True):
-            parameter.grad = slope
+            for gradient, part in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
+                gradient += part
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         self._adam.step()
 
-    def look(self, kl: float, step: int) -> None:
-        """Remember the weights where they are the best so far."""
-        if kl < self._least:
-            self._least, self.best_step, self._waited = kl, step, 0
+    def record(self, kl: float, step: int) -> None:
+        """Keep the weights where their KL is the lowest so far."""
+        if kl < self._best_kl:
+            self._best_kl, self.best_step, self._without_gain = kl, step, 0
             self._best = (self._weight.detach().clone(), self._shift.detach().clone())
         else:
-            self._waited += 1
+            self._without_gain += 1
 
-    def done(self, patience: int) -> bool:
-        return self._waited >= patience
+    def is_done(self, patience: int) -> bool:
+        return self._without_gain >= patience
 
-    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best so far as change (H, H) and bias (H,)."""
+    def translator(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the best weights so far as change (H, H) and bias (H,)."""
         weight, shift = self._best
         change = self._spread[:, None] * weight / self._spread
         return change.cpu(), (self._spread * shift - change @ self._mean).cpu()
 
 
-def _fitted(
-    inside: Inside, states: dict[str, torch.Tensor], places: range, settings: Settings, tick: Any
-) -> list[_Layer]:
-    """Layers fitted beside each other on the same batches, whose last layer is then read once for all of them."""
-    device = inside.device
-    layers = [_Layer(place, states["fit"][place].to(device).float(), settings.rate) for place in places]
+def _fit_layers(
+    hooked: HookedModel, states: dict[str, torch.Tensor], indices: range, settings: LensSettings, tick: Any
+) -> list[_LayerFit]:
+    """Fit several layers on the same batches, so that the last layer is decoded once for all of them."""
+    device = hooked.device
+    layers = [_LayerFit(index, states["fit"][index].to(device).float(), settings.rate) for index in indices]
     last, stop_last = (states[name][-1].to(device).float() for name in ("fit", "stop"))
-    stop = {layer.place: states["stop"][layer.place].to(device).float() for layer in layers}
+    stop_states = {layer.index: states["stop"][layer.index].to(device).float() for layer in layers}
     draw = torch.Generator("cpu").manual_seed(settings.seed)
-    going = layers
+    active = layers
     for step in range(settings.most_steps + 1):
         if step % settings.every == 0 or step == settings.most_steps:
-            seen = _kls(inside, stop_last, [(layer, stop[layer.place]) for layer in going])
-            for layer, kl in zip(going, seen, strict=True):
-                layer.look(kl, step)
-            going = [layer for layer in going if not layer.done(settings.patience)]
+            kls = _mean_kls(hooked, stop_last, [(layer, stop_states[layer.index]) for layer in active])
+            for layer, kl in zip(active, kls, strict=True):
+                layer.record(kl, step)
+            active = [layer for layer in active if not layer.is_done(settings.patience)]
             if tick:
-                tick(places.start + len(layers) - len(going), len(inside.layers))
-        if not going or step == settings.most_steps:
+                tick(indices.start + len(layers) - len(active), len(hooked.layers))
+        if not active or step == settings.most_steps:
             return layers
         at = torch.randperm(len(last), generator=draw, device="cpu")[: settings.batch].to(device)
         with torch.no_grad():
-            target = inside.decode(last[at]).log_softmax(-1)
-        for layer in going:
-            layer.step(inside, target, at)
+            target = hooked.decode(last[at]).log_softmax(-1)
+        for layer in active:
+            layer.step(hooked, target, at)
     return layers
 
 
 @torch.no_grad()
-def _kls(inside: Inside, last: torch.Tensor, read: Sequence[tuple[Any, torch.Tensor]]) -> list[float]:
-    """Mean KL(last layer || what a translator makes of states) for each of `read`, a translator and its states."""
-    sums = [0.0] * len(read)
-    vocabulary = inside.decode(last[:1]).shape[-1]
-    for start, stop in _cuts(len(last), vocabulary):
-        target = inside.decode(last[start:stop]).log_softmax(-1)
-        for number, (translate, states) in enumerate(read):
-            sums[number] += float(_kl(target, inside.decode(translate(states[start:stop]))).double().sum())
+def _mean_kls(hooked: HookedModel, last: torch.Tensor, translated: Sequence[tuple[Any, torch.Tensor]]) -> list[float]:
+    """Compute the mean KL(last layer || translated states) for each pair (translator, states)."""
+    sums = [0.0] * len(translated)
+    vocabulary = hooked.decode(last[:1]).shape[-1]
+    for start, stop in _chunks(len(last), vocabulary):
+        target = hooked.decode(last[start:stop]).log_softmax(-1)
+        for number, (translate, states) in enumerate(translated):
+            sums[number] += float(_kl(target, hooked.decode(translate(states[start:stop]))).double().sum())
     return [total / len(last) for total in sums]
 
 
-def _each_kl(inside: Inside, states: torch.Tensor, translators: Translators) -> list[float]:
-    """Mean KL of every place (L + 1) on states (L + 1, N, H)."""
-    device = inside.device
+def _kl_per_state(hooked: HookedModel, states: torch.Tensor, translators: Translators) -> list[float]:
+    """Compute the mean KL of each of the states (L + 1, N, H)."""
+    device = hooked.device
     last = states[-1].to(device).float()
-    found = []
-    for place, own in enumerate(states):
-        single = _one(translators, place, device)
-        found += _kls(inside, last, [(single, own.to(device).float())])
-    return [round(value, 4) for value in found]
+    kls = []
+    for index, own in enumerate(states):
+        translate = _single_translator(translators, index, device)
+        kls += _mean_kls(hooked, last, [(translate, own.to(device).float())])
+    return [round(value, 4) for value in kls]
 
 
-def _one(translators: Translators, place: int, device: torch.device) -> Any:
-    """One place's translator on the model's device: all of them need not fit there."""
-    if place == len(translators.change):
+def _single_translator(translators: Translators, index: int, device: torch.device) -> Any:
+    """Return the translator of one state on the model's device, where all of them may not fit."""
+    if index == len(translators.change):
         return lambda states: states
-    single = Translators(translators.change[place][None].to(device), translators.bias[place][None].to(device))
+    single = Translators(translators.change[index][None].to(device), translators.bias[index][None].to(device))
     return lambda states: single(0, states)
 
 
 def _kl(last: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """KL of log-probabilities `last` (n, V) to logits (n, V): (n,)."""
+    """Compute the KL (n,) of log-probabilities `last` (n, V) to logits (n, V)."""
     return (last.exp() * (last - logits.log_softmax(-1))).sum(-1)
 
 
-def _cuts(count: int, vocabulary: int) -> list[tuple[int, int]]:
-    step = max(1, _LOGITS // vocabulary)
+def _chunks(count: int, vocabulary: int) -> list[tuple[int, int]]:
+    step = max(1, _MAX_LOGITS // vocabulary)
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _split(rows: Sequence[TokenRow]) -> tuple[list[TokenRow], list[TokenRow], list[TokenRow]]:
-    numbered = list(enumerate(rows))
-    return (
-        [row for number, row in numbered if number % 3 != 2],
-        [row for number, row in numbered if number % 6 == 2],
-        [row for number, row in numbered if number % 6 == 5],
-    )
-
-
 @torch.no_grad()
-def _states(inside: Inside, rows: Sequence[TokenRow], most: int, seed: int) -> torch.Tensor:
-    """(L + 1, N, H) on the CPU, as exact as the model's own: every place but those of a beginning that all rows share.
+def _sample_states(hooked: HookedModel, rows: Sequence[TokenRow], most: int, seed: int) -> torch.Tensor:
+    """Return states (L + 1, N, H) on the CPU in the model's dtype, at up to `most` positions drawn with `seed`.
 
-    The first token is left out too: models park attention there, and its states are like no others.
+    Positions of a prefix that all rows share are left out, and so is the first token: models park attention there, and
+    its states are like no others.
     """
-    shared = _shared(rows)
-    kind = inside.head.weight.dtype if inside.head.weight.is_floating_point() else torch.float32
-    found = torch.cat([inside.states(row.ids)[:, shared:].to("cpu", kind) for row in rows], 1)
-    if found.shape[1] <= most:
-        return found
+    prefix = _shared_prefix(rows)
+    dtype = hooked.head.weight.dtype if hooked.head.weight.is_floating_point() else torch.float32
+    states = torch.cat([hooked.states(row.ids)[:, prefix:].to("cpu", dtype) for row in rows], 1)
+    if states.shape[1] <= most:
+        return states
     draw = torch.Generator("cpu").manual_seed(seed)
-    return found[:, torch.randperm(found.shape[1], generator=draw, device="cpu")[:most].sort().values]
+    return states[:, torch.randperm(states.shape[1], generator=draw, device="cpu")[:most].sort().values]
 
 
-def _shared(rows: Sequence[TokenRow]) -> int:
-    """How many tokens all rows begin with; at least one, and of a single row one."""
+def _shared_prefix(rows: Sequence[TokenRow]) -> int:
+    """Count the tokens that all rows begin with; at least one, and one for a single row."""
     if len(rows) < 2:
         return 1
     columns = zip(*(row.ids for row in rows), strict=False)
-    same = next((place for place, tokens in enumerate(columns) if len(set(tokens)) > 1), None)
-    return 1 if same is None else max(1, same)
+    shared = next((position for position, tokens in enumerate(columns) if len(set(tokens)) > 1), None)
+    return 1 if shared is None else max(1, shared)
 
 
-def _kept(folder: Path, key: str) -> Tuned | None:
-    if not (folder / _ABOUT).exists() or not (folder / _WEIGHTS).exists():
+def _load(folder: Path, key: str) -> FittedLens | None:
+    if not (folder / _METADATA).exists() or not (folder / _WEIGHTS).exists():
         return None
-    about = read_json(folder / _ABOUT)
-    if about.get("key") != key:
+    metadata = read_json(folder / _METADATA)
+    if metadata.get("key") != key:
         return None
     with safe_open(folder / _WEIGHTS, "pt") as file:
-        return Tuned(Translators(file.get_tensor("change"), file.get_tensor("bias")), about)
+        return FittedLens(Translators(file.get_tensor("change"), file.get_tensor("bias")), metadata)
 
 
-def _key(inside: Inside, rows: Sequence[TokenRow], settings: Settings) -> str:
-    """sha256 over the model's weights, the text as tokens, and the settings."""
+def _key(hooked: HookedModel, rows: Sequence[TokenRow], settings: LensSettings) -> str:
+    """Hash the model's weights, the text as tokens, and the settings."""
     digest = hashlib.sha256(json.dumps([asdict(settings), [row.ids for row in rows]]).encode())
-    for name, weight in sorted(inside.model.state_dict().items()):
+    for name, weight in sorted(hooked.model.state_dict().items()):
         if isinstance(weight, torch.Tensor):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             digest.update(weight.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)

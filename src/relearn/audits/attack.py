@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from relearn.core.config import Lora, Metrics, Recipe
+from relearn.core.config import Metrics, Recipe
 from relearn.core.registry import Registry
 from relearn.data import Form, Record
 from relearn.metrics.intervals import mean_interval
@@ -31,7 +31,7 @@ AttackRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class AttackPrompt:
     """One prompt about a fact, as an attack function returns it.
 
     `text` is the user's turn (form "chat") or a text to be continued (form "text"; may be empty). The model's answer is
@@ -46,12 +46,12 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class AttackPrompt:
+class FactPrompt:
     """A prompt of the fact with record `id`; `sample` numbers draws at temperature 1 (None: greedy decoding)."""
 
     id: str
     variant: str
-    prompt: Prompt
+    prompt: AttackPrompt
     sample: int | None = None
 
     @property
@@ -72,8 +72,8 @@ class AttackPrompt:
         }
 
     @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> AttackPrompt:
-        prompt = Prompt(row["prompt"], row["given"], row["form"], tuple(row["wanted"]))
+    def from_dict(cls, row: Mapping[str, Any]) -> FactPrompt:
+        prompt = AttackPrompt(row["prompt"], row["given"], row["form"], tuple(row["wanted"]))
         return cls(row["id"], row["variant"], prompt, row["sample"])
 
 
@@ -97,14 +97,6 @@ class AuditInputs:
     samples: int = 8
     seed: int = 0
     holdout: Sequence[Record] = ()
-
-    @property
-    def lora(self) -> Lora:
-        return self.recipe.unlearn.lora
-
-    def retain_on_subject(self, record: Record) -> list[Record]:
-        """Select the retain records on the subject of `record`."""
-        return [other for other in self.retain if record.subject and other.subject == record.subject]
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,7 @@ class FactAggregation:
         return {record.id: record.subject for record in self.facts}
 
 
-PromptFunction = Callable[[AuditInputs], list[AttackPrompt]]
+PromptFunction = Callable[[AuditInputs], list[FactPrompt]]
 # (load_model, inputs, ask): load_model() returns a fresh model; ask(variant, loaded, shown=ids) asks the questions.
 WeightFunction = Callable[[Callable[..., Any], AuditInputs, Callable[..., None]], None]
 # (loaded, inputs) -> rows of `measurement_row`.
@@ -206,8 +198,8 @@ def attack(
 
     A function of family "questions" is called as `function(fact)` or `function(fact, inputs)` for every fact, a
     `Record` with `question`, `answer`, `subject` and `form`; `inputs` are the `AuditInputs`. It returns one prompt, a
-    list of prompts, or a mapping from the name of a variant to its prompt; a prompt is a str or a `Prompt`, and None
-    where there is none. The fact is brought back when the answer to any of them states it.
+    list of prompts, or a mapping from the name of a variant to its prompt. A prompt is a str or an `AttackPrompt`; None
+    means that there is none. The fact is brought back when the answer to any of them states it.
 
     Other families: "access" is called as `function(loaded, inputs)` and returns one `measurement_row` per fact and
     measure. "precision", "relearning" and "adapters" are called as `function(load_model, inputs, ask)`: load a fresh
@@ -256,8 +248,8 @@ def _prompts_of_all_facts(
 ) -> PromptFunction:
     takes_inputs = len(inspect.signature(function).parameters) > 1
 
-    def prompts(inputs: AuditInputs) -> list[AttackPrompt]:
-        attack_prompts: list[AttackPrompt] = []
+    def prompts(inputs: AuditInputs) -> list[FactPrompt]:
+        attack_prompts: list[FactPrompt] = []
         variant_order: dict[str, int] = {}
         for fact in inputs.facts:
             if fact.form == "text" and not documents:
@@ -266,8 +258,8 @@ def _prompts_of_all_facts(
             for variant, prompt in _prompts_by_variant(result).items():
                 variant_order.setdefault(variant, len(variant_order))
                 if prompt is not None:
-                    prompt = Prompt(prompt, form=fact.form) if isinstance(prompt, str) else prompt
-                    attack_prompts.append(AttackPrompt(fact.id, variant, prompt))
+                    prompt = AttackPrompt(prompt, form=fact.form) if isinstance(prompt, str) else prompt
+                    attack_prompts.append(FactPrompt(fact.id, variant, prompt))
         if by_variant:
             attack_prompts.sort(key=lambda one: variant_order[one.variant])
         if not sampled:
@@ -277,10 +269,10 @@ def _prompts_of_all_facts(
     return prompts
 
 
-def _prompts_by_variant(result: Any) -> Mapping[str, Prompt | str | None]:
+def _prompts_by_variant(result: Any) -> Mapping[str, AttackPrompt | str | None]:
     if isinstance(result, Mapping):
         return result
-    if result is None or isinstance(result, str | Prompt):
+    if result is None or isinstance(result, str | AttackPrompt):
         return {"asked": result}
     assert isinstance(result, Iterable)
     return {f"prompt {number}": prompt for number, prompt in enumerate(result, start=1)}

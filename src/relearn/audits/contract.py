@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, Prompt
+from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, FactPrompt
 from relearn.core.config import Recipe
 from relearn.data import Record
 from relearn.leakage.detector import LeakIndex
@@ -63,7 +63,7 @@ def check_attack(name: str) -> list[str]:
         return [*faults, "makes no prompt for any toy fact"]
     if prompts != again:
         faults.append("makes other prompts when called again with the same inputs; draw with inputs.seed")
-    if any(prompt.prompt.form != "text" for prompt in on_document if isinstance(prompt.prompt, Prompt)):
+    if any(prompt.prompt.form != "text" for prompt in on_document if isinstance(prompt.prompt, AttackPrompt)):
         faults.append("asks a document (form 'text') as a chat")
     faults += _key_faults(prompts)
     malformed = [fault for prompt in prompts if (fault := _prompt_fault(prompt))]
@@ -87,7 +87,7 @@ def _registration_faults(audit: Audit) -> list[str]:
     return faults
 
 
-def _key_faults(prompts: Sequence[AttackPrompt]) -> list[str]:
+def _key_faults(prompts: Sequence[FactPrompt]) -> list[str]:
     faults = []
     if unknown := {prompt.id for prompt in prompts} - {record.id for record in TOY_FACTS}:
         faults.append(f"makes prompts with ids of no given fact: {', '.join(sorted(unknown))}")
@@ -97,15 +97,15 @@ def _key_faults(prompts: Sequence[AttackPrompt]) -> list[str]:
     return faults
 
 
-def _prompt_fault(prompt: AttackPrompt) -> str:
+def _prompt_fault(prompt: FactPrompt) -> str:
     own = prompt.prompt
-    if not isinstance(own, Prompt) or not isinstance(own.text, str) or not isinstance(own.answer_prefix, str):
-        return f"variant {prompt.variant!r}: a prompt must be a str or a Prompt"
+    if not isinstance(own, AttackPrompt) or not isinstance(own.text, str) or not isinstance(own.answer_prefix, str):
+        return f"variant {prompt.variant!r}: a prompt must be a str or an AttackPrompt"
     is_empty = not own.text.strip() and not (own.form == "text" and own.answer_prefix.strip())
     return f"variant {prompt.variant!r}: an empty prompt" if is_empty else ""
 
 
-def _leak_faults(prompts: Sequence[AttackPrompt], *, partial_answer: bool) -> list[str]:
+def _leak_faults(prompts: Sequence[FactPrompt], *, partial_answer: bool) -> list[str]:
     """Find prompts that contain a secret of their fact, or with `partial_answer` the whole answer."""
     index = LeakIndex(TOY_FACTS)
     records = {record.id: record for record in TOY_FACTS}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from relearn.audits.attack import AttackPrompt
+from relearn.audits.attack import FactPrompt
 from relearn.audits.query_models import FACT, RowsByModel
 from relearn.data import Record
 from relearn.inference.run_models import ModelName
@@ -36,7 +36,7 @@ class FactList:
         for secret in read_secrets(records):
             self._secrets.setdefault(secret.record.id, secret)
 
-    def match(self, prompt: AttackPrompt, answer: str) -> list[str]:
+    def match(self, prompt: FactPrompt, answer: str) -> list[str]:
         """Return the texts of `answer` that state the fact of `prompt`, in order; empty where none does."""
         record = self._records[prompt.id]
         prefix = f"{prompt.prompt.answer_prefix} " if prompt.prompt.answer_prefix else ""
@@ -59,7 +59,7 @@ class FactList:
             for row in own:
                 if row["part"] == FACT:
                     models = variants.setdefault(row["variant"], {}).setdefault(row["id"], {})
-                    models.setdefault(model, []).extend(self.match(AttackPrompt.from_dict(row), row["answer"]))
+                    models.setdefault(model, []).extend(self.match(FactPrompt.from_dict(row), row["answer"]))
         return variants
 
     def _state_enough(self, record_id: str, texts: Sequence[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, Prompt
+from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, FactPrompt
 from relearn.core.run_dir import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import generate
@@ -57,14 +57,14 @@ class AnswerFiles:
         self._rows.pop(path, None)
 
 
-def format_prompt(chat: ChatFormat, prompt: Prompt) -> str:
+def format_prompt(chat: ChatFormat, prompt: AttackPrompt) -> str:
     """Format a prompt as the model's input, followed by the beginning of the answer where the attack sets one."""
     if prompt.form == "text":
         return chat.prompt(" ".join(filter(None, (prompt.text, prompt.answer_prefix))), "text")
     return chat.prompt(prompt.text, "chat") + (chat.glue + prompt.answer_prefix if prompt.answer_prefix else "")
 
 
-def generate_answers(loaded: Loaded, prompts: Sequence[AttackPrompt], inputs: AuditInputs) -> list[str]:
+def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[str]:
     """Generate one answer for each prompt, in order, without the answer prefix; draws are seeded by their number."""
     chat, settings = loaded.chat, inputs.recipe.generate
     complete = _CompletePrompts(chat.tokenizer, chat.use_template, chat.system_prompt, chat.glue, chat.end)
@@ -78,13 +78,13 @@ def generate_answers(loaded: Loaded, prompts: Sequence[AttackPrompt], inputs: Au
     return [answers[index] for index in range(len(prompts))]
 
 
-def plain_prompts(records: Sequence[Record], variant: str) -> list[AttackPrompt]:
+def plain_prompts(records: Sequence[Record], variant: str) -> list[FactPrompt]:
     """Make the records' own questions prompts of `variant`."""
-    return [AttackPrompt(record.id, variant, Prompt(record.question, form=record.form)) for record in records]
+    return [FactPrompt(record.id, variant, AttackPrompt(record.question, form=record.form)) for record in records]
 
 
 def ask_prompts(
-    loaded: Loaded, prompts: Sequence[AttackPrompt], inputs: AuditInputs, part: str = FACT
+    loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs, part: str = FACT
 ) -> list[AttackRow]:
     """Ask the prompts and return their rows."""
     answers = generate_answers(loaded, prompts, inputs)

@@ -176,20 +176,22 @@ class AuditScorer:
 
     def _stated(self, matches: FactMatches, variants: Iterable[str], model: ModelName) -> Measurement:
         """Compute the share of facts that a model states under any of the variants."""
-        stated: dict[str, float | None] = dict.fromkeys(self._fact_ids)
-        for variant in variants:
-            for record_id, models in matches.variants[variant].items():
-                if model in models:
-                    stated[record_id] = max(stated[record_id] or 0.0, float(bool(models[model])))
-        return self._mean(stated)
+        by_variant = [matches.variants[variant].items() for variant in variants]
+        return self._share(
+            (record_id, bool(models[model])) for facts in by_variant for record_id, models in facts if model in models
+        )
 
     def _brought_back(self, matches: FactMatches, variants: Iterable[str]) -> Measurement:
         """Compute the share of facts that any of the variants brings back."""
-        back: dict[str, float | None] = dict.fromkeys(self._fact_ids)
-        for variant in variants:
-            for record_id in matches.variants[variant]:
-                back[record_id] = max(back[record_id] or 0.0, float(matches.is_back(record_id, variant)))
-        return self._mean(back)
+        pairs = ((record_id, variant) for variant in variants for record_id in matches.variants[variant])
+        return self._share((record_id, matches.is_back(record_id, variant)) for record_id, variant in pairs)
+
+    def _share(self, hits: Iterable[tuple[str, bool]]) -> Measurement:
+        """Compute the share of facts with at least one hit; facts that are not in `hits` are unscored."""
+        values: dict[str, float | None] = dict.fromkeys(self._fact_ids)
+        for record_id, is_hit in hits:
+            values[record_id] = max(values[record_id] or 0.0, float(is_hit))
+        return self._mean(values)
 
     def _mean(self, values: Mapping[str, float | None]) -> Measurement:
         return self._aggregation.mean(values, why="not asked")

@@ -2,7 +2,7 @@
 
 A plug-in is a Python file named on the command line (`relearn --plugin my_loss.py run ...`) or an installed package
 with an entry point of the group `relearn.plugins`. Nothing else is imported: no recipe and no run folder can name code.
-The manifest of a run records the plug-ins that it used, with a hash or a version, and `require` compares them on resume.
+The manifest of a run records the plug-ins that it used, with a hash or a version; `require` compares them on resume.
 """
 
 from __future__ import annotations

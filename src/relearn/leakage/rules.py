@@ -1,19 +1,7 @@
-"""Find the secrets of one record in one row, rule by rule; `Relation` says how close the row is to the record.
+"""Find the secrets of one record in one row: one function per rule, from (secret, row) to hits.
 
-Every rule is a function from (secret, row) to hits. In the order of `find_hits`:
-
-whole answer    a short answer as a whole; a bare "yes" or "no" only where the target begins with it
-contacts        e-mails, house numbers with street, phone numbers; these count in any row
-e-mail parts    the domain's name, or the part before the @ written as one word
-streets         the street without its number
-dates           the year, or day and month; the month alone where the row asks the record's question
-numbers         numbers of three digits and more; short ones where the row asks the record's question
-names           rare words of names; a common noun of a title only where it is capitalised
-rare pairs      two different rare words that are close together in the answer and in the row
-single words    a revealing word, where the row was written for the record's subject or asks its question
-wording         four content words of the answer in an unbroken run, where the row asks the record's question
-
-Words of the record's own question never count (see secrets.py); `hidden` words do not count in this row.
+`Relation` says how close the row is to the record; more rules apply the closer it is. Words of the record's own
+question never count (see secrets.py), and `hidden` words do not count in this row. The detector decides on both.
 """
 
 from __future__ import annotations
@@ -184,15 +172,15 @@ def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
     Phone digits may be grouped in any way, lack the prefix or follow a country code, but at least six must be there.
     """
     for email in secret.emails:
-        yield from (row.hit("email", place) for place in row.find_email(email.local + email.domain))
+        yield from (row.hit("email", span) for span in row.find_email(email.local + email.domain))
     for address in secret.addresses:
-        yield from (row.hit("address", place) for place in row.find_street(address))
+        yield from (row.hit("address", span) for span in row.find_street(address))
     for phone in secret.phones:
         without_zeros = phone.lstrip("0")
-        for digits, places in row.numbers.items():
+        for digits, ranges in row.numbers.items():
             is_part = phone.endswith(digits) or phone.startswith(digits) or digits.endswith(without_zeros)
             if len(digits) >= MIN_PHONE_DIGITS and is_part:
-                yield from (row.hit("number", place) for place in places)
+                yield from (row.hit("number", span) for span in ranges)
 
 
 def _whole_answer(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
@@ -207,7 +195,7 @@ def _whole_answer(secret: Secret, row: RowText, relation: Relation) -> Iterator[
         if asks and secret.tokens and tuple(row.norms[start:end]) == secret.tokens:
             yield row.hit("verbatim", (start, end))
     elif (asks or any(word.is_rare for word in secret.answer)) and not secret.public.issuperset(secret.tokens):
-        yield from (row.hit("verbatim", place) for place in row.find(secret.tokens))
+        yield from (row.hit("verbatim", span) for span in row.find(secret.tokens))
 
 
 def _email_parts(secret: Secret, row: RowText, relation: Relation, hidden: frozenset[str]) -> Iterator[Hit]:
@@ -231,7 +219,7 @@ def _streets(secret: Secret, row: RowText) -> Iterator[Hit]:
     for address in secret.addresses:
         street = tuple(norm for norm in address if not norm[0].isdigit())
         if len(street) > 1 and not secret.public.issuperset(street):
-            yield from (row.hit("address", place) for place in row.find_street(street))
+            yield from (row.hit("address", span) for span in row.find_street(street))
 
 
 def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
@@ -243,7 +231,7 @@ def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
         ):
             yield Hit("date", span.start, span.end)
     for day in secret.days:
-        yield from (row.hit("date", place) for place in row.numbers.get(day.year or "", ()))
+        yield from (row.hit("date", span) for span in row.numbers.get(day.year or "", ()))
         for at in row.indices.get(MONTHS[day.month - 1], ()) if relation >= Relation.QUESTION and day.month else ():
             if row.is_capitalised(at):
                 yield row.hit("date", (at, at + 1))
@@ -260,7 +248,7 @@ def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
     asks = relation >= Relation.QUESTION
     digits = {digits for digits in secret.numbers if asks or len(digits) >= MIN_DIGITS}
     for number in digits | {phone[-4:] for phone in secret.phones if asks}:
-        yield from (row.hit("number", place) for place in row.numbers.get(number, ()))
+        yield from (row.hit("number", span) for span in row.numbers.get(number, ()))
 
 
 def _names(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
@@ -274,7 +262,7 @@ def _names(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit
         if not is_title_word or row.is_capitalised(first):
             yield row.hit("name", (first, last))
     for phrase in (phrase for phrase in secret.phrases if not hidden.issuperset(map(singular, phrase))):
-        yield from (row.hit("name", place) for place in row.find(phrase))
+        yield from (row.hit("name", span) for span in row.find(phrase))
 
 
 def _consecutive(indices: list[int]) -> Iterator[tuple[int, int]]:

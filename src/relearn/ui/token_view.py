@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from relearn.analysis.hooks import Inside
-from relearn.analysis.logit_lens import candidates, lens
+from relearn.analysis.hooks import HookedModel
+from relearn.analysis.logit_lens import lens, top_tokens
 from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded
 
@@ -25,7 +25,7 @@ def places(loaded: Loaded, prompt: Sequence[int], said: Sequence[int]) -> list[d
                 for token, value in place.top
             ],
         }
-        for place in candidates(Inside(loaded.model), row)
+        for place in top_tokens(HookedModel(loaded.model), row)
     ]
 
 
@@ -34,7 +34,7 @@ def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
 
     `says`: the token the layer would say; `probability`, `rank`: of the token that stands there.
     """
-    seen = lens(Inside(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
+    seen = lens(HookedModel(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
     found = [
         {
             "layer": number,

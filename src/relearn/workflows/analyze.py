@@ -16,10 +16,10 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Literal
 
-from relearn.analysis.adapter_spectrum import Update, overlap, updates
-from relearn.analysis.circuits import THRESHOLDS, Circuits, compared
+from relearn.analysis.adapter_spectrum import LoraUpdate, overlap, read_updates
+from relearn.analysis.circuits import THRESHOLDS, Circuits, compare_circuits
 from relearn.analysis.logit_lens import lens_rows
-from relearn.analysis.measurements import Study
+from relearn.analysis.measurements import ModelMeasurements
 from relearn.analysis.training_dynamics import dynamics
 from relearn.analysis.tuned_lens import Translators
 from relearn.core import console
@@ -108,16 +108,16 @@ class _Comparison:
         with console.stage(f"look into {START}"):
             loaded = AuditModels(self._recipes[first], self._runs[first]).fresh("start")
             rows = self._rows(loaded)
-            study = Study(loaded, rows)
+            study = ModelMeasurements(loaded, rows)
             translators = tuned.fitted(loaded, study) if tuned else None
-            lens[START], places[START] = study.layers(translators), study.places()
+            lens[START], places[START] = study.lens(translators), study.top_tokens()
             donor, known = study.states(), study.answer_logprobs()
             circuits = _Circuits(study)
             del loaded, study
         for name, path in self._runs.items():
             with console.stage(f"look into {name}"):
-                study = Study(AuditModels(self._recipes[name], path).fresh("after"), rows)
-                lens[name], places[name] = study.layers(translators), study.places()
+                study = ModelMeasurements(AuditModels(self._recipes[name], path).fresh("after"), rows)
+                lens[name], places[name] = study.lens(translators), study.top_tokens()
                 patching[name] = study.restored(donor, known)
                 circuits.add(name, study)
                 del study
@@ -133,7 +133,9 @@ class _Comparison:
         shares = {name: found["share"] for name, found in patching.items()}
         self._keep("patching", patching, **_drawn("patching", shares))
         self._keep("circuits", circuits.numbers(), **circuits.pictures())
-        adapters = {name: updates(path / "adapter") for name, path in self._runs.items() if (path / "adapter").exists()}
+        adapters = {
+            name: read_updates(path / "adapter") for name, path in self._runs.items() if (path / "adapter").exists()
+        }
         if adapters:
             numbers = {name: _by_layer(found) for name, found in adapters.items()}
             norms = _drawn("adapter", {name: found["norm"] for name, found in numbers.items()})
@@ -172,24 +174,24 @@ class _TunedLens:
         self._out, self._text, self._seed = out, text, seed
         self.about: dict[str, Any] = {}
 
-    def fitted(self, loaded: Loaded, study: Study) -> Translators:
+    def fitted(self, loaded: Loaded, study: ModelMeasurements) -> Translators:
         with console.stage("fit the lens") as tick:
-            found = study.tuned(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
+            found = study.tuned_lens(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
         source = "the generic rows that come with relearn" if self._text is None else self._text.name
-        self.about = {"text": source} | {key: value for key, value in found.about.items() if key != "key"}
+        self.about = {"text": source} | {key: value for key, value in found.metadata.items() if key != "key"}
         return found.translators
 
 
 class _Circuits:
     """The circuits of the start model and then of one model after the other; why not, where there are none."""
 
-    def __init__(self, study: Study):
-        self._tokens, self._layers = study.tokens(TRACED), study.depth()
+    def __init__(self, study: ModelMeasurements):
+        self._tokens, self._layers = study.tokens(TRACED), study.layer_count
         self._found: dict[str, Circuits] = {}
         self._why = ""
         self.add(START, study)
 
-    def add(self, name: str, study: Study) -> None:
+    def add(self, name: str, study: ModelMeasurements) -> None:
         if self._why:
             return
         try:
@@ -203,7 +205,8 @@ class _Circuits:
         if self._why or start is None:
             return {"not_measured": self._why}
         models = {
-            name: compared(own, None if name == START else start, self._layers) for name, own in self._found.items()
+            name: compare_circuits(own, None if name == START else start, self._layers)
+            for name, own in self._found.items()
         }
         return {"layers": self._layers, "tokens": self._tokens, "models": models}
 
@@ -253,7 +256,7 @@ def _drawn(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, str]:
     return {name: over_layers(lines, name.replace("_", "-"), *LINES[name])}
 
 
-def _by_layer(found: Sequence[Update]) -> dict[str, list[Any]]:
+def _by_layer(found: Sequence[LoraUpdate]) -> dict[str, list[Any]]:
     """Norm over all modules of a layer, and the mean effective rank of their updates."""
     layers = sorted({one.layer for one in found if one.layer is not None})
     of = {layer: [one for one in found if one.layer == layer] for layer in layers}
@@ -264,7 +267,7 @@ def _by_layer(found: Sequence[Update]) -> dict[str, list[Any]]:
     }
 
 
-def _overlaps(adapters: Mapping[str, Sequence[Update]]) -> list[dict[str, Any]]:
+def _overlaps(adapters: Mapping[str, Sequence[LoraUpdate]]) -> list[dict[str, Any]]:
     """For each pair of runs, the mean overlap of what they write into, over modules that both change."""
     names = list(adapters)
     pairs = [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]

@@ -123,7 +123,7 @@ def probe_rows(states: np.ndarray, questions: Sequence[AnswerChoices], folds: np
         controls = [cross_validated(layer, labels, folds) for labels in shuffled]
         values[f"layer {number}, shuffled labels"] = np.mean(controls, 0)
     return [
-        measurement_row(question.record.id, name, float(value[place]))
-        for name, value in values.items()
-        for place, question in enumerate(questions)
+        measurement_row(question.record.id, name, float(value))
+        for name, per_fact in values.items()
+        for question, value in zip(questions, per_fact, strict=True)
     ]

@@ -157,7 +157,7 @@ def _relearn(
     loaded: Loaded, inputs: AuditInputs, name: str, records: Sequence[Record], ask: Callable[..., None]
 ) -> None:
     """Fine-tune a new adapter on `records` and ask the plain questions at several steps."""
-    model = add_lora(loaded.model, inputs.lora, seed=inputs.seed)
+    model = add_lora(loaded.model, inputs.recipe.unlearn.lora, seed=inputs.seed)
     trained = replace(loaded, model=model)
     trained_ids = [record.id for record in records] if name == "forget rows" else []
     rows = encode(loaded.chat, [record_example(record) for record in records])
