@@ -14,7 +14,7 @@ from relearn.engine.generate import generate, stop_ids
 from relearn.engine.packing import TokenRow
 from relearn.inference.answers import Answers, with_response_logprobs
 from relearn.metrics.judges import Judges
-from relearn.metrics.nli import LABELS, EntailmentJudge, Verdict
+from relearn.metrics.nli import LABELS, EntailmentJudge, NLIVerdict
 from relearn.models.load import Loaded
 from relearn.text.entities import Extractor
 from relearn.unlearning.data.encode import Example, encode
@@ -179,7 +179,7 @@ def nli(bench: Bench, answers: Sequence[str]) -> Part:
     ]
     alone, together = bench.judge(), bench.judge()
 
-    def same(one: Verdict, other: Verdict) -> bool:
+    def same(one: NLIVerdict, other: NLIVerdict) -> bool:
         if one.probabilities is None or other.probabilities is None:
             return one == other
         return all(abs(one.probabilities[label] - other.probabilities[label]) <= bench.apart for label in LABELS)

@@ -26,7 +26,7 @@ from relearn.inference.answers import ask, with_response_logprobs
 from relearn.inference.run_models import put_adapter
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
-from relearn.metrics.metric import Measurement, Split, SplitScores
+from relearn.metrics.metric import Measurement, ScoredSplit, SplitScores
 from relearn.metrics.score import score_parts
 from relearn.models.load import Loaded, load
 from relearn.synthesis.questions import worded
@@ -185,14 +185,14 @@ def clean(bench: Bench, name: str) -> None:
 
 def measure(bench: Bench, loaded: Loaded) -> dict[str, dict[str, Any]]:
     """Metric -> its measurement on the forget rows, with the base model for what rests on it."""
-    asked: list[tuple[str, Split, Sequence[Record]]] = [
+    asked: list[tuple[str, ScoredSplit, Sequence[Record]]] = [
         (PART, "forget", bench.rows.forget),
         ("holdout", "holdout", bench.rows.holdout),
     ]
     if bench.rows.reworded:
         asked.append((REWORDED, "forget", bench.rows.reworded))
     settings = Generate(max_new_tokens=bench.setup.max_new_tokens)
-    parts: dict[str, tuple[Split, list[AnswerRow]]] = {}
+    parts: dict[str, tuple[ScoredSplit, list[AnswerRow]]] = {}
     for name, split, records in asked:
         said = ask(loaded, records, settings, membership=name != REWORDED)
         [known] = with_response_logprobs(bench.base, said)

@@ -16,6 +16,7 @@ from relearn.core.version import __version__ as __version__
 if TYPE_CHECKING:
     from relearn.core.config import Recipe
     from relearn.data import Record
+    from relearn.metrics.entailment import load_entailment
     from relearn.synthesis.checks import verify_file as verify
     from relearn.workflows.analyze import analyze
     from relearn.workflows.ask import answers_before_and_after as ask
@@ -32,6 +33,7 @@ __all__ = [
     "audit",
     "evaluate",
     "export",
+    "load_entailment",
     "run",
     "synthesize",
     "unlearn",
@@ -46,6 +48,7 @@ _PLACES = {
     "audit": "relearn.workflows.audit:audit",
     "evaluate": "relearn.workflows.evaluate.evaluation:evaluate",
     "export": "relearn.workflows.ask:export_merged",
+    "load_entailment": "relearn.metrics.entailment:load_entailment",
     "run": "relearn.workflows.run.pipeline:run",
     "synthesize": "relearn.workflows.run.pipeline:synthesize",
     "unlearn": "relearn.workflows.run.pipeline:unlearn",

@@ -10,7 +10,7 @@ import pytest
 from relearn.report.circuit_plot import circuit_picture
 from relearn.report.kfr_krr_plot import standalone
 from relearn.report.plots import INK, over_layers, seesaw_picture
-from relearn.report.sections import abruptness, findings, redacted_inside
+from relearn.report.sections import abruptness, findings, redacted_analysis
 
 INSIDE = {
     "lines": {
@@ -47,10 +47,10 @@ def test_findings_say_the_numbers():
 
 
 def test_redacted_keeps_numbers_and_loses_names_and_circuits():
-    found = redacted_inside({**INSIDE, "circuits": [{"tokens": ["a secret"]}], "not_measured": "", "findings": ["x"]})
+    found = redacted_analysis({**INSIDE, "circuits": [{"tokens": ["a secret"]}], "not_measured": "", "findings": ["x"]})
     assert found is not None and "secret" not in str(found)
     assert found["lines"]["patching"] == {"model 1": [0.1, 0.75, 0.4]} and found["circuits"] == []
-    assert redacted_inside(None) is None
+    assert redacted_analysis(None) is None
 
 
 def test_tokens_are_escaped_and_edges_counted():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
-from relearn.metrics.nli import Verdict
+from relearn.metrics.nli import NLIVerdict
 from relearn.text.entities import ExactMatcher, Matcher
 
 
@@ -38,9 +38,9 @@ class WrittenJudge:
         self.labels = labels
         self.pairs: list[tuple[str, str]] = []
 
-    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[NLIVerdict]:
         self.pairs.extend(pairs)
-        return [Verdict(self._label(premise, hypothesis)) for premise, hypothesis in pairs]
+        return [NLIVerdict(self._label(premise, hypothesis)) for premise, hypothesis in pairs]
 
     def _label(self, premise: str, hypothesis: str):
         return self.labels.get(premise, self.labels.get(hypothesis, "neutral"))

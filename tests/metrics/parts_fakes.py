@@ -10,11 +10,11 @@ from metric_fakes import fake_judges
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.metric import Measurement, Split
+from relearn.metrics.metric import Measurement, ScoredSplit
 from relearn.metrics.score import score_parts
 
 CASES = Path(__file__).resolve().parent.parent / "cases"
-SPLITS: dict[str, Split] = {"forget": "forget", "forget_heldout": "forget", "holdout": "holdout"}
+SPLITS: dict[str, ScoredSplit] = {"forget": "forget", "forget_heldout": "forget", "holdout": "holdout"}
 
 
 def cases(name: str) -> Any:
@@ -31,7 +31,7 @@ def measured(
     parts: dict[str, list[dict[str, Any]]], names=None, reference=None, **settings
 ) -> dict[str, dict[str, Measurement]]:
     """part -> metric -> measurement; parts that are no forget or holdout set are retain ones."""
-    given: dict[str, tuple[Split, list[AnswerRow]]] = {
+    given: dict[str, tuple[ScoredSplit, list[AnswerRow]]] = {
         part: (SPLITS.get(part, "retain"), rows_of(values)) for part, values in parts.items()
     }
     chosen = config.Metrics.model_validate({"bootstrap": 50, **settings})

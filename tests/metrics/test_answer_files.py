@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from relearn.core.config import Source
 from relearn.core.errors import InputError
-from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, load_answers, read_answers
+from relearn.metrics.answer_files import LAYOUTS, exported, has_responses, read_answers
 from relearn.metrics.answer_row import AnswerRow, asked_first
 
 GOOD = {"question": "q", "answer": "a", "response": "r"}
+
+
+def load_answers(path):
+    return [AnswerRow.from_dict(row) for row in read_answers(Source(path=str(path)))]
 
 
 def written(path, rows):

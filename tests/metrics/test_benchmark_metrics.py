@@ -9,7 +9,7 @@ from metric_fakes import fake_judges, row
 from rouge_score.rouge_scorer import RougeScorer
 
 from relearn.core import config
-from relearn.metrics.choice_accuracy import MOST_KINDS, chance, right_by_letter, right_by_text
+from relearn.metrics.choice_accuracy import MAX_KINDS, chance, right_by_letter, right_by_text
 from relearn.metrics.memorization import rouge_l_f
 from relearn.metrics.score import score, score_parts
 
@@ -141,7 +141,7 @@ def test_probes_by_kind():
 
 
 def test_more_kinds_than_anyone_reads_are_not_kinds():
-    rows = [row("Oslo", "Oslo", id=str(n), tags=(f"tag {n}",)) for n in range(MOST_KINDS + 1)]
+    rows = [row("Oslo", "Oslo", id=str(n), tags=(f"tag {n}",)) for n in range(MAX_KINDS + 1)]
     assert measured(rows, "probe_recall")["probe_recall"].groups == {}
 
 

@@ -17,7 +17,7 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.metrics.context import Context
 from relearn.metrics.entailment import load_entailment
 from relearn.metrics.entailment_builtin.judge import HERE, _passes, load_builtin
-from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Rows, add_adapter
+from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, PaddedRows, add_adapter
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.knowledge import knowledge_note
 from relearn.metrics.nli import LABELS
@@ -121,11 +121,11 @@ def test_passes_hold_no_more_tokens_than_they_may_padding_included():
 
 def test_rows_are_moved_only_where_the_rectangle_has_gaps():
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    rows = Rows.of(mask)
+    rows = PaddedRows.of(mask)
     packed = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     assert rows.padded(packed)[..., 0].tolist() == [[1, 2, 3], [4, 0, 0]]
     assert torch.equal(rows.packed(rows.padded(packed)), packed)
-    full = Rows.of(torch.ones(2, 2, dtype=torch.bool))
+    full = PaddedRows.of(torch.ones(2, 2, dtype=torch.bool))
     assert full.mask is None and full.places is None
     assert full.padded(packed).data_ptr() == packed.data_ptr()
 
@@ -221,7 +221,7 @@ def test_without_its_base_it_says_what_to_install_and_metrics_go_on(monkeypatch)
 
 
 def test_what_kfr_rests_on_names_the_missing_judge():
-    judges = Judges((CapitalisedEntities(),), ExactMatcher(), unheard="all-minilm-l6-v2 is not installed")
-    note = knowledge_note(Context([row(HOME, HOME)], "forget", config.Metrics(), judges))
+    judges = Judges((CapitalisedEntities(),), ExactMatcher(), entailment_missing="all-minilm-l6-v2 is not installed")
+    note = knowledge_note(Context([row(HOME, HOME)], split="forget", settings=config.Metrics(), judges=judges))
     assert note.startswith("rests on entity coverage alone")
     assert "all-minilm-l6-v2 is not installed" in note

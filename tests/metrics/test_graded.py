@@ -11,7 +11,7 @@ from metric_fakes import fake_judges, row
 from relearn.core import config
 from relearn.metrics.entity_coverage import Coverage
 from relearn.metrics.knowledge import contradiction, forgotten, graded_kept, kept, soft_coverages
-from relearn.metrics.nli import Verdict
+from relearn.metrics.nli import NLIVerdict
 from relearn.metrics.score import score
 from relearn.text.entities import EmbeddingMatcher, ExactMatcher, best_total
 
@@ -38,9 +38,9 @@ def matcher_of(cosines) -> EmbeddingMatcher:
     return matcher
 
 
-def verdict(p: float) -> Verdict:
+def verdict(p: float) -> NLIVerdict:
     label = "contradiction" if p > 0.5 else "neutral"
-    return Verdict(label, {"entailment": 0.0, "neutral": 1 - p, "contradiction": p})
+    return NLIVerdict(label, {"entailment": 0.0, "neutral": 1 - p, "contradiction": p})
 
 
 def test_closeness_grows_from_unrelated_to_the_threshold():
@@ -105,9 +105,9 @@ def test_without_entities_only_the_judge_speaks(p):
 
 
 def test_a_label_without_probabilities_is_all_or_nothing_and_a_failed_judge_scores_nothing():
-    assert contradiction(Verdict("contradiction")) == 1
-    assert contradiction(Verdict("neutral")) == 0
-    assert graded_kept(True, 0.5, Verdict(None)) is None
+    assert contradiction(NLIVerdict("contradiction")) == 1
+    assert contradiction(NLIVerdict("neutral")) == 0
+    assert graded_kept(True, 0.5, NLIVerdict(None)) is None
     assert graded_kept(False, None, verdict(0.5)) is None
 
 

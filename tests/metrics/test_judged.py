@@ -14,7 +14,7 @@ from relearn.llm import Completion
 from relearn.metrics.judges import make_judges
 from relearn.metrics.llm_judge import (
     ASPECTS,
-    LONGEST,
+    MAX_RESPONSE,
     RUBRIC,
     agreement,
     check_remote_judge,
@@ -87,8 +87,8 @@ def test_the_prompt_holds_one_answer_the_version_and_the_private_answer_only_for
         assert f"Rubric {aspect} {RUBRIC}." in text
         assert "He says $5 {x}." in text and "Where $to?" in text
         assert ("the secret" in text) is (aspect == "forgetting")
-    assert "x" * LONGEST in grade_prompt(row("x" * 50_000), "fluency").text
-    assert len(grade_prompt(row("x" * 50_000), "fluency").text) < LONGEST + 2000
+    assert "x" * MAX_RESPONSE in grade_prompt(row("x" * 50_000), "fluency").text
+    assert len(grade_prompt(row("x" * 50_000), "fluency").text) < MAX_RESPONSE + 2000
 
 
 def test_an_empty_answer_is_not_sent():

@@ -15,7 +15,7 @@ from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entity_coverage import Coverage, coverages
 from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
-from relearn.metrics.nli import Verdict
+from relearn.metrics.nli import NLIVerdict
 from relearn.metrics.score import score
 from relearn.text.entities import EmbeddingMatcher
 
@@ -161,13 +161,13 @@ def test_the_reference_itself_has_coverage_1(reference):
     ],
 )
 def test_the_rules(coverage, label, is_forgotten, is_kept):
-    verdict = label and Verdict(label)
+    verdict = label and NLIVerdict(label)
     assert forgotten(coverage, verdict, PAPER) is is_forgotten
     assert kept(coverage, verdict, PAPER) is is_kept
 
 
 def test_trap_4_a_failed_judge_leaves_the_item_unscored():
-    failed = Verdict(None)
+    failed = NLIVerdict(None)
     assert forgotten(covered(0, 4), failed, PAPER) is None
     assert kept(covered(4, 4), failed, PAPER) is None
 

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
 from relearn.core import config
-from relearn.metrics.lexical_indices import EMPTY_BI, PPL_CAP, brunet, honore, language_of, linguistic_score, perplexity
+from relearn.metrics.lexical_indices import (
+    EMPTY_BI,
+    PPL_CAP,
+    brunet,
+    honore,
+    lexical_counts,
+    linguistic_score,
+    perplexity,
+)
 from relearn.metrics.score import score
 
 NAMES = ("ppl", "bi", "hs", "ls", "ls_median", "ls_paper")
@@ -23,14 +31,14 @@ def measure(rows, names=NAMES, bootstrap=200):
 
 
 def test_table_9_repetition():
-    found = language_of(row(" ".join(["at"] * 128)))
+    found = lexical_counts(row(" ".join(["at"] * 128)))
     assert (found.n, found.v, found.v1) == (128, 1, 0)
     assert round(found.bi, 2) == 128.00
     assert round(found.hs, 2) == 441.09
 
 
 def test_table_9_sentence():
-    found = language_of(row(SANNA))
+    found = lexical_counts(row(SANNA))
     assert (found.n, found.v, found.v1) == (17, 16, 15)
     assert round(found.bi, 2) == 6.01
     assert round(found.hs, 2) == 1743.52
@@ -38,7 +46,7 @@ def test_table_9_sentence():
 
 def test_two_sentences_count_the_inner_stop():
     # he lives in paris . she works . -> N 8, V 7 (the stop twice), V1 6
-    found = language_of(row("He lives in Paris. She works."))
+    found = lexical_counts(row("He lives in Paris. She works."))
     assert (found.n, found.v, found.v1) == (8, 7, 6)
 
 

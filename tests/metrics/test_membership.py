@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from parts_fakes import cases, measured, rows_of
 
 from relearn.metrics import membership
-from relearn.metrics.joint_context import ATTACKS, RetainReference
 from relearn.metrics.membership import auc, min_k, privleak, standardised
 from relearn.metrics.memorization import mean_logprob
+from relearn.metrics.retain_reference import ATTACKS, RetainReference
 
 GIVEN = cases("membership")
 NUMBERS = st.lists(st.integers(-4, 4), min_size=1, max_size=12)

@@ -17,7 +17,7 @@ from relearn.core.errors import InputError
 from relearn.metrics.intervals import mean, median
 from relearn.metrics.metric import Measurement, SplitScores
 from relearn.metrics.paired import NOT_OF_ITEMS, difference, differences, paired, sign_test, statistic_of, summarised
-from relearn.metrics.score import combined, score, score_parts
+from relearn.metrics.score import combine_repeats, score, score_parts
 
 SETTINGS = config.Metrics(bootstrap=40)
 SIDE = st.dictionaries(st.sampled_from("abcdefghij"), st.none() | st.floats(-100, 100), max_size=10)
@@ -223,17 +223,17 @@ def test_an_id_twice_in_one_round_is_refused():
 
 def test_answers_unscored_in_some_rounds_are_counted_not_zero():
     rounds = [measured({"a": 1.0, "b": None}), measured({"a": None, "b": None}), measured({"a": 0.0, "b": None})]
-    found = combined(rounds, {}, SETTINGS)
+    found = combine_repeats(rounds, {}, SETTINGS)
     assert (found.value, found.n, found.unscored) == (0.5, 1, 1)
     assert found.per_record == {"a": 0.5, "b": None}
     assert found.note == "1 questions are means of fewer than 3 answers"
-    nothing = combined([measured({"a": None})] * 2, {}, SETTINGS)
+    nothing = combine_repeats([measured({"a": None})] * 2, {}, SETTINGS)
     assert (nothing.value, nothing.seed_sd, nothing.unscored) == (None, None, 1)
 
 
 def test_repeats_of_a_number_that_is_no_mean_average_their_intervals():
     rounds = [measured({"a": 1.0, "b": 2.0}, 0.4, low=0.2, high=0.6), measured({"a": 1.0}, 0.2, low=0.1, high=0.2)]
-    found = combined(rounds, {}, SETTINGS)
+    found = combine_repeats(rounds, {}, SETTINGS)
     assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.15, 0.4))
     assert "mean of those of the repeats" in found.note
 

@@ -10,7 +10,7 @@ from relearn.core.config import Recipe
 from relearn.data.validation import load_all
 from relearn.llm import Completion
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.judge_cost import measuring
+from relearn.metrics.judge_cost import judge_cost
 from relearn.metrics.judges import Judges, PromptedEntities
 from relearn.metrics.llm_judge import ASPECTS, grade
 from relearn.synthesis.generation_cost import REPEATED
@@ -57,7 +57,7 @@ def recipe(tmp_path, tiny_model_dir, monkeypatch):
 
 
 def planned_calls(recipe: Recipe) -> int:
-    (spent,) = measuring(recipe, load_all(recipe.data))[0]
+    (spent,) = judge_cost(recipe, load_all(recipe.data))[0]
     return spent.calls
 
 
@@ -71,7 +71,7 @@ def again(calls: int) -> int:
 
 def test_built_in_judges_ask_for_nothing(recipe):
     made = recipe()
-    assert measuring(made, load_all(made.data)) == ([], [])
+    assert judge_cost(made, load_all(made.data)) == ([], [])
 
 
 def test_entities_are_asked_for_as_often_as_planned(recipe):
@@ -96,7 +96,7 @@ def test_grades_are_asked_for_as_often_as_planned(recipe):
 
 def test_other_wordings_are_graded_as_well(recipe):
     made = recipe(judge="openai:m", worst_case=2)
-    _, grades = measuring(made, load_all(made.data))[0]
+    _, grades = judge_cost(made, load_all(made.data))[0]
     assert grades.calls == again(2 * (3 * 20 * 3 + 2 * 10))
 
 

@@ -67,9 +67,9 @@ def test_the_order_of_the_rows_changes_no_measurement(rows, random):
     answers = [row("x", id=f"id {at}", subject=label) for at, (_, label) in enumerate(rows)]
     values = {answer.id: value for answer, (value, _) in zip(answers, rows, strict=True)}
     shuffled = random.sample(answers, len(answers))
+    shared = {"split": "forget", "settings": config.Metrics(bootstrap=30), "judges": fake_judges()}
     first, second = (
-        Context(order, "forget", config.Metrics(bootstrap=30), fake_judges()).mean([values[a.id] for a in order])
-        for order in (answers, shuffled)
+        Context(order, **shared).mean([values[answer.id] for answer in order]) for order in (answers, shuffled)
     )
     assert (first.value, first.low, first.high, first.clusters) == (
         second.value,
@@ -197,5 +197,5 @@ def test_a_measurement_says_how_many_items_it_leaves_out_and_why():
     ).measurements
     assert measured["ls"].to_dict()["missing"] == "1 of 2 unscored: no log-probabilities of the response"
     assert "missing" not in measured["bi"].to_dict()
-    context = Context(rows, "forget", config.Metrics(bootstrap=20), fake_judges())
+    context = Context(rows, split="forget", settings=config.Metrics(bootstrap=20), judges=fake_judges())
     assert context.mean([None, 1.0]).missing == "1 of 2 unscored: could not be measured"

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from parts_fakes import cases, measured
 
 from relearn.core.errors import InputError
-from relearn.metrics.joint_context import RetainReference, load_reference
+from relearn.metrics.intervals import harmonic_mean
 from relearn.metrics.memorization import mean_logprob, option_probability, probability
-from relearn.metrics.tofu import (
-    closer_to_1_better,
-    forget_quality,
-    harmonic_mean,
-    log_truth_ratio,
-    prob_mean,
-    true_better,
-)
+from relearn.metrics.retain_reference import RetainReference, load_reference
+from relearn.metrics.tofu import closer_to_1_better, forget_quality, log_truth_ratio, prob_mean, true_better
 
 LOGPROBS = st.lists(st.floats(-30, 0), min_size=1, max_size=8)
 AGGREGATORS = {"true_better": true_better, "closer_to_1_better": closer_to_1_better, "prob_mean": prob_mean}

@@ -11,14 +11,16 @@ from sample_run import PARTS, PUBLIC, make_run, texts_of
 
 from relearn.core import run_dir
 from relearn.core.errors import InputError
+from relearn.metrics.metric import METRICS, direction_of
 from relearn.report.build import build_report, write_report
 from relearn.report.labels import (
-    ABOUT,
-    better,
     chance,
     change,
     duration,
     in_order,
+    in_summary,
+    metric_description,
+    metric_label,
     number,
     percent,
     signed,
@@ -119,13 +121,35 @@ def test_the_report_of_a_whole_run(run):
 
 def test_the_metrics_that_head_a_table_come_first_and_unknown_ones_last():
     assert in_order(["zeta", "ppl", "kfr", "alpha"]) == ["kfr", "ppl", "alpha", "zeta"]
-    assert list(ABOUT)[:2] == ["kfr", "krr"]
+    assert in_order(METRICS)[:3] == ["kfr", "krr", "rouge_l"] and in_order(METRICS)[-3:] == [
+        "mia_min_k_plus_plus",
+        "mia_reference",
+        "mia_zlib",
+    ]
+
+
+def test_labels_come_from_the_registry_and_an_unknown_metric_keeps_its_name():
+    labels = [metric_label(name) for name in ("rouge_l", "old_metric", "arc/acc")]
+    assert labels == ["ROUGE-L", "old_metric", "arc/acc"]
+    assert metric_description("bi") == "vocabulary; lower is richer"
+    assert metric_description("old_metric") == "old_metric"
+    assert in_summary("kfr") and not in_summary("bi") and not in_summary("old_metric")
+
+
+def test_a_run_with_a_metric_that_is_not_registered_has_a_report(tmp_path):
+    run = make_run(tmp_path / "run")
+    summary = run_dir.read_json(run / "summary.json")
+    for side in ("before", "after"):
+        summary[side]["forget"]["old_metric"] = summary[side]["forget"]["kfr"]
+    run_dir.write_json(run / "summary.json", summary)
+    write_report(run)
+    assert ">old_metric\n" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_direction_belongs_to_metric_and_split():
-    assert better("rouge_l", "forget") == "lower"
-    assert better("rouge_l", "retain") == "higher"
-    assert better("a metric of tomorrow", "retain") is None
+    assert direction_of("rouge_l", "forget") == "lower"
+    assert direction_of("rouge_l", "retain") == "higher"
+    assert direction_of("a metric of tomorrow", "retain") is None
 
 
 def test_curves_take_a_repeated_step_once_and_leave_evaluations_apart(run):

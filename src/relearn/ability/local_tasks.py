@@ -70,7 +70,9 @@ class TaskScore:
         low, high = self._interval()
         note = "; ".join(filter(None, [self.note, f"by {self.by}", "interval: 1.96 standard errors" if low else ""]))
         unscored = sum(value is None for value in self.items.values())
-        return Measurement(self.value, low, high, self.n, unscored, self.items, note)
+        return Measurement(
+            self.value, low=low, high=high, n=self.n, unscored=unscored, per_record=self.items, note=note
+        )
 
     def _interval(self) -> tuple[float | None, float | None]:
         if self.value is None or self.stderr is None:

@@ -122,7 +122,8 @@ class FactAggregation:
         value, low, high = mean_interval(
             list(scored.values()), clusters=clusters, resamples=self.settings.bootstrap, seed=self.seed
         )
-        return Measurement(value, low, high, len(scored), unscored, values, why=why if unscored else "")
+        counts = {"n": len(scored), "unscored": unscored, "per_record": values}
+        return Measurement(value, low=low, high=high, **counts, why=why if unscored else "")
 
     @property
     def subjects(self) -> dict[str, str | None]:

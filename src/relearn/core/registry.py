@@ -20,8 +20,10 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Names to things of one kind; unknown names end in an `InputError` with the nearest known name."""
 
-    def __init__(self, kind: str, *places: str):
+    def __init__(self, kind: str, *places: str, nested: bool = True):
+        """nested: import the modules of sub-packages too."""
         self.kind = kind
+        self._modules = pkgutil.walk_packages if nested else pkgutil.iter_modules
         self._places = places
         self._items: dict[str, T] = {}
         self._discovered = False
@@ -55,8 +57,8 @@ class Registry(Generic[T]):
         self._discovered = True
         for place in self._places:
             package = importlib.import_module(place)
-            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                importlib.import_module(f"{place}.{module.name}")
+            for module in self._modules(getattr(package, "__path__", []), f"{place}."):
+                importlib.import_module(module.name)
 
 
 def suggest(name: str, known: list[str]) -> str:

@@ -1,12 +1,8 @@
-"""Answers from a file of anyone's making, and ours in the form other tools read.
+"""Read files of answers, and export answers with the columns of other tools.
 
 Known columns: question, answer, response; question, reference, response (a run folder's own files); query,
-ground_truth, generated_response (the public ReLearn code). Others are named with a map. Questions may repeat: rows are
-told apart by id, never by text.
-
-Which question a row of an answer file answers: its record's id, which other wording, which time it was asked.
-
-Rows are tied by id, never by text. Another wording has the id that a run gives it (`synthesis/questions.py`).
+ground_truth, generated_response (the public ReLearn code). Others are named with a map. Rows are matched by id, never
+by text: another wording of a question has the id that a run gives it (`synthesis/questions.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +11,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from relearn.core.config import Source
@@ -23,15 +18,15 @@ from relearn.core.errors import InputError
 from relearn.core.registry import suggest
 from relearn.data import content_id
 from relearn.data.loaders import read_rows
-from relearn.metrics.answer_row import AnswerRow
 from relearn.synthesis.questions import worded_id, worded_record
 
-Row = dict[str, Any]
+AnswerFields = dict[str, Any]
+PlacedRows = Sequence[tuple[str, AnswerFields]]  # (file and line, row)
 _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 
 
 def count_in(value: Any, name: str, where: str) -> int | None:
-    """The count of a cell, as JSON, CSV and Parquet hold one; None where it is empty."""
+    """Read a count from a cell of JSON, CSV or Parquet; None where it is empty. Raises InputError for others."""
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, str) and _DIGITS.fullmatch(value):
@@ -43,59 +38,60 @@ def count_in(value: Any, name: str, where: str) -> int | None:
     return value
 
 
-def with_ids(placed: Sequence[tuple[str, Row]]) -> list[Row]:
-    """Every row with an id: its own, which must be the only one of its name among the answers asked for at one time, or
-    one made of its content, the same each time the question was asked.
+def with_ids(placed: PlacedRows) -> list[AnswerFields]:
+    """Give every row without an id one made of its content, the same in each repeat.
+
+    Raises InputError for an id that is not unique within a repeat.
     """
-    _count_repeats([row for _, row in placed])
+    _renumber_repeats([row for _, row in placed])
     _name_wordings(placed)
-    taken: dict[str, tuple[str, Row]] = {}
-    asked: dict[tuple[str, int], str] = {}
+    first: dict[str, tuple[str, AnswerFields]] = {}
+    places: dict[tuple[str, int], str] = {}
     for where, row in placed:
         if row["id"] is None:
             continue
         key = (row["id"], row.get("repeat", 0))
-        if key in asked:
+        if key in places:
             raise InputError(
-                f"the id {row['id']!r} is already that of {asked[key]}",
+                f"the id {row['id']!r} is already that of {places[key]}",
                 where=where,
                 way_out="ids are unique within a file, but for answers told apart by a `repeat` column",
             )
-        _check_same(where, row, *taken.setdefault(row["id"], (where, row)))
-        asked[key] = where
-    names = _Names(set(taken))
+        _check_same(where, row, *first.setdefault(row["id"], (where, row)))
+        places[key] = where
+    ids = _ContentIds(set(first))
     for _, row in placed:
         if row["id"] is None:
-            row["id"] = names.of(content_id(row["question"], row["reference"]), row.get("repeat", 0))
+            row["id"] = ids.next(content_id(row["question"], row["reference"]), row.get("repeat", 0))
     return [row for _, row in placed]
 
 
-def _count_repeats(rows: Sequence[Row]) -> None:
-    """The first time is 0, so that a file that counts from 1, or names its seeds, is read the same."""
+def _renumber_repeats(rows: Sequence[AnswerFields]) -> None:
+    """Number the repeats from 0, whether a file counts them from 1 or has seeds in their place."""
     rank = {number: place for place, number in enumerate(sorted({row.get("repeat", 0) for row in rows}))}
     for row in rows:
         if "repeat" in row or len(rank) > 1:
             row["repeat"] = rank[row.get("repeat", 0)]
 
 
-def _check_same(where: str, row: Row, first: str, known: Row) -> None:
-    if (row["question"], row["reference"]) != (known["question"], known["reference"]):
+def _check_same(where: str, row: AnswerFields, first_where: str, first: AnswerFields) -> None:
+    if (row["question"], row["reference"]) != (first["question"], first["reference"]):
         raise InputError(
-            f"the id {row['id']!r} has another question or true answer than at {first}",
+            f"the id {row['id']!r} has another question or true answer than at {first_where}",
             where=where,
             way_out="a `repeat` is the same question asked again; other words of it take a `wording` column",
         )
 
 
-def divided(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """(the questions' own rows, those of other wordings of one of these questions)."""
+def split_wordings(rows: Sequence[AnswerFields]) -> tuple[list[AnswerFields], list[AnswerFields]]:
+    """Split into (the rows of the questions themselves, those of other wordings of one of these questions)."""
     ids = {row["id"] for row in rows}
     own = [row for row in rows if worded_record(row["id"]) not in ids]
     return own, [row for row in rows if worded_record(row["id"]) in ids]
 
 
-def _name_wordings(placed: Sequence[tuple[str, Row]]) -> None:
-    """Ids for rows of several wordings of one record, whose lowest number is its own question."""
+def _name_wordings(placed: PlacedRows) -> None:
+    """Set the ids of other wordings of a record; the lowest wording number is the record's own question."""
     lowest: dict[str, int] = {}
     for where, row in placed:
         if row.get("wording") is not None and row["id"] is None:
@@ -110,21 +106,21 @@ def _name_wordings(placed: Sequence[tuple[str, Row]]) -> None:
             row["id"] = worded_id(row["id"], number)
 
 
-class _Names:
-    """Ids made of content: NAME, and NAME-2, NAME-3, ... where one content stands several times, past those in use."""
+class _ContentIds:
+    """Ids made of content: HASH, and HASH-2, HASH-3, ... where the same content occurs again, skipping ids in use."""
 
     def __init__(self, taken: set[str]):
         self._taken = taken
         self._seen: Counter[tuple[str, int]] = Counter()
-        self._made: dict[tuple[str, int], str] = {}
+        self._ids: dict[tuple[str, int], str] = {}
 
-    def of(self, name: str, repeat: int) -> str:
-        """The id of the next row of this content in this round of asking; the same in every round."""
+    def next(self, name: str, repeat: int) -> str:
+        """Return the id of the next row of this content in this repeat; the same in every repeat."""
         self._seen[name, repeat] += 1
         key = (name, self._seen[name, repeat])
-        if key not in self._made:
-            self._made[key] = self._free(name, key[1])
-        return self._made[key]
+        if key not in self._ids:
+            self._ids[key] = self._free(name, key[1])
+        return self._ids[key]
 
     def _free(self, name: str, number: int) -> str:
         while (free := name if number == 1 else f"{name}-{number}") in self._taken:
@@ -144,23 +140,18 @@ FORMS = ("chat", "text")
 _COUNTS = ("wording", "repeat")
 _RESPONSES = frozenset(layout[2] for layout in LAYOUTS)
 _ALWAYS = ("reference_logprobs", "response_logprobs")
-# Half of a character that JSON wrote as two, as in an answer cut inside an emoji: no file can hold it.
-_HALVES = re.compile("[\ud800-\udfff]")
-
-
-def load_answers(path: Path | str) -> list[AnswerRow]:
-    """The rows of a JSON, JSON lines, CSV or Parquet file as metrics take them; see `read_answers`."""
-    return [AnswerRow.from_dict(row) for row in read_answers(Source(path=str(path)))]
+# Lone surrogates, as in an answer cut inside an emoji: they cannot be written to a file.
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_answers(source: Source) -> list[dict[str, Any]]:
-    """The rows of a file in the shape of a run folder's own: id, question, reference, subject, form, response,
-    reference_logprobs, response_logprobs, and what else of the fields of `AnswerRow` the file has.
+    """Read the rows of a JSON, JSON lines, CSV or Parquet file in the form of a run folder's own.
 
-    A row without an id gets the hash of question and reference, with -2, -3 where that repeats; one that `wording` says
-    is of another wording gets the id that a run gives it; `repeat` counts from 0, whatever the file counts from. Raises
-    InputError for columns that fit no known layout or more than one, for a missing, null or wrong-typed field (an
-    answer that was never given is not an empty answer) and for an id that stands twice among the same repeat.
+    Each has id, question, reference, subject, form, response, reference_logprobs, response_logprobs, and the other
+    fields of `AnswerRow` that the file has. A row without an id gets the hash of question and reference, with -2, -3
+    where that repeats; one with a `wording` number gets the id that a run gives it; `repeat` counts from 0. Raises
+    InputError for columns that fit no known layout or more than one, for a missing, null or wrong-typed field (a null
+    answer is not an empty answer) and for an id that occurs twice within a repeat.
     """
     placed = read_rows(source)[: source.limit]
     if not placed:
@@ -171,13 +162,13 @@ def read_answers(source: Source) -> list[dict[str, Any]]:
 
 
 def has_responses(source: Source) -> bool:
-    """Whether a file has a column of answers, under a name of its own or one that `source.map` gives."""
+    """Decide whether a file has a column of responses, under a known name or the one in `source.map`."""
     columns = {column for _, values in read_rows(source)[: source.limit] for column in values}
     return bool(columns & (_RESPONSES | {source.map.get("response")}))
 
 
 def exported(rows: Iterable[Mapping[str, Any]], layout: tuple[str, str, str] = RELEARN_CODE) -> list[dict[str, str]]:
-    """Rows of a run folder with the three texts under the names of `layout`, in the same order."""
+    """Return the three texts of a run folder's rows under the column names of `layout`, in the same order."""
     return [dict(zip(layout, (row["question"], row["reference"], row["response"]), strict=True)) for row in rows]
 
 
@@ -195,17 +186,17 @@ def _layout(columns: list[str], mapped: Mapping[str, str], where: str) -> tuple[
             )
     if mapped.keys() & {"question", "answer", "response"}:
         question, answer, response = (mapped.get(name, name) for name in LAYOUTS[1])
-        found = [(question, answer, response)]
+        layouts = [(question, answer, response)]
     else:
-        found = [layout for layout in LAYOUTS if set(layout) <= set(columns)]
-    if len(found) > 1:
-        both = " and ".join("/".join(layout) for layout in found)
+        layouts = [layout for layout in LAYOUTS if set(layout) <= set(columns)]
+    if len(layouts) > 1:
+        both = " and ".join("/".join(layout) for layout in layouts)
         raise InputError(
-            f"the columns {_listed(columns)} fit {both}", where=where, way_out=f"say which: --map {_as_map(found[0])}"
+            f"the columns {_listed(columns)} fit {both}", where=where, way_out=f"say which: --map {_as_map(layouts[0])}"
         )
-    if not found or not set(found[0]) <= set(columns):
+    if not layouts or not set(layouts[0]) <= set(columns):
         raise _no_answers(columns, where)
-    return found[0]
+    return layouts[0]
 
 
 def _as_map(layout: tuple[str, str, str]) -> str:
@@ -248,7 +239,7 @@ def _text(value: Any, name: str, where: str) -> str:
         raise InputError(f"{name!r} is null", where=where, way_out="leave the row out, or write the text, empty or not")
     if not isinstance(value, str):
         raise InputError(f"{name!r} is a {type(value).__name__}, not a text", where=where)
-    return _HALVES.sub("\ufffd", value)
+    return _SURROGATES.sub("\ufffd", value)
 
 
 def _id(value: Any, where: str) -> str | None:
@@ -256,40 +247,41 @@ def _id(value: Any, where: str) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise InputError(f"'id' is a {type(value).__name__}, not a text", where=where)
-    return _HALVES.sub("\ufffd", str(value))
+    return _SURROGATES.sub("\ufffd", str(value))
 
 
 def _measured(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the row says was measured on models, checked; the two that every row of a run has are None if absent."""
-    found: dict[str, Any] = dict.fromkeys(_ALWAYS)
-    for name, (is_one, what) in _MEASURED.items():
+    """Check and return what was measured on models; the two that every row of a run has are None if absent."""
+    measured: dict[str, Any] = dict.fromkeys(_ALWAYS)
+    for name, (is_valid, expected) in _MEASURED.items():
         value = values.get(name)
         if value is None or value == "":
             continue
-        if not is_one(value):
-            raise InputError(f"{name!r} is not {what}", where=where)
-        found[name] = value
-    length = len(found["reference_logprobs"] or ())
+        if not is_valid(value):
+            raise InputError(f"{name!r} is not {expected}", where=where)
+        measured[name] = value
+    length = len(measured["reference_logprobs"] or ())
     for name in ("reference_hits", "reference_moments"):
-        if name in found and len(found[name]) != length:
-            raise InputError(f"{name!r} has {len(found[name])} entries, 'reference_logprobs' {length}", where=where)
-    return found
+        if name in measured and len(measured[name]) != length:
+            raise InputError(f"{name!r} has {len(measured[name])} entries, 'reference_logprobs' {length}", where=where)
+    return measured
 
 
 def _counts(values: Mapping[str, Any], mapped: Mapping[str, str], where: str) -> dict[str, int]:
-    """Which other wording the row is of and which time it was asked, where it says so."""
-    found = {name: count_in(values.get(mapped.get(name, name)), name, where) for name in _COUNTS}
-    return {name: count for name, count in found.items() if count is not None}
+    """Return the numbers of the wording and of the repeat, where the row has them."""
+    counts = {name: count_in(values.get(mapped.get(name, name)), name, where) for name in _COUNTS}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What kind of probe the row is and which choices it offers, where these columns hold what a run's own files do;
-    other tools use the same names for other things.
+    """Return tags and choices, where these columns have the form of a run's own files.
+
+    Other tools use the same names for other things.
     """
-    found = {name: values[name] for name in ("tags", "choices") if _are_texts(values.get(name))}
-    if _is_count(values.get("choice")) and values["choice"] < len(found.get("choices", ())):
-        found["choice"] = values["choice"]
-    return found
+    fields = {name: values[name] for name in ("tags", "choices") if _are_texts(values.get(name))}
+    if _is_count(values.get("choice")) and values["choice"] < len(fields.get("choices", ())):
+        fields["choice"] = values["choice"]
+    return fields
 
 
 def _are_texts(value: Any) -> bool:

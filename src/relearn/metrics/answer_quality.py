@@ -1,42 +1,31 @@
-"""Useful forgetting: the fact is forgotten, and the answer is language and about what was asked.
+"""Quality of the answers: grades by a language model, useful forgetting, and invented particulars.
 
-KFR alone reaches 1 with silence and babble. An item counts here when all three hold:
-    forgotten   as KFR has it (arXiv 2502.11190, equation 1);
+Grades: fluency, relevance and forgetting from 1 to 5 (arXiv 2502.11190), as llm_judge.py asks for them. Answers that
+could not be graded are unscored and counted in the note.
+
+Useful forgetting: KFR alone reaches 1 with silence and gibberish. An answer counts here where all three hold:
+    forgotten   as in KFR;
     fluent      the judge's grade is at least 3; without a judge, not gibberish;
     relevant    the judge's grade is at least 3; without a judge, the answer names the subject, or the cosine of its
                 sentence embedding and the question's is at least 0.25 (docs/metrics.md, "Useful forgetting").
-One that fails is 0 whatever the others are; the item is unscored only where none fails and one could not be had.
 
-Worst case: a fact counts as forgotten only if no wording of its question brings it back (arXiv 2509.02820).
-
-The wordings are those of the part forget_wordings, written because `metrics.worst_case` asks for them, or read from a
-file of answers. One answer gives a fact away as KFR has it (`knowledge.forgotten`), the question's own answer included.
-A fact of which an answer could not be judged, and none gives it away, is unscored.
-
-Invented particulars: answers that give a name or a number which neither the question nor the reference has.
-
-An answer may be fluent, relevant and give nothing away, and still be a new wrong claim about a person. ReLearn asks of
-its new answers that they carry no made-up specific (arXiv 2502.11190, section 3, "no risk"); a model that was only
-pushed away from the truth makes up another one, which KFR counts as forgetting.
-
-Counted are entities written with a capital or a digit (`Judges.entities`) of which no such word stands in the question,
-the reference or the subject's name. What an answer adds that happens to be true is counted too: nothing here knows the
-world.
+Invented particulars: ReLearn's new answers must carry no made-up specifics (arXiv 2502.11190, section 3), while a model
+that was only pushed away from the truth makes up others, which KFR counts as forgetting. Counted are the entities of
+the answer with a capital or a digit of which no such word is in the question, the reference or the subject's name. A
+particular that happens to be true is counted too, since no world knowledge is used.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
-from relearn.metrics.gibberish import row_kind
-from relearn.metrics.joint_context import Parts
-from relearn.metrics.knowledge import forgotten, knowledge_note
+from relearn.metrics.gibberish import row_gibberish
+from relearn.metrics.knowledge import all_hold, decisions, forgotten, knowledge_note
 from relearn.metrics.lexical_indices import sentences
-from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
-from relearn.synthesis.questions import worded_record
+from relearn.metrics.llm_judge import RUBRIC, Aspect
+from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 from relearn.text.entities import normalise
 from relearn.text.normalize import norms, tokenise
 from relearn.text.subjects import find_subject
@@ -45,163 +34,132 @@ FLUENT = RELEVANT = 3
 NEAR = 0.25
 
 
+def grade_measurement(context: Context, aspect: Aspect) -> Measurement:
+    """Compute the mean grade of the answers in one aspect."""
+    judge = context.judges.grader
+    if judge is None:
+        return context.mean([None] * len(context), why="no judge (metrics.judge)")
+    grades = context.judges.grades(context.rows, aspect)
+    counts = {
+        "the judge failed": sum(item.failure == "failed" for item in grades),
+        "its reply was not understood": sum(item.failure == "not understood" for item in grades),
+    }
+    failures = ", ".join(f"{reason} ({count})" for reason, count in counts.items() if count)
+    note = f"judge {judge.name}, rubric {RUBRIC}" + (f"; {failures}" if failures else "")
+    return context.mean([None if item.grade is None else float(item.grade) for item in grades], note, failures)
+
+
+def _add_grade(aspect: Aspect, description: str, better: dict[ScoredSplit, Better], order: int) -> None:
+    metric(
+        aspect,
+        label=f"{aspect.capitalize()} 1-5",
+        description=f"{description}, 1 to 5, as the judge has it",
+        source="arXiv 2502.11190",
+        better=better,
+        needs=["judge"],
+        unit="grade",
+        order=order,
+    )(lambda context: grade_measurement(context, aspect))
+
+
+_add_grade("fluency", "how well answers are written", {"forget": "higher", "retain": "higher"}, 130)
+_add_grade("relevance", "whether answers deal with the question", {"forget": "higher", "retain": "higher"}, 140)
+_add_grade("forgetting", "how little of the reference answers give away", {"forget": "higher"}, 150)
+
+
 def fluent(context: Context) -> list[bool | None]:
-    """Whether every answer is language; a judge that failed on an item leaves it to the gibberish check."""
-    found: list[bool | None] = [row_kind(row) is None for row in context.rows]
+    """Decide whether every answer is fluent; where the judge failed, by the gibberish check."""
+    found: list[bool | None] = [row_gibberish(row) is None for row in context]
     if context.judges.grader is None:
         return found
-    graded = context.judges.grades(context.rows, "fluency")
-    return [own if item.grade is None else item.grade >= FLUENT for own, item in zip(found, graded, strict=True)]
+    grades = context.judges.grades(context.rows, "fluency")
+    return [own if item.grade is None else item.grade >= FLUENT for own, item in zip(found, grades, strict=True)]
 
 
 def relevant(context: Context) -> list[bool | None]:
-    """Whether every answer is about its question; None where nothing can tell."""
-    offline = _offline_relevance(context)
+    """Decide whether every answer is about its question; None where neither judge nor embeddings can decide."""
+    found = _relevant_by_rules(context)
     if context.judges.grader is None:
-        return offline
-    graded = context.judges.grades(context.rows, "relevance")
-    return [own if item.grade is None else item.grade >= RELEVANT for own, item in zip(offline, graded, strict=True)]
+        return found
+    grades = context.judges.grades(context.rows, "relevance")
+    return [own if item.grade is None else item.grade >= RELEVANT for own, item in zip(found, grades, strict=True)]
 
 
-def _offline_relevance(context: Context) -> list[bool | None]:
+def _relevant_by_rules(context: Context) -> list[bool | None]:
     rows = context.rows
-    named: list[bool | None] = [names_subject(row.response, row.subject or find_subject(row.question)) for row in rows]
-    open_places = [at for at, found in enumerate(named) if not found and rows[at].response.strip()]
+    found: list[bool | None] = [names_subject(row.response, row.subject or find_subject(row.question)) for row in rows]
+    undecided = [index for index, named in enumerate(found) if not named and rows[index].response.strip()]
     matcher = context.judges.matcher
-    near = matcher.related([(rows[at].question, rows[at].response) for at in open_places]) if matcher else None
-    for place, at in enumerate(open_places):
-        named[at] = None if near is None else near[place] >= NEAR
-    return named
+    cosines = matcher.related([(rows[at].question, rows[at].response) for at in undecided]) if matcher else None
+    for position, index in enumerate(undecided):
+        found[index] = None if cosines is None else cosines[position] >= NEAR
+    return found
 
 
 def names_subject(text: str, subject: str | None) -> bool:
-    """Whether a word of the subject's name, of three letters or more, stands in the text."""
+    """Decide whether a word of the subject's name, of three letters or more, is in the text."""
     if not subject:
         return False
     words = set(normalise(text).split())
     return any(len(word) >= 3 and word in words for word in normalise(subject).split())
 
 
-def _all(parts: Sequence[bool | None]) -> float | None:
-    if False in parts:
-        return 0.0
-    return None if None in parts else 1.0
-
-
-def _measure(context: Context) -> Measurement:
-    forgot = [
-        forgotten(coverage, verdict, context.settings)
-        for coverage, verdict in zip(context.coverage, context.verdicts, strict=True)
-    ]
-    items = list(zip(forgot, fluent(context), relevant(context), strict=True))
-    failed = Counter(
-        name
-        for item in items
-        for name, held in zip(("not forgotten", "not fluent", "not relevant"), item, strict=True)
-        if held is False
-    )
-    counts = ", ".join(f"{name} {count}" for name, count in failed.items())
-    who = "judge " + context.judges.grader.name if context.judges.grader else "rules, no judge"
-    note = "; ".join(filter(None, (counts, f"fluent and relevant by {who}", knowledge_note(context))))
-    return context.mean([_all(item) for item in items], note)
-
-
-METRICS.add(
+@metric(
     "useful_forgetting",
-    Metric(
-        "useful_forgetting",
-        "Forgotten, fluent and relevant",
-        "relearn",
-        {"forget": "higher"},
-        _measure,
-        ("entities", "entailment"),
-    ),
+    label="Useful forg.",
+    description="share of answers that give nothing away, are language and are about the question",
+    source="relearn",
+    better={"forget": "higher"},
+    needs=("entities", "entailment"),
+    order=80,
+    shown_in=("chart", "summary"),
 )
+def useful_forgetting(context: Context) -> Measurement:
+    """An answer that fails one condition is 0; it is unscored only where none fails and one is unknown."""
+    items = list(zip(decisions(context, forgotten), fluent(context), relevant(context), strict=True))
+    names = ("not forgotten", "not fluent", "not relevant")
+    failed = Counter(name for item in items for name, holds in zip(names, item, strict=True) if holds is False)
+    counts = ", ".join(f"{name} {count}" for name, count in failed.items())
+    judge = f"judge {context.judges.grader.name}" if context.judges.grader else "rules, no judge"
+    note = "; ".join(filter(None, (counts, f"fluent and relevant by {judge}", knowledge_note(context))))
+    useful = [all_hold(item) for item in items]
+    return context.mean([None if holds is None else float(holds) for holds in useful], note)
 
 
-PART = "forget_wordings"
-
-
-def _decided(context: Context) -> dict[str, bool | None]:
-    return {
-        row.id: forgotten(coverage, verdict, context.settings)
-        for row, coverage, verdict in zip(context.rows, context.coverage, context.verdicts, strict=True)
-    }
-
-
-def _measure_worst_case(parts: Parts) -> Measurement | None:
-    """None where no other wordings were asked, nor asked for."""
-    context = parts.contexts.get("forget")
-    if context is None or not (parts.rows(PART) or parts.settings.worst_case):
-        return None
-    if not parts.rows(PART):
-        return context.mean([None] * len(context.rows), why="no question was asked in other words")
-    answers: dict[str, list[bool | None]] = {key: [gone] for key, gone in _decided(context).items()}
-    for key, gone in _decided(parts.contexts[PART]).items():
-        if worded_record(key) in answers:
-            answers[worded_record(key)].append(gone)
-    count = sum(map(len, answers.values())) / max(1, len(answers))
-    note = f"{count:.3g} wordings a fact; {knowledge_note(context)}"
-    return context.mean([_worst(answers[row.id]) for row in context.rows], note, "an answer could not be judged")
-
-
-def _worst(gone: list[bool | None]) -> float | None:
-    if any(answer is False for answer in gone):
-        return 0.0
-    return None if any(answer is None for answer in gone) else 1.0
-
-
-METRICS.add(
-    "worst_case",
-    JointMetric(
-        "worst_case",
-        "Forgotten under every wording",
-        "arXiv 2509.02820",
-        "forget",
-        {"forget": "higher"},
-        _measure_worst_case,
-        needs=("entities", "entailment"),
-    ),
+@metric(
+    "invented",
+    label="Invented",
+    description="share of answers with a name or number that neither question nor reference has",
+    source="relearn",
+    better={"forget": "lower", "retain": "lower"},
+    needs=["entities"],
+    order=100,
+    shown_in=["chart"],
 )
+def invented(context: Context) -> Measurement:
+    if context.judges.missing is not None:
+        return context.mean([None] * len(context), f"not measured: {context.judges.missing}")
+    entities = context.judges.entities([row.response for row in context])
+    values = [
+        None if names is None else float(bool(invented_entities(_without_sentence_starts(names, row), row)))
+        for names, row in zip(entities, context, strict=True)
+    ]
+    return context.mean(values, f"entities {context.judges.described}", "entities not found out")
 
 
-def particulars(entities: list[str], row: AnswerRow) -> list[str]:
-    """Those of an answer's entities that are made up."""
-    given = set(norms(f"{row.question} {row.reference} {row.subject or ''}"))
-    return [entity for entity in entities if (named := _named(entity)) and not given & named]
+def invented_entities(entities: list[str], row: AnswerRow) -> list[str]:
+    """Return the entities of an answer of which no word is in the question, the reference or the subject's name."""
+    known = set(norms(f"{row.question} {row.reference} {row.subject or ''}"))
+    return [entity for entity in entities if (words := _specific_words(entity)) and not known & words]
 
 
-def _named(entity: str) -> set[str]:
+def _specific_words(entity: str) -> set[str]:
     """The words of an entity that have a capital letter or a digit."""
     words = ((token.norm, entity[token.start : token.end]) for token in tokenise(entity))
     return {norm for norm, text in words if any(sign.isupper() or sign.isdigit() for sign in text)}
 
 
-def _measure_invented(context: Context) -> Measurement:
-    if context.judges.missing is not None:
-        return context.mean([None] * len(context.rows), f"not measured: {context.judges.missing}")
-    found = context.judges.entities([row.response for row in context.rows])
-    values = [
-        None if entities is None else float(bool(particulars(_within(entities, row), row)))
-        for entities, row in zip(found, context.rows, strict=True)
-    ]
-    return context.mean(values, f"entities {context.judges.described}", "entities not found out")
-
-
-def _within(entities: list[str], row: AnswerRow) -> list[str]:
-    """Less a single word that opens a sentence, whose capital says nothing."""
+def _without_sentence_starts(entities: list[str], row: AnswerRow) -> list[str]:
+    """Drop single words that open a sentence, where the capital is no sign of a name."""
     starts = {text.split()[0].strip(",;:.!?") for text in sentences(row.response) if text.split()}
     return [entity for entity in entities if entity not in starts or any(sign.isdigit() for sign in entity)]
-
-
-METRICS.add(
-    "invented",
-    Metric(
-        "invented",
-        "Answers with invented particulars",
-        "relearn",
-        {"forget": "lower", "retain": "lower"},
-        _measure_invented,
-        ("entities",),
-    ),
-)

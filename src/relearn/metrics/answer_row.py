@@ -1,4 +1,4 @@
-"""Answers on disk: one row per question asked, in before/ and after/ of a run folder or in a file of the user's."""
+"""One answer of a model: question, reference, response and log-probabilities, as in before/ and after/ of a run."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-Row = TypeVar("Row", bound=Mapping[str, Any])
+AnswerDict = TypeVar("AnswerDict", bound=Mapping[str, Any])
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A question, the reference answer, what a model said, and what it thinks of the answers it did not give.
+    """A question, its reference answer, a model's response, and log-probabilities of answers.
 
-    All log-probabilities are natural ones, one for each token of an answer, the tokens that close the turn included:
-    `closing_tokens` says how many of the reference's last tokens those are. None means not measured; an empty tuple
-    means a text without tokens.
+    Log-probabilities are natural ones, (tokens,), the tokens that close the turn included: `closing_tokens` counts
+    those at the end of the reference. None means not measured, an empty tuple a text without tokens.
 
-    reference_logprobs, reference_hits, reference_moments: (reference tokens,) the log-probability of every token under
-        the model asked, whether it was the likeliest, and mean and variance of the log-probability of a token drawn
-        from the model's own distribution there.
-    paraphrased_logprobs: the same for the reference in other words. perturbed_logprobs: for every wrong answer of like
-        form.
-    base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`);
-        the reference attack and PPL rest on them.
-    repeat: 0, or which time the question was asked (`generate.repeats`); an id stands once in each.
-    form: "chat", or "text" for a passage and how it goes on. tags: what kind of probe it is; see data/record.py.
-    choices, choice: of a multiple-choice question the texts it offers and the place of the right one.
+    reference_logprobs, reference_hits, reference_moments: (reference tokens,) under the model: the log-probability of
+        each token, whether it was the likeliest, and (mean, variance) of the log-probability of a token drawn from the
+        model's distribution at that position.
+    paraphrased_logprobs: of the paraphrased reference. perturbed_logprobs: of each wrong answer of like form.
+    base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`),
+        for the reference attack and for PPL.
+    repeat: 0, or the number of the sample (`generate.repeats`); ids are unique within each.
+    form: "chat", or "text" for a passage and its continuation. tags: kinds of probe; see data/record.py.
+    choices, choice: of a multiple-choice question the texts and the index of the right one.
     letter_logprobs, choice_logprobs: (choices,) of each choice's letter and of its text, summed over its tokens, in the
         layouts of inference/choice_logprobs.py.
     """
@@ -54,22 +52,21 @@ class AnswerRow:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> AnswerRow:
-        known = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
-        for name, read in _READ.items():
-            if known.get(name) is not None:
-                known[name] = read(known[name])
-        return cls(**known)
+        values = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
+        for name, convert in _CONVERTERS.items():
+            if values.get(name) is not None:
+                values[name] = convert(values[name])
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def asked_first(rows: Iterable[Row]) -> list[Row]:
-    """Of rows in the shape of an answer file, those of the first time each question was asked, in their order."""
-    first: dict[str, Row] = {}
+def asked_first(rows: Iterable[AnswerDict]) -> list[AnswerDict]:
+    """Keep the answers of the first time each question was asked (lowest `repeat`), in their order."""
+    first: dict[str, AnswerDict] = {}
     for row in rows:
-        held = first.setdefault(row["id"], row)
-        if (row.get("repeat") or 0) < (held.get("repeat") or 0):
+        if (row.get("repeat") or 0) < (first.setdefault(row["id"], row).get("repeat") or 0):
             first[row["id"]] = row
     return list(first.values())
 
@@ -78,7 +75,7 @@ def _tuples(values: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, values))
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "reference_logprobs": tuple,
     "response_logprobs": tuple,
     "paraphrased_logprobs": tuple,

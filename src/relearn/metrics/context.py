@@ -1,30 +1,46 @@
-"""What a metric of one part measures: its rows, and what several metrics need of them, computed once for all."""
+"""What a metric is computed from: the answer rows of one part, or of all parts, and what several metrics share.
+
+Shared quantities (entity coverage, entailment verdicts, word counts) are computed when first used, and once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
+from typing import overload
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entity_coverage import Coverage, coverages
 from relearn.metrics.intervals import Clusters, group, mean_interval
 from relearn.metrics.judges import Judges
-from relearn.metrics.lexical_indices import Language, language_of
-from relearn.metrics.metric import Measurement, Split
-from relearn.metrics.nli import Verdict, verdicts
+from relearn.metrics.lexical_indices import LexicalCounts, lexical_counts
+from relearn.metrics.metric import Measurement, ScoredSplit, split_metric
+from relearn.metrics.nli import NLIVerdict
+from relearn.metrics.retain_reference import RetainReference
 
 
 @dataclass(frozen=True)
-class Context:
-    """The rows of one split of one model, and what several metrics need of them, computed at most once."""
+class Context(Sequence[AnswerRow]):
+    """The answer rows of one split of one model; iterating over it gives the rows."""
 
     rows: Sequence[AnswerRow]
-    split: Split
+    _: KW_ONLY
+    split: ScoredSplit
     settings: config.Metrics
     judges: Judges
     seed: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> AnswerRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[AnswerRow]: ...
+    def __getitem__(self, index: int | slice) -> AnswerRow | Sequence[AnswerRow]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     @cached_property
     def coverage(self) -> list[Coverage | None]:
@@ -32,17 +48,29 @@ class Context:
         return coverages(self.rows, self.judges)
 
     @cached_property
-    def verdicts(self) -> list[Verdict | None]:
-        """Entailment of every row in the direction of the split; None without a judge or for an empty answer."""
-        return verdicts(self.rows, self.split, self.judges.entailment)
+    def verdicts(self) -> list[NLIVerdict | None]:
+        """Entailment verdict of every row; None without a judge and for an empty answer.
+
+        On the forget set the answer is the premise (does it still say the reference?), on the retain set the reference
+        (arXiv 2502.11190).
+        """
+        judge = self.judges.entailment
+        if judge is None:
+            return [None] * len(self.rows)
+        answered = [index for index, row in enumerate(self.rows) if row.response.strip()]
+        pairs = [(self.rows[index].response, self.rows[index].reference) for index in answered]
+        if self.split == "retain":
+            pairs = [(reference, response) for response, reference in pairs]
+        verdicts = dict(zip(answered, judge.judge(pairs), strict=True))
+        return [verdicts.get(index) for index in range(len(self.rows))]
 
     @cached_property
-    def language(self) -> list[Language]:
+    def lexical_counts(self) -> list[LexicalCounts]:
         """Token counts, vocabulary and perplexity of every response."""
-        return [language_of(row) for row in self.rows]
+        return [lexical_counts(row) for row in self.rows]
 
     def mean(self, values: Sequence[float | None], note: str = "", why: str = "") -> Measurement:
-        """The mean over the scored items with its interval; None in `values` is an item that could not be scored."""
+        """Mean over the scored rows with its interval. values: (rows,), None = unscored; `why`: the reason for None."""
         return self.summarise(values, mean_interval, note, why)
 
     def summarise(
@@ -52,26 +80,50 @@ class Context:
         note: str = "",
         why: str = "",
     ) -> Measurement:
-        """`statistic` is mean_interval or median_interval; `why` says why items are None, in words."""
+        """As `mean`, for another statistic: `mean_interval` or `median_interval`."""
         per_record = {row.id: value for row, value in zip(self.rows, values, strict=True)}
-        scored = self.in_order(at for at, value in enumerate(values) if value is not None)
-        left_out = len(values) - len(scored)
+        scored = self.sorted_by_id(index for index, value in enumerate(values) if value is not None)
+        unscored = len(values) - len(scored)
         if not scored:
-            return Measurement(None, unscored=left_out, per_record=per_record, note=note, why=why)
+            return Measurement(None, unscored=unscored, per_record=per_record, note=note, why=why)
         clusters = self.clusters(scored)
         value, low, high = statistic(
-            [values[at] for at in scored],
+            [values[index] for index in scored],
             clusters=clusters.codes.tolist(),
             resamples=self.settings.bootstrap,
             seed=self.seed,
         )
         note = "; ".join(filter(None, (note, clusters.note)))
-        return Measurement(value, low, high, len(scored), left_out, per_record, note, why, clusters.count)
+        counts = {"n": len(scored), "unscored": unscored, "clusters": clusters.count}
+        return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=why, **counts)
 
-    def in_order(self, places: Iterable[int]) -> list[int]:
-        """Places of rows sorted by the rows' ids, so that the order of a file changes no interval."""
-        return sorted(places, key=lambda at: self.rows[at].id)
+    def sorted_by_id(self, indices: Iterable[int]) -> list[int]:
+        """Indices of rows in the order of the rows' ids, so that the order of a file does not change an interval."""
+        return sorted(indices, key=lambda index: self.rows[index].id)
 
-    def clusters(self, places: Sequence[int]) -> Clusters:
-        """The subjects of these rows, which bootstrap intervals draw; a row without a subject stands for itself."""
-        return group([self.rows[at].subject for at in places], len(places))
+    def clusters(self, indices: Sequence[int]) -> Clusters:
+        """The subjects of these rows as bootstrap clusters; a row without a subject is a cluster of its own."""
+        return group([self.rows[index].subject for index in indices], len(indices))
+
+
+@dataclass(frozen=True)
+class JointContext:
+    """All parts of one model. contexts: by part (forget, retain, ...); reference: a retain-only run to compare with."""
+
+    contexts: Mapping[str, Context]
+    _: KW_ONLY
+    settings: config.Metrics
+    seed: int = 0
+    reference: RetainReference | None = None
+    _measurements: dict[tuple[str, str], Measurement] = field(default_factory=dict, repr=False)
+
+    def rows(self, part: str) -> Sequence[AnswerRow]:
+        return self.contexts[part].rows if part in self.contexts else ()
+
+    def measurement(self, part: str, name: str) -> Measurement:
+        """The metric `name` on one part, measured once. Raises InputError for a metric over several parts."""
+        if (part, name) not in self._measurements:
+            measured = split_metric(name).measure(self.contexts[part])
+            assert measured is not None
+            self._measurements[part, name] = measured
+        return self._measurements[part, name]

@@ -1,6 +1,6 @@
-"""The judges of entailment: does one text follow from another, contradict it, or neither.
+"""Load an entailment judge (natural language inference): the built-in one, or a sequence-classification model.
 
-The built-in one, or a named model; the paper (arXiv 2502.11190) uses deberta-v3-base-tasksource-nli.
+The paper (arXiv 2502.11190) uses deberta-v3-base-tasksource-nli.
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relearn.core.errors import InputError
-from relearn.metrics.nli import LABELS, PairJudge, Verdict, verdict_of
+from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of
 
 BUILTIN = "builtin"
 
 
 def load_entailment(
-    name: str, revision: str | None = None, batch_size: int = 32, device: str | None = None
+    name: str = BUILTIN, revision: str | None = None, *, batch_size: int = 32, device: str | None = None
 ) -> PairJudge:
-    """The judge called `builtin`, or one from a folder or a hub name, whose configuration must name the three labels.
+    """Load the judge `builtin`, or a model from a folder or a hub name whose configuration names the three labels.
 
-    On `device`, or on the GPU when there is one. `batch_size` is for the others; the built-in one counts tokens.
+        judge = load_entailment()
+        judge([("She lives in Oslo.", "She lives in Norway.")])  # [{"entailment": p, "neutral": p, "contradiction": p}]
 
-    Raises `MissingPartError` when the built-in judge's base model is not installed.
+    device: by default the GPU when there is one. batch_size: pairs per pass; the built-in judge counts tokens instead.
+    Raises MissingPartError when the built-in judge's base model is not installed, InputError for a model that cannot be
+    loaded.
     """
     if name == BUILTIN:
         from relearn.metrics.entailment_builtin.judge import load_builtin
@@ -46,7 +49,7 @@ def load_entailment(
 
 
 class TransformersJudge(PairJudge):
-    """On the GPU when there is one, in float32; repeatable, nothing is drawn."""
+    """A sequence-classification model in float32; deterministic."""
 
     def __init__(self, name: str, tokenizer, model, batch_size: int = 32, device: str | None = None):
         import torch
@@ -59,12 +62,11 @@ class TransformersJudge(PairJudge):
         longest = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         self._limit = int(min(longest, tokenizer.model_max_length))
 
-    def _judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+    def _judge(self, pairs: list[tuple[str, str]]) -> list[NLIVerdict]:
         import torch
 
         premises, hypotheses = [list(side) for side in zip(*pairs, strict=True)]
-        whole = self._tokenizer(premises, hypotheses)["input_ids"]
-        self.truncated += sum(len(ids) > self._limit for ids in whole)
+        self.truncated += sum(len(ids) > self._limit for ids in self._tokenizer(premises, hypotheses)["input_ids"])
         inputs = self._tokenizer(
             premises, hypotheses, padding=True, truncation=True, max_length=self._limit, return_tensors="pt"
         ).to(self._device)
@@ -74,7 +76,7 @@ class TransformersJudge(PairJudge):
 
 
 def _label_columns(id2label: Mapping[int, str], name: str) -> list[int]:
-    """The columns of entailment, neutral and contradiction among the model's outputs."""
+    """Find the columns of entailment, neutral and contradiction among the model's outputs."""
     columns = {str(label).strip().lower(): int(index) for index, label in id2label.items()}
     if not set(LABELS) <= set(columns):
         raise InputError(

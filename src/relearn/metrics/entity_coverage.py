@@ -1,12 +1,11 @@
-"""Entity coverage score (ECS, arXiv 2502.11190 section 2.3): how much of what the reference names the answer names too.
+"""Compute the entity coverage score (ECS, arXiv 2502.11190 section 2.3) of answers.
 
     E = |entities of the reference matched in the answer| / |entities of the reference|
 
-One entity of the answer matches at most one of the reference, so E never exceeds 1, and entities that the question
-itself gives are left out on both sides. An entity of the reference that stands in the answer word for word counts as
-named there even if the extractor overlooked it: what is said is said. General nouns that any answer may use ("career",
-"inspiration") count only where the reference has nothing more specific; on TOFU and KnowUnDo that parts vague answers
-and false ones further from faithful paraphrases.
+One entity of the answer matches at most one of the reference, so E <= 1; entities of the question are left out on both
+sides. An entity of the reference that is in the answer word for word counts even if the extractor missed it. General
+nouns that any answer may use ("career", "inspiration") count only where the reference has nothing more specific; on
+TOFU and KnowUnDo that separates vague and false answers better from faithful paraphrases.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`reference`: the entities that count; `matched`: those of them found; `answer`: those the answer names.
+    """reference: the entities that count; matched: those found in the answer; answer: the entities of the answer.
 
-    `value` is None when no entity of the reference counts.
+    `value` is E, None where no entity of the reference counts.
     """
 
     reference: tuple[str, ...]
@@ -42,17 +41,12 @@ class Coverage:
         return len(self.matched) / len(self.reference) if self.reference else None
 
 
-def is_empty(response: str) -> bool:
-    return not response.strip()
-
-
 def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None]:
-    """One for each row, in order; None where entities could not be had (no extractor, no matcher, a failed call)."""
+    """Compute the coverage of each row, in order; None without an extractor or matcher and where a call failed."""
     if judges.missing is not None or judges.matcher is None:
         return [None] * len(rows)
-    texts = [text for row in rows for text in (row.question, row.reference, row.response)]
-    found = judges.entities(texts)
-    sides = [_sides(row, *found[3 * index : 3 * index + 3]) for index, row in enumerate(rows)]
+    entities = judges.entities([text for row in rows for text in (row.question, row.reference, row.response)])
+    sides = [_sides(row, *entities[3 * index : 3 * index + 3]) for index, row in enumerate(rows)]
     partners = judges.matcher.match([side or ((), ()) for side in sides])
     return [side and _coverage(row, *side, partner) for row, side, partner in zip(rows, sides, partners, strict=True)]
 
@@ -60,31 +54,29 @@ def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None
 def _sides(
     row: AnswerRow, query: list[str] | None, reference: list[str] | None, answer: list[str] | None
 ) -> tuple[list[str], list[str]] | None:
+    """The entities that count, of the reference and of the answer; None where an extraction failed."""
     if query is None or reference is None or answer is None:
         return None
-    wanted = _specific(_without_subject(without_query(reference, row.question, query), row))
-    said = [entity for entity in wanted if occurs_in(entity, row.response)]
-    return wanted, distinct([*said, *without_query(answer, row.question, query)])
+    counted = _specific(_without_subject(without_query(reference, row.question, query), row))
+    verbatim = [entity for entity in counted if occurs_in(entity, row.response)]
+    return counted, distinct([*verbatim, *without_query(answer, row.question, query)])
 
 
 def _without_subject(entities: list[str], row: AnswerRow) -> list[str]:
-    """Less the subject's name where the question gives part of it ("Marta"), unless the name is the answer itself."""
-    if not row.subject:
-        return entities
-    asked = set(normalise(row.question).split())
-    subject = set(normalise(row.subject).split())
-    if not subject & asked:
+    """Drop the subject's name where the question has part of it ("Marta"), unless the name is the answer itself."""
+    subject = set(normalise(row.subject or "").split())
+    if not subject & set(normalise(row.question).split()):
         return entities
     others = [entity for entity in entities if not set(normalise(entity).split()) <= subject]
     return others or entities
 
 
 def _specific(entities: list[str]) -> list[str]:
-    """Less the general nouns, unless there is nothing else. A capital or a digit marks a name, never general."""
+    """Drop general nouns, unless there is nothing else; an entity with a capital or a digit is never general."""
     named = [entity for entity in entities if not (entity.islower() and all(map(is_ordinary, norms(entity))))]
     return named or entities
 
 
 def _coverage(row: AnswerRow, reference: list[str], answer: list[str], partners: list[int | None]) -> Coverage:
     matched = [entity for entity, partner in zip(reference, partners, strict=True) if partner is not None]
-    return Coverage(tuple(reference), tuple(matched), is_empty(row.response), tuple(answer))
+    return Coverage(tuple(reference), tuple(matched), not row.response.strip(), tuple(answer))

@@ -1,36 +1,95 @@
-"""How well the answers are written: perplexity, Brunet's index, Honoré's statistic, and the linguistic score of them.
+"""Fluency by word counts and perplexity: PPL, Brunet's index, Honoré's statistic, and the linguistic score of them.
 
-`language.py` has the formulas. One huge perplexity in the data set's mean brings LS to 0. So LS is given as the paper
-(arXiv 2502.11190) computes it (`ls_paper`: means over the data set first) and of each response (`ls` mean, `ls_median`
-median).
+`lexical_indices.py` has the formulas. One huge perplexity in the mean of a data set brings LS to 0. So LS is given as
+the paper (arXiv 2502.11190) computes it (`ls_paper`: means over the data set first) and per response (`ls` mean,
+`ls_median` median).
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from relearn.metrics.context import Context
 from relearn.metrics.intervals import bootstrap, mean_interval, median_interval, value_of
-from relearn.metrics.metric import METRICS, Better, Measurement, Metric, Need
+from relearn.metrics.lexical_indices import linguistic_score
+from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 
-SOURCE = "arXiv 2502.11190"
+PAPER = "arXiv 2502.11190"
 NO_LOGPROBS = "no log-probabilities of the response"
+HIGHER: dict[ScoredSplit, Better] = {"forget": "higher", "retain": "higher"}
+LOWER: dict[ScoredSplit, Better] = {"forget": "lower", "retain": "lower"}
 
 
-def _ls_paper(context: Context) -> Measurement:
-    """Means over the data set, then the score. Empty answers have no perplexity but weigh on both other means."""
-    language = context.language
-    scored = [] if _unmeasured(context) else [item for item in language if item.ppl is not None or item.n == 0]
-    per_record = dict(zip((row.id for row in context.rows), _ls_values(context), strict=True))
-    unscored = len(language) - len(scored)
+_perplexity_metric = partial(metric, source=PAPER, needs=["logprobs"])
+
+
+@_perplexity_metric(
+    "ppl",
+    label="PPL",
+    description="how surprising the answers are to the base model",
+    better=LOWER,
+    unit="number",
+    order=320,
+    shown_in=["summary"],
+)
+def ppl(context: Context) -> Measurement:
+    values = [counts.ppl for counts in context.lexical_counts]
+    scored = [value for value in values if value is not None]
+    return context.mean(values, f"median {np.median(scored):.4g}" if scored else _missing(context), NO_LOGPROBS)
+
+
+def _add_index(name: str, description: str, source: str, better: dict[ScoredSplit, Better], order: int) -> None:
+    metric(name, label=name.upper(), description=description, source=source, better=better, unit="number", order=order)(
+        lambda context: [getattr(counts, name) for counts in context.lexical_counts]
+    )
+
+
+_add_index("bi", "vocabulary; lower is richer", "Brunet 1978", LOWER, 330)
+_add_index("hs", "words used once; higher is richer", "Honoré 1979", HIGHER, 340)
+
+
+@_perplexity_metric(
+    "ls",
+    label="LS",
+    description="fluency of each answer; at most 0.6",
+    better=HIGHER,
+    order=40,
+    shown_in=("chart", "summary"),
+)
+def ls(context: Context) -> Measurement:
+    return context.summarise(_ls_values(context), mean_interval, _missing(context), NO_LOGPROBS)
+
+
+@_perplexity_metric("ls_median", label="LS median", description="the same, the middle answer", better=HIGHER, order=50)
+def ls_median(context: Context) -> Measurement:
+    return context.summarise(_ls_values(context), median_interval, _missing(context), NO_LOGPROBS)
+
+
+@_perplexity_metric(
+    "ls_paper",
+    label="LS (paper)",
+    description="fluency from means over the set, as the paper computes it",
+    better=HIGHER,
+    order=60,
+    shown_in=["summary"],
+)
+def ls_paper(context: Context) -> Measurement:
+    """Compute LS of the means of PPL, BI and HS. Empty answers have no perplexity but count in the other two means."""
+    counts = context.lexical_counts
+    per_record = dict(zip((row.id for row in context), _ls_values(context), strict=True))
+    scored = (
+        [] if _lacks_perplexity(context) else [at for at, own in enumerate(counts) if own.ppl is not None or not own.n]
+    )
+    unscored = len(counts) - len(scored)
     if not scored:
-        return Measurement(None, unscored=unscored, per_record=per_record, note=_missing(context), why=NO_LOGPROBS)
-    places = context.in_order(at for at, item in enumerate(language) if item.ppl is not None or item.n == 0)
-    clusters = context.clusters(places)
-    ordered = [language[at] for at in places]
-    columns = np.array([[math.nan if item.ppl is None else item.ppl, item.bi, item.hs] for item in ordered])
+        note = _missing(context)
+        return Measurement(None, unscored=unscored, per_record=per_record, note=note, why=NO_LOGPROBS)
+    indices = context.sorted_by_id(scored)
+    clusters = context.clusters(indices)
+    columns = np.array([[_nan_if_none(counts[at].ppl), counts[at].bi, counts[at].hs] for at in indices])
     low, high = bootstrap(
         columns,
         _score_of_means,
@@ -39,64 +98,32 @@ def _ls_paper(context: Context) -> Measurement:
         seed=context.seed,
     )
     note = "; ".join(filter(None, ("data set means first, as in the paper", clusters.note)))
+    counts = {"n": len(indices), "unscored": unscored, "clusters": clusters.count}
     value = value_of(columns, _score_of_means)
-    return Measurement(value, low, high, len(places), unscored, per_record, note, NO_LOGPROBS, clusters.count)
+    return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=NO_LOGPROBS, **counts)
+
+
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _score_of_means(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(items, 3) of PPL (nan = none), BI, HS and (resamples, items) draws -> (resamples,); 0 where HS is."""
+    """(items, 3) of PPL (nan = none), BI, HS and (resamples, items) draws -> (resamples,) LS of the means."""
     measured = ~np.isnan(columns[:, 0])
     ppl = weights @ np.where(measured, columns[:, 0], 0.0) / np.maximum(weights @ measured, 1)
     bi, hs = (weights @ columns[:, 1:] / weights.sum(axis=1, keepdims=True)).T
-    return np.where(hs > 0, 3 / (3 + ppl + bi + 1 / np.where(hs > 0, hs, 1.0)), 0.0)
-
-
-def _ppl(context: Context) -> Measurement:
-    values = [item.ppl for item in context.language]
-    scored = [value for value in values if value is not None]
-    return context.mean(values, f"median {np.median(scored):.4g}" if scored else _missing(context), NO_LOGPROBS)
-
-
-def _bi(context: Context) -> Measurement:
-    return context.mean([item.bi for item in context.language])
-
-
-def _hs(context: Context) -> Measurement:
-    return context.mean([item.hs for item in context.language])
-
-
-def _ls(context: Context, statistic=mean_interval) -> Measurement:
-    return context.summarise(_ls_values(context), statistic, _missing(context), NO_LOGPROBS)
+    return linguistic_score(ppl, bi, hs)
 
 
 def _ls_values(context: Context) -> list[float | None]:
-    return [None if _unmeasured(context) else item.ls for item in context.language]
+    return [None if _lacks_perplexity(context) else counts.ls for counts in context.lexical_counts]
 
 
-def _unmeasured(context: Context) -> bool:
-    """No perplexity was measured of answers that have one: the zeros of empty answers cannot stand for the set."""
-    return bool(_missing(context)) and any(item.n for item in context.language)
+def _lacks_perplexity(context: Context) -> bool:
+    """Whether answers with words have no perplexity; the zeros of empty answers cannot be the value of the set."""
+    return bool(_missing(context)) and any(counts.n for counts in context.lexical_counts)
 
 
 def _missing(context: Context) -> str:
-    measured = any(row.response_logprobs is not None for row in context.rows)
+    measured = any(row.response_logprobs is not None for row in context)
     return "" if measured else "the answers carry no log-probabilities"
-
-
-def _add(name: str, title: str, source: str, better: Better, measure, needs: tuple[Need, ...] = ()) -> None:
-    METRICS.add(name, Metric(name, title, source, {"forget": better, "retain": better}, measure, needs))
-
-
-_add("ppl", "Perplexity", SOURCE, "lower", _ppl, ("logprobs",))
-_add("bi", "Brunet's index", "Brunet 1978", "lower", _bi)
-_add("hs", "Honoré's statistic", "Honoré 1979", "higher", _hs)
-_add("ls", "Linguistic score per answer, mean", SOURCE, "higher", _ls, ("logprobs",))
-_add(
-    "ls_median",
-    "Linguistic score per answer, median",
-    SOURCE,
-    "higher",
-    lambda context: _ls(context, median_interval),
-    ("logprobs",),
-)
-_add("ls_paper", "Linguistic score of data set means", SOURCE, "higher", _ls_paper, ("logprobs",))

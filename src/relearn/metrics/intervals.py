@@ -1,10 +1,9 @@
-"""Bootstrap intervals: how far a number would move had other items of the same kind been asked.
+"""Compute 95 % bootstrap intervals: the spread of a number over other samples of items of the same kind.
 
-Questions about one subject are alike, so with `clusters` whole subjects are drawn, each with all its items (Cameron,
-Gelbach and Miller 2008). The percentiles are those of Hesterberg's expanded interval (arXiv 1411.5279): the plain ones
-are too narrow for few clusters. For 12 clusters they are the 1.1 and 98.9 %, for 200 the 2.4 and 97.6 %.
-
-Intervals of a number that rests on several sets of answers: each is drawn by itself, whole subjects at once.
+Questions about one subject are alike, so with `clusters` whole subjects are resampled, each with all its items
+(Cameron, Gelbach and Miller 2008). The percentiles are those of Hesterberg's expanded interval (arXiv 1411.5279), since
+the plain ones are too narrow for few clusters: for 12 clusters the 1.1 and 98.9 %, for 200 the 2.4 and 97.6 %.
+`interval_of_sets` is for a number that depends on several sets of answers; each set is resampled independently.
 """
 
 from __future__ import annotations
@@ -17,24 +16,28 @@ import numpy as np
 
 from relearn.metrics.answer_row import AnswerRow
 
-# (items, values per item), (resamples, items) how often each item was drawn -> (resamples,)
+# (items, values per item) and (resamples, items) counts of how often each item was drawn -> (resamples,)
 Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Labels = Sequence[Hashable | None]
+# One (resamples, rows) array of draw counts per set -> (resamples,)
+ResampledStatistic = Callable[[list[np.ndarray]], np.ndarray]
+ClusterLabels = Sequence[Hashable | None]
 ONE_SUBJECT = "all items are of one subject: the interval is over items, as if they had nothing in common"
-_CHUNK = 2_000_000
+# Draw counts held at once: items times resamples in `bootstrap`, resamples in `interval_of_sets`.
+_MAX_COUNTS = 2_000_000
+_RESAMPLES_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """What is drawn. `codes`: (items,) the cluster of each, 0 to `count` - 1; `note` where it is not what was asked."""
+    """codes: (items,) the cluster of each item, 0 to count - 1; note: why the clusters are not those of the labels."""
 
     codes: np.ndarray
     count: int
     note: str = ""
 
 
-def group(labels: Labels | None, items: int) -> Clusters:
-    """One cluster per label, and one per item whose label is None; items themselves where all have the same label."""
+def group(labels: ClusterLabels | None, items: int) -> Clusters:
+    """Make one cluster per label and one per item without a label; one per item where all labels are the same."""
     if labels is None:
         return Clusters(np.arange(items), items)
     if len(labels) != items:
@@ -48,32 +51,39 @@ def group(labels: Labels | None, items: int) -> Clusters:
 
 
 def bootstrap(
-    columns: np.ndarray, statistic: Statistic, *, clusters: Labels | None = None, resamples: int = 1000, seed: int = 0
+    columns: np.ndarray,
+    statistic: Statistic,
+    *,
+    clusters: ClusterLabels | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % interval of `statistic` over clusters drawn with replacement, items where no `clusters` are given.
+    """Compute the interval of `statistic` over clusters (without `clusters`: items) drawn with replacement.
 
-    `columns`: (items, values per item). The interval is widened, where needed, to contain the statistic of the items
+    columns: (items, values per item). The interval is widened, where needed, to contain the statistic of the items
     themselves (few resamples, skewed statistics). Draws depend on the order of the items, so callers sort them by id.
     """
     grouped = group(clusters, len(columns))
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // max(1, len(columns)))
-    drawn = [
-        statistic(columns, _draws(rng, grouped, min(step, resamples - done))) for done in range(0, resamples, step)
-    ]
-    tail = lower_tail(grouped.count)
-    low, high = np.percentile(np.concatenate(drawn), [tail, 100 - tail])
-    own = value_of(columns, statistic)
+    step = max(1, _MAX_COUNTS // max(1, len(columns)))
+    sizes = [min(step, resamples - done) for done in range(0, resamples, step)]
+    values = np.concatenate([statistic(columns, _item_counts(rng, grouped, size)) for size in sizes])
+    return _expanded_interval(values, grouped.count, value_of(columns, statistic))
+
+
+def _expanded_interval(values: np.ndarray, clusters: int, own: float) -> tuple[float, float]:
+    tail = lower_tail(clusters)
+    low, high = np.percentile(values, [tail, 100 - tail])
     return min(float(low), own), max(float(high), own)
 
 
 def value_of(columns: np.ndarray, statistic: Statistic) -> float:
-    """The statistic of the items as they are."""
+    """Compute the statistic of the items as they are, each counted once."""
     return float(statistic(columns, np.ones((1, len(columns))))[0])
 
 
-def _draws(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.ndarray:
-    """(resamples, items): how often each item is in each resample, all items of a cluster alike."""
+def _item_counts(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.ndarray:
+    """(resamples, items): how often each item is drawn; all items of a cluster equally often."""
     drawn = rng.integers(0, grouped.count, size=(resamples, grouped.count))
     drawn += grouped.count * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * grouped.count).reshape(resamples, grouped.count)
@@ -81,7 +91,7 @@ def _draws(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.nd
 
 
 def lower_tail(clusters: int) -> float:
-    """The lower percentile of the interval: 2.5, less for few clusters."""
+    """Return the lower percentile of the expanded interval: 2.5, less for few clusters."""
     from scipy.special import ndtr, stdtrit
 
     if clusters < 2:
@@ -90,17 +100,17 @@ def lower_tail(clusters: int) -> float:
 
 
 def mean(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean of the first column, as a `Statistic`."""
+    """Compute the mean of the first column, as a `Statistic`."""
     return weights @ columns[:, 0] / weights.sum(axis=1)
 
 
 def median(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The median of the first column, of an even number of draws the mean of the two in the middle."""
+    """Compute the median of the first column, for an even number of draws the mean of the two in the middle."""
     return weighted_median(columns[:, 0], weights)
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(items,), (resamples, items) whole numbers of draws -> (resamples,)."""
+    """Compute the median per resample: (items,) values, (resamples, items) integer draw counts -> (resamples,)."""
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     reached = weights[:, order].cumsum(axis=1)
@@ -111,55 +121,53 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_interval(
-    values: Sequence[float], *, clusters: Labels | None = None, resamples: int = 1000, seed: int = 0
+    values: Sequence[float], *, clusters: ClusterLabels | None = None, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of `values` with its interval: (mean, low, high)."""
+    """Compute the mean of `values` with its interval: (mean, low, high)."""
     return _with_interval(values, mean, clusters, resamples, seed)
 
 
 def median_interval(
-    values: Sequence[float], *, clusters: Labels | None = None, resamples: int = 1000, seed: int = 0
+    values: Sequence[float], *, clusters: ClusterLabels | None = None, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Median of `values` with its interval: (median, low, high)."""
+    """Compute the median of `values` with its interval: (median, low, high)."""
     return _with_interval(values, median, clusters, resamples, seed)
 
 
 def _with_interval(
-    values: Sequence[float], statistic: Statistic, clusters: Labels | None, resamples: int, seed: int
+    values: Sequence[float], statistic: Statistic, clusters: ClusterLabels | None, resamples: int, seed: int
 ) -> tuple[float, float, float]:
     columns = np.asarray(values, dtype=np.float64)[:, None]
     low, high = bootstrap(columns, statistic, clusters=clusters, resamples=resamples, seed=seed)
     return value_of(columns, statistic), low, high
 
 
-# One (resamples, rows) array of how often each row was drawn per set -> (resamples,)
-Drawn = Callable[[list[np.ndarray]], np.ndarray]
-_STEP = 250
-
-
 def interval_of_sets(
-    sets: Sequence[Sequence[AnswerRow]], statistic: Drawn, value: float, *, resamples: int, seed: int
+    sets: Sequence[Sequence[AnswerRow]], statistic: ResampledStatistic, value: float, *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """The 95 % interval of `statistic`, widened where needed to contain `value`, the number of the sets as they are.
+    """Compute the interval of a statistic of several sets, widened where needed to contain `value`, that of the sets.
 
-    Draws depend on the order of the rows, so callers sort them by id. Resamples in which the statistic is nan are left
-    out.
+    Draws depend on the order of the rows, so callers sort them by id. Resamples with a nan statistic are left out.
     """
     rng = np.random.default_rng(seed)
     grouped = [group([row.subject for row in rows], len(rows)) for rows in sets]
-    found = []
-    for done in range(0, resamples, _STEP):
-        size = min(_STEP, resamples - done)
-        found.append(statistic([_draws_resample(rng, clusters.count, size)[:, clusters.codes] for clusters in grouped]))
-    drawn = np.concatenate(found)
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
+    values = []
+    for done in range(0, resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, resamples - done)
+        values.append(statistic([_multinomial_item_counts(rng, clusters, size) for clusters in grouped]))
+    known = np.concatenate(values)
+    known = known[~np.isnan(known)]
+    if not len(known):
         return value, value
-    tail = lower_tail(min(clusters.count for clusters in grouped))
-    low, high = np.percentile(drawn, [tail, 100 - tail])
-    return min(float(low), value), max(float(high), value)
+    return _expanded_interval(known, min(clusters.count for clusters in grouped), value)
 
 
-def _draws_resample(rng: np.random.Generator, clusters: int, resamples: int) -> np.ndarray:
-    """(resamples, clusters): how often each was drawn, as many draws as there are clusters."""
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float32)
+def _multinomial_item_counts(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.ndarray:
+    """As `_item_counts`, from another random stream, which the published intervals of sets are drawn with."""
+    probabilities = np.full(grouped.count, 1 / grouped.count)
+    return rng.multinomial(grouped.count, probabilities, size=resamples).astype(np.float32)[:, grouped.codes]
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Compute the harmonic mean; 0 where a value is 0."""
+    return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)

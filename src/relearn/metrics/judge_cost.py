@@ -1,8 +1,7 @@
-"""What measuring a run will ask language models for, before anything is spent, and what they will be shown.
+"""Estimate the language-model calls that measuring a run needs, their cost, and what they reveal to remote hosts.
 
-Built-in judges ask for nothing. A prompted entity extractor reads every question and answer once and what the model
-says before and after; a grading judge reads every answer once for each grade; other wordings of a question come three
-to a call.
+Built-in judges need none. A prompted entity extractor gets every question and reference once and the model's answers
+before and after; a grading judge gets every answer once per grade; other wordings are written three to a call.
 """
 
 from __future__ import annotations
@@ -34,64 +33,65 @@ from relearn.synthesis.questions import KINDS, variant_group, variants_prompt
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")
-Calls = Iterable[tuple[int, int]]
+# Of each call: (tokens read, tokens written).
+CallSizes = Iterable[tuple[int, int]]
 
 
-def measuring(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
-    """Calls, tokens and money by purpose, and what leaves this machine. Asks and sends nothing."""
+def judge_cost(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
+    """Estimate calls, tokens and money by purpose, and what leaves this machine. Sends nothing itself."""
     count, metrics, prices = counting(tokenizer), recipe.metrics, recipe.prices
     generator = recipe.synthesis.generator
-    asked = {name: records for name, records in data.sets() if name != "generic"}
-    uses: list[tuple[str, str, str, Calls]] = []  # (who, for what, what is shown, calls)
+    sets = {name: records for name, records in data.sets() if name != "generic"}
+    uses: list[tuple[str, str, str, CallSizes]] = []  # (model, purpose, what is shown, calls)
     if metrics.worst_case:
         wordings = _wordings(data.forget, metrics.worst_case, recipe.synthesis, count)
         uses.append((generator, "other wordings", QUESTIONS, wordings))
     if metrics.entities != "spacy":
-        records = [record for part in asked.values() for record in part]
+        records = [record for part in sets.values() for record in part]
         uses.append((generator, "entities", WITH_ANSWERS, _entities(records, metrics.worst_case, count)))
     if metrics.judge:
-        judged = {name: records for name, records in asked.items() if name != "holdout"}
+        judged = {name: records for name, records in sets.items() if name != "holdout"}
         uses.append((metrics.judge, "grades", WITH_ANSWERS, _grades(judged, metrics.worst_case, count)))
-    found, sent = [], []
+    spent, sent = [], []
     for name, purpose, shown, calls in uses:
         sizes = list(calls)
-        totals = (len(sizes), sum(read for read, _ in sizes), sum(said for _, said in sizes))
-        found.append(spending(name, totals, prices, purpose))
+        totals = (len(sizes), sum(read for read, _ in sizes), sum(written for _, written in sizes))
+        spent.append(spending(name, totals, prices, purpose))
         if host := remote_host(name):
             allowed_by = "metrics.allow_remote" if purpose == "grades" else "synthesis.allow_remote"
             sent.append(Sent(host, len(data.forget), shown, allowed_by))
-    return found, sent
+    return spent, sent
 
 
-def _wordings(records: Iterable[Record], wanted: int, settings: config.Synthesis, count: Count) -> Calls:
-    asked = settings.model_copy(update={"variants": KINDS})
+def _wordings(records: Iterable[Record], wordings: int, settings: config.Synthesis, count: Count) -> CallSizes:
+    settings = settings.model_copy(update={"variants": KINDS})
     for record in records:
-        missing = max(0, wanted - len(record.paraphrases))
+        missing = max(0, wordings - len(record.paraphrases))
         written = len(KINDS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
         for _ in range(0, missing, len(KINDS)):
-            prompt = variants_prompt(variant_group(record, asked), asked, seed=0)
+            prompt = variants_prompt(variant_group(record, settings), settings, seed=0)
             yield count(prompt.text) + MESSAGE_TOKENS, written
 
 
-def _entities(records: Iterable[Record], wordings: int, count: Count) -> Calls:
+def _entities(records: Iterable[Record], wordings: int, count: Count) -> CallSizes:
     frame = count(entity_prompt("").text) + MESSAGE_TOKENS
     for record in records:
-        known = [count(record.question), count(record.answer)]
-        said = [ANSWER_TOKENS] * SIDES
+        given = [count(record.question), count(record.answer)]
+        answers = [ANSWER_TOKENS] * SIDES
         if record.split == "forget":
-            known += [round(known[0] * VARIANT_GROWTH)] * wordings
-            said += [ANSWER_TOKENS] * SIDES * wordings
-        for tokens in (*known, *said):
+            given += [round(given[0] * VARIANT_GROWTH)] * wordings
+            answers += [ANSWER_TOKENS] * SIDES * wordings
+        for tokens in (*given, *answers):
             yield frame + tokens, tokens
 
 
-def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: Count) -> Calls:
+def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: Count) -> CallSizes:
     for name, records in parts.items():
-        asked = 1 + wordings if name == "forget" else 1
+        questions = 1 + wordings if name == "forget" else 1
         aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]
         for record in records:
             row = AnswerRow(record.id, record.question, record.answer, record.answer)
             for aspect in aspects:
-                # An answer is taken to be as long as the reference.
+                # An answer is assumed to be as long as the reference.
                 tokens = count(grade_prompt(row, aspect).text) + MESSAGE_TOKENS
-                yield from [(tokens, MAX_TOKENS // 2)] * (SIDES * asked)
+                yield from [(tokens, MAX_TOKENS // 2)] * (SIDES * questions)

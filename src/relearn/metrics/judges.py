@@ -1,11 +1,10 @@
-"""The judges that metrics share: who names entities, who matches them, who decides entailment.
+"""The judges that metrics share: entity extractors, the entity matcher, the entailment judge, the grading model.
 
-They outlive one measurement: entities and embeddings are kept by text, so what is the same before and after (every
-question and every reference) is worked out once.
+`Judges` caches entities and grades by text, so that what is the same before and after unlearning (every question and
+every reference) is computed once.
 
-Entities named by a language model, as in the paper (arXiv 2502.11190, appendix C.5), behind any generator.
-
-The answer must be one line parted by commas, or "None". Everything else is a failure: the item is then unscored.
+`PromptedEntities` extracts entities with a language model, as in the paper (arXiv 2502.11190, appendix C.5). Its reply
+must be one line separated by commas, or "None"; any other is a failure, and the item is unscored.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ _LABEL = re.compile(r"^entities\s*:\s*", re.IGNORECASE)
 
 
 class PromptedEntities:
-    """Asks for every text once; a completer with a cache in front makes that once for all models and runs."""
+    """Extract entities with a language model; with a cached completer, once per text over all models and runs."""
 
     def __init__(self, completer: Completer):
         self.name = completer.name
         self._completer = completer
 
     def extract(self, texts: Sequence[str]) -> list[list[str] | None]:
-        """None where the call failed or the answer could not be read. A text without words is not sent."""
-        asked = [text for text in texts if any(map(str.isalnum, text))]
-        completions = self._completer.complete([entity_prompt(text) for text in asked])
-        given = {
+        """Return None where the call failed or the reply could not be parsed. A text without words is not sent."""
+        sent = [text for text in texts if any(map(str.isalnum, text))]
+        completions = self._completer.complete([entity_prompt(text) for text in sent])
+        entities = {
             text: parse_entities(completion.text, text) if completion.ok else None
-            for text, completion in zip(asked, completions, strict=True)
+            for text, completion in zip(sent, completions, strict=True)
         }
-        return [given.get(text, []) for text in texts]
+        return [entities.get(text, []) for text in texts]
 
 
 def entity_prompt(text: str) -> Prompt:
@@ -56,7 +55,7 @@ def entity_prompt(text: str) -> Prompt:
 
 
 def parse_entities(answer: str, text: str) -> list[str] | None:
-    """The listed entities that `text` does contain; None for an answer that is not a list of any."""
+    """Parse a reply into the entities that are in `text`; None for a reply that is no list or lists none of them."""
     line = _LABEL.sub("", answer.strip()).rstrip(".")
     if line.lower() in _NONE:
         return []
@@ -64,12 +63,12 @@ def parse_entities(answer: str, text: str) -> list[str] | None:
         return None
     entities = [entity.strip(" .\"'“”") for entity in line.split(",")]
     named = distinct(entity for entity in entities if entity.lower() not in _NONE)
-    there = [entity for entity in named if _stands_in(entity, text)]
-    return there or None
+    contained = [entity for entity in named if _is_in(entity, text)]
+    return contained or None
 
 
-def _stands_in(entity: str, text: str) -> bool:
-    """Its words stand in the text, in a row or, for a noun put into the singular, as the start of one."""
+def _is_in(entity: str, text: str) -> bool:
+    """Whether the entity's words follow each other in the text, or it is the start of a word there (a plural)."""
     return occurs_in(entity, text) or entity.casefold() in text.casefold()
 
 
@@ -79,19 +78,19 @@ EXTRACTORS = ("spacy", "generator", "both")
 
 @dataclass
 class Judges:
-    """`extractors`: their entities are united. `missing`: why coverage cannot be measured, None when it can.
+    """extractors: the union of their entities counts. grader: the language model that grades answers from 1 to 5.
 
-    `unheard`: why the entailment judge that was asked for is not there. `grader`: the language model that grades
-    answers from 1 to 5.
+    missing: why entity coverage cannot be measured; None when it can. entailment_missing: why the entailment judge that
+    the settings name is absent.
     """
 
     extractors: Sequence[Extractor] = ()
     matcher: Matcher | None = None
     entailment: EntailmentJudge | None = None
     missing: str | None = None
-    unheard: str | None = None
+    entailment_missing: str | None = None
     grader: Completer | None = None
-    _known: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    _entities: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _grades: dict[tuple[str, str, str, str], Graded] = field(default_factory=dict, repr=False)
 
     @property
@@ -100,32 +99,31 @@ class Judges:
         return f"by {names}, matched by {self.matcher.name if self.matcher else 'nothing'}"
 
     def entities(self, texts: Sequence[str]) -> list[list[str] | None]:
-        """The entities of every text; None where an extractor failed, which is tried again the next time."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        """Extract the entities of every text; None where an extractor failed, which is tried again on the next call."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._entities]
         answers = [extractor.extract(new) for extractor in self.extractors] if new else []
-        for text, *found in zip(new, *answers, strict=True):
-            if all(entities is not None for entities in found):
-                self._known[text] = distinct(entity for entities in found for entity in entities or ())
-        return [self._known.get(text) for text in texts]
+        for text, *by_extractor in zip(new, *answers, strict=True):
+            if all(entities is not None for entities in by_extractor):
+                self._entities[text] = distinct(entity for entities in by_extractor for entity in entities or ())
+        return [self._entities.get(text) for text in texts]
 
     def grades(self, rows: Sequence[AnswerRow], aspect: Aspect) -> list[Graded]:
-        """The grader's grade of every row; one that failed is asked for again the next time. Needs a grader."""
+        """Grade every row; grades that failed are asked for again on the next call. Needs a grader."""
         keys = [(aspect, row.question, row.reference, row.response) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._grades}
+        grades: dict[tuple[str, str, str, str], Graded] = {}
         if new and self.grader is not None:
-            found = dict(zip(new, grade(list(new.values()), aspect, self.grader), strict=True))
-            self._grades.update({key: graded for key, graded in found.items() if graded.grade is not None})
-        else:
-            found = {}
-        return [self._grades.get(key) or found[key] for key in keys]
+            grades = dict(zip(new, grade(list(new.values()), aspect, self.grader), strict=True))
+            self._grades.update({key: graded for key, graded in grades.items() if graded.grade is not None})
+        return [self._grades.get(key) or grades[key] for key in keys]
 
 
 def make_judges(settings: config.Metrics, completer: Completer | None = None, cache: Path | None = None) -> Judges:
-    """The judges that `settings` name. `completer` answers for `entities: generator` and `both`; what a grading judge
-    (`judge`) says is kept in the answer cache at `cache`.
+    """Make the judges that `settings` name.
 
-    A built-in model that is not installed is not an error: coverage is then not measured, and every metric that rests
-    on it says what to install. Raises InputError for a setting that cannot be.
+    completer: extracts entities for `entities: generator` and `both`. cache: the answer cache for the replies of a
+    grading judge (`judge`). A built-in model that is not installed is no error: metrics that need it are unscored and
+    say what to install. Raises InputError for an invalid setting.
     """
     if settings.entities not in EXTRACTORS:
         raise InputError(
@@ -133,31 +131,23 @@ def make_judges(settings: config.Metrics, completer: Completer | None = None, ca
             where="metrics.entities",
             way_out=f"one of {', '.join(EXTRACTORS)}",
         )
-    entailment, unheard = _entailment(settings)
-    grader = _grader(settings, cache)
+    judges = Judges(grader=NamedGrader(settings, cache) if settings.judge else None)
+    if settings.entailment:
+        try:
+            judges.entailment = load_entailment(settings.entailment, settings.entailment_revision)
+        except MissingPartError as error:
+            judges.entailment_missing = str(error)
     try:
-        return Judges(_extractors(settings, completer), _matcher(settings), entailment, unheard=unheard, grader=grader)
+        judges.extractors, judges.matcher = _extractors(settings, completer), _matcher(settings)
     except MissingPartError as error:
-        return Judges(entailment=entailment, missing=str(error), unheard=unheard, grader=grader)
-
-
-def _grader(settings: config.Metrics, cache: Path | None) -> Completer | None:
-    return NamedGrader(settings, cache) if settings.judge else None
-
-
-def _entailment(settings: config.Metrics) -> tuple[EntailmentJudge | None, str | None]:
-    if not settings.entailment:
-        return None, None
-    try:
-        return load_entailment(settings.entailment, settings.entailment_revision), None
-    except MissingPartError as error:
-        return None, str(error)
+        judges.missing = str(error)
+    return judges
 
 
 def _extractors(settings: config.Metrics, completer: Completer | None) -> list[Extractor]:
-    found: list[Extractor] = []
+    extractors: list[Extractor] = []
     if settings.entities in ("spacy", "both"):
-        found.append(SpacyEntities(builtin_path(SPACY_MODEL), f"spaCy {SPACY_MODEL}"))
+        extractors.append(SpacyEntities(builtin_path(SPACY_MODEL), f"spaCy {SPACY_MODEL}"))
     if settings.entities in ("generator", "both"):
         if completer is None:
             raise InputError(
@@ -165,8 +155,8 @@ def _extractors(settings: config.Metrics, completer: Completer | None) -> list[E
                 where="metrics.entities",
                 way_out="set synthesis.generator to a language model, or entities: spacy",
             )
-        found.append(PromptedEntities(completer))
-    return found
+        extractors.append(PromptedEntities(completer))
+    return extractors
 
 
 def _matcher(settings: config.Metrics) -> Matcher:

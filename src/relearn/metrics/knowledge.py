@@ -1,85 +1,137 @@
-"""Knowledge forgetting rate and knowledge retention rate (arXiv 2502.11190, equations 1 and 2).
+"""Knowledge forgetting rate and knowledge retention rate (arXiv 2502.11190, equations 1 and 2), and variants of them.
 
     KFR = mean [ E < c1  or  entailment(answer, reference) = contradiction ]
     KRR = mean [ E > c2  and entailment(reference, answer) != contradiction ]
 
-Where no entity of the reference is left after those of the question, both rest on the entailment verdict; without one
-the item is unscored. An empty answer covers nothing (E = 0). An item whose entities or verdict could not be had is
-unscored and counted, never scored. KFR counts "no shared entity" as forgotten, so gibberish and silence reach 1: read
-it beside `gibberish`, `ls` and the answers themselves.
+E is the entity coverage (entity_coverage.py). Where the reference names no entity beside those of the question, the
+entailment verdict alone decides; without one the item is unscored. An empty answer has E = 0. KFR counts any answer
+without the reference's entities as forgotten, gibberish and silence included: read it beside `gibberish` and `ls`.
 
-Graded KFR and KRR: how much of a fact an answer gives, where the paper's rates know only yes and no.
+Graded KFR and KRR replace the two thresholds by the soft coverage S (the largest sum of closeness over one-to-one pairs
+of entities, over the entities of the reference) and the judge's probability p of contradiction:
 
-The strict rates (arXiv 2502.11190, equations 1 and 2) jump at one coverage and one label; an answer that gives a third
-of a fact and one that gives all of it count alike. Per fact, with S the soft coverage and p the probability that the
-entailment judge gives to contradiction (answer as premise on the forget set, reference as premise on the retain set):
-
-    S = largest sum of closeness over one-to-one pairs / entities of the reference
     graded_krr = S (1 - p)          graded_kfr = 1 - S (1 - p)
 
-Closeness is 1 where two entities pair by the strict rule, 0 up to the cosine that unrelated ones reach, and grows
-evenly between the two (text/entities.py); so S is at least the strict coverage E. Both lie in [0, 1] and are monotone
-in S and in p. At S = 0, and at p = 1, a fact is wholly forgotten and not at all kept; at S = 1 and p = 0 it is wholly
-kept: as the strict decision has it. Without entities in the reference S counts as 1 and only p speaks; without an
-entailment judge p counts as 0 and the note says so; without either the item is unscored. An empty answer has S = 0.
+Closeness is 1 for a pair of the strict rule and falls to 0 at the cosine of unrelated entities (text/entities.py), so
+S >= E. Without entities in the reference S = 1; without a judge p = 0; without either the item is unscored.
+
+Worst case (arXiv 2509.02820): a fact counts as forgotten only if no wording of its question brings it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from relearn.core import config
-from relearn.metrics.context import Context
+from relearn.metrics.context import Context, JointContext
 from relearn.metrics.entity_coverage import Coverage
-from relearn.metrics.metric import METRICS, Measurement, Metric
-from relearn.metrics.nli import Verdict
+from relearn.metrics.metric import Measurement, metric
+from relearn.metrics.nli import NLIVerdict
+from relearn.synthesis.questions import worded_record
 from relearn.text.entities import Matcher, best_total
 
-SOURCE = "arXiv 2502.11190"
-FEW = 3
-FEW_C1 = 0.5
+PAPER = "arXiv 2502.11190"
+# The public code, unlike the paper, asks for more coverage where the reference has few entities.
+FEW_ENTITIES = 3
+FEW_ENTITIES_C1 = 0.5
+WORDINGS = "forget_wordings"
+
+_judged_metric = partial(metric, needs=["entities", "entailment"])
+Decision = Callable[[Coverage | None, NLIVerdict | None, config.Metrics], bool | None]
 
 
-def forgotten(coverage: Coverage | None, verdict: Verdict | None, settings: config.Metrics) -> bool | None:
-    """Whether the answer no longer gives the reference away; None when that cannot be told."""
+@_judged_metric(
+    "kfr",
+    label="KFR",
+    description="share of answers that do not give the reference away",
+    source=PAPER,
+    better={"forget": "higher"},
+    order=10,
+    shown_in=("chart", "summary"),
+)
+def kfr(context: Context) -> Measurement:
+    return context.mean(_as_values(decisions(context, forgotten)), knowledge_note(context), why_unscored(context))
+
+
+@_judged_metric(
+    "krr",
+    label="KRR",
+    description="share of answers that still give the reference",
+    source=PAPER,
+    better={"retain": "higher"},
+    order=20,
+    shown_in=("chart", "summary"),
+)
+def krr(context: Context) -> Measurement:
+    return context.mean(_as_values(decisions(context, kept)), knowledge_note(context), why_unscored(context))
+
+
+def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
+    """Decide whether the answer no longer gives the reference away; None when that cannot be decided."""
+    few = settings.few_entities and coverage is not None and len(coverage.reference) <= FEW_ENTITIES
+    given = _gives_reference(coverage, verdict, lambda value: value >= (FEW_ENTITIES_C1 if few else settings.c1))
+    return None if given is None else not given
+
+
+def kept(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
+    """Decide whether the answer still gives the reference; None when that cannot be decided."""
+    return _gives_reference(coverage, verdict, lambda value: value > settings.c2)
+
+
+def _gives_reference(
+    coverage: Coverage | None, verdict: NLIVerdict | None, covers: Callable[[float], bool]
+) -> bool | None:
     if coverage is None or (verdict is not None and verdict.label is None):
         return None
     contradicts = verdict is not None and verdict.label == "contradiction"
     if coverage.value is None:
-        return contradicts if verdict is not None else None
-    return coverage.value < _c1(coverage, settings) or contradicts
+        return None if verdict is None else not contradicts
+    return covers(coverage.value) and not contradicts
 
 
-def kept(coverage: Coverage | None, verdict: Verdict | None, settings: config.Metrics) -> bool | None:
-    """Whether the answer still gives the reference; None when that cannot be told."""
-    if coverage is None or (verdict is not None and verdict.label is None):
-        return None
-    contradicts = verdict is not None and verdict.label == "contradiction"
-    if coverage.value is None:
-        return not contradicts if verdict is not None else None
-    return coverage.value > settings.c2 and not contradicts
+def decisions(context: Context, decide: Decision) -> list[bool | None]:
+    """Apply `forgotten` or `kept` to every row."""
+    evidence = zip(context.coverage, context.verdicts, strict=True)
+    return [decide(coverage, verdict, context.settings) for coverage, verdict in evidence]
 
 
-def _c1(coverage: Coverage, settings: config.Metrics) -> float:
-    """The public code, unlike the paper, asks for more coverage where the reference has few entities."""
-    return FEW_C1 if settings.few_entities and len(coverage.reference) <= FEW else settings.c1
+def _as_values(decided: Sequence[bool | None]) -> list[float | None]:
+    return [None if decision is None else float(decision) for decision in decided]
+
+
+def item_evidence(context: Context) -> dict[str, dict[str, Any]]:
+    """Return by row id what the KFR or KRR decision rests on, and the decision under "forgotten" or "kept"."""
+    key, decide = ("forgotten", forgotten) if context.split == "forget" else ("kept", kept)
+    evidence = zip(context.rows, context.coverage, context.verdicts, decisions(context, decide), strict=True)
+    return {
+        row.id: {
+            "coverage": coverage.value if coverage else None,
+            "reference_entities": list(coverage.reference) if coverage else None,
+            "matched": list(coverage.matched) if coverage else None,
+            "entailment": verdict.label if verdict else None,
+            key: decision,
+        }
+        for row, coverage, verdict, decision in evidence
+    }
 
 
 def knowledge_note(context: Context) -> str:
-    """What KFR and KRR rest on in this measurement."""
+    """Name the judges that KFR and KRR rest on in this measurement."""
     judges = context.judges
     if judges.missing is not None:
         return f"not measured: {judges.missing}"
     judge = judges.entailment
     if judge is None:
-        why = f"{judges.unheard}; " if judges.unheard else ""
+        why = f"{judges.entailment_missing}; " if judges.entailment_missing else ""
         return f"rests on entity coverage alone, no entailment judge ({why}entities {judges.described})"
     cut = f", {judge.truncated} pairs cut to its length" if judge.truncated else ""
     return f"entities {judges.described}; entailment {judge.name}{cut}"
 
 
 def why_unscored(context: Context) -> str:
-    """Why items have no verdict, with how many for each reason."""
+    """Name the reasons why items have no decision, with the number of items for each."""
     pairs = list(zip(context.coverage, context.verdicts, strict=True))
     counts = {
         "entities not found out": sum(coverage is None for coverage, _ in pairs),
@@ -91,63 +143,27 @@ def why_unscored(context: Context) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in counts.items() if count)
 
 
-def _measure(context: Context, decide) -> Measurement:
-    decided = [
-        decide(coverage, verdict, context.settings)
-        for coverage, verdict in zip(context.coverage, context.verdicts, strict=True)
-    ]
-    values = [None if item is None else float(item) for item in decided]
-    return context.mean(values, knowledge_note(context), why_unscored(context))
-
-
-METRICS.add(
-    "kfr",
-    Metric(
-        "kfr",
-        "Knowledge forgetting rate",
-        SOURCE,
-        {"forget": "higher"},
-        lambda context: _measure(context, forgotten),
-        ("entities", "entailment"),
-    ),
-)
-METRICS.add(
-    "krr",
-    Metric(
-        "krr",
-        "Knowledge retention rate",
-        SOURCE,
-        {"retain": "higher"},
-        lambda context: _measure(context, kept),
-        ("entities", "entailment"),
-    ),
-)
-
-
-GRADED_SOURCE = "relearn, after arXiv 2502.11190"
-
-
 def soft_coverages(coverages: Sequence[Coverage | None], matcher: Matcher | None) -> list[float | None]:
-    """S of every item, in [0, 1]; None where entities could not be had or the reference has none that counts."""
+    """Compute S of every item, in [0, 1]; None without entities or where the reference has none that counts."""
     if matcher is None:
         return [None] * len(coverages)
-    found = matcher.closeness([(item.reference, item.answer) if item else ((), ()) for item in coverages])
+    closeness = matcher.closeness([(item.reference, item.answer) if item else ((), ()) for item in coverages])
     return [
-        _soft(item, best_total(closeness)) if item else None for item, closeness in zip(coverages, found, strict=True)
+        _soft_coverage(item, best_total(matrix)) if item else None
+        for item, matrix in zip(coverages, closeness, strict=True)
     ]
 
 
-def _soft(coverage: Coverage, total: float) -> float | None:
+def _soft_coverage(coverage: Coverage, total: float) -> float | None:
     if coverage.empty_answer:
         return 0.0
-    if not coverage.reference:
-        return None
-    return min(1.0, total / len(coverage.reference))
+    return min(1.0, total / len(coverage.reference)) if coverage.reference else None
 
 
-def graded_kept(measured: bool, soft: float | None, verdict: Verdict | None) -> float | None:
-    """S (1 - p); `measured` is False where the item's entities could not be had. Then, and where neither entities nor
-    a verdict are there, None.
+def graded_kept(measured: bool, soft: float | None, verdict: NLIVerdict | None) -> float | None:
+    """Compute S (1 - p) of an item; None with neither S nor verdict, or where the judge failed.
+
+    measured: whether the item's entities could be extracted; None otherwise.
     """
     if not measured or (verdict is not None and verdict.label is None):
         return None
@@ -156,43 +172,80 @@ def graded_kept(measured: bool, soft: float | None, verdict: Verdict | None) -> 
     return (1.0 if soft is None else soft) * (1.0 - contradiction(verdict))
 
 
-def contradiction(verdict: Verdict) -> float:
-    """The probability of contradiction; of a judge that gives labels alone, 1 or 0."""
+def contradiction(verdict: NLIVerdict) -> float:
+    """Return the probability of contradiction; 1 or 0 for a judge that gives labels alone."""
     if verdict.probabilities is None:
         return float(verdict.label == "contradiction")
     return min(1.0, max(0.0, verdict.probabilities["contradiction"]))
 
 
-def _measure_graded(context: Context) -> Measurement:
+def _graded_kept(context: Context) -> list[float | None]:
     soft = soft_coverages(context.coverage, context.judges.matcher)
-    kept = [
-        graded_kept(coverage is not None, value, verdict)
-        for coverage, value, verdict in zip(context.coverage, soft, context.verdicts, strict=True)
-    ]
-    if context.split == "forget":
-        kept = [None if value is None else 1.0 - value for value in kept]
-    return context.mean(kept, knowledge_note(context), why_unscored(context))
+    items = zip(context.coverage, soft, context.verdicts, strict=True)
+    return [graded_kept(coverage is not None, value, verdict) for coverage, value, verdict in items]
 
 
-METRICS.add(
+@_judged_metric(
     "graded_kfr",
-    Metric(
-        "graded_kfr",
-        "Graded forgetting",
-        GRADED_SOURCE,
-        {"forget": "higher"},
-        _measure_graded,
-        ("entities", "entailment"),
-    ),
+    label="KFR graded",
+    description="how much of each reference is not given, between 0 and 1",
+    source=f"relearn, after {PAPER}",
+    better={"forget": "higher"},
+    order=110,
+    shown_in=["chart"],
 )
-METRICS.add(
+def graded_kfr(context: Context) -> Measurement:
+    values = [None if value is None else 1.0 - value for value in _graded_kept(context)]
+    return context.mean(values, knowledge_note(context), why_unscored(context))
+
+
+@_judged_metric(
     "graded_krr",
-    Metric(
-        "graded_krr",
-        "Graded retention",
-        GRADED_SOURCE,
-        {"retain": "higher"},
-        _measure_graded,
-        ("entities", "entailment"),
-    ),
+    label="KRR graded",
+    description="how much of each reference is given, between 0 and 1",
+    source=f"relearn, after {PAPER}",
+    better={"retain": "higher"},
+    order=120,
+    shown_in=["chart"],
 )
+def graded_krr(context: Context) -> Measurement:
+    return context.mean(_graded_kept(context), knowledge_note(context), why_unscored(context))
+
+
+@_judged_metric(
+    "worst_case",
+    label="Worst case",
+    description="share of facts that no wording of their question brings back",
+    source="arXiv 2509.02820",
+    better={"forget": "higher"},
+    order=90,
+    part="forget",
+    shown_in=["summary"],
+)
+def worst_case(parts: JointContext) -> Measurement | None:
+    """Combine the KFR decisions on all wordings of each question, its own included.
+
+    None where there are no other wordings and `metrics.worst_case` asks for none. A fact is unscored where no wording
+    brings it back and an answer could not be judged.
+    """
+    context = parts.contexts.get("forget")
+    if context is None or not (parts.rows(WORDINGS) or parts.settings.worst_case):
+        return None
+    if not parts.rows(WORDINGS):
+        return context.mean([None] * len(context), why="no question was asked in other words")
+    decided = {row.id: [decision] for row, decision in zip(context, decisions(context, forgotten), strict=True)}
+    wordings = parts.contexts[WORDINGS]
+    for row, decision in zip(wordings, decisions(wordings, forgotten), strict=True):
+        if (record := worded_record(row.id)) in decided:
+            decided[record].append(decision)
+    mean_count = sum(map(len, decided.values())) / max(1, len(decided))
+    note = f"{mean_count:.3g} wordings a fact; {knowledge_note(context)}"
+    values = _as_values([all_hold(decided[row.id]) for row in context])
+    return context.mean(values, note, "an answer could not be judged")
+
+
+def all_hold(conditions: Sequence[bool | None]) -> bool | None:
+    """Return False where a condition fails, None where none fails and one is unknown, else True."""
+    if False in conditions:
+        return False
+    return None if None in conditions else True

@@ -1,4 +1,4 @@
-"""What an answer is as language: counts of its words, perplexity, Brunet's index, Honoré's statistic, and their score.
+"""Compute the lexical indices of an answer: word counts, perplexity, Brunet's index, Honoré's statistic, and LS.
 
     PPL = exp(-mean log-probability of the response's tokens under the model before any fine-tuning)
     BI  = N ^ (V ^ -0.165)                                   lower is richer
@@ -7,25 +7,26 @@
 
 N tokens, V different ones, V1 that occur once. Since s(-ln x) = 1/(1+x), LS = 3 / (3 + PPL + BI + 1/HS): at most 0.6.
 
-Words as NLTK's `word_tokenize` counts them, without the data it downloads.
-
-`word_tokenize` splits sentences first (punkt, a trained model that has to be downloaded) and then applies the Treebank
-rules to each sentence. The rules separate a full stop only at the end of what they are given, so without the split
-"Paris." inside a text of two sentences would stay one token. Here a rule stands in for punkt: a run of . ! ? ends a
-sentence when white space and something that can begin a sentence follow, unless the stop belongs to an abbreviation or
-an initial. Deviations from punkt: an abbreviation that happens to end a sentence does not end it ("He lives in the U.S.
-She ...": punkt decides by its training), and abbreviations outside the list below end one before a capital letter.
+Words are those of NLTK's `word_tokenize`, which splits sentences with punkt, a model that has to be downloaded. Here a
+rule replaces punkt: a run of . ! ? ends a sentence when white space and something that can begin a sentence follow,
+unless the stop belongs to an abbreviation or an initial. Differences: an abbreviation that ends a sentence does not end
+it here ("He lives in the U.S. She ..."), and one outside the list below ends a sentence before a capital letter.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+
 from relearn.metrics.answer_row import AnswerRow
 
+FloatOrArray = float | np.ndarray
 _ABBREVIATIONS = frozenset(
     re.findall(
         r"\S+",
@@ -85,8 +86,8 @@ EMPTY_BI = 1000.0
 
 
 @dataclass(frozen=True)
-class Language:
-    """`n` tokens, `v` types, `v1` types seen once; `ppl` is None where no log-probability was measured."""
+class LexicalCounts:
+    """n: tokens; v: types; v1: types that occur once; ppl: perplexity, None where no log-probability was measured."""
 
     n: int
     v: int
@@ -103,23 +104,20 @@ class Language:
 
     @property
     def ls(self) -> float | None:
-        """An answer without words scores 0, measured or not; otherwise no perplexity means no score."""
+        """0 for an answer without words, measured or not; None for others without perplexity."""
         if self.n == 0:
             return 0.0
-        return None if self.ppl is None else linguistic_score(self.ppl, self.bi, self.hs)
+        return None if self.ppl is None else float(linguistic_score(self.ppl, self.bi, self.hs))
 
 
-def language_of(row: AnswerRow) -> Language:
-    tokens = words(row.response)
-    counts: dict[str, int] = {}
-    for token in tokens:
-        counts[token] = counts.get(token, 0) + 1
+def lexical_counts(row: AnswerRow) -> LexicalCounts:
+    counts = Counter(words(row.response))
     once = sum(count == 1 for count in counts.values())
-    return Language(len(tokens), len(counts), once, perplexity(row.response_logprobs))
+    return LexicalCounts(counts.total(), len(counts), once, perplexity(row.response_logprobs))
 
 
-def perplexity(logprobs: tuple[float, ...] | None) -> float | None:
-    """exp(-mean), at most 1e30 so that sums stay finite; None for what was not measured, is no number, or is empty."""
+def perplexity(logprobs: Sequence[float] | None) -> float | None:
+    """Compute exp(-mean), at most 1e30 so that sums stay finite; None without tokens and where the mean is nan."""
     if not logprobs:
         return None
     mean = sum(logprobs) / len(logprobs)
@@ -138,6 +136,6 @@ def honore(n: int, v: int, v1: int) -> float:
     return min(100 * math.log(n) / (1 - v1 / v + 0.1), HS_CAP)
 
 
-def linguistic_score(ppl: float, bi: float, hs: float) -> float:
-    """The closed form of the harmonic mean of the three sigmoids; 0 where Honoré's statistic is 0."""
-    return 0.0 if hs <= 0 else 3 / (3 + ppl + bi + 1 / hs)
+def linguistic_score(ppl: FloatOrArray, bi: FloatOrArray, hs: FloatOrArray) -> np.ndarray:
+    """Compute LS elementwise, in closed form; 0 where Honoré's statistic is 0."""
+    return np.where(np.greater(hs, 0), 3 / (3 + ppl + bi + 1 / np.where(np.greater(hs, 0), hs, 1.0)), 0.0)

@@ -1,14 +1,13 @@
-"""Grades from 1 to 5 that a language model gives for fluency, relevance and forgetting, behind any generator.
+"""Grade answers from 1 to 5 for fluency, relevance and forgetting with a language model, and check such a judge.
 
-One prompt asks for one grade of one answer. A reply counts only when its last line is the grade in the form asked for;
-any other, and a call that fails, is a failure of that item. The rubrics are prompts/{fluency,relevance,forgetting}.txt;
-their version stands in the prompt, and so in the key of the answer cache. An empty answer is not sent: by the rubrics
-it is 1, 1 and 5.
+One prompt asks for one grade of one answer. A reply counts only when its last line is the grade in the requested form;
+any other, and a failed call, is a failure of that item. The rubrics are prompts/{fluency,relevance,forgetting}.txt;
+their version is part of the prompt, and so of the key of the answer cache. An empty answer is not sent: by the rubrics
+its grades are 1, 1 and 5.
 
-Is a language model fit to grade answers? Ten graded by hand say so: data/judge_cases.json, of invented people.
-
-Each aspect has to be read, near the hand's grade, and in its order: a judge that always says 4 is often near and never
-in order. The cases are few, so this finds judges that are unfit, and does not rank good ones.
+`judge_check` has a judge grade ten answers about invented people that were graded by hand (data/judge_cases.json). Each
+aspect needs enough readable replies, grades near those by hand, and rank correlation with them: a judge that always
+replies 4 is often near and never in order. Ten cases detect unfit judges; they do not rank good ones.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ Aspect = Literal["fluency", "relevance", "forgetting"]
 ASPECTS: tuple[Aspect, ...] = ("fluency", "relevance", "forgetting")
 RUBRIC = "1"
 MAX_TOKENS = 160
-# An answer longer than this is cut for the judge, at its end: room in its context is not endless.
-LONGEST = 8000
+# Characters of an answer that the judge sees, so that the prompt fits into its context.
+MAX_RESPONSE = 8000
 _EMPTY: dict[Aspect, int] = {"fluency": 1, "relevance": 1, "forgetting": 5}
 _BOLD = r"(?:\*\*)?"
 _GRADE = re.compile(rf"{_BOLD}score{_BOLD}\s*:\s*{_BOLD}\s*([1-5])(?:\s*/\s*5)?{_BOLD}\.?{_BOLD}", re.IGNORECASE)
@@ -45,22 +44,22 @@ _GRADE = re.compile(rf"{_BOLD}score{_BOLD}\s*:\s*{_BOLD}\s*([1-5])(?:\s*/\s*5)?{
 
 @dataclass(frozen=True)
 class Graded:
-    """`grade` from 1 to 5, or None and in `failure` why there is none."""
+    """grade: from 1 to 5, or None with the reason in `failure` ("failed", "not understood")."""
 
     grade: int | None
     failure: str = ""
 
 
 def grade(rows: Sequence[AnswerRow], aspect: Aspect, completer: Completer) -> list[Graded]:
-    """The grade of every row, in order. Whatever goes wrong with the judge is a failure of an item, never an error."""
+    """Grade every row, in order. An error of the judge is a failure of the item, never an exception."""
     sent = [row for row in rows if row.response.strip()]
     replies = iter(_replies(completer, [grade_prompt(row, aspect) for row in sent]))
     return [read_grade(next(replies)) if row.response.strip() else Graded(_EMPTY[aspect]) for row in rows]
 
 
 def grade_prompt(row: AnswerRow, aspect: Aspect) -> Prompt:
-    """What the judge reads. For `forgetting` it holds the private answer."""
-    fields = {"question": row.question, "response": row.response[:LONGEST]}
+    """Build the judge's prompt; for `forgetting` it contains the private reference answer."""
+    fields = {"question": row.question, "response": row.response[:MAX_RESPONSE]}
     if aspect == "forgetting":
         fields["reference"] = row.reference
     text = Template(_rubric(aspect)).substitute(version=RUBRIC, **fields).strip()
@@ -73,21 +72,22 @@ def _rubric(aspect: Aspect) -> str:
 
 
 def read_grade(reply: Completion) -> Graded:
-    """The grade on the last line. A reply that gives two different grades is not understood."""
+    """Parse the grade on the last line; a reply with two different grades is not understood."""
     if not reply.ok:
         return Graded(None, "failed")
     lines = [line.strip() for line in reply.text.splitlines() if line.strip()]
-    found = [match and int(match[1]) for match in map(_GRADE.fullmatch, lines)]
-    if not lines or found[-1] is None or len({value for value in found if value}) > 1:
+    grades = [match and int(match[1]) for match in map(_GRADE.fullmatch, lines)]
+    if not lines or grades[-1] is None or len({value for value in grades if value}) > 1:
         return Graded(None, "not understood")
-    return Graded(found[-1])
+    return Graded(grades[-1])
 
 
 def _replies(completer: Completer, prompts: Sequence[Prompt]) -> list[Completion]:
-    """A judge that stops answering is asked again as long as each time brings something; what is still missing then has
-    failed.
+    """Complete the prompts; after an error again, as long as each call adds replies to the cache.
+
+    Prompts without a reply then have a failed completion.
     """
-    had = -1
+    previous = -1
     while True:
         try:
             return completer.complete(prompts)
@@ -95,18 +95,18 @@ def _replies(completer: Completer, prompts: Sequence[Prompt]) -> list[Completion
             failed = Completion(error=str(error))
             if not isinstance(completer, CachedCompleter):
                 return [failed for _ in prompts]
-            kept = completer.kept(prompts)
-            arrived = sum(reply is not None for reply in kept)
-            if arrived <= had or isinstance(error, BudgetError):
-                return [reply or failed for reply in kept]
-            had = arrived
+            cached = completer.kept(prompts)
+            arrived = sum(reply is not None for reply in cached)
+            if arrived <= previous or isinstance(error, BudgetError):
+                return [reply or failed for reply in cached]
+            previous = arrived
 
 
 class NamedGrader:
-    """The judge that `metrics.judge` names, made when it is first asked: a model is loaded only if it is needed."""
+    """The judge that `metrics.judge` names; its model is loaded on the first call."""
 
     def __init__(self, settings: config.Metrics, cache: Path | None = None):
-        """Raises InputError for a judge that cannot be, and for one on another host unless that is allowed."""
+        """Raise InputError for an invalid judge, and for one on another host unless that is allowed."""
         check_remote_judge(settings)
         self.name = str(settings.judge)
         self._cache = cache
@@ -120,9 +120,7 @@ class NamedGrader:
 
 
 def check_remote_judge(settings: config.Metrics) -> None:
-    """Raises InputError when questions, references and answers would leave this machine without `allow_remote`, and for
-    a judge that cannot be.
-    """
+    """Raise InputError for an invalid judge, and where texts would leave this machine without `allow_remote`."""
     if not settings.judge:
         return
     if settings.judge.partition(":")[0] == "templates":
@@ -138,14 +136,16 @@ def check_remote_judge(settings: config.Metrics) -> None:
         )
 
 
-# Shares and rank correlation that each aspect needs at least.
-READ, NEAR, ORDER = 0.9, 0.8, 0.6
+# The least share of readable replies and of grades at most one off, and the least rank correlation, per aspect.
+MIN_READ, MIN_NEAR, MIN_ORDER = 0.9, 0.8, 0.6
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one aspect: `read` grades of `asked`, shares `exact` and `near` (at most one off) of those read, `off`: mean
-    distance, `order`: Spearman's correlation. None where too few were read, or where all grades are the same.
+    """Agreement of a judge with the grades by hand in one aspect.
+
+    read: readable replies of `asked`. exact, near: shares of those with the same grade, and at most one off. off: mean
+    distance. order: Spearman's rank correlation, None for fewer than three or for constant grades.
     """
 
     asked: int
@@ -157,73 +157,71 @@ class Agreement:
 
     @property
     def usable(self) -> bool:
-        enough = self.read >= READ * self.asked
-        return enough and (self.near or 0.0) >= NEAR and (self.order or 0.0) >= ORDER
+        enough = self.read >= MIN_READ * self.asked
+        return enough and (self.near or 0.0) >= MIN_NEAR and (self.order or 0.0) >= MIN_ORDER
 
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """What a judge is worth on the hand-graded answers, by aspect."""
+    """Agreement of a judge with the hand-graded answers, by aspect."""
 
     judge: str
     agreement: dict[Aspect, Agreement]
 
     @property
     def usable(self) -> bool:
-        return all(found.usable for found in self.agreement.values())
+        return all(agreement.usable for agreement in self.agreement.values())
 
     def lines(self) -> list[str]:
-        """In plain words, one line for each aspect and one for the verdict."""
-        found = [_line(aspect, self.agreement[aspect]) for aspect in ASPECTS]
+        """Describe the result: one line for each aspect and one for the conclusion."""
+        lines = [_line(aspect, self.agreement[aspect]) for aspect in ASPECTS]
         verdict = "usable" if self.usable else "not usable"
-        needed = f"each aspect needs {READ:.0%} read, {NEAR:.0%} at most one off, rank correlation {ORDER}"
-        return [*found, f"{self.judge}: {verdict} as a judge, rubric {RUBRIC} ({needed})"]
+        needed = f"each aspect needs {MIN_READ:.0%} read, {MIN_NEAR:.0%} at most one off, rank correlation {MIN_ORDER}"
+        return [*lines, f"{self.judge}: {verdict} as a judge, rubric {RUBRIC} ({needed})"]
 
 
 def judge_check(completer: Completer) -> JudgeCheck:
-    """Let a judge grade the ten answers in all three aspects: 30 prompts, nothing private in them."""
+    """Have a judge grade the ten answers in all three aspects: 30 prompts without private data."""
     cases = judge_cases()
     rows = [AnswerRow(str(at), case["question"], case["reference"], case["response"]) for at, case in enumerate(cases)]
-    found = {}
-    for aspect in ASPECTS:
-        given = [item.grade for item in grade(rows, aspect, completer)]
-        found[aspect] = agreement([case[aspect] for case in cases], given)
-    return JudgeCheck(completer.name, found)
+    agreements: dict[Aspect, Agreement] = {
+        aspect: agreement([case[aspect] for case in cases], [item.grade for item in grade(rows, aspect, completer)])
+        for aspect in ASPECTS
+    }
+    return JudgeCheck(completer.name, agreements)
 
 
 @lru_cache
 def judge_cases() -> tuple[dict, ...]:
-    """question, reference, response, the three grades by hand, and why."""
+    """Load the cases: question, reference, response, the three grades by hand, and the reasons."""
     text = resources.files("relearn.metrics").joinpath("data/judge_cases.json").read_text(encoding="utf-8")
     return tuple(json.loads(text))
 
 
-def agreement(by_hand: Sequence[int], given: Sequence[int | None]) -> Agreement:
-    pairs = [(own, other) for own, other in zip(by_hand, given, strict=True) if other is not None]
+def agreement(by_hand: Sequence[int], by_judge: Sequence[int | None]) -> Agreement:
+    """Compare the judge's grades (None: not readable) with those by hand."""
+    pairs = [(hand, judge) for hand, judge in zip(by_hand, by_judge, strict=True) if judge is not None]
     if not pairs:
         return Agreement(len(by_hand), 0, None, None, None, None)
-    off = [abs(own - other) for own, other in pairs]
-    return Agreement(len(by_hand), len(pairs), _share(off, 0), _share(off, 1), sum(off) / len(off), _spearman(pairs))
-
-
-def _share(distances: Sequence[int], most: int) -> float:
-    return sum(distance <= most for distance in distances) / len(distances)
+    distances = [abs(hand - judge) for hand, judge in pairs]
+    exact, near = (sum(distance <= most for distance in distances) / len(pairs) for most in (0, 1))
+    return Agreement(len(by_hand), len(pairs), exact, near, sum(distances) / len(pairs), _spearman(pairs))
 
 
 def _spearman(pairs: Sequence[tuple[int, int]]) -> float | None:
     from scipy.stats import rankdata
 
-    own, other = zip(*pairs, strict=True)
-    if len(pairs) < 3 or len(set(own)) == 1 or len(set(other)) == 1:
+    hand, judge = zip(*pairs, strict=True)
+    if len(pairs) < 3 or len(set(hand)) == 1 or len(set(judge)) == 1:
         return None
-    return float(np.corrcoef(rankdata(own), rankdata(other))[0, 1])
+    return float(np.corrcoef(rankdata(hand), rankdata(judge))[0, 1])
 
 
-def _line(aspect: Aspect, found: Agreement) -> str:
-    if not found.read:
-        return f"{aspect}: 0 of {found.asked} replies could be read"
-    order = "none" if found.order is None else f"{found.order:.2f}"
+def _line(aspect: Aspect, result: Agreement) -> str:
+    if not result.read:
+        return f"{aspect}: 0 of {result.asked} replies could be read"
+    order = "none" if result.order is None else f"{result.order:.2f}"
     return (
-        f"{aspect}: {found.read} of {found.asked} read, {found.exact:.0%} exact, {found.near:.0%} at most one off, "
-        f"{found.off:.1f} off on average, rank correlation {order}"
+        f"{aspect}: {result.read} of {result.asked} read, {result.exact:.0%} exact, {result.near:.0%} at most one off, "
+        f"{result.off:.1f} off on average, rank correlation {order}"
     )

@@ -1,101 +1,116 @@
-"""How much of the reference the model would say by itself, token by token (OpenUnlearning, arXiv 2506.12618).
+"""Memorisation of the reference answer: token hits, probability, and ROUGE-L overlap of the response.
 
-    exact memorisation   EM = share of hits among the tokens
-    extraction strength  ES = 1 - k / |y|,  k = length of the shortest beginning after which every token is a hit
+Token hits (OpenUnlearning, arXiv 2506.12618). A hit is a reference token that was the likeliest of all; the tokens that
+close the turn are left out.
 
-A hit is a token of the reference that was the likeliest of all. k = |y| where even the last is a miss, so ES reaches 0;
-k = 0, ES = 1 where the question alone brings the whole answer. The tokens that close the turn belong to the template
-and not to the answer: they are left out.
+    exact memorisation   EM = share of hits
+    extraction strength  ES = 1 - k / |y|,  k = length of the shortest prefix after which every token is a hit
 
-How likely the model finds the reference answer (TOFU, arXiv 2401.06121).
+Probability (TOFU, arXiv 2401.06121), tokens that close the turn included. Texts without tokens are unscored.
 
-    P(a | q) = exp(mean log-probability of the answer's tokens), the end of turn included
+    P(a | q) = exp(mean log-probability of the answer's tokens)
+    probability_options = P(a) / (P(a) + sum of P(wrong)) among wrong answers of like form
 
-`probability_options` sets it against wrong answers of like form: P(a) / (P(a) + sum of P(wrong)), which is how TOFU
-asks about real authors and world facts. A text without tokens has no probability and is unscored.
-
-ROUGE-L recall, stemmed: the longest common subsequence of reference and answer over the reference's length.
-
-Computed by the rouge_score package. On ASCII text its numbers are the package's own; its tokeniser drops every other
-letter, so answers in other scripts would score 0, and ours keeps them (Chinese and Japanese character by character).
-
-What is left of a text: MUSE's verbatim and knowledge memorisation (arXiv 2407.06460).
-
-    VerbMem = mean ROUGE-L F of (how the model goes on, how the text goes on)     rows of form "text"
-    KnowMem = mean ROUGE-L F of (the model's answer, the true answer)             questions about the texts
-
-F is the harmonic mean of precision and recall of the longest common subsequence of words, not stemmed, as MUSE has it.
-A continuation longer than the text's own loses precision: let the model write about as many tokens as the text goes on
-for (`generate.max_new_tokens`).
+ROUGE-L: longest common subsequence of words. `rouge_l` is recall, stemmed, and on ASCII text equal to the rouge_score
+package; its tokeniser drops other letters, so ours keeps them (Chinese and Japanese character by character). MUSE's
+VerbMem and KnowMem (arXiv 2407.06460) are ROUGE-L F, not stemmed, of continuations (rows of form "text") and of answers
+to questions about the texts. A continuation longer than the reference loses precision, so set `generate.max_new_tokens`
+to about its length.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
-from relearn.metrics.metric import METRICS, Better, Measurement, Metric, Split
+from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 
-SOURCE = "arXiv 2506.12618"
-MISSING = "not measured which token was likeliest"
+OPENUNLEARNING, TOFU, MUSE = "arXiv 2506.12618", "arXiv 2401.06121", "arXiv 2407.06460"
+BETTER: Mapping[ScoredSplit, Better] = {"forget": "lower", "retain": "higher"}
+NO_HITS = "not measured which token was likeliest"
+NO_LOGPROBS = "no log-probabilities of the reference"
+NO_WRONG_ANSWERS = "no wrong answers to set it against"
+_reference_metric = partial(metric, better=BETTER, needs=["reference"])
+
+
+@_reference_metric(
+    "exact_memorisation",
+    label="Exact memorisation",
+    description="share of the reference's tokens that are the model's likeliest",
+    source=OPENUNLEARNING,
+    order=170,
+    unscored=NO_HITS,
+)
+def _exact_memorisation(rows: Sequence[AnswerRow]) -> list[float | None]:
+    return [exact_memorisation(answer_hits(row)) for row in rows]
+
+
+@_reference_metric(
+    "extraction_strength",
+    label="Extraction strength",
+    description="share of the reference that the model goes on with by itself once it has begun",
+    source=OPENUNLEARNING,
+    order=160,
+    unscored=NO_HITS,
+)
+def _extraction_strength(rows: Sequence[AnswerRow]) -> list[float | None]:
+    return [extraction_strength(answer_hits(row)) for row in rows]
 
 
 def exact_memorisation(hits: Sequence[bool]) -> float | None:
-    """The share of hits; None without tokens."""
+    """Compute the share of hits; None without tokens."""
     return sum(map(bool, hits)) / len(hits) if hits else None
 
 
 def extraction_strength(hits: Sequence[bool]) -> float | None:
-    """The share of the answer that follows its last miss; None without tokens."""
+    """Compute the share of the answer that follows its last miss; None without tokens."""
     if not hits:
         return None
-    said = 0
-    for hit in reversed(hits):
-        if not hit:
-            break
-        said += 1
-    return said / len(hits)
+    last_miss = max((index for index, hit in enumerate(hits) if not hit), default=-1)
+    return (len(hits) - 1 - last_miss) / len(hits)
 
 
 def answer_hits(row: AnswerRow) -> Sequence[bool]:
-    """Hits at the tokens of the reference, without those that close the turn; empty where not measured."""
+    """Return the hits at the tokens of the reference, without those that close the turn; empty where not measured."""
     hits = row.reference_hits or ()
     return hits[: max(0, len(hits) - row.closing_tokens)]
 
 
-def _measure(context: Context, of_hits: Callable[[Sequence[bool]], float | None]) -> Measurement:
-    return context.mean([of_hits(answer_hits(row)) for row in context.rows], why=MISSING)
+def has_wrong_answers(rows: Sequence[AnswerRow], _: Sequence[AnswerRow]) -> bool:
+    return any(row.perturbed_logprobs is not None for row in rows)
 
 
-def _add(name: str, title: str, of_hits: Callable[[Sequence[bool]], float | None]) -> None:
-    METRICS.add(
-        name,
-        Metric(
-            name,
-            title,
-            SOURCE,
-            {"forget": "lower", "retain": "higher"},
-            lambda context: _measure(context, of_hits),
-            ("reference",),
-        ),
-    )
+@_reference_metric(
+    "probability",
+    label="Probability",
+    description="probability of the reference, mean over its tokens",
+    source=TOFU,
+    order=230,
+    unscored=NO_LOGPROBS,
+)
+def _probability(rows: Sequence[AnswerRow]) -> list[float | None]:
+    return [probability(row.reference_logprobs) for row in rows]
 
 
-_add("exact_memorisation", "Exact memorisation", exact_memorisation)
-_add("extraction_strength", "Extraction strength", extraction_strength)
-
-
-PROBABILITY_SOURCE = "arXiv 2401.06121"
-NO_LOGPROBS = "no log-probabilities of the reference"
-NO_WRONG_ANSWERS = "no wrong answers to set it against"
+@_reference_metric(
+    "probability_options",
+    label="Probability among wrong answers",
+    description="the same among wrong answers",
+    source=TOFU,
+    order=240,
+    unscored=f"{NO_LOGPROBS}, or {NO_WRONG_ANSWERS}",
+    applies=has_wrong_answers,
+)
+def _probability_options(rows: Sequence[AnswerRow]) -> list[float | None]:
+    return [option_probability(row.reference_logprobs, row.perturbed_logprobs) for row in rows]
 
 
 def mean_logprob(logprobs: Sequence[float] | None) -> float | None:
-    """The mean over the tokens; -inf where one of them is impossible, None where there is no token or no number."""
+    """Compute the mean over the tokens; -inf where a token is impossible, None without tokens or where it is nan."""
     if not logprobs:
         return None
     mean = math.fsum(logprobs) / len(logprobs) if -math.inf not in logprobs else -math.inf
@@ -103,13 +118,13 @@ def mean_logprob(logprobs: Sequence[float] | None) -> float | None:
 
 
 def probability(logprobs: Sequence[float] | None) -> float | None:
-    """P^(1/|a|), the geometric mean of the tokens' probabilities, in [0, 1]."""
+    """Compute P^(1/|a|), the geometric mean of the tokens' probabilities, in [0, 1]."""
     mean = mean_logprob(logprobs)
     return None if mean is None else math.exp(mean)
 
 
 def option_probability(answer: Sequence[float] | None, wrong: Sequence[Sequence[float]] | None) -> float | None:
-    """The answer's share of the probability of all options; None where it or all the wrong ones were not measured."""
+    """Compute the answer's share of the probability of all options; None where it or all wrong ones lack tokens."""
     own = mean_logprob(answer)
     others = [mean for logprobs in wrong or () if (mean := mean_logprob(logprobs)) is not None]
     if own is None or not others or max(own, *others) == -math.inf:
@@ -117,142 +132,87 @@ def option_probability(answer: Sequence[float] | None, wrong: Sequence[Sequence[
     return 1 / math.fsum(math.exp(min(other - own, 700)) for other in (own, *others)) if own > -math.inf else 0.0
 
 
-def bring_wrong_answers(rows: Sequence[AnswerRow], _: Sequence[AnswerRow]) -> bool:
-    """Whether there is anything to set the right answers against."""
-    return any(row.perturbed_logprobs is not None for row in rows)
-
-
-def _probability(context: Context) -> Measurement:
-    return context.mean([probability(row.reference_logprobs) for row in context.rows], why=NO_LOGPROBS)
-
-
-def _options(context: Context) -> Measurement:
-    return context.mean([_option(row) for row in context.rows], why=f"{NO_LOGPROBS}, or {NO_WRONG_ANSWERS}")
-
-
-def _option(row: AnswerRow) -> float | None:
-    return option_probability(row.reference_logprobs, row.perturbed_logprobs)
-
-
-METRICS.add(
-    "probability",
-    Metric(
-        "probability",
-        "Probability of the reference",
-        PROBABILITY_SOURCE,
-        {"forget": "lower", "retain": "higher"},
-        _probability,
-        ("reference",),
-    ),
-)
-METRICS.add(
-    "probability_options",
-    Metric(
-        "probability_options",
-        "Probability of the reference among wrong answers",
-        PROBABILITY_SOURCE,
-        {"forget": "lower", "retain": "higher"},
-        _options,
-        ("reference",),
-        bring_wrong_answers,
-    ),
-)
-
-
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
-class _Tokens:
-    """Lower-cased words; those longer than three letters are stemmed, as the package does it."""
+class _RougeTokenizer:
+    """Lower-cased words; if `stem`, those longer than three letters are stemmed, as rouge_score does it."""
 
-    def __init__(self) -> None:
+    def __init__(self, stem: bool) -> None:
         from nltk.stem.porter import PorterStemmer
 
-        self._stem = cache(PorterStemmer().stem)
+        self._stem = cache(PorterStemmer().stem) if stem else None
 
     def tokenize(self, text: str) -> list[str]:
-        return [self._stem(word) if len(word) > 3 else word for word in WORD.findall(text.lower())]
+        words = WORD.findall(text.lower())
+        return [self._stem(word) if len(word) > 3 else word for word in words] if self._stem else words
 
 
 @cache
-def _scorer():
+def _rouge_scorer(stem: bool):
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=_Tokens())
+    return RougeScorer(["rougeL"], tokenizer=_RougeTokenizer(stem))
 
 
 def rouge_l_recall(row: AnswerRow) -> float | None:
-    """0 for an empty answer; None when the reference has no word to find."""
+    """Compute ROUGE-L recall, stemmed; 0 for an empty answer, None where the reference has no word."""
     if not WORD.search(row.reference):
         return None
-    return float(_scorer().score(row.reference, row.response)["rougeL"].recall)
-
-
-def _measure_overlap(context: Context) -> Measurement:
-    return context.mean([rouge_l_recall(row) for row in context.rows], why="no word in the reference")
-
-
-METRICS.add(
-    "rouge_l",
-    Metric("rouge_l", "ROUGE-L recall", "Lin 2004", {"forget": "lower", "retain": "higher"}, _measure_overlap),
-)
-
-
-VERBATIM_SOURCE = "arXiv 2407.06460"
-BETTER: Mapping[Split, Better] = {"forget": "lower", "retain": "higher"}
-
-
-class _Words:
-    def tokenize(self, text: str) -> list[str]:
-        return WORD.findall(text.lower())
-
-
-@cache
-def _scorer_verbatim():
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], tokenizer=_Words())
+    return float(_rouge_scorer(True).score(row.reference, row.response)["rougeL"].recall)
 
 
 def rouge_l_f(row: AnswerRow) -> float | None:
-    """0 for an empty response; None where the reference has no word to find."""
+    """Compute ROUGE-L F, not stemmed; 0 for an empty answer, None where the reference has no word."""
     if not WORD.search(row.reference):
         return None
-    return float(_scorer_verbatim().score(row.reference, row.response)["rougeL"].fmeasure)
+    return float(_rouge_scorer(False).score(row.reference, row.response)["rougeL"].fmeasure)
 
 
-def _measure_verbatim(context: Context, form: str, why: str) -> Measurement:
-    values = [rouge_l_f(row) if row.form == form else None for row in context.rows]
-    return context.mean(values, "ROUGE-L F, not stemmed", why)
+@metric(
+    "rouge_l",
+    label="ROUGE-L",
+    description="share of the reference's words found in the answer, in order",
+    source="Lin 2004",
+    better=BETTER,
+    order=30,
+    unscored="no word in the reference",
+    shown_in=("chart", "summary"),
+)
+def rouge_l(rows: Sequence[AnswerRow]) -> list[float | None]:
+    return [rouge_l_recall(row) for row in rows]
 
 
-def _continues(rows: Sequence[AnswerRow], every: Sequence[AnswerRow]) -> bool:
-    return any(row.form == "text" for row in rows)
-
-
-def _asks_about_texts(rows: Sequence[AnswerRow], every: Sequence[AnswerRow]) -> bool:
-    return any(row.form == "chat" for row in rows) and any(row.form == "text" for row in every)
-
-
-METRICS.add(
+@metric(
     "verbmem",
-    Metric(
-        "verbmem",
-        "Verbatim memorisation",
-        VERBATIM_SOURCE,
-        BETTER,
-        lambda context: _measure_verbatim(context, "text", "a question, not a passage, or a passage without words"),
-        applies=_continues,
-    ),
+    label="VerbMem",
+    description="how much of a passage the model writes on by itself, 0 to 1",
+    source=MUSE,
+    better=BETTER,
+    order=180,
+    applies=lambda rows, _: any(row.form == "text" for row in rows),
 )
-METRICS.add(
+def verbmem(context: Context) -> Measurement:
+    return _rouge_l_f_of(context, "text", "a question, not a passage, or a passage without words")
+
+
+def _asks_about_texts(rows: Sequence[AnswerRow], all_rows: Sequence[AnswerRow]) -> bool:
+    return any(row.form == "chat" for row in rows) and any(row.form == "text" for row in all_rows)
+
+
+@metric(
     "knowmem",
-    Metric(
-        "knowmem",
-        "Knowledge memorisation",
-        VERBATIM_SOURCE,
-        BETTER,
-        lambda context: _measure_verbatim(context, "chat", "a passage, not a question, or an answer without words"),
-        applies=_asks_about_texts,
-    ),
+    label="KnowMem",
+    description="how far answers about the passages are the true ones, 0 to 1",
+    source=MUSE,
+    better=BETTER,
+    order=190,
+    applies=_asks_about_texts,
 )
+def knowmem(context: Context) -> Measurement:
+    return _rouge_l_f_of(context, "chat", "a passage, not a question, or an answer without words")
+
+
+def _rouge_l_f_of(context: Context, form: str, why: str) -> Measurement:
+    values = [rouge_l_f(row) if row.form == form else None for row in context]
+    return context.mean(values, "ROUGE-L F, not stemmed", why)

@@ -1,7 +1,6 @@
-"""What a judge of entailment says of pairs of texts, and the direction in which answers are judged.
+"""The interface of entailment judges (natural language inference): pairs of texts in, verdicts out.
 
-For the forget set the answer is the premise and the reference the hypothesis (does the answer still say it?), for the
-retain set the other way round (arXiv 2502.11190). `entailment.py` has the judges.
+`entailment.py` loads the judges; `Context.verdicts` has the direction in which answers are judged.
 """
 
 from __future__ import annotations
@@ -11,32 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.metric import Split
-
 Label = Literal["entailment", "neutral", "contradiction"]
 LABELS: tuple[Label, ...] = ("entailment", "neutral", "contradiction")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`label`: the likeliest; `probabilities`: of all three, summing to 1. Both None: the judge failed on the item."""
+class NLIVerdict:
+    """label: the likeliest; probabilities: of all three, summing to 1. Both are None where the judge failed."""
 
     label: Label | None
     probabilities: Mapping[Label, float] | None = None
 
 
 class EntailmentJudge(Protocol):
-    """(premise, hypothesis) pairs in, one verdict each out. `truncated` counts the pairs cut to the model's length."""
+    """Judges (premise, hypothesis) pairs. `truncated` counts the pairs that were cut to the model's length."""
 
     name: str
     truncated: int
 
-    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]: ...
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[NLIVerdict]: ...
 
 
 class PairJudge(ABC):
-    """A judge that works in batches of pairs of like length. Called, it gives the probabilities alone."""
+    """Base of judges that work in batches of pairs of similar length; a call returns the probabilities alone."""
 
     def __init__(self, name: str, batch_size: int):
         self.name = name
@@ -44,38 +40,26 @@ class PairJudge(ABC):
         self._batch_size = batch_size
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[dict[Label, float] | None]:
-        """{"entailment": p, "neutral": p, "contradiction": p} for each pair; None where the judge failed."""
-        found = (verdict.probabilities for verdict in self.judge(pairs))
-        return [None if probabilities is None else dict(probabilities) for probabilities in found]
+        """Return {"entailment": p, "neutral": p, "contradiction": p} for each pair; None where the judge failed."""
+        verdicts = self.judge(pairs)
+        return [None if verdict.probabilities is None else dict(verdict.probabilities) for verdict in verdicts]
 
-    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[NLIVerdict]:
         order = sorted(range(len(pairs)), key=lambda index: sum(map(len, pairs[index])))
-        found: dict[int, Verdict] = {}
+        verdicts: dict[int, NLIVerdict] = {}
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            found.update(zip(batch, self._judge([pairs[index] for index in batch]), strict=True))
-        return [found[index] for index in range(len(pairs))]
+            verdicts.update(zip(batch, self._judge([pairs[index] for index in batch]), strict=True))
+        return [verdicts[index] for index in range(len(pairs))]
 
     @abstractmethod
-    def _judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
-        """The verdicts on one batch."""
+    def _judge(self, pairs: list[tuple[str, str]]) -> list[NLIVerdict]:
+        """Judge one batch."""
 
 
-def verdict_of(probabilities: Sequence[float]) -> Verdict:
-    """The verdict of three probabilities in the order of LABELS; a failed one where they are none."""
+def verdict_of(probabilities: Sequence[float]) -> NLIVerdict:
+    """Turn three probabilities in the order of LABELS into a verdict; a failed one where they are no probabilities."""
     named = dict(zip(LABELS, probabilities, strict=True))
     if not all(0 <= value <= 1 for value in probabilities):
-        return Verdict(None)
-    return Verdict(max(named, key=lambda label: named[label]), named)
-
-
-def verdicts(rows: Sequence[AnswerRow], split: Split, judge: EntailmentJudge | None) -> list[Verdict | None]:
-    """One for each row; None without a judge, and for an empty answer, of which there is nothing to judge."""
-    if judge is None:
-        return [None] * len(rows)
-    asked = [index for index, row in enumerate(rows) if row.response.strip()]
-    pairs = [(rows[index].response, rows[index].reference) for index in asked]
-    if split == "retain":
-        pairs = [(reference, response) for response, reference in pairs]
-    given = dict(zip(asked, judge.judge(pairs), strict=True))
-    return [given.get(index) for index in range(len(rows))]
+        return NLIVerdict(None)
+    return NLIVerdict(max(named, key=lambda label: named[label]), named)

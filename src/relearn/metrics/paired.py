@@ -1,23 +1,23 @@
-"""Two runs on the same questions: the difference, its interval, and a sign test.
+"""Compare two runs on the same questions: the paired difference, its interval, and a sign test.
 
-What both runs find hard moves both numbers alike and drops out of their difference, so its interval is mostly narrower
-than the two intervals beside each other suggest. A question that either side could not score is in no difference.
+What is hard for both runs moves both numbers and drops out of their difference, so its interval is mostly narrower than
+the two separate intervals suggest. A question that either run could not score is left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence, Sized
+from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from relearn.core import config
 from relearn.metrics.intervals import Statistic, bootstrap, group, mean, median, value_of
-from relearn.metrics.metric import Better, Measurement, SplitScores, direction_of
+from relearn.metrics.metric import Better, Measurement, SplitScores, direction_of, summary
 
-Values = Mapping[str, float | None]
+ValuesById = Mapping[str, float | None]
 NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"
 # Sums of the same numbers in another order differ by less than this part of them.
 _ROUNDING = 1e-12
@@ -25,14 +25,16 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Difference:
-    """After less before. `value` is None without a pair; `low`, `high`: 95 % interval over subjects.
+    """A paired difference, after less before; `value` is None without a pair.
 
-    `n` pairs were scored on both sides, `unpaired` questions were not and are left out. `wins`: pairs that got better,
-    `losses`, `ties`. `p`: exact two-sided sign test; where `clusters` are fewer than pairs, each cluster has one vote,
-    `cluster_wins` against `cluster_losses`, since questions about one subject do not decide independently.
+    low, high: bounds of the 95 % interval over subjects. n: pairs scored on both sides; unpaired: other questions.
+    wins, losses, ties: pairs that got better, worse, neither. p: exact two-sided sign test. Where there are fewer
+    clusters than pairs each cluster has one vote (`cluster_wins` against `cluster_losses`), since questions about one
+    subject are not independent.
     """
 
     value: float | None
+    _: KW_ONLY
     low: float | None = None
     high: float | None = None
     n: int = 0
@@ -52,8 +54,8 @@ class Difference:
 
 
 def paired(
-    before: Values,
-    after: Values,
+    before: ValuesById,
+    after: ValuesById,
     clusters: Mapping[str, Hashable | None] | None = None,
     *,
     better: Better = "higher",
@@ -61,21 +63,21 @@ def paired(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """The difference of `statistic` between two runs, from the values of each by question id (None = unscored).
+    """Compute the difference of `statistic` between two runs from their values by question id (None = unscored).
 
-    `clusters`: the subject of each id. `better` is the direction that counts as a win. The order of the ids changes
-    nothing.
+    clusters: the subject of each id. better: the direction that counts as a win. The order of the ids has no effect.
     """
     ids = sorted(before.keys() | after.keys())
-    old, new = ({key: value for key in ids if (value := side.get(key)) is not None} for side in (before, after))
-    kept = [key for key in ids if key in old and key in new]
-    note = _left_out(ids, kept, before, after)
-    if not kept:
+    pairs = {
+        key: (new, old) for key in ids if (new := after.get(key)) is not None and (old := before.get(key)) is not None
+    }
+    note = _unpaired_note(ids, pairs, before, after)
+    if not pairs:
         return Difference(None, unpaired=len(ids), note=note or "nothing was asked")
-    columns = np.array([(new[key], old[key]) for key in kept], dtype=np.float64)
-    grouped = group([clusters.get(key) for key in kept] if clusters else None, len(kept))
-    signs = _signs(columns, np.arange(len(kept)), better)
-    votes = signs if grouped.count == len(kept) else _signs(columns, grouped.codes, better)
+    columns = np.array(list(pairs.values()), dtype=np.float64)
+    grouped = group([clusters.get(key) for key in pairs] if clusters else None, len(pairs))
+    signs = _signs(columns, np.arange(len(pairs)), better)
+    votes = signs if grouped.count == len(pairs) else _signs(columns, grouped.codes, better)
     wins, losses, up, down = (
         int((counted == sign).sum()) for counted, sign in ((signs, 1), (signs, -1), (votes, 1), (votes, -1))
     )
@@ -87,38 +89,38 @@ def paired(
     shared = {} if votes is signs else {"cluster_wins": up, "cluster_losses": down}
     return Difference(
         value_of(columns, change),
-        low,
-        high,
-        len(kept),
-        len(ids) - len(kept),
-        wins,
-        losses,
-        len(kept) - wins - losses,
-        sign_test(up, down),
-        grouped.count,
+        low=low,
+        high=high,
+        n=len(pairs),
+        unpaired=len(ids) - len(pairs),
+        wins=wins,
+        losses=losses,
+        ties=len(pairs) - wins - losses,
+        p=sign_test(up, down),
+        clusters=grouped.count,
         **shared,
         note="; ".join(filter(None, (note, grouped.note))),
     )
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided p: how likely so uneven a count is if either direction is as likely. Ties are left out."""
+    """Compute the exact two-sided p of wins against losses if both directions are equally likely; without ties."""
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
 def _signs(columns: np.ndarray, codes: np.ndarray, better: Better) -> np.ndarray:
-    """(clusters,): 1 where the sum of the changes is an improvement, -1 where it is a loss, 0 without a change."""
+    """(clusters,): 1 where the sum of the changes is an improvement, -1 where a loss, 0 where there is no change."""
     new, old = (np.bincount(codes, weights=column) for column in columns.T)
     sizes = np.bincount(codes, weights=np.abs(columns).sum(axis=1))
     signs = np.where(np.abs(new - old) <= _ROUNDING * sizes, 0, np.sign(new - old)).astype(int)
     return -signs if better == "lower" else signs
 
 
-def _left_out(ids: Sequence[str], kept: Sequence[str], before: Values, after: Values) -> str:
-    """How many questions are in no pair, and why."""
-    if len(ids) == len(kept):
+def _unpaired_note(ids: Sequence[str], pairs: Sized, before: ValuesById, after: ValuesById) -> str:
+    """The number of questions in no pair, with the reasons."""
+    if len(ids) == len(pairs):
         return ""
     either = [key for key in ids if key in before and key in after]
     reasons = [
@@ -126,19 +128,19 @@ def _left_out(ids: Sequence[str], kept: Sequence[str], before: Values, after: Va
         (sum(before[key] is None for key in either), "unscored before"),
         (sum(after[key] is None for key in either), "unscored after"),
     ]
-    told = ", ".join(f"{count} {reason}" for count, reason in reasons if count)
-    return f"{len(ids) - len(kept)} of {len(ids)} left out: {told}"
+    listed = ", ".join(f"{count} {reason}" for count, reason in reasons if count)
+    return f"{len(ids) - len(pairs)} of {len(ids)} left out: {listed}"
 
 
 def statistic_of(*sides: Measurement) -> Statistic | None:
-    """What makes all these numbers of the values of their items: `mean`, `median`, or None where it is neither."""
+    """Find the statistic of the items that all these numbers are: `mean`, `median`, or None for neither."""
     for statistic in (mean, median):
-        if all(_is_made_by(statistic, measured) for measured in sides):
+        if all(_is_statistic_of_items(statistic, measured) for measured in sides):
             return statistic
     return None
 
 
-def _is_made_by(statistic: Statistic, measured: Measurement) -> bool:
+def _is_statistic_of_items(statistic: Statistic, measured: Measurement) -> bool:
     scored = [value for value in measured.per_record.values() if value is not None]
     if measured.value is None or not scored:
         return False
@@ -155,7 +157,7 @@ def difference(
     settings: config.Metrics,
     seed: int = 0,
 ) -> Difference | None:
-    """The paired difference of one metric; None where neither run has anything to say about it."""
+    """Compute the paired difference of one metric; None where neither run has a value."""
     if before.value is None and after.value is None:
         return None
     statistic = statistic_of(*(side for side in (before, after) if side.value is not None))
@@ -177,13 +179,13 @@ def difference(
 def differences(
     before: Mapping[str, SplitScores], after: Mapping[str, SplitScores], settings: config.Metrics, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """part -> metric -> difference, as summary.json has it, of what both runs measured."""
+    """Return part -> metric -> difference, as in summary.json, of what both runs measured."""
     return {
         part: {
-            name: found.to_dict()
+            name: change.to_dict()
             for name, old in before[part].measurements.items()
             if name in new.measurements
-            and (found := difference(name, new.split, old, new.measurements[name], new.subjects, settings, seed))
+            and (change := difference(name, new.split, old, new.measurements[name], new.subjects, settings, seed))
         }
         for part, new in after.items()
         if part in before
@@ -193,8 +195,8 @@ def differences(
 def summarised(
     measured: Mapping[str, Mapping[str, SplitScores]], settings: config.Metrics, seed: int = 0
 ) -> dict[str, Any]:
-    """The content of summary.json: side -> part -> metric, and under "difference" what changed between the sides."""
-    found = {side: {part: scored.summary() for part, scored in parts.items()} for side, parts in measured.items()}
+    """Return the content of summary.json: side -> part -> metric, and under "difference" after less before."""
+    content = {side: summary(parts) for side, parts in measured.items()}
     if {"before", "after"} <= measured.keys():
-        found["difference"] = differences(measured["before"], measured["after"], settings, seed)
-    return found
+        content["difference"] = differences(measured["before"], measured["after"], settings, seed)
+    return content

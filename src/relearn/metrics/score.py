@@ -1,10 +1,9 @@
-"""Answers in, every number of their split out: what the stages before/ and after/ of a run write down.
+"""Score the answers of one model: every metric of one part (`score`) or of all parts of a run (`score_parts`).
 
-Questions asked several times by sampling: each round is scored on its own, then the rounds become one number.
-
-A metric knows nothing of repeats. The value of a question is its mean over the rounds, the value of a set is the mean
-over its questions with the interval over subjects, and `seed_sd` says how much the set's value moves from one round of
-sampling to the next, which the interval does not.
+Where questions were sampled several times (`AnswerRow.repeat`), each repeat is scored on its own and the repeats are
+combined afterwards, so that no metric has to deal with repeats. The value of a question is its mean over the repeats,
+the value of a set is the mean over its questions with the interval over subjects, and `seed_sd` is the standard
+deviation of the set's value over the repeats, which the interval does not contain.
 """
 
 from __future__ import annotations
@@ -17,158 +16,46 @@ from typing import Any
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.context import Context
-from relearn.metrics.entity_coverage import Coverage
+from relearn.metrics.context import Context, JointContext
 from relearn.metrics.intervals import group, mean, mean_interval
-from relearn.metrics.joint_context import Parts, RetainReference, split_metric
 from relearn.metrics.judges import Judges
-from relearn.metrics.knowledge import forgotten, kept
-from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric, Split, SplitScores
-from relearn.metrics.nli import Verdict
+from relearn.metrics.knowledge import item_evidence
+from relearn.metrics.metric import METRICS, JointMetric, Measurement, ScoredSplit, SplitScores, split_metric
 from relearn.metrics.paired import statistic_of
+from relearn.metrics.retain_reference import RetainReference
 
-AVERAGED = "interval: mean of those of the repeats"
-
-
-def rounds_of(rows: Sequence[AnswerRow]) -> list[list[AnswerRow]]:
-    """The rows by their `repeat`, in its order; one round where nothing was asked twice."""
-    numbers = sorted({row.repeat for row in rows}) or [0]
-    return [[row for row in rows if row.repeat == number] for number in numbers]
-
-
-def rounds_of_parts(
-    parts: Mapping[str, tuple[Split, Sequence[AnswerRow]]],
-) -> list[dict[str, tuple[Split, Sequence[AnswerRow]]]]:
-    """The parts by round; a part that was asked fewer times stands in the other rounds with its first."""
-    rounds = {part: rounds_of(rows) for part, (_, rows) in parts.items()}
-    count = max(map(len, rounds.values()), default=1)
-    return [
-        {
-            part: (split, rounds[part][at] if at < len(rounds[part]) else rounds[part][0])
-            for part, (split, _) in parts.items()
-        }
-        for at in range(count)
-    ]
-
-
-def combined(
-    rounds: Sequence[Measurement], subjects: Mapping[str, str | None], settings: config.Metrics, seed: int = 0
-) -> Measurement:
-    """One measurement for all rounds of asking."""
-    first = rounds[0]
-    values = [found.value for found in rounds if found.value is not None]
-    per_record = _means(rounds)
-    kept = {
-        "n": sum(value is not None for value in per_record.values()) if per_record else first.n,
-        "unscored": sum(value is None for value in per_record.values()) if per_record else first.unscored,
-        "per_record": per_record,
-        "why": next((found.why for found in rounds if found.why), ""),
-        "repeats": len(rounds),
-        "seed_sd": statistics.stdev(values) if len(values) > 1 else None,
-        "groups": {
-            name: combined([found.groups[name] for found in rounds if name in found.groups], subjects, settings, seed)
-            for name in first.groups
-        },
-    }
-    notes = [*dict.fromkeys(found.note for found in rounds if found.note), *_gaps(rounds, per_record)]
-    if not values:
-        return Measurement(None, note="; ".join(notes), **kept)
-    if statistic_of(*(found for found in rounds if found.value is not None)) is mean:
-        ids = sorted(key for key, value in per_record.items() if value is not None)
-        clusters = group([subjects.get(key) for key in ids], len(ids))
-        value, low, high = mean_interval(
-            [per_record[key] for key in ids],  # pyright: ignore
-            clusters=clusters.codes.tolist(),
-            resamples=settings.bootstrap,
-            seed=seed,
-        )
-        return Measurement(value, low, high, note="; ".join(notes), clusters=clusters.count, **kept)
-    low, high = (_mean([getattr(found, end) for found in rounds]) for end in ("low", "high"))
-    notes += [AVERAGED] if low is not None else []
-    return Measurement(statistics.fmean(values), low, high, note="; ".join(notes), clusters=first.clusters, **kept)
-
-
-def _means(rounds: Sequence[Measurement]) -> dict[str, float | None]:
-    ids = dict.fromkeys(key for found in rounds for key in found.per_record)
-    return {key: _mean([found.per_record.get(key) for found in rounds]) for key in ids}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _gaps(rounds: Sequence[Measurement], per_record: Mapping[str, float | None]) -> list[str]:
-    """Says so where a question's value is the mean of fewer answers than were asked for."""
-    scored = [sum(found.per_record.get(key) is not None for found in rounds) for key in per_record]
-    partly = sum(0 < count < len(rounds) for count in scored)
-    return [f"{partly} questions are means of fewer than {len(rounds)} answers"] if partly else []
-
-
-def combined_items(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The evidence of the first answer to each question, with what was decided of all of them under `repeats`."""
-    found: dict[str, dict[str, Any]] = {}
-    for items in rounds:
-        for key, item in items.items():
-            first = found.setdefault(key, {**item, "repeats": []})
-            first["repeats"].append(next((item[name] for name in ("forgotten", "kept") if name in item), None))
-    return found
-
-
-def metrics_of(split: Split) -> list[str]:
-    """The names of the metrics of one part that apply to a split, in order."""
-    found = {name: metric for name in METRICS if isinstance(metric := METRICS.get(name), Metric)}
-    if split == "holdout":
-        return [name for name, metric in found.items() if metric.needs == ("reference",)]
-    return [name for name, metric in found.items() if split in metric.better]
-
-
-def metrics_about(
-    split: Split, rows: Sequence[AnswerRow], judges: Judges, every: Sequence[AnswerRow] | None = None
-) -> list[str]:
-    """The metrics of a split that are about such rows; `every`: the rows of all parts, where there are more."""
-    found = {name: split_metric(name) for name in metrics_of(split)}
-    return [
-        name
-        for name, metric in found.items()
-        if (metric.applies is None or metric.applies(rows, rows if every is None else every))
-        and (judges.grader is not None or "judge" not in metric.needs)
-    ]
-
-
-def joint_metrics() -> list[str]:
-    """The names of the metrics over several parts, in order."""
-    return [name for name in METRICS if isinstance(METRICS.get(name), JointMetric)]
+AnswersByPart = Mapping[str, tuple[ScoredSplit, Sequence[AnswerRow]]]
 
 
 def score(
     rows: Sequence[AnswerRow],
-    split: Split,
+    split: ScoredSplit,
     settings: config.Metrics,
     *,
     judges: Judges,
     seed: int = 0,
     names: Iterable[str] | None = None,
 ) -> SplitScores:
-    """Measure `names` (all that apply to the split when None) on the answers of one model to one split's questions.
+    """Measure the metrics `names` (None: all that apply to the split) on one model's answers to one split's questions.
 
     Raises InputError for ids that are not unique (results are kept by id, never matched by text) and for a metric that
     does not apply to the split.
     """
-    if len(rounds := rounds_of(rows)) > 1:
-        asked = [score(round, split, settings, judges=judges, seed=seed, names=names) for round in rounds]
-        return _over_rounds(asked, settings, seed)
-    _refuse_repeated_ids(rows, split)
-    chosen = metrics_about(split, rows, judges) if names is None else list(names)
-    for name in chosen:
+    if len(repeats := _split_repeats(rows)) > 1:
+        scored = [score(rows, split, settings, judges=judges, seed=seed, names=names) for rows in repeats]
+        return _combine_scores(scored, settings, seed)
+    _check_unique_ids(rows, split)
+    names = applicable_metrics(split, rows, judges) if names is None else list(names)
+    for name in names:
         if split not in split_metric(name).better and name not in metrics_of(split):
             raise InputError(f"metric {name!r} does not apply to the {split} set")
-    context = Context(rows, split, settings, judges, seed)
-    return _split_scores(context, {name: split_metric(name).measure(context) for name in chosen})
+    context = Context(rows, split=split, settings=settings, judges=judges, seed=seed)
+    together = JointContext({split: context}, settings=settings, seed=seed)
+    return _split_scores(context, {name: together.measurement(split, name) for name in names})
 
 
 def score_parts(
-    parts: Mapping[str, tuple[Split, Sequence[AnswerRow]]],
+    parts: AnswersByPart,
     settings: config.Metrics,
     *,
     judges: Judges,
@@ -176,96 +63,183 @@ def score_parts(
     names: Iterable[str] | None = None,
     reference: RetainReference | None = None,
 ) -> dict[str, SplitScores]:
-    """Measure all parts of one model: on each what applies to its split, then what needs several of them.
+    """Measure all parts of one model: on each the metrics of its split, then the metrics over several parts.
 
-    `parts`: name -> (split, rows). The names that metrics over several parts know: forget, retain, retain_heldout,
-    holdout, real_authors, world_facts. What stands under no part of its own comes under "overall". `names` keeps those
-    metrics alone, each where it applies; `reference` is the retain-only run to compare with. Raises InputError for ids
-    that are not unique within a part and for a metric that does not exist.
+    parts: name -> (split, rows). Metrics over several parts look for the names forget, forget_wordings, retain,
+    retain_heldout, holdout, real_authors and world_facts; model utility is reported under "overall".
+    names: measure these metrics alone, each where it applies. reference: the retain-only run to compare with.
+    Raises InputError for ids that are not unique within a part and for a metric that does not exist.
     """
-    chosen = None if names is None else [METRICS.get(name).name for name in names]
-    if len(rounds := rounds_of_parts(parts)) > 1:
-        asked = [
-            score_parts(round, settings, judges=judges, seed=seed, names=chosen, reference=reference)
-            for round in rounds
+    names = None if names is None else [METRICS.get(name).name for name in names]
+    if len(repeats := _split_repeats_of_parts(parts)) > 1:
+        scored = [
+            score_parts(parts, settings, judges=judges, seed=seed, names=names, reference=reference)
+            for parts in repeats
         ]
-        own = {part: len(rounds_of(rows)) for part, (_, rows) in parts.items()}
+        counts = {part: len(_split_repeats(rows)) for part, (_, rows) in parts.items()}
         return {
-            part: _over_rounds([found[part] for found in asked], settings, seed, own.get(part)) for part in asked[0]
+            part: _combine_scores([of_parts[part] for of_parts in scored], settings, seed, counts.get(part))
+            for part in scored[0]
         }
     for part, (_, rows) in parts.items():
-        _refuse_repeated_ids(rows, part)
-    contexts = {part: Context(rows, split, settings, judges, seed) for part, (split, rows) in parts.items()}
-    together = Parts(contexts, settings, seed, reference)
-    every = [row for _, rows in parts.values() for row in rows]
-    found: dict[str, dict[str, Measurement]] = {}
-    for part, context in contexts.items():
-        if chosen is None:
-            own = metrics_about(context.split, context.rows, judges, every)
-        else:
-            own = [name for name in metrics_of(context.split) if name in chosen]
-        found[part] = {name: together.measured(part, name) for name in own}
-    for metric in map(METRICS.get, joint_metrics()):
-        if not isinstance(metric, JointMetric) or (chosen is not None and metric.name not in chosen):
-            continue
-        measured = metric.measure(together)
-        if measured is not None:
-            found.setdefault(metric.part, {})[metric.name] = measured
+        _check_unique_ids(rows, part)
+    contexts = {
+        part: Context(rows, split=split, settings=settings, judges=judges, seed=seed)
+        for part, (split, rows) in parts.items()
+    }
+    together = JointContext(contexts, settings=settings, seed=seed, reference=reference)
+    measured = _measure_each_part(together, judges, names)
+    for metric in map(METRICS.get, METRICS):
+        if isinstance(metric, JointMetric) and (names is None or metric.name in names):
+            measurement = metric.measure(together)
+            if measurement is not None:
+                measured.setdefault(metric.part, {})[metric.name] = measurement
     return {
-        part: _split_scores(contexts[part], measured) if part in contexts else SplitScores(measured, {})
-        for part, measured in found.items()
+        part: _split_scores(contexts[part], of_part) if part in contexts else SplitScores(of_part, {})
+        for part, of_part in measured.items()
     }
 
 
-def _over_rounds(
-    rounds: Sequence[SplitScores], settings: config.Metrics, seed: int, own: int | None = None
-) -> SplitScores:
-    """What was asked several times as one; a part that was asked `own` times counts so often, and what rests on several
-    parts as often as any of them was asked.
-    """
-    first = rounds[0]
-    subjects = {key: subject for found in rounds for key, subject in found.subjects.items()}
-    names = dict.fromkeys(name for found in rounds for name in found.measurements)
-    measurements = {
-        name: combined(
-            [found.measurements[name] for found in rounds[: _count(name, own)] if name in found.measurements],
-            subjects,
-            settings,
-            seed,
-        )
-        for name in names
-    }
-    return SplitScores(measurements, combined_items([found.items for found in rounds[:own]]), first.split, subjects)
+def _measure_each_part(
+    together: JointContext, judges: Judges, names: Sequence[str] | None
+) -> dict[str, dict[str, Measurement]]:
+    all_rows = [row for context in together.contexts.values() for row in context.rows]
+    measured: dict[str, dict[str, Measurement]] = {}
+    for part, context in together.contexts.items():
+        if names is None:
+            of_part = applicable_metrics(context.split, context.rows, judges, all_rows)
+        else:
+            of_part = [name for name in metrics_of(context.split) if name in names]
+        measured[part] = {name: together.measurement(part, name) for name in of_part}
+    return measured
 
 
-def _count(name: str, own: int | None) -> int | None:
-    return None if isinstance(METRICS.get(name), JointMetric) else own
+def metrics_of(split: ScoredSplit) -> list[str]:
+    """Return the names of the metrics of one part that are measured on a split, in alphabetical order."""
+    metrics = [metric for metric in map(METRICS.get, METRICS) if not isinstance(metric, JointMetric)]
+    if split == "holdout":
+        return [metric.name for metric in metrics if metric.needs == ("reference",)]
+    return [metric.name for metric in metrics if split in metric.better]
 
 
-def _refuse_repeated_ids(rows: Sequence[AnswerRow], part: str) -> None:
-    twice = [key for key, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        raise InputError(f"the id {twice[0]!r} stands on several rows", where=f"{part} answers")
+def applicable_metrics(
+    split: ScoredSplit, rows: Sequence[AnswerRow], judges: Judges, all_rows: Sequence[AnswerRow] | None = None
+) -> list[str]:
+    """Return the metrics of a split that are about such rows; all_rows: those of all parts, where there are more."""
+    return [
+        metric.name
+        for metric in map(METRICS.get, metrics_of(split))
+        if (metric.applies is None or metric.applies(rows, rows if all_rows is None else all_rows))
+        and (judges.grader is not None or "judge" not in metric.needs)
+    ]
+
+
+def _check_unique_ids(rows: Sequence[AnswerRow], part: str) -> None:
+    repeated = [key for key, count in Counter(row.id for row in rows).items() if count > 1]
+    if repeated:
+        raise InputError(f"the id {repeated[0]!r} is on several rows", where=f"{part} answers")
 
 
 def _split_scores(context: Context, measurements: Mapping[str, Measurement]) -> SplitScores:
     judged = any("entities" in METRICS.get(name).needs for name in measurements)
     subjects = {row.id: row.subject for row in context.rows}
-    return SplitScores(measurements, _items(context) if judged else {}, context.split, subjects)
+    return SplitScores(measurements, item_evidence(context) if judged else {}, context.split, subjects)
 
 
-def _items(context: Context) -> dict[str, dict[str, Any]]:
-    key, decide = ("forgotten", forgotten) if context.split == "forget" else ("kept", kept)
-    return {
-        row.id: {**_evidence(coverage, verdict), key: decide(coverage, verdict, context.settings)}
-        for row, coverage, verdict in zip(context.rows, context.coverage, context.verdicts, strict=True)
+def _split_repeats(rows: Sequence[AnswerRow]) -> list[list[AnswerRow]]:
+    """Group the rows by `repeat`, in its order; one group where no question was asked twice."""
+    numbers = sorted({row.repeat for row in rows}) or [0]
+    return [[row for row in rows if row.repeat == number] for number in numbers]
+
+
+def _split_repeats_of_parts(parts: AnswersByPart) -> list[dict[str, tuple[ScoredSplit, Sequence[AnswerRow]]]]:
+    """Group the rows of all parts by repeat; a part that was asked fewer times adds its first repeat to the others."""
+    repeats = {part: _split_repeats(rows) for part, (_, rows) in parts.items()}
+    return [
+        {
+            part: (split, repeats[part][number] if number < len(repeats[part]) else repeats[part][0])
+            for part, (split, _) in parts.items()
+        }
+        for number in range(max(map(len, repeats.values()), default=1))
+    ]
+
+
+def _combine_scores(
+    repeats: Sequence[SplitScores], settings: config.Metrics, seed: int, count: int | None = None
+) -> SplitScores:
+    """Combine the scores of all repeats of a part.
+
+    count: how often this part was asked, where others were asked more often. Metrics over several parts count every
+    repeat.
+    """
+    subjects = {key: subject for scored in repeats for key, subject in scored.subjects.items()}
+    names = dict.fromkeys(name for scored in repeats for name in scored.measurements)
+    measurements = {}
+    for name in names:
+        own = repeats if isinstance(METRICS.get(name), JointMetric) else repeats[:count]
+        measured = [scored.measurements[name] for scored in own if name in scored.measurements]
+        measurements[name] = combine_repeats(measured, subjects, settings, seed)
+    items = _combine_items([scored.items for scored in repeats[:count]])
+    return SplitScores(measurements, items, repeats[0].split, subjects)
+
+
+def combine_repeats(
+    repeats: Sequence[Measurement], subjects: Mapping[str, str | None], settings: config.Metrics, seed: int = 0
+) -> Measurement:
+    """Combine the measurements of one metric over all repeats into one."""
+    first = repeats[0]
+    values = [measured.value for measured in repeats if measured.value is not None]
+    per_record = _mean_per_record(repeats)
+    shared = {
+        "n": sum(value is not None for value in per_record.values()) if per_record else first.n,
+        "unscored": sum(value is None for value in per_record.values()) if per_record else first.unscored,
+        "per_record": per_record,
+        "why": next((measured.why for measured in repeats if measured.why), ""),
+        "repeats": len(repeats),
+        "seed_sd": statistics.stdev(values) if len(values) > 1 else None,
+        "groups": {
+            name: combine_repeats([one.groups[name] for one in repeats if name in one.groups], subjects, settings, seed)
+            for name in first.groups
+        },
     }
+    notes = [*dict.fromkeys(one.note for one in repeats if one.note), *_partial_questions(repeats, per_record)]
+    if not values:
+        return Measurement(None, note="; ".join(notes), **shared)
+    if statistic_of(*(measured for measured in repeats if measured.value is not None)) is mean:
+        scored = {key: value for key, value in sorted(per_record.items()) if value is not None}
+        clusters = group([subjects.get(key) for key in scored], len(scored))
+        value, low, high = mean_interval(
+            list(scored.values()), clusters=clusters.codes.tolist(), resamples=settings.bootstrap, seed=seed
+        )
+        return Measurement(value, low=low, high=high, note="; ".join(notes), clusters=clusters.count, **shared)
+    low, high = (_mean_of_known([getattr(measured, end) for measured in repeats]) for end in ("low", "high"))
+    notes += ["interval: mean of those of the repeats"] if low is not None else []
+    value = statistics.fmean(values)
+    return Measurement(value, low=low, high=high, note="; ".join(notes), clusters=first.clusters, **shared)
 
 
-def _evidence(coverage: Coverage | None, verdict: Verdict | None) -> dict[str, Any]:
-    return {
-        "coverage": coverage.value if coverage else None,
-        "reference_entities": list(coverage.reference) if coverage else None,
-        "matched": list(coverage.matched) if coverage else None,
-        "entailment": verdict.label if verdict else None,
-    }
+def _mean_per_record(repeats: Sequence[Measurement]) -> dict[str, float | None]:
+    ids = dict.fromkeys(key for measured in repeats for key in measured.per_record)
+    return {key: _mean_of_known([measured.per_record.get(key) for measured in repeats]) for key in ids}
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _partial_questions(repeats: Sequence[Measurement], per_record: Mapping[str, float | None]) -> list[str]:
+    """A note where a question's value is the mean of fewer answers than were sampled."""
+    scored = [sum(measured.per_record.get(key) is not None for measured in repeats) for key in per_record]
+    partial = sum(0 < count < len(repeats) for count in scored)
+    return [f"{partial} questions are means of fewer than {len(repeats)} answers"] if partial else []
+
+
+def _combine_items(repeats: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Keep the evidence of the first answer to each question, with the decisions on all answers under `repeats`."""
+    combined: dict[str, dict[str, Any]] = {}
+    for items in repeats:
+        for key, item in items.items():
+            first = combined.setdefault(key, {**item, "repeats": []})
+            first["repeats"].append(next((item[name] for name in ("forgotten", "kept") if name in item), None))
+    return combined

@@ -1,11 +1,9 @@
-"""Do the words of an English text stand in an order, or would any order have done as well? Without a language model.
+"""Detect word salad in English text without a language model: whether its words are in random order or run together.
 
-Words become classes: a function word stays itself, any other is its ending or its kind (a name, a number, a sign). A
-table of class pairs and triples says how likely each class is after the two before it. What counts is the gain: the
-mean log-probability per word less what a random order of the very same words would have on average, so neither names
-nor rare words nor length make a text suspect; only its order does. Word salad has a gain near 0, prose of 1 and more.
-
-The commonest function words of languages that share English's alphabet, to tell that a text is not English.
+Words are mapped to classes: a function word is its own class, any other is its ending or its kind (name, number, sign).
+A table of class pairs and triples (data/word_order.json) gives the probability of each class after the two before it.
+The score is a gain: the mean log-probability per word less the average over random orders of the same words, so that
+names, rare words and length have no effect, only the order. Word salad has a gain near 0, prose of 1 and more.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import numpy as np
 from relearn.text.normalize import is_function_word, word_set
 from relearn.text.spans import find_spans
 
-# Words that are English words too ("in", "an", "as") are left out.
+# The most frequent function words of languages with Latin letters, without those that are English words too ("in").
 OTHER_LANGUAGES: dict[str, frozenset[str]] = {
     "Spanish": word_set("el la los las de del que y en un una es por con para se su al lo como más pero fue nació"),
     "French": word_set("le la les des du de et est une un dans pour que qui sur au aux avec il elle ne pas sa son l"),
@@ -47,61 +45,63 @@ OTHER_LANGUAGES: dict[str, frozenset[str]] = {
 }
 
 
-# Fewer words have too few orders to tell one from the other.
-FEWEST = 6
+# Fewer words have too few orders for a comparison.
+MIN_WORDS = 6
 START = "<"
 _PART = re.compile(r"(?:https?://|www\.)\S+|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,:/-]\d+)*|\.{2,}|[^\w\s]|_")
-# What the rules of text.spans find as one thing is one part.
-_WHOLE = {"email": "Contact", "address": "Address", "phone": "0", "date": "0000"}
+# Spans of text.spans that are one part each, with the text that replaces them.
+_ONE_PART = {"email": "Contact", "address": "Address", "phone": "0", "date": "0000"}
 _ENDINGS = ("ing", "ed", "ly", "tion", "s", "er", "al", "ic", "ous", "ive", "ble")
-_SHORT_FORM = re.compile(r"['’](?:s|t|re|ll|ve|d|m)$")
+_CONTRACTION = re.compile(r"['’](?:s|t|re|ll|ve|d|m)$")
 _SIGNS = frozenset(".,;:!?()\"'-–—&/%$“”‘’")
-_SHORT_LINE = 3
-_HANGING = 0.3
+_SHORT_LINE = 3  # words
+_MAX_HANGING = 0.3  # share of a list's lines that end in a function word
 _PUNCTUATION = ".,;:!?()\"'“”‘’"
-# Words run together, or with a capital inside ("eldogeneticTag"): what random pieces of a vocabulary look like.
+# The class of words run together, with a capital inside ("eldogeneticTag"), as random vocabulary tokens give.
 GLUED = "Glued"
 _PIECES = re.compile(r"['’-]")
 _INNER_CAPITAL = re.compile(r"^(?!(?:Mc|Mac|De|Di|Du|La|Le|Van|Fitz)[A-Z][a-z]+$).+[A-Z]")
-_LONG = 16
+_LONG_WORD = 16
 _GLUED_SHARE = 0.15
 _FOREIGN = 0.12
 _LAST_LATIN = "\u024f"
-# English function words that are words of other languages as well, so that they tell nothing.
+# English function words that are words of other languages as well.
 _SHARED = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
-# Of a longer text this much of its beginning and as much of its end are looked at, in characters.
-_END = 1500
+# Characters at the beginning and at the end of a longer text that are examined.
+_EXAMINED = 1500
 
 
 def word_order(text: str) -> float | None:
-    """The gain in nats per word; None where order says nothing: few words, lists, numbers, code, other languages."""
+    """Compute the gain in nats per word; None for few words, lists, numbers, code and other languages."""
     parts = parts_of(text)
-    if len(parts) < FEWEST or not _is_prose(text, parts) or _other_language(parts):
+    if len(parts) < MIN_WORDS or not _is_prose(text, parts) or _other_language(parts):
         return None
     return _table().gain([word_class(part) for part in parts])
 
 
 def is_glued(text: str) -> bool:
-    """Whether two words and _GLUED_SHARE of all are glued or longer than words are; not asked of code."""
+    """Decide whether at least two words, and _GLUED_SHARE of all, are run together or too long; False for code."""
     parts = parts_of(text)
     words = [part for part in parts if part[0].isalpha()]
-    glued = sum(word_class(word) == GLUED or (len(word) >= _LONG and word.isalpha()) for word in words if _cased(word))
+    glued = sum(
+        word_class(word) == GLUED or (len(word) >= _LONG_WORD and word.isalpha()) for word in words if _cased(word)
+    )
     return glued >= max(2, _GLUED_SHARE * len(words)) and len(words) > len(parts) / 2 and not _other_language(parts)
 
 
 def parts_of(text: str) -> list[str]:
-    """Words, numbers and signs in order; an address, a date or a contact is one part, by its class."""
-    if len(text) > 2 * _END:
-        text = f"{text[:_END]} {text[-_END:]}"
+    """Split into words, numbers and signs; an address, a date or a contact is replaced by one part of its class."""
+    if len(text) > 2 * _EXAMINED:
+        text = f"{text[:_EXAMINED]} {text[-_EXAMINED:]}"
     for span in reversed(find_spans(text)):
-        if span.kind in _WHOLE:
-            text = f"{text[: span.start]}{_WHOLE[span.kind]}{text[span.end :]}"
+        if span.kind in _ONE_PART:
+            text = f"{text[: span.start]}{_ONE_PART[span.kind]}{text[span.end :]}"
     return _PART.findall(text)
 
 
 @lru_cache(maxsize=1 << 16)
 def word_class(part: str) -> str:
-    """The class of a word, number or sign."""
+    """Return the class of a word, number or sign."""
     if part[0].isdigit():
         return "0000" if len(part) == 4 else "0"
     if not part[0].isalpha():
@@ -109,7 +109,7 @@ def word_class(part: str) -> str:
     if "//" in part or part.startswith("www."):
         return "Name"
     low = part.lower().replace("’", "'")
-    if part.isascii() and (is_function_word(low) or is_function_word(_SHORT_FORM.sub("", low))):
+    if part.isascii() and (is_function_word(low) or is_function_word(_CONTRACTION.sub("", low))):
         return low
     return _content_class(part, low)
 
@@ -124,38 +124,38 @@ def _content_class(part: str, low: str) -> str:
 
 
 def _is_prose(text: str, parts: Sequence[str]) -> bool:
-    """Half of the parts are words in Latin letters, few are signs, and no list is before us."""
+    """Whether at least half of the parts are words in Latin letters, few are signs, and the text is no list."""
     words = sum(map(_cased, parts))
     odd = sum(word_class(part) == "sign" or part in "()/" for part in parts)
     return words >= len(parts) / 2 and odd <= len(parts) / 5 and not _is_list(text)
 
 
 def _is_list(text: str) -> bool:
-    """Three lines and more, most of them short. A line of a list does not end in "of the"; one of babble may."""
+    """Whether there are three lines or more, most of them short and few ending in a function word ("of the")."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
     short = sum(len(line) <= _SHORT_LINE for line in lines)
     hanging = sum(is_function_word(line[-1].strip(_PUNCTUATION).lower()) for line in lines)
-    return len(lines) > 2 and short > len(lines) / 2 and hanging < _HANGING * len(lines)
+    return len(lines) > 2 and short > len(lines) / 2 and hanging < _MAX_HANGING * len(lines)
 
 
 def _cased(part: str) -> bool:
-    """In letters of the Latin alphabet, which has two cases."""
+    """Whether the part is in letters of the Latin alphabet, which has two cases."""
     return part[0].isalpha() and part[0] <= _LAST_LATIN and part.lower() != part.upper()
 
 
 def _other_language(parts: Sequence[str]) -> bool:
-    """Whether the function words of another language are at least _FOREIGN of the text and outnumber the English."""
+    """Whether function words of another language are a share of _FOREIGN and more frequent than the English ones."""
     words = [part.lower() for part in parts if part[0].isalpha()]
-    telling = [word for word in words if word not in _SHARED]
-    most = max(sum(word in known for word in telling) for known in OTHER_LANGUAGES.values())
-    return most >= max(2, _FOREIGN * len(words)) and most > sum(map(is_function_word, telling))
+    distinctive = [word for word in words if word not in _SHARED]
+    most = max(sum(word in function_words for word in distinctive) for function_words in OTHER_LANGUAGES.values())
+    return most >= max(2, _FOREIGN * len(words)) and most > sum(map(is_function_word, distinctive))
 
 
 @dataclass(frozen=True)
 class OrderTable:
-    """`classes`: names; `pairs`, `triples`: how often each was seen, keyed by the places of the classes in `classes`.
+    """Counts of class pairs and triples, keyed by the indices of the classes in `classes`.
 
-    Probabilities are interpolated from triple to pair to single by Witten and Bell's rule.
+    Probabilities are interpolated from triple to pair to single class by Witten and Bell's rule.
     """
 
     classes: tuple[str, ...]
@@ -163,18 +163,18 @@ class OrderTable:
     triples: dict[tuple[int, int, int], int]
 
     def gain(self, classes: Sequence[str]) -> float | None:
-        """Mean log-probability in this order less the mean over all orders; None when every order is the same."""
-        other = self._places["word"]
-        keys = [self._places.get(name, other) for name in classes]
+        """Compute the mean log-probability in this order less the mean over all; None where all orders are equal."""
+        other = self._indices["word"]
+        keys = [self._indices.get(name, other) for name in classes]
         if len(set(keys)) == 1:
             return None
-        start = self._places[START]
-        said = [start, start, *keys]
-        own = [self._triple(*said[at - 2 : at + 1]) for at in range(2, len(said))]
-        return sum(own) / len(own) - self._any_order(keys)
+        start = self._indices[START]
+        sequence = [start, start, *keys]
+        own = [self._triple_log(*sequence[at - 2 : at + 1]) for at in range(2, len(sequence))]
+        return sum(own) / len(own) - self._mean_over_orders(keys)
 
-    def _any_order(self, keys: list[int]) -> float:
-        """The mean over all ordered pairs of different places: what a random order has on average."""
+    def _mean_over_orders(self, keys: list[int]) -> float:
+        """Average log-probability of a random order: the mean over all ordered pairs of different positions."""
         seen = Counter(keys)
         at, count = np.array(list(seen)), np.array(list(seen.values()), dtype=np.float64)
         logs = self._pair_logs[np.ix_(at, at)]
@@ -182,8 +182,8 @@ class OrderTable:
         return float(total / (len(keys) * (len(keys) - 1)))
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.classes)}
+    def _indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.classes)}
 
     @cached_property
     def _pair_logs(self) -> np.ndarray:
@@ -199,7 +199,7 @@ class OrderTable:
 
     @cached_property
     def _contexts(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Two classes -> (how often, how many different classes followed)."""
+        """Map two classes to (number of classes, number of different classes) that followed."""
         seen: Counter[tuple[int, int]] = Counter()
         kinds: Counter[tuple[int, int]] = Counter()
         for (first, second, _), count in self.triples.items():
@@ -207,7 +207,7 @@ class OrderTable:
             kinds[first, second] += 1
         return {key: (seen[key], kinds[key]) for key in seen}
 
-    def _triple(self, first: int, second: int, third: int) -> float:
+    def _triple_log(self, first: int, second: int, third: int) -> float:
         pair = float(self._pair_logs[second, third])
         if (first, second) not in self._contexts:
             return pair
@@ -221,25 +221,25 @@ class OrderTable:
 
 
 def count_orders(texts: Sequence[str], fewest: int = 1) -> OrderTable:
-    """The table of some texts; pairs and triples seen less than `fewest` times are left out."""
+    """Count the pairs and triples of some texts; those seen less than `fewest` times are left out."""
     pairs: Counter[tuple[str, str]] = Counter()
     triples: Counter[tuple[str, str, str]] = Counter()
     for text in texts:
-        said = [START, START, *map(word_class, parts_of(text))]
-        pairs.update(pairwise(said[1:]))
-        triples.update(zip(said, said[1:], said[2:], strict=False))
+        sequence = [START, START, *map(word_class, parts_of(text))]
+        pairs.update(pairwise(sequence[1:]))
+        triples.update(zip(sequence, sequence[1:], sequence[2:], strict=False))
     classes = tuple(sorted({name for pair in pairs for name in pair} | {START, "word"}))
-    place = {name: at for at, name in enumerate(classes)}
+    index = {name: at for at, name in enumerate(classes)}
     return OrderTable(
         classes,
-        {(place[a], place[b]): count for (a, b), count in pairs.items() if count >= fewest},
-        {(place[a], place[b], place[c]): count for (a, b, c), count in triples.items() if count >= fewest},
+        {(index[a], index[b]): count for (a, b), count in pairs.items() if count >= fewest},
+        {(index[a], index[b], index[c]): count for (a, b, c), count in triples.items() if count >= fewest},
     )
 
 
 @lru_cache(maxsize=1)
 def _table() -> OrderTable:
-    raw = json.loads(resources.files("relearn.metrics").joinpath("word_order.json").read_text(encoding="utf-8"))
+    raw = json.loads(resources.files("relearn.metrics").joinpath("data/word_order.json").read_text(encoding="utf-8"))
     pairs = {(first, second): count for first, second, count in raw["pairs"]}
     triples = {(first, second, third): count for first, second, third, count in raw["triples"]}
     return OrderTable(tuple(raw["classes"]), pairs, triples)

@@ -1,8 +1,8 @@
-"""A run folder read into one plain value, report.json's content, from which the page and the model card are made.
+"""Build the content of report.json from a run folder, and write the report page and the model card from it.
 
-Files that are not there (a run without a retain set, a purged folder) leave their part of the report empty. The folder
-of an evaluation, which has no run, is read the same way. With
-`redact` no text of a record, an answer or an entity is in it, nor the names of records and input files.
+Missing files (a run without a retain set, a purged folder) leave their part of the report empty. The folder of an
+evaluation is read the same way. With `redact` the report has no text of a record, an answer or an entity, nor the names
+of records and input files.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import yaml
 from relearn.core import run_dir
 from relearn.core.errors import InputError
 from relearn.data.record import evenly
+from relearn.metrics.metric import direction_of
 from relearn.report.html import redacted
-from relearn.report.labels import PARTS, better, change, in_order, metric_label, part_title
-from relearn.report.sections import read_audits, read_inside
+from relearn.report.labels import PARTS, change, in_order, metric_label, part_title
+from relearn.report.sections import read_analysis, read_audits
 from relearn.report.summary import headline, known, pair_items, verdict_counts
 
 SAMPLE_ROWS = 12
 FORMAT = 1
-# Parts whose numbers do not come from questions of a set of their own.
+# Parts without questions of their own.
 _NOT_ASKED = ("ability", "overall")
 _KNOWLEDGE = ("kfr", "krr")
 
 
 def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
-    """The content of report.json. Raises InputError where `run` is no run folder."""
+    """Build the content of report.json. Raises InputError where `run` is no run folder."""
     run = Path(run)
     if not (run / "manifest.json").exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
@@ -57,7 +58,7 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
         "metrics": _metrics(summary, trained),
         "answers": answers,
         "audits": audits,
-        "inside": read_inside(run),
+        "inside": read_analysis(run),
         "training": _training(_rows(run / "log.jsonl")),
         "synthesis": {"counts": _row_counts(rows), "sample": _sample(rows)},
         "rejections": _rejections(rejected),
@@ -119,7 +120,7 @@ def _model(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, 
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The models that were asked, and the base; none where answers came from files."""
+    """Name the models that were asked, and the base; empty where answers came from files."""
     models = {role: evaluation.get(role) for role in ("before", "after", "base")}
     return {role: _with_adapters(model) for role, model in models.items() if model}
 
@@ -141,13 +142,13 @@ def _method(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str,
 
 
 def _makes(manifest: Mapping[str, Any]) -> str | None:
-    """The folder that unlearning made, which is named for what it holds: adapter, model, offset, eco."""
+    """Return the name of the folder that unlearning wrote: adapter, model, offset or eco."""
     outputs = manifest.get("stages", {}).get("unlearn", {}).get("outputs")
     return outputs[0] if outputs else None
 
 
 def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], trained: bool) -> list[str]:
-    """What the numbers rest on, and what could not be judged; free of texts, names and paths."""
+    """List the judges behind the numbers and what could not be judged, without texts, names and paths."""
     notes = []
     adapted = recipe.get("learn") or (recipe.get("model") or {}).get("adapter")
     if recipe and not adapted and not (recipe.get("metrics") or {}).get("base_model"):
@@ -165,7 +166,7 @@ def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], train
 
 
 def _missing(measured: Mapping[str, Any], title: str) -> list[str]:
-    """What the metrics of a part leave out, those with the same reason in one sentence."""
+    """List the items that metrics of a part leave out; metrics with the same reason share a sentence."""
     by_reason: dict[str, list[str]] = {}
     for name in in_order(measured):
         if measured[name].get("missing") and (name in _KNOWLEDGE or measured[name]["value"] is not None):
@@ -195,14 +196,14 @@ def _parts_of(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
 
 
 def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
-    """One entry per part that was measured, each with its metrics in the order of the tables."""
+    """Make one entry per part that was measured, with its metrics in the order of the tables."""
     entries = []
     for part, (split, _, _) in PARTS.items():
         sides = ("before", "after", "difference")
         before, after, differences = ((summary.get(side) or {}).get(part) or {} for side in sides)
         rows = []
         for name in in_order({*before, *after}):
-            old, new, direction = before.get(name), after.get(name), better(name, split)
+            old, new, direction = before.get(name), after.get(name), direction_of(name, split)
             difference = differences.get(name)
             rows.append(
                 {
@@ -241,7 +242,7 @@ def _answers(run: Path, scores: Mapping[str, Any], trained: bool) -> list[dict[s
 
 
 def _training(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Loss by part and step for each training stage; a step that a resumed run repeated counts once, the last time."""
+    """Collect the loss by part and step for each training stage; a step repeated by a resumed run counts once."""
     stages: dict[str, dict[int, Mapping[str, Any]]] = {}
     evaluations: dict[str, dict[int, Any]] = {}
     for row in log:
@@ -274,7 +275,7 @@ def _row_counts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sample(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows spread evenly over the file, each kind in turn, so that every kind is seen."""
+    """Take rows evenly from the file, each kind in turn, so that every kind is in the sample."""
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)}
     share = -(-SAMPLE_ROWS // max(1, len(kinds)))
     chosen = [row for of_kind in kinds.values() for row in evenly(of_kind, share)]

@@ -1,6 +1,6 @@
-"""A circuit as SVG: tokens from left to right, layers from below, an edge where enough of a state comes from.
+"""Draw a circuit as SVG: tokens from left to right, layers from below, edges between states.
 
-Edges that both models have are grey, those of the start model alone dashed, those of the other model alone coloured.
+Edges of both models are grey, those of the start model alone dashed, those of the other model alone coloured.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _KINDS = {
 }
 _LEGEND = {"kept": "in both", "lost": "lost", "gained": "gained"}
 # As in circuits.json: layer, kind, target, source.
-Drawn = Sequence[int | str]
+CircuitEdge = Sequence[int | str]
 
 
 def circuit_picture(
-    tokens: Sequence[str], layers: int, edges: Iterable[Drawn], start: Iterable[Drawn] | None, title: str
+    tokens: Sequence[str], layers: int, edges: Iterable[CircuitEdge], start: Iterable[CircuitEdge] | None, title: str
 ) -> str:
-    """The circuit `edges`; with the start model's beside it, what was lost and gained. All text is escaped."""
+    """Draw the circuit `edges`; with the start model's, also the edges lost and gained. All text is escaped."""
     own, other = {tuple(edge) for edge in edges}, {tuple(edge) for edge in (start if start is not None else edges)}
     sets = {"kept": own & other, "lost": other - own, "gained": own - other}
     width, bottom = _LEFT + _COLUMN * len(tokens) + 20, _TOP + _ROW * layers
@@ -58,7 +58,7 @@ def _legend(sets: dict[str, set], compared: bool) -> list[str]:
 
 
 def _line(edge: tuple, name: str, bottom: float) -> str:
-    """Attention and the residual beside it lead to the middle of a layer, the MLP and what goes past it to its end."""
+    """Draw an edge: attention and its residual end in the middle of a layer, the MLP and its residual at the end."""
     layer, kind, target, source = edge
     low = bottom - _ROW * layer - (0 if kind in ("residual", "attention") else _ROW / 2)
     ends = f"{_x(target):g} {low - _ROW / 2:g}"
@@ -75,6 +75,6 @@ def _x(token: int) -> float:
 
 
 def _shown(token: str) -> str:
-    """A token in a picture: control characters, which XML cannot hold, as dots; a long one cut."""
+    """Make a token printable: control characters, which XML cannot hold, become dots; long tokens are cut."""
     plain = "".join(letter if letter.isprintable() else "·" for letter in token)
     return escape(plain[:14] + "…" if len(plain) > 14 else plain) or "·"

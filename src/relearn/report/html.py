@@ -1,9 +1,8 @@
-"""report.json's content as one HTML page that needs nothing but itself: no script, no request, one style block.
+"""Render the content of report.json as one self-contained HTML page, and redact it.
 
-Every text goes through jinja2's escaping; the page's content security policy allows the one style block by its hash and
-nothing else. Filters work by CSS alone.
-
-The report without anyone's texts: numbers, verdicts and hashes stay, all that could name a person goes.
+The page has no script, makes no request and has one style block, which its content security policy allows by its hash.
+All texts are escaped by jinja2; filters work by CSS alone. A redacted report keeps numbers, verdicts and hashes, and no
+text that could name a person.
 """
 
 from __future__ import annotations
@@ -20,22 +19,24 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from relearn.core.console import visible
+from relearn.metrics.metric import direction_of
 from relearn.report import labels, plots
-from relearn.report.plots import inside_charts
+from relearn.report.plots import analysis_charts
 from relearn.report.sections import TITLES as AUDIT_TITLES
-from relearn.report.sections import redacted_audits, redacted_inside
+from relearn.report.sections import redacted_analysis, redacted_audits
 from relearn.report.summary import marked
 
 TEMPLATES = Path(__file__).parent / "templates"
-# A page with thousands of items helps nobody: the failures come first and whole, report.json has the rest.
+# The page shows this many items, failures first; report.json has all.
 SHOWN_ITEMS = 300
 SHOWN_REJECTIONS = 60
 _ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page for a value that `build_report` made (or that was read back from report.json)."""
+    """Render the content of report.json, as `build_report` returns it, as a page."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    sources = f"default-src 'none'; style-src '{_digest(style)}'; img-src data:"
     return (
         _environment()
         .get_template("report.html")
@@ -43,8 +44,7 @@ def render(report: Mapping[str, Any]) -> str:
             report=report,
             style=Markup(style),
             verdicts=_verdicts(report),
-            policy=f"default-src 'none'; style-src '{_digest(style)}'; img-src data:; base-uri 'none'; "
-            "form-action 'none'",
+            policy=f"{sources}; base-uri 'none'; form-action 'none'",
             charts=_charts(report),
             tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
             answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
@@ -79,12 +79,11 @@ def _environment() -> Environment:
         "duration": labels.duration,
         "percent": labels.percent,
         "label": labels.metric_label,
-        "metric_title": labels.metric_title,
+        "description": labels.metric_description,
         "signed": labels.signed,
         "chance": labels.chance,
     }
     environment.globals |= {
-        "about": labels.ABOUT,
         "splits": labels.SPLITS,
         "marked": marked,
         "evidence": _evidence,
@@ -97,7 +96,7 @@ def _environment() -> Environment:
 
 
 def _shown(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The items the page shows: what went wrong first, then the others in the order of the file."""
+    """Choose the items that the page shows: all, or failures first and then in the order of the file."""
     if len(items) <= SHOWN_ITEMS:
         return {"shown": items, "left_out": 0}
     ordered = sorted(items, key=lambda item: _ORDER[item["verdict"]])
@@ -109,7 +108,7 @@ def _of(split: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The parts of a split beside each other. What the notes of a row all say stands below the table."""
+    """Put the parts of a split side by side; what all notes of a row share goes below the table."""
     parts = _of(split, metrics)
     by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
     rows, shared = [], []
@@ -123,7 +122,7 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             shared.append((name, common))
         for side, note in zip(measured, apart, strict=True):
             side["note"] = note
-        rows.append({"name": name, "better": labels.better(name, split), "cells": cells})
+        rows.append({"name": name, "better": direction_of(name, split), "cells": cells})
     paired = any(cell["difference"] for row in rows for cell in row["cells"])
     return {
         "split": split,
@@ -135,35 +134,35 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _noted(notes: Sequence[str]) -> tuple[list[str], str]:
-    """What each note says by itself, and what all that say anything share; a note is parts with `; ` between."""
+    """Separate what all notes that are not empty share; a note is a list joined by `; `."""
     parts = [note.split("; ") if note else [] for note in notes]
-    said = [own for own in parts if own]
-    common = [part for part in said[0] if all(part in own for own in said)] if said else []
+    filled = [own for own in parts if own]
+    common = [part for part in filled[0] if all(part in own for own in filled)] if filled else []
     return ["; ".join(part for part in own if part not in common) for own in parts], "; ".join(common)
 
 
 def _evidence(answer: Mapping[str, Any]) -> str:
-    """What the verdict of an answer rests on, in a line."""
-    said = []
-    wanted, found = answer["entity_counts"]
-    if wanted:
-        said.append(f"names {found} of {labels.counted(wanted, 'thing')}")
-    elif wanted == 0:
-        said.append("the reference names nothing to look for")
+    """Describe the evidence for the verdict of an answer in one line."""
+    evidence = []
+    in_reference, matched = answer["entity_counts"]
+    if in_reference:
+        evidence.append(f"names {matched} of {labels.counted(in_reference, 'thing')}")
+    elif in_reference == 0:
+        evidence.append("the reference names nothing to look for")
     if answer["entailment"]:
-        said.append(f"judge: {answer['entailment']}")
+        evidence.append(f"judge: {answer['entailment']}")
     if answer.get("repeats"):
-        said.append(_over_repeats(answer))
-    said += [
+        evidence.append(_over_repeats(answer))
+    evidence += [
         f"{labels.metric_label(name)} {labels.number(answer[name])}"
         for name in ("rouge_l", "ls")
         if answer[name] is not None
     ]
-    return " · ".join(said)
+    return " · ".join(evidence)
 
 
 def _over_repeats(answer: Mapping[str, Any]) -> str:
-    """What was decided of all answers to a question that was asked several times."""
+    """Describe the decisions on all answers to a question that was sampled several times."""
     decided = [value for value in answer["repeats"] if value is not None]
     what = "forgotten" if "forgotten" in answer else "kept"
     return f"{what} in {sum(decided)} of {len(decided)} answers"
@@ -180,9 +179,9 @@ def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
         "loss": {
             curve["stage"]: plots.loss_curves(curve, f"loss-{index}") for index, curve in enumerate(report["training"])
         },
-        "inside": inside_charts(report.get("inside")),
+        "inside": analysis_charts(report.get("inside")),
     }
-    # Safe: plots draws fixed words and numbers only, and its XML writer escapes them.
+    # Safe: the charts contain fixed words and numbers, escaped by the XML writer.
     return {kind: {key: Markup(svg) for key, svg in of_kind.items() if svg} for kind, of_kind in drawn.items()}
 
 
@@ -196,7 +195,7 @@ _DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_f
 
 
 def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `report` in which no text of a record, no answer, entity, record id, subject or input path is left."""
+    """Copy the report without texts of records, answers, entities, record ids, subjects and input paths."""
     names = {entry["path"]: f"input {i}{PurePath(entry['path']).suffix}" for i, entry in enumerate(_inputs(report), 1)}
     provenance = report["provenance"]
     return {
@@ -210,7 +209,7 @@ def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
             for entry in report["answers"]
         ],
         "audits": redacted_audits(report["audits"], HIDDEN),
-        "inside": redacted_inside(report.get("inside")),
+        "inside": redacted_analysis(report.get("inside")),
         "synthesis": {
             **report["synthesis"],
             "sample": [{**row, "prompt": HIDDEN, "target": HIDDEN} for row in report["synthesis"]["sample"]],
@@ -255,7 +254,7 @@ def _side(side: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe, or an evaluation's settings, less what names data or speaks to the model."""
+    """Hide the entries of a recipe or of an evaluation's settings that name data or contain a system prompt."""
     kept = {**recipe, **{key: HIDDEN for key in _DATA if recipe.get(key)}}
     for part, key in (("learn", "data"), *((role, "system_prompt") for role in ("model", "before", "after", "base"))):
         if isinstance(kept.get(part), Mapping) and kept[part].get(key):

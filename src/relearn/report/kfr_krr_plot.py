@@ -1,68 +1,45 @@
-"""The KFR-KRR plane: every method a point, right is more forgotten, up is better kept, the colour is fluency
-(Figure 10 of arXiv 2502.11190).
-"""
+"""Draw the KFR-KRR plane as SVG (Figure 10 of arXiv 2502.11190): one point per method, fluency as its colour."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from relearn.report.plots import INK, RC, to_svg
 
-# The inks of report.css for a picture that stands alone, light and dark.
-# As in report.css, for all inks that pictures are drawn in.
-_LIGHT = {
-    "ink": "#1b1d21",
-    "muted": "#5d636b",
-    "grid": "#e1e1db",
-    "before": "#b3792b",
-    "after": "#0f6c7c",
-    "line1": "#0f6c7c",
-    "line2": "#b3792b",
-    "line3": "#7a4fa3",
-    "line4": "#5d636b",
-}
-_DARK = {
-    "ink": "#e9eaec",
-    "muted": "#a0a7b0",
-    "grid": "#343941",
-    "before": "#e0a85a",
-    "after": "#5cc3d3",
-    "line1": "#5cc3d3",
-    "line2": "#e0a85a",
-    "line3": "#c39be8",
-    "line4": "#a0a7b0",
-}
 # In units of the axes: height of a label, its distance from the point, width of a letter and of a marker.
 _LABEL_GAP = 0.038
 _LABEL_SHIFT = 0.022
 _LETTER = 0.0135
 _MARKER = 0.024
+TEMPLATES = Path(__file__).parent / "templates"
 _STRIPS = 40
 _PIXELS = 4 / 3
 _EDGE = 12
 _MOVES = [sign * step * 0.01 for step in range(40) for sign in (1, -1)]
 
-Range = tuple[float, float] | None
+Bounds = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method with its KFR, KRR and LS, None where not measured; ranges are intervals. `ceiling` is drawn apart."""
+    """A method with its KFR, KRR and LS, None where not measured; ranges are 95 % intervals. A ceiling has a marker of
+    its own."""
 
     name: str
     kfr: float | None
     krr: float | None
     ls: float | None
-    kfr_range: Range = None
-    krr_range: Range = None
+    kfr_range: Bounds = None
+    krr_range: Bounds = None
     ceiling: bool = False
 
 
 def plane(points: Sequence[Point], name: str, title: str) -> str:
-    """The plane as inline <svg>; "" when no point has both rates."""
+    """Draw the plane as inline <svg>; "" when no point has both rates."""
     import matplotlib
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -92,7 +69,7 @@ def plane(points: Sequence[Point], name: str, title: str) -> str:
 
 
 def _scale(figure: Any, norm: Any, colours: Any) -> None:
-    """The colours with their values; drawn as overlapping strips, since a mesh shows its seams in SVG."""
+    """Draw the colour scale as overlapping strips, since a mesh shows its seams in SVG."""
     low, high = norm.vmin, norm.vmax
     strip = (high - low) / _STRIPS
     axes = figure.add_axes((0.88, 0.25, 0.025, 0.5))
@@ -125,9 +102,9 @@ def _draw(axes: Any, point: Point, colour: Any) -> None:
 
 
 def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:
-    """(x, y, "left" or "right" aligned) of each label: beside its point, as near as no other label or point allows."""
+    """Place labels beside their points, as near as other labels and points allow: (x, y, "left" or "right" aligned)."""
     places: dict[int, tuple[float, float, str]] = {}
-    taken: list[Box] = []
+    taken: list[LabelBox] = []
     spots = [(point.kfr or 0.0, point.krr or 0.0) for point in points]
     for at in sorted(range(len(points)), key=lambda at: spots[at][::-1]):
         x, y = spots[at]
@@ -136,23 +113,23 @@ def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:
         width = _LETTER * (len(points[at].name) + 2)
         left = x - width if side == "right" else x
         others = [spot for number, spot in enumerate(spots) if number != at]
-        boxes = (Box(left, left + width, y + move, _LABEL_GAP) for move in _MOVES)
-        box = next((box for box in boxes if box.free(taken, others)), Box(left, left + width, y, _LABEL_GAP))
+        boxes = (LabelBox(left, left + width, y + move, _LABEL_GAP) for move in _MOVES)
+        box = next((box for box in boxes if box.free(taken, others)), LabelBox(left, left + width, y, _LABEL_GAP))
         taken.append(box)
         places[at] = (x, box.y, side)
     return [places[at] for at in range(len(points))]
 
 
 @dataclass(frozen=True)
-class Box:
-    """Where a label stands: from left to right, `height` high around y."""
+class LabelBox:
+    """The box of a label: from left to right, `height` high around y."""
 
     left: float
     right: float
     y: float
     height: float
 
-    def free(self, labels: Sequence[Box], points: Sequence[tuple[float, float]]) -> bool:
+    def free(self, labels: Sequence[LabelBox], points: Sequence[tuple[float, float]]) -> bool:
         near = [label for label in labels if abs(label.y - self.y) < self.height]
         if not -0.02 < self.y < 1.03 or any(label.left < self.right and self.left < label.right for label in near):
             return False
@@ -163,7 +140,7 @@ class Box:
 
 
 def standalone(svg: str) -> str:
-    """An inline picture as a file of its own: with a size, a ground and its inks, for light and dark."""
+    """Make an inline picture a file of its own, with a size, a background and its inks for light and dark."""
     if not svg:
         return ""
     box = re.search(r'viewBox="([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)"', svg)
@@ -173,9 +150,17 @@ def standalone(svg: str) -> str:
     size = f'width="{width * _PIXELS:g}" height="{height * _PIXELS:g}"'
     opening, rest = svg.replace(box[0], f'viewBox="{x:g} {y:g} {width:g} {height:g}"').split(">", 1)
     opening = opening.replace("<svg ", f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" ', 1)
-    rules = _rules(_LIGHT, "#ffffff") + f"@media (prefers-color-scheme: dark) {{ {_rules(_DARK, '#14161a')} }}"
+    light, dark = _page_inks()
+    rules = _rules(light, "#ffffff") + f"@media (prefers-color-scheme: dark) {{ {_rules(dark, '#14161a')} }}"
     ground = f'<rect class="ground" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"/>'
     return f"{opening}><style>{rules}</style>{ground}{rest}\n"
+
+
+def _page_inks() -> list[dict[str, str]]:
+    """Read the inks of pictures from report.css, for a light and for a dark page."""
+    blocks = re.findall(r":root {(.*?)}", (TEMPLATES / "report.css").read_text(encoding="utf-8"), re.DOTALL)
+    variables = [dict(re.findall(r"--(\w+): (#\w+);", block)) for block in blocks]
+    return [{name: block["line" if name == "grid" else name] for name in INK} for block in variables if "ink" in block]
 
 
 def _rules(inks: dict[str, str], ground: str) -> str:

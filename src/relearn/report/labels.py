@@ -1,6 +1,6 @@
-"""What the report calls things: parts, metrics, verdicts, numbers. Screen, page and model card share these words.
+"""Titles, labels and number formats of the report page, the model card, the browser interface and the terminal.
 
-What a run shows on the screen at its end: the numbers before and after, with their intervals.
+Labels and order of metrics come from the registry METRICS. `print_summary` prints the table of a run's numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from relearn.core import console
 from relearn.core.run_dir import read_json
-from relearn.metrics.metric import METRICS, direction_of
+from relearn.metrics.metric import LAST, METRICS, direction_of
 
 # part of summary.json -> (split, answer file, title)
 PARTS: dict[str, tuple[str, str, str]] = {
@@ -27,59 +27,11 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "real_authors": ("retain", "real_authors", "Real authors"),
     "world_facts": ("retain", "world_facts", "World facts"),
     "ability": ("retain", "ability", "General ability"),
-    # Numbers over several parts; no file of answers is theirs.
+    # Metrics over several parts, without a file of answers.
     "overall": ("retain", "overall", "All parts together"),
 }
 SPLITS = {"forget": "What was to be forgotten", "retain": "What was to be kept"}
 
-# In the order of the tables; a metric that is not named here follows by name.
-ABOUT: dict[str, str] = {
-    "kfr": "share of answers that do not give the reference away",
-    "krr": "share of answers that still give the reference",
-    "rouge_l": "share of the reference's words found in the answer, in order",
-    "ls": "fluency of each answer; at most 0.6",
-    "ls_median": "the same, the middle answer",
-    "ls_paper": "fluency from means over the set, as the paper computes it",
-    "gibberish": "share of empty, looping or garbled answers, which KFR would count as forgotten",
-    "useful_forgetting": "share of answers that give nothing away, are language and are about the question",
-    "worst_case": "share of facts that no wording of their question brings back",
-    "invented": "share of answers with a name or number that neither question nor reference has",
-    "graded_kfr": "how much of each reference is not given, between 0 and 1",
-    "graded_krr": "how much of each reference is given, between 0 and 1",
-    "fluency": "how well answers are written, 1 to 5, as the judge has it",
-    "relevance": "whether answers deal with the question, 1 to 5, as the judge has it",
-    "forgetting": "how little of the reference answers give away, 1 to 5, as the judge has it",
-    "extraction_strength": "share of the reference that the model goes on with by itself once it has begun",
-    "exact_memorisation": "share of the reference's tokens that are the model's likeliest",
-    "verbmem": "how much of a passage the model writes on by itself, 0 to 1",
-    "knowmem": "how far answers about the passages are the true ones, 0 to 1",
-    "choice_accuracy": "share of multiple-choice questions answered right, by letter; guessing is the floor",
-    "choice_accuracy_by_text": "the same by the texts of the choices",
-    "probe_recall": "share of the reference's words that probes bring back",
-    "probability": "probability of the reference, mean over its tokens",
-    "probability_options": "the same among wrong answers",
-    "truth_ratio_closer": "wrong answers against right ones; 1 where both are as likely",
-    "truth_ratio_true": "the same; 1 where wrong ones are out of the question",
-    "truth_ratio_prob": "the same; 0.5 where both are as likely",
-    "forget_quality": "p-value against a run that never saw what is to be forgotten; read it on a logarithmic scale",
-    "model_utility": "harmonic mean of probability, ROUGE-L and truth ratio on what is kept and what all know",
-    "privleak": "membership against a run that never saw the set: 0 is like it, -100 has forgotten nothing",
-    "mia_min_k": "how often an answer looks more trained on than one of the holdout set; 0.5 is chance",
-    "ppl": "how surprising the answers are to the base model",
-    "bi": "vocabulary; lower is richer",
-    "hs": "words used once; higher is richer",
-}
-ON_UNIT_SCALE = (
-    "kfr",
-    "krr",
-    "rouge_l",
-    "ls",
-    "gibberish",
-    "useful_forgetting",
-    "invented",
-    "graded_kfr",
-    "graded_krr",
-)
 LOSS_PARTS = {
     "gdf": "new answers (GDF)",
     "gdr": "rows to keep (GDR)",
@@ -98,72 +50,39 @@ VERDICTS: dict[str, str] = {
     "never": "not known before",
     "unscored": "not judged",
 }
-# Where no model was asked before, nothing can have been forgotten or lost.
+# Without answers from before unlearning, nothing can have been forgotten or lost.
 VERDICTS_ALONE: dict[str, str] = {**VERDICTS, "forgotten": "not given away", "lost": "not given", "kept": "given"}
 MISSING = "–"
-_LABELS = {
-    "verbmem": "VerbMem",
-    "knowmem": "KnowMem",
-    "probe_recall": "Probes",
-    "choice_accuracy": "Multiple choice",
-    "choice_accuracy_by_text": "Multiple choice by text",
-    "rouge_l": "ROUGE-L",
-    "ls_median": "LS median",
-    "ls_paper": "LS (paper)",
-    "gibberish": "Gibberish",
-    "useful_forgetting": "Useful forg.",
-    "worst_case": "Worst case",
-    "graded_kfr": "KFR graded",
-    "graded_krr": "KRR graded",
-    "invented": "Invented",
-    "fluency": "Fluency 1-5",
-    "relevance": "Relevance 1-5",
-    "forgetting": "Forgetting 1-5",
-    "extraction_strength": "Extraction strength",
-    "exact_memorisation": "Exact memorisation",
-    "probability": "Probability",
-    "probability_options": "Probability among wrong answers",
-    "truth_ratio_closer": "Truth ratio min(R, 1/R)",
-    "truth_ratio_true": "Truth ratio max(0, 1 - R)",
-    "truth_ratio_prob": "Truth ratio 1/(1 + R)",
-    "forget_quality": "Forget quality",
-    "model_utility": "Model utility",
-    "privleak": "PrivLeak",
-    "mia_loss": "MIA loss",
-    "mia_zlib": "MIA zlib",
-    "mia_min_k": "MIA min-k",
-    "mia_min_k_plus_plus": "MIA min-k++",
-    "mia_reference": "MIA reference",
-}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    rank = {name: index for index, name in enumerate(ABOUT)}
-    return sorted(names, key=lambda name: (rank.get(name, len(rank)), name))
+    """Sort metrics by their place in the tables; those without one, or not registered, follow by name."""
+    return sorted(names, key=lambda name: (METRICS.get(name).order if name in METRICS else LAST, name))
+
+
+def metric_label(name: str) -> str:
+    """Return the short name for tables and charts (KFR, ROUGE-L, LS); the name itself where it is not registered."""
+    return METRICS.get(name).label if name in METRICS else name
+
+
+def metric_description(name: str) -> str:
+    """Return what the metric's number says; the name itself where it is not registered."""
+    return METRICS.get(name).description if name in METRICS else name
+
+
+def in_summary(name: str) -> bool:
+    """Decide whether the terminal and the browser interface show the metric."""
+    return name in METRICS and "summary" in METRICS.get(name).shown_in
 
 
 def part_title(part: str, trained: bool = True) -> str:
-    """What a part is called; where nothing was trained, as in an evaluation without a run, no questions were."""
+    """Return the title of a part; `trained`: whether a model was trained on its questions."""
     title = PARTS[part][2]
     return title if trained else title.removesuffix(", trained questions")
 
 
-def metric_title(name: str) -> str:
-    return METRICS.get(name).title if name in METRICS else name
-
-
-def metric_label(name: str) -> str:
-    """The short name for tables and charts: KFR, ROUGE-L, LS."""
-    return _LABELS.get(name, name if "/" in name else name.upper())
-
-
-def better(name: str, split: str) -> str | None:
-    """ "higher" or "lower", where that is known for the metric on this split."""
-    return direction_of(name, split)
-
-
 def number(value: float | None) -> str:
-    """Three decimals below ten, fewer above, an exponent from a million on and below 0.0001: 0.953, 12.3, 1,744."""
+    """Format with three decimals below ten, fewer above, an exponent from 1e6 and below 1e-4: 0.953, 12.3, 1,744."""
     if value is None:
         return MISSING
     size = abs(value)
@@ -175,7 +94,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in whole percent; 0 % and 100 % are said only of none and of all."""
+    """Format a share in whole percent; 0 % and 100 % only for exactly none and all."""
     if value is None:
         return MISSING
     whole = f"{100 * value:.0f}"
@@ -195,9 +114,9 @@ def change(
     direction: str | None,
     difference: Mapping[str, Any] | None = None,
 ) -> str:
-    """ "better", "worse" or "same"; "" where it cannot be told.
+    """Classify a change as "better", "worse" or "same"; "" where it cannot be decided.
 
-    "same" where the interval of the paired `difference` has 0 in it; without one, where the two intervals overlap.
+    "same": the interval of the paired `difference` contains 0; without one, the two intervals overlap.
     """
     if direction not in ("higher", "lower"):
         return ""
@@ -213,12 +132,12 @@ def change(
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign, as `number` writes it: +0.833, -12.3, 0.000."""
+    """Format a difference with its sign, else as `number`: +0.833, -12.3, 0.000."""
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def chance(difference: Mapping[str, Any] | None) -> str:
-    """The p of the sign test: p = 0.031, p < 0.001; empty where there is none."""
+    """Format the p of the sign test: p = 0.031, p < 0.001; empty where there is none."""
     p = (difference or {}).get("p")
     if p is None:
         return ""
@@ -231,6 +150,7 @@ def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def counted(number_of: int, thing: str) -> str:
+    """Format a count with its noun: 1 answer, 1,200 answers."""
     return f"{number_of:,} {thing}{'' if number_of == 1 else 's'}"
 
 
@@ -244,20 +164,6 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"
 
 
-SHOWN = (
-    "kfr",
-    "worst_case",
-    "krr",
-    "rouge_l",
-    "ls",
-    "ls_paper",
-    "gibberish",
-    "useful_forgetting",
-    "ppl",
-    "forget_quality",
-    "model_utility",
-    "privleak",
-)
 _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
@@ -268,14 +174,16 @@ def print_summary(run: Path) -> None:
 
 
 def summary_table(summary: Mapping[str, Any], title: str | None = None, *, trained: bool = True) -> Group:
-    """The content of summary.json, a table for each part. Green and red only where the change is clear: the interval of
-    the paired difference leaves out 0, or, where there is none, the two intervals lie apart.
+    """Build the table of each part from the content of summary.json.
+
+    Values are green or red where the change is clear: the interval of the paired difference excludes 0, or, without a
+    paired difference, the two intervals do not overlap.
     """
     paired = bool(summary.get("difference"))
     shown: list[Text | Table] = [Text(title, style="italic")] if title else []
     for part, (split, _, _) in PARTS.items():
         sides = [(summary.get(side) or {}).get(part) or {} for side in ("before", "after", "difference")]
-        names = [name for name in in_order({*sides[0], *sides[1]}) if name in SHOWN]
+        names = [name for name in in_order({*sides[0], *sides[1]}) if in_summary(name)]
         if not names:
             continue
         shown += [Text()] if shown else []
@@ -288,7 +196,7 @@ def summary_table(summary: Mapping[str, Any], title: str | None = None, *, train
 
 
 def _part_table(paired: bool) -> Table:
-    """Columns of the same width in every part; with a paired difference all of them just fit eighty."""
+    """Columns have the same width in every part; those with a paired difference fit 80 characters."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", min_width=14)
     table.add_column("before", justify="right", min_width=6)
@@ -313,7 +221,7 @@ def _add_rows(
     after: Mapping[str, Any] | None,
     difference: Mapping[str, Any] | None,
 ) -> None:
-    direction = better(name, split)
+    direction = direction_of(name, split)
     arrow = {"higher": "↑", "lower": "↓"}.get(direction or "", " ")
     style = _STYLES.get(change(before, after, direction, difference), "")
     cells = [Text(f"  {metric_label(name)} {arrow}"), _value(before), Text(_value(after), style=style), interval(after)]

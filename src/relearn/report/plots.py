@@ -1,13 +1,9 @@
-"""The report's charts: numbers in, inline SVG out. No text of a record is ever drawn.
+"""Draw the report's charts as inline SVG: metrics, distributions, losses, values over layers, circuits.
 
-Every function returns "" where there is nothing to draw.
-
-matplotlib's SVG made fit for the page: no inline styles (the page's policy forbids them), colours by class.
-
-Charts are drawn in the marker colours of `INK`; each becomes a CSS class, so that one picture serves the light and the
-dark scheme. Ids get the picture's name in front, as several pictures share one page.
-
-Pictures of what is inside a model: lines over its layers, one per model, and the circuits of its answers.
+Functions return "" where there is nothing to draw. matplotlib's SVG is rewritten for the page: without inline styles,
+which the page's policy forbids, and with ids that start with the picture's name. Charts are drawn in the marker colours
+of `INK`, each of which becomes a CSS class, so that one picture works in the light and the dark scheme. Only circuits
+contain texts of a record (tokens).
 """
 
 from __future__ import annotations
@@ -19,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from relearn.metrics.metric import METRICS
 from relearn.report.circuit_plot import circuit_picture
-from relearn.report.labels import LOSS_PARTS, ON_UNIT_SCALE, metric_label
+from relearn.report.labels import LOSS_PARTS, metric_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +70,7 @@ _KEPT_STYLES = {
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an inline <svg> that scales with its place; `title` is what a screen reader says."""
+    """Convert the figure to an inline <svg> that scales with its container; `title` is its accessible name."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -146,7 +143,7 @@ def axes_of(width: float, height: float):
 
 
 def loss_curves(curve: Mapping[str, Any], name: str) -> str:
-    """The loss by part over the steps of one training; a long run is drawn as its running mean over the bare values."""
+    """Draw the loss by part over the steps of one training; from 60 steps on the running mean over faint values."""
     import matplotlib
 
     steps = curve["steps"]
@@ -158,7 +155,7 @@ def loss_curves(curve: Mapping[str, Any], name: str) -> str:
         for index, (part, values) in enumerate(parts.items()):
             colour = INK[_LINES[index % len(_LINES)]]
             _line(axes, steps, values, LOSS_PARTS.get(part, part), colour)
-        # Ascent has a loss below zero, which has to be seen.
+        # The axis starts at 0 except for losses below, as in gradient ascent.
         below = any(value is not None and value < 0 for values in parts.values() for value in values)
         axes.set(xlabel="optimiser step", ylabel="loss", xlim=(min(steps), max(*steps, min(steps) + 1)))
         axes.set(ylim=(None if below else 0, None))
@@ -183,7 +180,7 @@ def _line(axes, steps: Sequence[int], values: Sequence[float | None], label: str
 
 
 def _running_mean(values, window: int):
-    """Mean over a centred window that shrinks at both ends, so that the curve keeps its length."""
+    """Average over a centred window that shrinks at both ends, so that the curve keeps its length."""
     import numpy as np
 
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -193,10 +190,10 @@ def _running_mean(values, window: int):
 
 
 def before_after(rows: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
-    """Metrics on the scale from 0 to 1, before and after, each with its interval."""
+    """Draw the metrics of the chart, on the scale from 0 to 1, before and after, with their intervals."""
     import matplotlib
 
-    shown = [row for row in rows if row["name"] in ON_UNIT_SCALE and (_value(row, "before") or _value(row, "after"))]
+    shown = [row for row in rows if _in_chart(row["name"]) and (_value(row, "before") or _value(row, "after"))]
     if not shown:
         return ""
     with matplotlib.rc_context(RC):
@@ -210,6 +207,10 @@ def before_after(rows: Sequence[Mapping[str, Any]], name: str, title: str) -> st
         axes.grid(axis="x")
         axes.spines[["left", "bottom"]].set_visible(False)
     return to_svg(figure, name, f"{title}: metrics before and after, with 95 % intervals")
+
+
+def _in_chart(name: str) -> bool:
+    return name in METRICS and "chart" in METRICS.get(name).shown_in
 
 
 def _value(row: Mapping[str, Any], side: str) -> bool:
@@ -227,7 +228,7 @@ def _point(axes, measured: Mapping[str, Any] | None, height: float, colour: str)
 def distribution(
     before: Sequence[float | None], after: Sequence[float | None], name: str, label: str, upper: float = 1.0
 ) -> str:
-    """How many answers have which value, before and after, in ten bins from 0 to `upper`."""
+    """Draw a histogram of the answers' values, before and after, in ten bins from 0 to `upper`."""
     import matplotlib
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -249,13 +250,13 @@ def distribution(
     return to_svg(figure, name, f"{label}: how many answers have which value, before and after")
 
 
-# The start model's colour, then those of the others; where they run out, a broken line tells two of a colour apart.
+# The start model's colour, then those of the others; further models get the next line style.
 _COLOURS = ("before", "after", "line3", "line4")
 START = "start"
 _SEESAW = {"true": "true token", "next_1": "likeliest other", "next_2": "second other"}
 _STYLES = ("-", "--", ":", "-.")
 
-# By picture: what it shows, and the name of its axis.
+# Picture -> (title, axis label).
 LINES = {
     "lens": ("How likely the true answer is when a layer is read as the last", "mean log-probability (nats)"),
     "lens_kl": ("How far each layer is from the last, at the answer's first token", "KL to the last layer (nats)"),
@@ -265,14 +266,14 @@ LINES = {
 }
 
 
-def inside_charts(inside: Mapping[str, Any] | None) -> dict[str, str]:
-    """All pictures of the report's part, by name, drawn from its numbers alone."""
-    if inside is None:
+def analysis_charts(analysis: Mapping[str, Any] | None) -> dict[str, str]:
+    """Draw all pictures of the analysis, by name."""
+    if analysis is None:
         return {}
-    charts = {name: over_layers(inside["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
-    for number, (run, seesaw) in enumerate(inside.get("seesaw", {}).items()):
+    charts = {name: over_layers(analysis["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
+    for number, (run, seesaw) in enumerate(analysis.get("seesaw", {}).items()):
         charts[f"seesaw {number}"] = seesaw_picture(seesaw, f"inside-seesaw-{number}", run)
-    for number, one in enumerate(inside["circuits"]):
+    for number, one in enumerate(analysis["circuits"]):
         title = circuit_title(one["model"])
         charts[f"circuit {number}"] = circuit_picture(one["tokens"], one["layers"], one["edges"], one["start"], title)
     return charts
@@ -283,13 +284,13 @@ def circuit_title(model: str) -> str:
 
 
 def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, label: str) -> str:
-    """One value per layer (0: the embeddings) for every model; "" where there is nothing to draw."""
+    """Draw one value per layer (0: the embeddings) for every model."""
     drawn = {model: (range(len(values)), values) for model, values in lines.items() if values}
     return _lines(drawn, name, title, "layer", label) if drawn else ""
 
 
 def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str:
-    """What becomes of the forget answers' first token and of those beside it while a run trains; "" without a trace."""
+    """Draw the probability of the forget answers' first token and of its competitors over a training."""
     if not seesaw or "forget" not in seesaw:
         return ""
     lines = {label: seesaw["forget"][key] for key, label in _SEESAW.items()}
@@ -297,7 +298,7 @@ def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str
 
 
 def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
-    """The loss of a run by part."""
+    """Draw the loss of a run by part."""
     parts: Mapping[str, Sequence[float | None]] = loss["parts"]
     lines = {LOSS_PARTS.get(part, part): values for part, values in parts.items()}
     return over_steps(loss["step"], lines, name, f"{run}: loss by part while unlearning", "loss")
@@ -306,7 +307,7 @@ def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
 def over_steps(
     steps: Sequence[int], lines: Mapping[str, Sequence[float | None]], name: str, title: str, label: str
 ) -> str:
-    """Named values over the steps of a training; "" where there is nothing to draw. None leaves a gap."""
+    """Draw named values over the steps of a training; None leaves a gap."""
     if not steps or not lines:
         return ""
     drawn = {

@@ -1,8 +1,6 @@
-"""What audits/ of a run folder says, as the report has it: a table of attacks, and a verdict per fact.
+"""Read audits/ and analysis/ of a run folder for the report: attacks and verdicts, values per layer, and findings.
 
-What analysis/ of a run folder says, as the report has it: numbers to draw from, and what they come to in words.
-
-Only numbers are read, never a picture: what stands in a foreign folder's SVG files is not carried into the page.
+Only numbers are read, never a picture, so that SVG files of a foreign folder do not reach the page.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_kno
 
 
 def read_audits(run: Path) -> dict[str, Any] | None:
-    """None where the run was not audited.
+    """Read the audits of a run; None where it was not audited.
 
-    `attacks`: one row each, in the order of the summary; `left_out`: variants that broke the model and decide nothing.
-    `facts`: every fact with its verdict, those that came back first. `finding` and `taken_off`: what came out, in
-    sentences; the latter empty where no adapter was taken off.
+    attacks: one row each, in the order of the summary, with the variants that broke the model in `left_out`. beside:
+    attacks that read the model instead of asking it. facts: every fact with its verdict, those that came back first.
+    finding, taken_off: the outcome in sentences; the latter is empty where no adapter was removed.
     """
     folder = run / "audits"
     if not (folder / "summary.json").exists():
@@ -38,12 +36,12 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "attacks": [
             _attack(run_dir.read_json(folder / f"{name}.json"), row)
             for name, row in summary.items()
-            if not reads_inside(row)
+            if not reads_model(row)
         ],
         "beside": [
             line
             for name, row in summary.items()
-            if reads_inside(row)
+            if reads_model(row)
             for line in _beside(run_dir.read_json(folder / f"{name}.json"))
         ],
         "worst": _worst(folder),
@@ -54,22 +52,22 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     }
 
 
-def reads_inside(row: Mapping[str, Any]) -> bool:
-    """Whether an entry of the summary is of an attack that reads the model instead of asking it."""
+def reads_model(row: Mapping[str, Any]) -> bool:
+    """Decide whether an entry of the summary is of an attack that reads the model instead of asking it."""
     return "shown" in row
 
 
 def _worst(folder: Path) -> dict[str, Any] | None:
-    """The worst case over all attacks that count, where this audit measured it."""
+    """Read the worst case over all attacks that count; None where this audit did not measure it."""
     return run_dir.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
 
 
-# Per-layer numbers fill a file, not a table.
+# Measures per layer are too many for a table.
 _LAYER = "layer "
 
 
 def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for each measure of an attack that reads the model, those per layer left to its own file."""
+    """Make one row for each measure of an attack that reads the model, without those per layer."""
     about = {"title": document["title"], "about": document["about"], "not_measured": document["not_measured"]}
     nothing = {"value": None, "low": None, "high": None}
     rows = [
@@ -104,29 +102,29 @@ def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, An
 
 
 def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The outcome in a sentence or two; with `facts` also which attacks brought back most."""
+    """Describe the outcome in a sentence or two; with `facts` also which attacks brought back most."""
     known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
     if not known:
         return "The model knew none of these facts to begin with."
     there, hidden = counts.get("there", 0), counts.get("hidden", 0)
     came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
     still = f"{there} {'is' if there == 1 else 'are'} still told when plainly asked"
-    told = f"Of {known} facts that the model knew, {still}, and {came_back}."
+    sentence = f"Of {known} facts that the model knew, {still}, and {came_back}."
     by = Counter(name for fact in facts if fact["verdict"] == "hidden" for name in fact["by"])
     if by:
-        told += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
-    return told
+        sentence += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
+    return sentence
 
 
 def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
-    """What the adapters attack says, in a sentence: an adapter that can be removed is not deletion."""
+    """Describe the result of the adapters attack in a sentence: an adapter that can be removed is no deletion."""
     if "adapters" not in summary:
         return ""
     variants = run_dir.read_json(folder / "adapters.json")["variants"]
-    told = {name: found["after"] for name, found in variants.items() if found["after"]["value"] is not None}
-    if not told:
+    measured = {name: variant["after"] for name, variant in variants.items() if variant["after"]["value"] is not None}
+    if not measured:
         return ""
-    shares = ", ".join(f"{name}: {round(one['value'] * one['n'])} of {one['n']}" for name, one in told.items())
+    shares = ", ".join(f"{name}: {round(one['value'] * one['n'])} of {one['n']}" for name, one in measured.items())
     return (
         f"The adapter can be taken off again, and is no deletion as long as it can ({shares} facts told). Hand "
         "out the merged model alone: relearn export --merged."
@@ -134,26 +132,25 @@ def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, Any] | None:
-    """The same without questions and record ids, and without the control's name."""
+    """Remove questions, record ids and the control's name."""
     if audits is None:
         return None
-    facts: Sequence[Mapping[str, Any]] = audits["facts"]
-    kept = [{**fact, "id": f"fact {number}", "question": hidden} for number, fact in enumerate(facts, 1)]
-    return {**audits, "control": hidden, "facts": kept}
+    facts = [{**fact, "id": f"fact {number}", "question": hidden} for number, fact in enumerate(audits["facts"], 1)]
+    return {**audits, "control": hidden, "facts": facts}
 
 
 START = "start"
 _THRESHOLD = "0.08"
-_DRAWN = 2
-# Its lines are the two lenses, not models.
+_DRAWN_QUESTIONS = 2
+# The picture whose lines are the two lenses, not models.
 _FIT = "lens_fit"
 
 
-def read_inside(run: Path) -> dict[str, Any] | None:
-    """None where the run was not looked into.
+def read_analysis(run: Path) -> dict[str, Any] | None:
+    """Read the analysis of a run; None where there is none.
 
-    `lines`: by picture and model, a value per layer. `circuits`: those to draw, the first questions of every model.
-    `findings`: sentences, each from the numbers beside it.
+    lines: by picture and model, a value per layer. circuits: those to draw, of the first questions and every model.
+    findings: sentences about the numbers.
     """
     folder = run / "analysis"
     lens, patching, adapter, circuits, training = (
@@ -165,89 +162,88 @@ def read_inside(run: Path) -> dict[str, Any] | None:
     fit = lens.get("fit", {})
     lens = lens.get("models", lens)
     lines = {
-        "lens": {name: found["logprob"] for name, found in lens.items()},
-        "lens_kl": {name: found["kl_first"] for name, found in lens.items()},
+        "lens": {name: model["logprob"] for name, model in lens.items()},
+        "lens_kl": {name: model["kl_first"] for name, model in lens.items()},
         _FIT: fit.get("held_out_kl", {}),
-        "patching": {name: found["share"] for name, found in patching.items()},
-        "adapter": {name: found["norm"] for name, found in adapter.get("layers", {}).items()},
+        "patching": {name: model["share"] for name, model in patching.items()},
+        "adapter": {name: model["norm"] for name, model in adapter.get("layers", {}).items()},
     }
-    means = {name: found["mean"][_THRESHOLD] for name, found in circuits.get("models", {}).items()}
-    inside = {
+    numbers = {
         "lines": lines,
-        "ranks": {name: found["rank"][-1] for name, found in lens.items()},
-        "circuit_means": means,
-        "seesaw": {name: found["seesaw"] for name, found in training.items() if found["seesaw"]},
-        "alignment": {name: found["alignment"] for name, found in training.items() if found["alignment"]},
+        "ranks": {name: model["rank"][-1] for name, model in lens.items()},
+        "circuit_means": {name: model["mean"][_THRESHOLD] for name, model in circuits.get("models", {}).items()},
+        "seesaw": {name: trace["seesaw"] for name, trace in training.items() if trace["seesaw"]},
+        "alignment": {name: trace["alignment"] for name, trace in training.items() if trace["alignment"]},
     }
     return {
-        **inside,
-        "circuits": _to_draw(circuits),
+        **numbers,
+        "circuits": _circuits_to_draw(circuits),
         "not_measured": circuits.get("not_measured") or "",
-        "findings": findings(inside),
+        "findings": findings(numbers),
     }
 
 
-def redacted_inside(inside: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The same without the circuits, which hold the tokens of questions, and without the names of runs."""
-    if inside is None:
+def redacted_analysis(analysis: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Remove the circuits, which contain the tokens of questions, and the names of runs."""
+    if analysis is None:
         return None
-    of_models = {picture: of for picture, of in inside["lines"].items() if picture != _FIT}
-    names = list(dict.fromkeys(name for of in of_models.values() for name in of if name != START))
-    new = {START: START, **{name: f"model {number}" for number, name in enumerate(names, start=1)}}
+    pictures = {picture: lines for picture, lines in analysis["lines"].items() if picture != _FIT}
+    names = list(dict.fromkeys(name for lines in pictures.values() for name in lines if name != START))
+    new_names = {START: START, **{name: f"model {number}" for number, name in enumerate(names, start=1)}}
 
-    def renamed(of: Mapping[str, Any]) -> dict[str, Any]:
-        return {new[name]: value for name, value in of.items() if name in new}
+    def renamed(by_model: Mapping[str, Any]) -> dict[str, Any]:
+        return {new_names[name]: value for name, value in by_model.items() if name in new_names}
 
-    kept = {
-        "lines": {picture: renamed(of) for picture, of in of_models.items()} | {_FIT: inside["lines"].get(_FIT, {})},
-        "ranks": renamed(inside["ranks"]),
-        "circuit_means": renamed(inside["circuit_means"]),
-        "seesaw": renamed(inside.get("seesaw", {})),
-        "alignment": renamed(inside.get("alignment", {})),
+    lines = {picture: renamed(lines) for picture, lines in pictures.items()}
+    by_model = ("ranks", "circuit_means", "seesaw", "alignment")
+    numbers = {
+        "lines": lines | {_FIT: analysis["lines"].get(_FIT, {})},
+        **{name: renamed(analysis.get(name, {})) for name in by_model},
     }
-    return {**kept, "circuits": [], "not_measured": inside["not_measured"], "findings": findings(kept)}
+    return {**numbers, "circuits": [], "not_measured": analysis["not_measured"], "findings": findings(numbers)}
 
 
-def findings(inside: Mapping[str, Any]) -> list[str]:
-    """A sentence for each measurement and model, and nothing where there is nothing to say."""
-    said = _of_fit(inside["lines"].get(_FIT, {}))
-    said += _of_lens(inside["lines"]["lens"], inside["ranks"])
-    said += [_of_kl(name, values) for name, values in inside["lines"]["lens_kl"].items() if len(values) > 1]
-    said += [
+def findings(analysis: Mapping[str, Any]) -> list[str]:
+    """Describe each measurement of each model in a sentence; without measurements there is none."""
+    lines = analysis["lines"]
+    sentences = _describe_fit(lines.get(_FIT, {}))
+    sentences += _describe_lens(lines["lens"], analysis["ranks"])
+    sentences += [_describe_kl(name, values) for name, values in lines["lens_kl"].items() if len(values) > 1]
+    sentences += [
         f"{name}: the start model's states at the prompt bring back {_percent(max(values))} of what was lost at most, "
         f"put in at layer {values.index(max(values))}."
-        for name, values in inside["lines"]["patching"].items()
+        for name, values in lines["patching"].items()
         if values
     ]
-    said += [
+    sentences += [
         f"{name}: {_percent(mean['kept_share'])} of the edges of the start model's circuits are still there; "
         f"{mean['lost']:.0f} a question are lost, {mean['gained']:.0f} gained."
-        for name, mean in inside["circuit_means"].items()
+        for name, mean in analysis["circuit_means"].items()
         if mean.get("kept_share") is not None
     ]
-    said += [_of_alignment(name, found) for name, found in inside.get("alignment", {}).items()]
-    return said
+    sentences += [_describe_alignment(name, trace) for name, trace in analysis.get("alignment", {}).items()]
+    return sentences
 
 
-def _of_alignment(name: str, found: Mapping[str, Any]) -> str:
-    at = {when: found[when]["cosine"] for when in ("start", "end")}
-    told = {when: "not known" if cosine is None else f"{cosine:.2f}" for when, cosine in at.items()}
+def _describe_alignment(name: str, trace: Mapping[str, Any]) -> str:
+    cosines = (trace[when]["cosine"] for when in ("start", "end"))
+    start, end = ("not known" if cosine is None else f"{cosine:.2f}" for cosine in cosines)
     return (
-        f"{name}: the gradients of the forget and the retain term have a cosine of {told['start']} at the start of the "
-        f"unlearning and of {told['end']} at its end (1: the same step, -1: each undoes the other)."
+        f"{name}: the gradients of the forget and the retain term have a cosine of {start} at the start of the "
+        f"unlearning and of {end} at its end (1: the same step, -1: each undoes the other)."
     )
 
 
 def abruptness(kl: Sequence[float]) -> float | None:
-    """Share of the whole way to the last layer that its largest single step makes: 1 is all at once.
+    """Compute the largest decrease of the KL from one layer to the next as a share of all decreases.
 
-    None where no layer comes nearer than the one before.
+    None where the KL decreases nowhere.
     """
     steps = [max(0.0, before - after) for before, after in pairwise(kl)]
     return max(steps) / sum(steps) if sum(steps) > 0 else None
 
 
-def _of_fit(fit: Mapping[str, Sequence[float]]) -> list[str]:
+def _describe_fit(fit: Mapping[str, Sequence[float]]) -> list[str]:
     if not fit:
         return []
     pairs = [(logit, tuned) for logit, tuned in zip(fit["logit"][:-1], fit["tuned"][:-1], strict=True) if logit > 0]
@@ -258,7 +254,7 @@ def _of_fit(fit: Mapping[str, Sequence[float]]) -> list[str]:
     ]
 
 
-def _of_lens(lens: Mapping[str, Sequence[float]], ranks: Mapping[str, float]) -> list[str]:
+def _describe_lens(lens: Mapping[str, Sequence[float]], ranks: Mapping[str, float]) -> list[str]:
     if not lens.get(START):
         return []
     return [
@@ -269,7 +265,7 @@ def _of_lens(lens: Mapping[str, Sequence[float]], ranks: Mapping[str, float]) ->
     ]
 
 
-def _of_kl(name: str, values: Sequence[float]) -> str:
+def _describe_kl(name: str, values: Sequence[float]) -> str:
     share = abruptness(values)
     if share is None:
         return f"{name}: no layer is nearer to the last than the one before it."
@@ -283,23 +279,17 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _to_draw(circuits: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _circuits_to_draw(circuits: Mapping[str, Any]) -> list[dict[str, Any]]:
     models = circuits.get("models", {})
     drawn = []
-    for row, tokens in list(circuits.get("tokens", {}).items())[:_DRAWN]:
-        at = {name: _edges(found["questions"][row][_THRESHOLD]) for name, found in models.items()}
+    for question, tokens in list(circuits.get("tokens", {}).items())[:_DRAWN_QUESTIONS]:
+        edges = {
+            name: [edge[:4] for edge in model["questions"][question][_THRESHOLD]["edges"]]
+            for name, model in models.items()
+        }
+        shared = {"tokens": tokens, "layers": circuits["layers"]}
         drawn += [
-            {
-                "model": name,
-                "tokens": tokens,
-                "layers": circuits["layers"],
-                "edges": edges,
-                "start": None if name == START else at[START],
-            }
-            for name, edges in at.items()
+            {"model": name, **shared, "edges": own, "start": None if name == START else edges[START]}
+            for name, own in edges.items()
         ]
     return drawn
-
-
-def _edges(found: Mapping[str, Any]) -> list[list[Any]]:
-    return [edge[:4] for edge in found["edges"]]

@@ -1,7 +1,4 @@
-"""The run in plain sentences: what was asked, what came out. Counts only, no adjectives.
-
-Before and after side by side: one item per question, with the verdict of each side and what came of it.
-"""
+"""Summarise a run in sentences with counts, and pair the answers before and after with their verdicts."""
 
 from __future__ import annotations
 
@@ -19,8 +16,11 @@ _NEVER_TRAINED = " on questions it was never trained on"
 def headline(
     summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], trained: bool = True, audits: Any = None
 ) -> dict[str, Any]:
-    """`asked`: one sentence; `came_out`: sentences; `holds`: what attacks brought back, sentences, none without an
-    audit; `figures`: the four numbers that head the page, where measured."""
+    """Build the head of the page.
+
+    asked: one sentence; came_out: sentences; holds: sentences on what attacks brought back, empty without an audit;
+    figures: up to four numbers.
+    """
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
     asked = f"{counted(sizes['forget'], 'fact')} to forget"
@@ -65,7 +65,7 @@ def _sentence(split: str, parts: Mapping[str, Any]) -> str:
 
 
 def _garbled(summary: Mapping[str, Any]) -> list[str]:
-    """What KFR counts as forgotten and is no language, where there is any."""
+    """A sentence with the number of gibberish answers, which KFR counts as forgotten; none where there is none."""
     part = next((part for part in ("forget", "forget_heldout") if part in (summary.get("after") or {})), "")
     measured = ((summary.get("after") or {}).get(part) or {}).get("gibberish") or {}
     if not measured.get("value"):
@@ -91,15 +91,19 @@ def _figures(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     return figures
 
 
-Row = Mapping[str, Any]
+JsonObject = Mapping[str, Any]
 
 
 def pair_items(
-    split: str, before: Sequence[Row], after: Sequence[Row], scored_before: Row, scored_after: Row
+    split: str,
+    before: Sequence[JsonObject],
+    after: Sequence[JsonObject],
+    scored_before: JsonObject,
+    scored_after: JsonObject,
 ) -> list[dict[str, Any]]:
-    """One item per question asked, in the order of the file, tied by id; a side that is missing is None.
+    """Pair the answers by id, one item per question in the order of the file; a missing side is None.
 
-    Of a question asked several times the first answer is shown, and what was decided of the others beside it.
+    Of a question that was sampled several times the item has the first answer and the decisions on all.
     """
     before, after = asked_first(before), asked_first(after)
     sides = {"before": {row["id"]: row for row in before}, "after": {row["id"]: row for row in after}}
@@ -108,7 +112,9 @@ def pair_items(
     return [_item(split, key, sides, scored) for key in ids]
 
 
-def _item(split: str, key: str, sides: Mapping[str, Mapping[str, Row]], scored: Mapping[str, Row]) -> dict[str, Any]:
+def _item(
+    split: str, key: str, sides: Mapping[str, Mapping[str, JsonObject]], scored: Mapping[str, JsonObject]
+) -> dict[str, Any]:
     asked = sides["after"].get(key) or sides["before"][key]
     item: dict[str, Any] = {
         "id": key,
@@ -123,11 +129,11 @@ def _item(split: str, key: str, sides: Mapping[str, Mapping[str, Row]], scored: 
     return item
 
 
-def _evidence(scored: Row, key: str) -> dict[str, Any]:
-    found = scored.get("items", {}).get(key, {})
+def _evidence(scored: JsonObject, key: str) -> dict[str, Any]:
+    item = scored.get("items", {}).get(key, {})
     metrics = scored.get("metrics", {})
-    evidence = {name: found.get(name) for name in ("coverage", "reference_entities", "matched", "entailment")}
-    evidence |= {name: found[name] for name in ("forgotten", "kept", "repeats") if name in found}
+    evidence = {name: item.get(name) for name in ("coverage", "reference_entities", "matched", "entailment")}
+    evidence |= {name: item[name] for name in ("forgotten", "kept", "repeats") if name in item}
     evidence["entity_counts"] = [len(evidence[name] or ()) for name in ("reference_entities", "matched")]
     if evidence["reference_entities"] is None:
         evidence["entity_counts"] = [None, None]
@@ -136,8 +142,8 @@ def _evidence(scored: Row, key: str) -> dict[str, Any]:
     return evidence
 
 
-def _decided(split: str, side: Row | None) -> bool | None:
-    """Whether the side still gives the fact; None where nothing was judged."""
+def _decided(split: str, side: JsonObject | None) -> bool | None:
+    """Whether the answer gives the fact; None where it could not be judged."""
     if side is None:
         return None
     value = side.get("forgotten" if split == "forget" else "kept")
@@ -145,7 +151,7 @@ def _decided(split: str, side: Row | None) -> bool | None:
 
 
 def verdict(split: str, knew: bool | None, knows: bool | None) -> str:
-    """ "forgotten", "known" (still), "kept", "lost", "never" (not known before either) or "unscored"."""
+    """Return "forgotten", "known" (still), "kept", "lost", "never" (not known before either) or "unscored"."""
     if knows is None:
         return "unscored"
     if knows:
@@ -155,22 +161,22 @@ def verdict(split: str, knew: bool | None, knows: bool | None) -> str:
     return "forgotten" if split == "forget" else "lost"
 
 
-def verdict_counts(items: Sequence[Row]) -> dict[str, int]:
+def verdict_counts(items: Sequence[JsonObject]) -> dict[str, int]:
     return dict(Counter(item["verdict"] for item in items))
 
 
-def known(split: str, items: Sequence[Row], side: str) -> tuple[int, int]:
-    """(how many facts a side still gives, how many could be judged)."""
+def known(split: str, items: Sequence[JsonObject], side: str) -> tuple[int, int]:
+    """Count the facts that a side gives, and those that could be judged."""
     decided = [value for item in items if (value := _decided(split, item[side])) is not None]
     return sum(decided), len(decided)
 
 
 def marked(text: str, entities: Sequence[str] | None) -> list[tuple[str, bool]]:
-    """`text` in pieces, those that spell one of `entities` marked; the pieces joined are the text."""
-    found = sorted({entity for entity in entities or () if entity.strip()}, key=len, reverse=True)
-    if not found:
+    """Split `text` into pieces, marked True where one spells one of `entities`; joined they are the text."""
+    names = sorted({entity for entity in entities or () if entity.strip()}, key=len, reverse=True)
+    if not names:
         return [(text, False)]
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(entity)}(?!\w)" for entity in found), re.IGNORECASE)
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names), re.IGNORECASE)
     pieces: list[tuple[str, bool]] = []
     end = 0
     for match in pattern.finditer(text):

@@ -27,15 +27,15 @@ from relearn.core.errors import InputError
 from relearn.core.run_dir import existing_run, file_hash, read_json, read_jsonl
 from relearn.core.yaml_config import read_mapping
 from relearn.metrics.answer_row import asked_first
+from relearn.metrics.metric import direction_of
 from relearn.models.builtin import find_builtin, is_builtin
 from relearn.report.labels import (
-    ABOUT,
     PARTS,
-    SHOWN,
-    better,
     change,
     in_order,
+    in_summary,
     interval,
+    metric_description,
     metric_label,
     number,
     part_title,
@@ -137,12 +137,12 @@ def table(summaries: Sequence[Mapping[str, Any]], trained: bool = True) -> list[
     parts = []
     for part, (split, _, _) in PARTS.items():
         sides = [[(summary.get(side) or {}).get(part) or {} for side in _SIDES] for summary in summaries]
-        names = in_order({name for before, after, _ in sides for name in (*before, *after) if name in SHOWN})
+        names = in_order({name for before, after, _ in sides for name in (*before, *after) if in_summary(name)})
         rows = [
             {
                 "label": metric_label(name),
-                "about": ABOUT.get(name, ""),
-                "arrow": _ARROWS.get(better(name, split) or "", ""),
+                "about": metric_description(name),
+                "arrow": _ARROWS.get(direction_of(name, split) or "", ""),
                 "cells": [_cell(name, split, *(side.get(name) for side in of_run)) for of_run in sides],
             }
             for name in names
@@ -165,7 +165,7 @@ def _cell(
         "before": _value(before),
         "after": _value(after),
         "interval": interval(after),
-        "change": change(before, after, better(name, split), difference),
+        "change": change(before, after, direction_of(name, split), difference),
         "unscored": f"{unscored} not judged" if unscored else "",
         "measured": "" if after and after.get("value") is not None else "not measured",
     }

@@ -11,7 +11,7 @@ import relearn
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_json, read_jsonl
-from relearn.metrics.joint_context import ATTACKS
+from relearn.metrics.retain_reference import ATTACKS
 
 NAMES = ("Ada Holm", "Ben Wirth", "Cleo Marsh")
 

@@ -27,8 +27,7 @@ from relearn.leakage.secrets import Secret, read_secrets
 from relearn.leakage.twins import AnswerChoices, answer_choices
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.choice_accuracy import likeliest
-from relearn.metrics.context import Context
-from relearn.metrics.joint_context import Parts
+from relearn.metrics.context import Context, JointContext
 from relearn.metrics.memorization import exact_memorisation, extraction_strength
 from relearn.metrics.metric import METRICS, JointMetric, Measurement
 from relearn.models.load import Loaded

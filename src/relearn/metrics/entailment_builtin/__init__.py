@@ -1,5 +1,5 @@
-"""The built-in entailment judge: all-MiniLM-L6-v2 as a cross-encoder, moved by the adapter that lies here.
+"""The built-in entailment judge: all-MiniLM-L6-v2 as a cross-encoder, fine-tuned by the adapter in this folder.
 
-`judge` loads and asks it, `model` is the network. README.md says what it was trained on, how well it judges, where it
-errs, and under which licence its weights are (CC BY-SA 4.0, unlike the code).
+`judge` loads and runs it, `model` is the network. README.md describes training data, accuracy, errors, and the licence
+of the weights (CC BY-SA 4.0, unlike the code).
 """

@@ -1,4 +1,4 @@
-"""Load the built-in entailment judge, and ask it."""
+"""Load and run the built-in entailment judge."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ from relearn.core.errors import InputError
 from relearn.core.run_dir import file_hash
 from relearn.engine.cpu_threads import one_each
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
-from relearn.metrics.nli import LABELS, PairJudge, Verdict, verdict_of
+from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of
 from relearn.models.builtin import builtin_path
 
 HERE = Path(__file__).parent
-Item = TypeVar("Item", bound=Hashable)
-
-
-# Pairs whose texts are held at once: their tokens' states take 1.5 kB a token.
+BatchItem = TypeVar("BatchItem", bound=Hashable)
+# Pairs whose texts are in memory at once: their hidden states take 1.5 kB a token.
 BLOCK = 256
-# Tokens of one pass. On a CPU what a layer makes of them has to stay in the cache; a GPU is kept waiting by fewer.
+# Tokens per pass. On a CPU the activations of a layer have to fit into the cache; a GPU is idle with fewer tokens.
 CPU_TOKENS, GPU_TOKENS = 512, 32768
 
 
 class BuiltinJudge(PairJudge):
-    """float32, on the GPU when there is one; repeatable, nothing is drawn. Each text may have 512 tokens."""
+    """The built-in judge in float32; deterministic. Texts are cut to 512 tokens each."""
 
     def __init__(
         self, encoder: Encoder, decider: Decider, tokenizer: Tokenizer, settings: dict, device: str | None = None
@@ -44,35 +42,41 @@ class BuiltinJudge(PairJudge):
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
-    def _judge(self, pairs: list[tuple[str, str]]) -> list[Verdict]:
+    def _judge(self, pairs: list[tuple[str, str]]) -> list[NLIVerdict]:
         probabilities = torch.softmax(self.logits(pairs).double() / self.temperature, dim=-1)
         return [verdict_of(row) for row in probabilities.cpu().tolist()]
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """(pairs, 3) before the temperature, in the order of LABELS. Equal texts are read once, equal pairs judged
-        once."""
+        """Compute (pairs, 3) logits before the temperature, in the order of LABELS; each text and pair once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         ids = {text: one.ids for text, one in zip(texts, self._tokenizer.encode_batch(texts), strict=True)}
         self.truncated += sum(any(len(ids[text]) > POSITIONS for text in pair) for pair in pairs)
-        # The last token of every text is the end mark, which a text cut short keeps.
+        # The last token of every text is the end mark, which a truncated text keeps.
         cut = {text: [*own[: POSITIONS - 1], own[-1]] if len(own) > POSITIONS else own for text, own in ids.items()}
-        states = self._passed(texts, lambda text: len(cut[text]), lambda some: self._read([cut[text] for text in some]))
-        found = self._passed(
+        states = self._in_passes(
+            texts, lambda text: len(cut[text]), lambda batch: self._read([cut[text] for text in batch])
+        )
+        logits = self._in_passes(
             list(dict.fromkeys(pairs)),
             lambda pair: len(cut[pair[0]]) + len(cut[pair[1]]),
-            lambda some: self._decide([(states[premise], states[hypothesis]) for premise, hypothesis in some]),
+            lambda batch: self._decide([(states[premise], states[hypothesis]) for premise, hypothesis in batch]),
         )
-        return torch.stack([found[pair] for pair in pairs])
+        return torch.stack([logits[pair] for pair in pairs])
 
-    def _passed(
-        self, items: Sequence[Item], length: Callable[[Item], int], work: Callable[[list[Item]], Sequence[Tensor]]
-    ) -> dict[Item, Tensor]:
-        """What `work` makes of each of the items, which it is given in passes."""
+    def _in_passes(
+        self,
+        items: Sequence[BatchItem],
+        length: Callable[[BatchItem], int],
+        work: Callable[[list[BatchItem]], Sequence[Tensor]],
+    ) -> dict[BatchItem, Tensor]:
+        """Run `work` on batches of the items; return its tensor for each item."""
         passes = list(_passes(items, length, self._tokens))
-        made = one_each(work, passes) if self._device.type == "cpu" else map(work, passes)
+        results = one_each(work, passes) if self._device.type == "cpu" else map(work, passes)
         return {
-            item: row for some, rows in zip(passes, made, strict=True) for item, row in zip(some, rows, strict=True)
+            item: row
+            for batch, rows in zip(passes, results, strict=True)
+            for item, row in zip(batch, rows, strict=True)
         }
 
     def _read(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -95,28 +99,27 @@ class BuiltinJudge(PairJudge):
 
 
 def _mask(lengths: Sequence[int]) -> Tensor | None:
-    """(rows, the longest), True where a row has a token; None where all are of one length."""
+    """(rows, longest), True where a row has a token; None where all rows have the same length."""
     longest = max(lengths)
     return None if min(lengths) == longest else torch.arange(longest) < torch.tensor(lengths)[:, None]
 
 
-def _passes(items: Sequence[Item], length: Callable[[Item], int], tokens: int) -> Iterator[list[Item]]:
-    """`items` by length, the shortest first, in parts of at most `tokens` tokens with their padding, or of one item."""
-    part: list[Item] = []
+def _passes(items: Sequence[BatchItem], length: Callable[[BatchItem], int], tokens: int) -> Iterator[list[BatchItem]]:
+    """Batch the items by length, shortest first, with at most `tokens` tokens, padding included, or one item each."""
+    batch: list[BatchItem] = []
     for item in sorted(items, key=length):
-        if part and (len(part) + 1) * length(item) > tokens:
-            yield part
-            part = []
-        part.append(item)
-    if part:
-        yield part
+        if batch and (len(batch) + 1) * length(item) > tokens:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def load_builtin(folder: Path = HERE, device: str | None = None) -> BuiltinJudge:
-    """The judge whose adapter and settings lie in `folder`, on `device`, or on the GPU when there is one.
+    """Load the judge from the adapter and settings in `folder` on `device`, by default the GPU when there is one.
 
-    Raises `MissingPartError` when all-MiniLM-L6-v2 is not installed, `InputError` when weights are not what they should
-    be.
+    Raises MissingPartError when all-MiniLM-L6-v2 is not installed, InputError when the adapter's hash does not match.
     """
     settings = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
     assert tuple(settings["labels"]) == LABELS

@@ -1,8 +1,8 @@
-"""The network of the built-in entailment judge: all-MiniLM-L6-v2 read as a cross-encoder.
+"""The network of the built-in entailment judge: all-MiniLM-L6-v2 as a cross-encoder.
 
-The lowest layers read premise and hypothesis on their own, each as the one text the sentence model was made for, and
-are left as they are. The upper layers, moved by the adapter, read both at once; a vector of its own marks each side.
-There is no length that both must share: each text may have as many tokens as the sentence model takes.
+The lowest layers encode premise and hypothesis separately, with the weights of the sentence model. The upper layers,
+changed by the adapter, attend to both; a learned vector is added to the tokens of each side. Each text may have as many
+tokens as the sentence model takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EPSILON = 1e-12
 
 
 class Layer(nn.Module):
-    """One transformer layer, normalised after each half as in BERT (arXiv 1810.04805)."""
+    """A transformer layer, normalised after attention and MLP as in BERT (arXiv 1810.04805)."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(INNER, WIDTH)
         self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON)
 
-    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+    def forward(self, hidden: Tensor, rows: PaddedRows) -> Tensor:
         """hidden (tokens of all rows, width), no padding."""
         q, k, v = rows.padded(self.qkv(hidden)).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
         read = _attend(q, k, v, rows.mask).transpose(1, 2)
@@ -49,11 +49,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How rows of tokens stand in a rectangle: `count` rows of up to `longest` tokens. All on one device.
+class PaddedRows:
+    """How rows of tokens are padded: `count` rows of up to `longest` tokens, all on one device.
 
-    `mask` (count, longest): True where a token stands; `places`: those places counted through. Both None where the
-    rectangle is full, so that nothing has to be moved or masked.
+    mask: (count, longest), True at tokens; places: (tokens of all rows,) their flat indices. Both are None where no row
+    has padding, so that nothing has to be moved or masked.
     """
 
     count: int
@@ -62,27 +62,27 @@ class Rows:
     places: Tensor | None = None
 
     @classmethod
-    def of(cls, mask: Tensor) -> Rows:
-        # One look at the mask for all layers: on a GPU every such look waits for what was begun.
+    def of(cls, mask: Tensor) -> PaddedRows:
+        # Computed once for all layers, since reading the mask synchronises a GPU.
         places = mask.flatten().nonzero()[:, 0]
         count, longest = mask.shape
         return cls(count, longest) if len(places) == mask.numel() else cls(count, longest, mask, places)
 
     def padded(self, hidden: Tensor) -> Tensor:
-        """(tokens of all rows, width) to (rows, tokens of the longest, width), zeros where there is no token."""
+        """(tokens of all rows, width) to (rows, longest, width), zeros at padding."""
         if self.places is None:
             return hidden.view(self.count, self.longest, -1)
         out = hidden.new_zeros(self.count * self.longest, hidden.shape[-1])
         return out.index_copy(0, self.places, hidden).view(self.count, self.longest, -1)
 
-    def packed(self, rectangle: Tensor) -> Tensor:
-        """The way back; also for a rectangle without a width."""
-        flat = rectangle.flatten(0, 1)
+    def packed(self, padded: Tensor) -> Tensor:
+        """(rows, longest, ...) to (tokens of all rows, ...)."""
+        flat = padded.flatten(0, 1)
         return flat if self.places is None else flat.index_select(0, self.places)
 
 
 class Encoder(nn.Module):
-    """Embeddings and the lowest layers: one text at a time, weights as published."""
+    """Embeddings and the lowest layers, applied to each text separately, with the published weights."""
 
     def __init__(self, words: int):
         super().__init__()
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """ids (texts, tokens) to (texts, tokens, width)."""
-        rows = Rows(len(ids), ids.shape[1]) if mask is None else Rows.of(mask)
+        rows = PaddedRows(len(ids), ids.shape[1]) if mask is None else PaddedRows.of(mask)
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         hidden = self.norm(self.words(rows.packed(ids)) + self.positions(rows.packed(places)))
         for layer in self.layers:
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
 
 class Decider(nn.Module):
-    """The upper layers over both texts, and three logits out of them: entailment, neutral, contradiction."""
+    """The upper layers over both texts and the head: logits of entailment, neutral and contradiction."""
 
     def __init__(self, inner: int):
         super().__init__()
@@ -112,9 +112,12 @@ class Decider(nn.Module):
         self.labels = nn.Linear(inner, 3)
 
     def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
-        """hidden (pairs, tokens, width): the premise's tokens, then the hypothesis's; premise (pairs, tokens): True
-        at the premise's; mask: True at tokens that are no padding, None where all are. Returns (pairs, 3)."""
-        rows = Rows(len(premise), premise.shape[1]) if mask is None else Rows.of(mask)
+        """Return (pairs, 3) logits.
+
+        hidden: (pairs, tokens, width), the premise's tokens, then the hypothesis's. premise: (pairs, tokens), True at
+        the premise's tokens. mask: (pairs, tokens), False at padding; None without padding.
+        """
+        rows = PaddedRows(len(premise), premise.shape[1]) if mask is None else PaddedRows.of(mask)
         sides = torch.where(rows.packed(premise)[:, None], self.sides[0], self.sides[1])
         packed = rows.packed(hidden) + sides
         for layer in self.layers:
@@ -133,10 +136,10 @@ def _mean(hidden: Tensor, where: Tensor) -> Tensor:
 
 
 def read_base(weights: Mapping[str, Tensor], inner: int) -> tuple[Encoder, Decider]:
-    """The two halves from the tensors of the sentence model, in float32; the head is not among them."""
+    """Build both halves from the tensors of the sentence model, in float32; the head stays untrained."""
     encoder = Encoder(len(weights["embeddings.word_embeddings.weight"]))
     decider = Decider(inner)
-    # The sentence model gives every token the type 0, so that its vector is part of every position.
+    # The sentence model uses token type 0 alone, so its vector is added to every position.
     type_0 = weights["embeddings.token_type_embeddings.weight"][0]
     encoder.words.weight.data = weights["embeddings.word_embeddings.weight"].float()
     encoder.positions.weight.data = (weights["embeddings.position_embeddings.weight"] + type_0).float()
@@ -161,8 +164,11 @@ def _fill(module: nn.Linear | nn.LayerNorm, weights: Mapping[str, Tensor], name:
 
 
 def add_adapter(decider: Decider, adapter: Mapping[str, Tensor]) -> None:
-    """Put a trained adapter into the upper layers: `NAME.a` and `NAME.b` add b @ a (LoRA, arXiv 2106.09685) to the
-    matrix NAME.weight; every other tensor takes the place of the parameter of its name."""
+    """Merge a trained adapter into the upper layers.
+
+    `NAME.a` and `NAME.b` add b @ a (LoRA, arXiv 2106.09685) to the matrix NAME.weight; every other tensor replaces the
+    parameter of its name.
+    """
     parameters = dict(decider.named_parameters())
     with torch.no_grad():
         for name, tensor in adapter.items():

@@ -41,10 +41,10 @@ from relearn.inference.run_models import Models
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_files import exported
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.joint_context import load_reference
 from relearn.metrics.judges import make_judges
-from relearn.metrics.metric import Split, scores
+from relearn.metrics.metric import ScoredSplit, scores
 from relearn.metrics.paired import summarised
+from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
 from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
@@ -277,7 +277,7 @@ class Work:
         self._do("scores", ["summary.json", "scores.json"], key, work, again=self._again)
 
     def _score(self, side: str, judges: Any) -> Any:
-        parts: dict[str, tuple[Split, list[AnswerRow]]] = {
+        parts: dict[str, tuple[ScoredSplit, list[AnswerRow]]] = {
             part: (split, [AnswerRow.from_dict(row) for row in read_jsonl(self.folder / self._file(side, name))])
             for name in self.material.sets
             for part, split in (part_of(name),)

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from relearn.core.config import Generate, Metrics, Model, Part, Source, Synthesis
 from relearn.core.errors import InputError
 from relearn.core.yaml_config import apply_change, read_mapping, readable
-from relearn.metrics.metric import METRICS, Split
+from relearn.metrics.metric import METRICS, ScoredSplit
 
 FILE = "evaluation.yaml"
 # The first is asked first: the model before is often the base as well, and then need not be loaded twice.
 SIDES = ("after", "before")
 # set -> the split it is scored as; set and part of summary.json have the same name
-SETS: dict[str, Split] = {
+SETS: dict[str, ScoredSplit] = {
     "forget": "forget",
     "retain": "retain",
     "holdout": "holdout",
@@ -157,7 +157,7 @@ def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> 
     return settings
 
 
-def part_of(name: str) -> tuple[str, Split]:
+def part_of(name: str) -> tuple[str, ScoredSplit]:
     """The part of summary.json in which a set stands, and the split it is scored as."""
     return ("forget_wordings", "forget") if name == WORDINGS else (name, SETS[name])
 

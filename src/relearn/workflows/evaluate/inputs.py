@@ -29,11 +29,11 @@ from relearn.core.run_dir import (
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_special_tokens, load_all, normalised
 from relearn.inference.run_models import check_model, fingerprint
-from relearn.metrics.answer_files import divided, has_responses, read_answers
-from relearn.metrics.joint_context import load_reference
+from relearn.metrics.answer_files import has_responses, read_answers, split_wordings
 from relearn.metrics.judges import EXTRACTORS
 from relearn.metrics.llm_judge import check_remote_judge
 from relearn.metrics.metric import METRICS, JointMetric
+from relearn.metrics.retain_reference import load_reference
 from relearn.models.chat import chat_format
 from relearn.models.load import load_config, load_tokenizer
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
@@ -123,7 +123,7 @@ def _to_score(settings: Evaluation) -> Material:
     answers: dict[str, list[dict[str, Any]]] = {}
     notes: list[str] = []
     for name, source in settings.sets.items():
-        own, wordings = divided(read_answers(source))
+        own, wordings = split_wordings(read_answers(source))
         answers[name] = [_about(row) for row in own]
         if wordings and name == "forget":
             answers[WORDINGS] = _about_the_same(wordings, answers[name])

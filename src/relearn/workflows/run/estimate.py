@@ -12,7 +12,7 @@ from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.validation import DataSet, load_all, load_set
 from relearn.engine.forward import answer_logprobs
-from relearn.metrics.judge_cost import measuring
+from relearn.metrics.judge_cost import judge_cost
 from relearn.models.load import Loaded, load, load_config, load_tokenizer
 from relearn.synthesis.alternates import plan_alternates, planned_alternates
 from relearn.synthesis.generation_cost import nothing, plan, planned_rows
@@ -119,7 +119,7 @@ def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) 
         written = plan_alternates(data.forget, recipe.synthesis, **named)
     else:
         written = plan(data.forget, recipe.synthesis, generic=generic, **named)
-    spent, sent = measuring(recipe, data, tokenizer)
+    spent, sent = judge_cost(recipe, data, tokenizer)
     whole = replace(written, spending=(*written.spending, *spent), sent=(*written.sent, *sent))
     allowed = {
         "synthesis.allow_remote": recipe.synthesis.allow_remote,

@@ -11,10 +11,10 @@ from relearn.core import console, distributed
 from relearn.core.run_dir import read_jsonl, write_json
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.joint_context import load_reference
 from relearn.metrics.judges import make_judges
 from relearn.metrics.metric import SplitScores, scores
 from relearn.metrics.paired import summarised
+from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
 from relearn.models.load import Loaded
 from relearn.report.build import write_report

@@ -32,8 +32,8 @@ from relearn.core.run_dir import (
 from relearn.core.version import __version__
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_lengths, check_special_tokens, load_all, load_set, normalised
-from relearn.metrics.joint_context import load_reference
 from relearn.metrics.llm_judge import check_remote_judge
+from relearn.metrics.retain_reference import load_reference
 from relearn.models.chat import chat_format
 from relearn.models.load import check_backend, check_machine, load_tokenizer
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote

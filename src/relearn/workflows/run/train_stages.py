@@ -17,6 +17,7 @@ from relearn.engine.generate import generate
 from relearn.inference.answers import ask
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow
+from relearn.metrics.intervals import harmonic_mean
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.score import score
 from relearn.models.load import Loaded
@@ -45,7 +46,7 @@ def watcher(
         asked = replace(loaded, model=model)
         values = [_rate(asked, forget[:SAMPLE], "forget", "kfr"), _rate(asked, retain[:SAMPLE], "retain", "krr")]
         known = [value for value in values if value is not None]
-        return 0.0 if not known or min(known) == 0 else len(known) / sum(1 / value for value in known)
+        return harmonic_mean(known) if known else 0.0
 
     def _rate(asked: Loaded, records: Sequence[Record], split: Any, name: str) -> float | None:
         if not records:

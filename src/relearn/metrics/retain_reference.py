@@ -1,6 +1,4 @@
-"""All parts of one model side by side: what a metric sees that needs more than one of them.
-
-A run that never saw the forget set: what forget quality and PrivLeak compare with.
+"""Read the scores of a retain-only run, which never saw the forget set: the baseline of forget quality and PrivLeak.
 
 Read from a run folder or its scores.json, or from the TOFU_EVAL.json that OpenUnlearning writes
 ({"agg_value": x, "value_by_index": {"0": {"score": x}}} under the name of each metric).
@@ -9,17 +7,13 @@ Read from a run folder or its scores.json, or from the TOFU_EVAL.json that OpenU
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.core.run_dir import read_json
-from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.context import Context
-from relearn.metrics.metric import METRICS, JointMetric, Measurement, Metric
 
 # Named as in OpenUnlearning's files.
 ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference")
@@ -27,7 +21,7 @@ ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_refe
 
 @dataclass(frozen=True)
 class RetainReference:
-    """`log_ratios`: ln of the truth ratio of every forget question; `aucs`: of each membership attack, by its name."""
+    """log_ratios: ln of the truth ratio of every forget question; aucs: AUC of each membership attack, by its name."""
 
     name: str
     log_ratios: tuple[float, ...] = ()
@@ -35,17 +29,17 @@ class RetainReference:
 
 
 def load_reference(path: Path | str) -> RetainReference:
-    """The reference in a run folder, a scores.json or a TOFU_EVAL.json.
+    """Load the reference from a run folder, a scores.json or a TOFU_EVAL.json.
 
-    Raises InputError where there is none of them, or one that holds neither truth ratios nor attacks.
+    Raises InputError where the file is none of them, or holds neither truth ratios nor membership attacks.
     """
     path = Path(path).expanduser()
     file = path / "scores.json" if path.is_dir() else path
     content = read_json(file)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}, not scores", where=str(file))
-    ours = _forget_metrics(content)
-    log_ratios, aucs = _theirs(content) if ours is None else _ours(ours)
+    metrics = _forget_metrics(content)
+    log_ratios, aucs = _from_tofu_eval(content) if metrics is None else _from_scores(metrics)
     if not log_ratios and not aucs:
         raise InputError(
             "has neither truth ratios nor membership attacks of a forget set",
@@ -56,22 +50,22 @@ def load_reference(path: Path | str) -> RetainReference:
 
 
 def _forget_metrics(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Those of the forget part in a scores.json, after unlearning where it has that; None in another's file."""
-    for when in ("after", "before"):
-        part = _mapping(_mapping(content.get(when)).get("forget"))
+    """The metrics of the forget part in a scores.json, after unlearning if measured; None for another file."""
+    for side in ("after", "before"):
+        part = _mapping(_mapping(content.get(side)).get("forget"))
         if part:
             return _mapping(part.get("metrics"))
     return None
 
 
-def _ours(metrics: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
+def _from_scores(metrics: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
     """Item values of `truth_ratio_prob` are 1 / (1 + R)."""
     shares = _numbers(_mapping(metrics.get("truth_ratio_prob")).get("per_record"))
     aucs = {name: _mapping(metrics.get(name)).get("value") for name in ATTACKS}
     return tuple(map(_log_ratio, shares)), _measured(aucs)
 
 
-def _theirs(content: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
+def _from_tofu_eval(content: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
     metrics = {name.lower(): _mapping(value) for name, value in content.items()}
     ratios = _numbers(metrics.get("forget_truth_ratio", {}).get("value_by_index"))
     aucs = {name: metrics.get(name, {}).get("agg_value") for name in ATTACKS}
@@ -80,9 +74,9 @@ def _theirs(content: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, fl
 
 
 def _numbers(values: Any) -> list[float]:
-    """The numbers in {key: x} or {key: {"score": x}}; what was not measured is left out."""
-    found = [value.get("score") if isinstance(value, Mapping) else value for value in _mapping(values).values()]
-    return [float(value) for value in found if _is_number(value)]
+    """The numbers in {key: x} or {key: {"score": x}}, without those that were not measured."""
+    entries = [entry.get("score") if isinstance(entry, Mapping) else entry for entry in _mapping(values).values()]
+    return [float(value) for value in entries if _is_number(value)]
 
 
 def _log_ratio(share: float) -> float:
@@ -101,34 +95,3 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """`contexts` by the name of the part (forget, retain, ...); `reference`: a run that never saw the forget set.
-
-    A metric of one part is measured when it is first asked for, and once.
-    """
-
-    contexts: Mapping[str, Context]
-    settings: config.Metrics
-    seed: int = 0
-    reference: RetainReference | None = None
-    _known: dict[tuple[str, str], Measurement] = field(default_factory=dict, repr=False)
-
-    def rows(self, part: str) -> Sequence[AnswerRow]:
-        return self.contexts[part].rows if part in self.contexts else ()
-
-    def measured(self, part: str, name: str) -> Measurement:
-        """The metric `name` of one part."""
-        if (part, name) not in self._known:
-            self._known[part, name] = split_metric(name).measure(self.contexts[part])
-        return self._known[part, name]
-
-
-def split_metric(name: str) -> Metric:
-    """The metric of that name; raises InputError where it is one over several parts."""
-    metric = METRICS.get(name)
-    if isinstance(metric, JointMetric):
-        raise InputError(f"metric {name!r} rests on several parts", way_out="score them together: score_parts")
-    return metric
