@@ -150,7 +150,7 @@ def check_plugin(file: Path) -> int:
         for name in names:
             faults = _faults(kind, name)
             has_faults = has_faults or bool(faults)
-            result = "no check for this kind" if faults is None else f"{len(faults) or 'no'} faults"
+            result = f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}" if faults is not None else "not checked"
             for line in (f"{kind} {name}: {result}", *(f"  - {fault}" for fault in faults or ())):
                 screen.print(line, markup=False, soft_wrap=True)
     return 1 if has_faults else 0

@@ -185,9 +185,12 @@ def _membership_measures(rows: Sequence[AttackRow], aggregation: FactAggregation
 
     def context(part: str) -> Context:
         answers = [AnswerRow.from_dict(row) for row in rows if row["part"] == part]
-        return Context(answers, "forget", aggregation.settings, aggregation.judges, aggregation.seed)
+        return Context(
+            answers, split="forget", settings=aggregation.settings, judges=aggregation.judges, seed=aggregation.seed
+        )
 
-    parts = Parts({"forget": context("forget"), "holdout": context("others")}, aggregation.settings, aggregation.seed)
+    contexts = {"forget": context("forget"), "holdout": context("others")}
+    parts = JointContext(contexts, settings=aggregation.settings, seed=aggregation.seed)
     measures = {}
     for name, label in MEMBERSHIP_METRICS.items():
         metric = METRICS.get(name)
