@@ -52,7 +52,7 @@ def write_recipe(folder: Path, model: Path, **unlearn) -> str:
             "options": {"beta": 0.2},
             "epochs": 5,
             "batch_size": 2,
-            "learning_rate": 1e-3,
+            "learning_rate": 1e-2,
             "lora": {"r": 2},
             **unlearn,
         },

@@ -43,7 +43,9 @@ def test_the_toys_are_short(tmp_path):
 def test_the_loss_trains_ten_steps(place):
     rows = [row for row in read_jsonl(place / "run" / "log.jsonl") if row["stage"] == "unlearn" and "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 11))
-    assert "my_loss" in rows[0]["parts"] and rows[-1]["parts"]["my_loss"] < rows[0]["parts"]["my_loss"] < 0
+    losses = [row["parts"]["my_loss"] for row in rows]
+    # The first and the last epoch have the same rows.
+    assert sum(losses[-2:]) < sum(losses[:2]) < 0
 
 
 def test_the_metric_is_scored_and_labelled_in_the_report(place):

@@ -11,11 +11,11 @@ from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded
 
 
-def places(loaded: Loaded, prompt: Sequence[int], said: Sequence[int]) -> list[dict[str, Any]]:
+def candidates(loaded: Loaded, prompt: Sequence[int], response: Sequence[int]) -> list[dict[str, Any]]:
     """One entry per token of the answer. Raises InputError for a model whose layers cannot be read."""
-    if not said:
+    if not response:
         return []
-    row = TokenRow("answer", (*prompt, *said), len(prompt))
+    row = TokenRow("answer", (*prompt, *response), len(prompt))
     return [
         {
             "probability": place.probability,
