@@ -13,6 +13,7 @@ import yaml
 from plugins.plugin_cases import fresh_plugins, write_recipe, write_toys
 from relearn.cli import run_command
 from relearn.core.run_dir import read_json, read_jsonl
+from unlearning.test_parallel import launch
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,27 @@ def test_a_recipe_and_a_run_folder_import_nothing(place, run, tmp_path, monkeypa
     assert "unknown method 'my_loss'" in capsys.readouterr().err
     assert run_command(["report", str(run)]) == 0
     assert not Path("imported").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_train_with_a_plugin_as_one_does(place, tmp_path):
+    out = tmp_path / "run"
+    command = ["-m", "relearn", "--plugin", str(place / "my_loss.py"), "unlearn", str(place / "recipe.yaml")]
+    done = launch(*command, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (entry,) = read_json(out / "manifest.json")["plugins"]
+    assert entry["name"] == "my_loss.py"
+    losses, alone = (
+        [row["loss"] for row in read_jsonl(folder / "log.jsonl") if row["stage"] == "unlearn" and "loss" in row]
+        for folder in (out, place / "run")
+    )
+    assert losses == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_plugin_is_printed_once_for_all_processes(tmp_path):
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    done = launch("-m", "relearn", "--plugin", str(tmp_path / "bad.py"), "run", "none.yaml")
+    assert done.returncode != 0
+    assert sum("relearn: plug-in" in line for line in done.stderr.splitlines()) == 1
