@@ -1,4 +1,4 @@
-"""`python -m relearn` is `relearn`."""
+"""Run the command line with `python -m relearn`."""
 
 from relearn.cli import main
 

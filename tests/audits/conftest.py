@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relearn.audits.attack import AuditInputs
-from relearn.audits.contract import toy_inputs
+from relearn.audits.check_attack import toy_inputs
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 
 from relearn.audits.attack import AUDITS, FactAggregation, measurement_row
 from relearn.audits.attacks import likelihood, linear_probe
-from relearn.audits.contract import TOY_FACTS as FACTS
-from relearn.audits.contract import TOY_RETAIN as RETAIN
+from relearn.audits.check_attack import TOY_FACTS as FACTS
+from relearn.audits.check_attack import TOY_RETAIN as RETAIN
 from relearn.audits.scoring import aggregate_rows
 from relearn.core.config import Metrics, Model
 from relearn.data import Record

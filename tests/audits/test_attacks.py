@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, attack
 from relearn.audits.attacks.prompting import first_words, mask_subject
 from relearn.audits.attacks.weights import quantise, relearning_rows, rounded
-from relearn.audits.contract import check_attack
+from relearn.audits.check_attack import check_attack
 from relearn.data import Record
 
 COUNTER = itertools.count()

@@ -13,8 +13,8 @@ import relearn
 from people import people
 from relearn.audits.attack import AUDITS
 from relearn.audits.attacks.prompting import PLAIN
-from relearn.audits.contract import TOY_FACTS as FACTS
-from relearn.audits.contract import check_attack
+from relearn.audits.check_attack import TOY_FACTS as FACTS
+from relearn.audits.check_attack import check_attack
 from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
 from relearn.core.config import Recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relearn.audits.attack import AttackPrompt, FactPrompt
-from relearn.audits.contract import TOY_FACTS as FACTS
+from relearn.audits.check_attack import TOY_FACTS as FACTS
 from relearn.audits.fact_matching import FactList
 from relearn.data import Record
 

@@ -9,7 +9,7 @@ from metric_fakes import fake_judges, row
 
 from relearn.core import config
 from relearn.core.errors import InputError
-from relearn.metrics.contract import RESPONSES, check_metric
+from relearn.metrics.check_metric import RESPONSES, check_metric
 from relearn.metrics.metric import METRICS, JointMetric, Measurement, metric, scores, summary
 from relearn.metrics.score import metrics_of, score
 

@@ -9,7 +9,7 @@ from sample_run import make_run
 
 from relearn.core import config, run_dir
 from relearn.metrics.answer_row import AnswerRow
-from relearn.metrics.contract import check_metric
+from relearn.metrics.check_metric import check_metric
 from relearn.metrics.judges import Judges
 from relearn.metrics.metric import METRICS
 from relearn.metrics.paired import summarised

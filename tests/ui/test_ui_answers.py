@@ -17,7 +17,7 @@ from relearn.analysis.logit_lens import top_tokens
 from relearn.engine.forward import TokenRow
 from relearn.inference.run_models import ModelSet
 from relearn.ui.run_data import open_runs
-from relearn.ui.session import Desk, Pieces, columns, cut
+from relearn.ui.session import Session, TokenStream, columns, split_by_token
 from relearn.workflows.ask import answers_before_and_after
 from tiny import build_tiny_tokenizer
 
@@ -177,7 +177,7 @@ def test_a_text_is_gone_on_with(page, plain_run):
     assert whole(page.ask(QUESTION, form="text"))["after-0"]["text"] == expected
 
 
-class Slow(Desk):
+class Slow(Session):
     """Says a word, then waits to be let go on; no model is there."""
 
     def __init__(self, runs):
@@ -197,24 +197,24 @@ class Slow(Desk):
 
 
 def test_a_second_question_is_told_that_one_is_being_answered(plain_run):
-    desk = Slow(open_runs([plain_run]))
-    page = Page(plain_run, desk=desk)
+    session = Slow(open_runs([plain_run]))
+    page = Page(plain_run, session=session)
     page.call("/api/load")
     first = threading.Thread(target=page.ask, args=("One?",))
     first.start()
-    assert desk.began.wait(10)
+    assert session.began.wait(10)
     for path, body in (("/api/ask", {"question": "Two?"}), ("/api/candidates", {"answer": "x"})):
         reply = page.call(path, body)
         assert reply.status_code == 409 and "answer" in reply.json()["error"]
-    desk.go_on.set()
+    session.go_on.set()
     first.join(10)
     assert page.ask("Two?")[-1] == {"end": True}
 
 
 def test_whoever_goes_away_stops_the_answer(plain_run):
     """The application is spoken to as a server does, and told of the disconnection after the first piece."""
-    desk = Slow(open_runs([plain_run]))
-    page = Page(plain_run, desk=desk)
+    session = Slow(open_runs([plain_run]))
+    page = Page(plain_run, session=session)
     page.call("/api/load")
 
     async def leave() -> None:
@@ -247,16 +247,16 @@ def test_whoever_goes_away_stops_the_answer(plain_run):
         }
         with anyio.fail_after(20):
             await page.app(scope, receive, send)
-            while not desk.stopped.is_set():
+            while not session.stopped.is_set():
                 await anyio.sleep(0.01)
 
     anyio.run(leave)
-    desk.go_on.set()
+    session.go_on.set()
     assert page.ask("Two?")[-1] == {"end": True}
 
 
 def test_a_stopped_answer_says_no_further_token(plain_run):
-    desk = Desk(open_runs([plain_run]))
+    session = Session(open_runs([plain_run]))
     stop, told = threading.Event(), []
 
     def tell(line) -> None:
@@ -264,10 +264,10 @@ def test_a_stopped_answer_says_no_further_token(plain_run):
         if "piece" in line:
             stop.set()
 
-    from relearn.ui.session import Stopped
+    from relearn.ui.session import AnswerStopped
 
-    with pytest.raises(Stopped):
-        desk.ask(QUESTION, "chat", tell, stop)
+    with pytest.raises(AnswerStopped):
+        session.ask(QUESTION, "chat", tell, stop)
     assert sum("piece" in line for line in told) == 1
     assert list(whole(told)) == ["before-0"]
 
@@ -278,9 +278,9 @@ def test_what_goes_wrong_while_answering_ends_the_stream_with_one_line(plain_run
             tell({"column": "after-0", "piece": "One"})
             raise IndexError("/secret/folder")
 
-    page = Page(plain_run, desk=Broken(open_runs([plain_run])))
+    page = Page(plain_run, session=Broken(open_runs([plain_run])))
     page.call("/api/load")
-    assert page.ask("One?")[1:] == [{"error": "the model cannot be loaded or asked; the terminal says why"}]
+    assert page.ask("One?")[1:] == [{"error": "the model cannot be loaded or asked; see the terminal for the reason"}]
     assert "IndexError: /secret/folder" in capsys.readouterr().err
 
 
@@ -297,22 +297,22 @@ def test_any_tokens_become_pieces_that_never_take_anything_back(text, others):
     """Half characters, white space at the ends and special tokens included."""
     tokens = [*TOKENIZER(text, add_special_tokens=False).input_ids, *others]
     final = decode(tokens).strip()
-    pieces = Pieces(decode)
+    stream = TokenStream(decode)
     said = ""
     for token in tokens:
-        said += pieces.add([token])
-        assert said == pieces.said
+        said += stream.add([token])
+        assert said == stream.text
     if not others:
         assert said == final
-    parts = cut(final, tokens, decode)
+    parts = split_by_token(final, tokens, decode)
     assert len(parts) == len(tokens) and "".join(parts) == (final if tokens else "")
 
 
 def test_an_umlaut_of_two_tokens_comes_whole():
     tokens = TOKENIZER("für", add_special_tokens=False).input_ids
-    pieces = Pieces(decode)
-    assert [pieces.add([token]) for token in tokens] == ["f", "", "ü", "r"]
-    assert cut("für", tokens, decode) == ["f", "", "ü", "r"]
+    stream = TokenStream(decode)
+    assert [stream.add([token]) for token in tokens] == ["f", "", "ü", "r"]
+    assert split_by_token("für", tokens, decode) == ["f", "", "ü", "r"]
 
 
 def test_the_lens_has_the_likeliest_token_of_every_layer(plain_run):

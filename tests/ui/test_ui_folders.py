@@ -42,7 +42,7 @@ def test_no_model_is_loaded_on_opening_or_before_the_user_agrees(audited_run, pl
         ("/api/layers", {"answer": "x", "token": 0}),
     ):
         reply = page.call(path, body)
-        assert (reply.status_code, reply.json()) == (403, {"error": "no model is loaded before you agree to it"})
+        assert (reply.status_code, reply.json()) == (403, {"error": "models are loaded only after you agree"})
 
 
 def test_facts_come_by_verdict_with_what_brings_them_back(audited_run):

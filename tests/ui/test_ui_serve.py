@@ -27,7 +27,7 @@ def test_a_taken_port_is_one_line(plain_run, capsys):
         assert run_command(["ui", str(plain_run), "--no-browser", "--port", str(port)]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err == (
-        f"relearn: --port: port {port} is taken -> leave it out, and a free one is taken\n"
+        f"relearn: --port: port {port} is in use -> leave it out to use a free port\n"
     )
 
 

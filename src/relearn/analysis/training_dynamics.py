@@ -138,6 +138,8 @@ def _detach_others(batch: Batch, of_retain: bool) -> Batch:
 def measure_alignment(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Compute the alignment at the start and at the end of the unlearning; None and the reason where it cannot be."""
     settings = recipe.unlearn
+    if settings.method not in METHODS:
+        return None, f"{settings.method} comes from a plug-in that is not loaded"
     method = METHODS.get(settings.method)
     objective = method.objective(settings.options)
     if not {"forget", "retain"} <= objective.needs:

@@ -1,4 +1,6 @@
-"""The command line: one command per stage. Bodies import what they need, so --help is instant.
+"""Parse and run the commands of `relearn`; the modules here define them, one function each.
+
+Functions import what they need when they run, so that `relearn --help` takes a fraction of a second.
 
 Exit codes: 0 done; 1 the run failed; 2 the input is wrong (one line, no traceback); 130 interrupted, resumable.
 """
@@ -6,44 +8,79 @@ Exit codes: 0 done; 1 the run failed; 2 the input is wrong (one line, no traceba
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import cyclopts
 
 from relearn.cli import evaluate_commands, folder_commands, run_commands
-from relearn.cli.app import app, fail
+from relearn.cli.app import app, fail, registries
 from relearn.core.errors import InputError, RelearnError
 
-# Each registers its commands with the application when it is imported.
+# Each module registers its commands with the application when it is imported.
 COMMANDS = (run_commands, evaluate_commands, folder_commands)
+# Commands that look names up among methods, metrics and attacks: installed plug-ins are imported before they run.
+WITH_REGISTRIES = ("analyze", "audit", "compare", "evaluate", "list", "plan", "report", "run", "ui", "unlearn")
 
 
 def main() -> None:
-    """Entry point of the `relearn` command."""
+    """Run the command in `sys.argv` and exit."""
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors the user can meet end in one line."""
+    """Run one command and return its exit code; errors that a user can correct are printed in one line."""
     try:
+        files, arguments = _take_plugins(arguments)
         _check_launch(arguments)
+        _load_plugins(files, arguments)
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except RelearnError as error:
         return fail(str(error), error.exit_code, shared=error.shared)
     except cyclopts.CycloptsError as error:
-        return fail(f"{' '.join(str(error).split())} -> see relearn --help", 2)
+        way_out = "relearn --plugin FILE.py COMMAND" if "--plugin" in arguments else "see relearn --help"
+        return fail(f"{' '.join(str(error).split())} -> {way_out}", 2)
     except KeyboardInterrupt:
-        return fail("interrupted; the same command with --resume goes on from here", 130)
+        return fail("interrupted; the same command with --resume continues", 130)
     except BrokenPipeError:
         return 1
 
 
+def _take_plugins(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Split off `--plugin FILE` and `--plugin=FILE` in front of the command."""
+    files = []
+    while arguments and arguments[0].partition("=")[0] == "--plugin":
+        _, _, file = arguments[0].partition("=")
+        if "=" not in arguments[0]:
+            arguments = arguments[1:]
+            file = arguments[0] if arguments else ""
+        if not file:
+            raise InputError("names no file", where="--plugin", way_out="relearn --plugin FILE.py COMMAND")
+        files.append(Path(file))
+        arguments = arguments[1:]
+    return files, arguments
+
+
 def _check_launch(arguments: list[str]) -> None:
+    """Raise InputError where a launcher started several processes for a command that only one can run."""
     from relearn.core import distributed
 
     shared = arguments[:1] in (["run"], ["unlearn"], ["evaluate"]) and "--dry-run" not in arguments
     if distributed.launched() > 1 and not shared:
         error = InputError(
-            "several processes can share `run`, `unlearn` and `evaluate` alone", way_out="start this one alone"
+            "only `run`, `unlearn` and `evaluate` can use several processes", way_out="start this command without one"
         )
         raise distributed.everywhere(error)
+
+
+def _load_plugins(files: list[Path], arguments: list[str]) -> None:
+    """Import the plug-ins named on the command line and, for commands that need them, the installed ones."""
+    needs_installed = arguments[:1] != [] and arguments[0] in WITH_REGISTRIES and "--help" not in arguments
+    if not files and not needs_installed:
+        return
+    from relearn.core import plugins
+
+    if needs_installed:
+        plugins.load_installed(registries)
+    for file in files:
+        plugins.load_file(file, registries())

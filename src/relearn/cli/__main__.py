@@ -1,4 +1,4 @@
-"""python -m relearn.cli"""
+"""Run the command line with `python -m relearn.cli`."""
 
 from relearn.cli import main
 

@@ -1,19 +1,24 @@
-"""The application that commands register with, and what several of them need."""
+"""Define the application that commands are registered with, and helpers that several commands use."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from relearn.core.registry import Registry
 from relearn.core.version import __version__
 
 app = App(
     name="relearn",
     version=__version__,
-    help="Make a language model forget, and show that it did.",
+    help="""Make a language model forget chosen facts, and measure that it did.
+
+    Methods, metrics and attacks of your own: `relearn --plugin FILE.py COMMAND ...` imports the file first (may be
+    repeated). See docs/plugins.md.
+    """,
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
@@ -22,7 +27,7 @@ Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of t
 
 
 def fail(text: str, code: int, *, shared: bool = True) -> int:
-    """Say what went wrong; what went wrong in all processes alike is said by the main one."""
+    """Print an error and return `code`; an error that all processes share is printed by the main process only."""
     from relearn.core import distributed
 
     if distributed.is_main():
@@ -32,13 +37,20 @@ def fail(text: str, code: int, *, shared: bool = True) -> int:
     return code
 
 
-def existing(folder: Path) -> Path:
-    from relearn.core.run_dir import RunFolder
+def registries() -> tuple[Registry[Any], ...]:
+    """Import and return all registries that a plug-in may add to."""
+    from relearn.audits.attack import AUDITS
+    from relearn.llm.generators import GENERATORS
+    from relearn.metrics.metric import METRICS
+    from relearn.unlearning.masks.mask import MASKS
+    from relearn.unlearning.method import METHODS
+    from relearn.unlearning.procedures import PROCEDURES
 
-    return RunFolder.existing(folder).path
+    return METHODS, METRICS, AUDITS, GENERATORS, MASKS, PROCEDURES
 
 
 def show(folder: Path) -> None:
+    """Print the summary of a run and the path of its report."""
     from relearn.core.console import note
     from relearn.report.labels import print_summary
 

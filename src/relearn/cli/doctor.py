@@ -1,4 +1,4 @@
-"""What this machine has for relearn, what it lacks, and how to get it. Looks only: no network, no model is loaded."""
+"""Check Python, packages, devices, built-in models and settings for `relearn doctor`, without network access."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from relearn.core import config, console
 from relearn.core.errors import InputError
 from relearn.models.builtin import BUILTIN, BuiltinModel, cache_dir, check_content, installed_at
 
-State = Literal["ok", "missing", "warning"]
+CheckStatus = Literal["ok", "missing", "warning"]
 
 DISTRIBUTION = "relearn-llm"
 OLDEST_PYTHON = (3, 11)
 GIB = 1 << 30
 MEMORY_NEEDED, DISK_NEEDED = 4 * GIB, 2 * GIB
-# The optional packages, each an extra of the same name, and what they are for.
+# Optional packages, each an extra of the same name, and their purpose.
 EXTRAS = {
     "vllm": "generation on GPUs with vLLM",
     "sentence-transformers": "other embedding models for entity matching",
@@ -37,22 +37,22 @@ EXTRAS = {
     "bitsandbytes": "8- and 4-bit models",
     "torchao": "quantised models",
 }
-COLOURS: dict[State, str] = {"ok": "green", "missing": "red", "warning": "yellow"}
+COLOURS: dict[CheckStatus, str] = {"ok": "green", "missing": "red", "warning": "yellow"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at. `way_out` says how to get or mend it; an optional part may be missing without harm."""
+    """The result of one check. `way_out` says how to get or repair the part; an `optional` part may be missing."""
 
     name: str
-    state: State
+    state: CheckStatus
     detail: str
     way_out: str = ""
     optional: bool = False
 
 
 def checks() -> list[Check]:
-    """Everything `relearn doctor` looks at, in the order it is shown."""
+    """Run all checks, in the order of the table."""
     return [
         _python(),
         *_same_name(),
@@ -69,24 +69,24 @@ def checks() -> list[Check]:
     ]
 
 
-def is_healthy(found: Iterable[Check]) -> bool:
-    """Whether nothing that is needed is missing; warnings do not count."""
-    return not any(check.state == "missing" and not check.optional for check in found)
+def is_healthy(results: Iterable[Check]) -> bool:
+    """Return whether all required parts are present; warnings do not count."""
+    return not any(check.state == "missing" and not check.optional for check in results)
 
 
-def render(found: list[Check]) -> None:
-    """Show a table of what was found and, below it, one unbroken line for each thing to get or mend."""
+def render(results: list[Check]) -> None:
+    """Print a table of the results and, below it, one unwrapped line for each part to get or repair."""
     table = Table(box=None, pad_edge=False)
     for heading in ("what", "state", "found"):
         table.add_column(heading, overflow="fold")
-    for check in found:
+    for check in results:
         table.add_row(escape(check.name), _shown_state(check), escape(check.detail))
     console.out.print(table)
     for title, optional in (("to do", False), ("optional, to get it", True)):
-        open_ends = [check for check in found if check.way_out and check.optional is optional]
-        width = max((len(check.name) for check in open_ends), default=0)
-        lines = [f"\n[bold]{title}[/]"] if open_ends else []
-        lines += [f"  {escape(check.name):<{width}}  {escape(check.way_out)}" for check in open_ends]
+        actions = [check for check in results if check.way_out and check.optional is optional]
+        width = max((len(check.name) for check in actions), default=0)
+        lines = [f"\n[bold]{title}[/]"] if actions else []
+        lines += [f"  {escape(check.name):<{width}}  {escape(check.way_out)}" for check in actions]
         for line in lines:
             console.out.print(line, soft_wrap=True)
 
@@ -105,7 +105,7 @@ def _python() -> Check:
 
 
 def _same_name() -> Iterator[Check]:
-    """Another project on the package registry, `relearn`, installs the same import name over ours."""
+    """Warn about the unrelated project `relearn` of the package registry, which has the same import name."""
     try:
         version = metadata.version("relearn")
     except metadata.PackageNotFoundError:
@@ -119,11 +119,11 @@ def _same_name() -> Iterator[Check]:
 
 
 def _requirements() -> Iterator[Check]:
-    """Every declared dependency against its range; the packages that carry no number of their own in one line."""
+    """Compare every declared dependency with its version range."""
     try:
         declared = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
-        yield Check(DISTRIBUTION, "missing", "not installed: used from its source folder", "pip install -e .")
+        yield Check(DISTRIBUTION, "missing", "not installed; imported from its source folder", "pip install -e .")
         return
     needed = [entry for entry in declared if entry.marker is None or entry.marker.evaluate({"extra": ""})]
     for requirement in sorted(needed, key=lambda entry: entry.name.lower()):
@@ -131,14 +131,14 @@ def _requirements() -> Iterator[Check]:
 
 
 def _requirement(requirement: Requirement) -> Check:
-    wanted = f"pip install '{requirement.name}{requirement.specifier}'"
+    command = f"pip install '{requirement.name}{requirement.specifier}'"
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Check(requirement.name, "missing", "not installed", wanted)
+        return Check(requirement.name, "missing", "not installed", command)
     if requirement.specifier.contains(version, prereleases=True):
         return Check(requirement.name, "ok", version)
-    return Check(requirement.name, "warning", f"{version} is outside {requirement.specifier}", wanted)
+    return Check(requirement.name, "warning", f"{version} is outside {requirement.specifier}", command)
 
 
 def _devices() -> Check:
@@ -152,11 +152,11 @@ def _devices() -> Check:
         return Check("devices", "ok", f"{len(names)} x {names[0]} ({memory:.0f} GiB), CUDA {torch.version.cuda}")
     if torch.backends.mps.is_available():
         return Check("devices", "ok", "Apple GPU (mps) and CPU")
-    return Check("devices", "ok", "CPU only: enough for the demo, slow for models of billions of weights")
+    return Check("devices", "ok", "CPU only: enough for the demo, slow for models with billions of weights")
 
 
 def _model_options() -> Iterator[Check]:
-    """What a recipe may ask of the GPU."""
+    """Check the options of a recipe that need a GPU or a package."""
     from relearn.models.load import check_machine
 
     for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2"), ("liger", "on")):
@@ -187,7 +187,7 @@ def _builtin(model: BuiltinModel) -> Check:
 def _cores() -> Check:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if usable < 2:
-        return Check("cores", "warning", "1: the demo takes twice its time")
+        return Check("cores", "warning", "1: the demo takes twice as long")
     return Check("cores", "ok", str(usable))
 
 
@@ -205,7 +205,7 @@ def _disks() -> Iterator[Check]:
         free = shutil.disk_usage(existing).free
         detail = f"{free / GIB:.1f} GiB free at {folder}"
         if not os.access(existing, os.W_OK):
-            yield Check(name, "warning", f"{existing} cannot be written", "work elsewhere, or set RELEARN_CACHE")
+            yield Check(name, "warning", f"{existing} cannot be written", "use another folder, or set RELEARN_CACHE")
         elif free < DISK_NEEDED:
             yield Check(name, "warning", detail, f"the demo needs {DISK_NEEDED // GIB} GiB")
         else:
@@ -220,7 +220,7 @@ def _extra(package: str, purpose: str) -> Check:
 
 
 def _quantiser() -> Check:
-    purpose = "Q4_K_M among the audit's GGUF files"
+    purpose = "Q4_K_M in the GGUF attack of an audit"
     try:
         return Check(gguf.TOOL, "ok", f"{gguf.find_tool()}: {purpose}", optional=True)
     except InputError:
@@ -228,7 +228,7 @@ def _quantiser() -> Check:
 
 
 def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]:
-    """Whether the settings of hosted generators and of the hub are there; never what they are."""
+    """Check whether the settings of hosted generators and the model hub are set; their values are never shown."""
     for variable, purpose in (("OPENAI_API_KEY", "the key"), ("OPENAI_BASE_URL", "the address")):
         if environment.get(variable):
             yield Check(variable, "ok", "set", optional=True)
@@ -236,7 +236,7 @@ def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]
             yield Check(variable, "missing", f"not set: {purpose} for openai:MODEL", f"export {variable}=...", True)
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         yield Check(
-            "model hub", "warning", "HF_HUB_OFFLINE is set: only what is already on disk", "unset HF_HUB_OFFLINE"
+            "model hub", "warning", "HF_HUB_OFFLINE is set: only models on disk can be used", "unset HF_HUB_OFFLINE"
         )
     else:
-        yield Check("model hub", "ok", "asked when a model is named that is not on disk (not tried here)")
+        yield Check("model hub", "ok", "used for models that are not on disk (not tested here)")

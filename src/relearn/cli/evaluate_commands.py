@@ -1,11 +1,4 @@
-"""`relearn evaluate`.
-
-`relearn audit`.
-
-`relearn analyze`.
-
-Commands that put questions to a run's model: ask, generate.
-"""
+"""Commands that measure models or ask them questions: evaluate, audit, analyze, ask, generate."""
 
 from __future__ import annotations
 
@@ -35,34 +28,34 @@ def evaluate(
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path = Path("runs/evaluation"),
 ) -> int:
-    """Score two models, one model, files of answers, or an existing run once more. See docs/evaluate.md.
+    """Score one model, two models, files of answers, or the answers of a run again. See docs/evaluate.md.
 
-    The same command goes on with an evaluation that was stopped, and does nothing where all is done.
+    The same command continues an interrupted evaluation.
 
     Parameters
     ----------
     run
-        A run folder, or an evaluation's: its answers are judged again and its report is written anew.
+        The folder of a run or an evaluation: its answers are scored and its report is written again.
     forget
-        Records that should be forgotten; without --after, a file that holds a model's answers to them.
+        Records that should be forgotten; without --after, a file of a model's answers to them.
     retain
-        Records that should still be known, or a file that holds the answers.
+        Records that should still be known, or a file of answers to them.
     holdout
-        Records like those to forget that no model was trained on, for membership inference.
+        Records like the forget set that no model was trained on, for membership inference.
     after
         The model to score: smollm2-135m-instruct, a folder, or a name on the hub.
     before
         The model to compare it with.
     base
-        A model from before any fine-tuning: PPL and LS rest on it.
+        The model before any fine-tuning, which PPL and LS are computed with.
     after_adapter
-        A LoRA adapter's folder for --after, or for --before where no --after is given; may be repeated.
+        A LoRA adapter's folder for --after, or for --before without --after; may be repeated.
     before_adapter
         A LoRA adapter's folder for --before; may be repeated.
     map_
-        Which columns to read: question=text,answer=labels
+        The columns to read: question=text,answer=labels
     metrics
-        Names with commas between: kfr,krr,rouge_l; all when not given.
+        Comma-separated names: kfr,krr,rouge_l; all by default.
     set_
         Change a setting: metrics.c1=0.5, generate.temperature=0.7, forget.limit=50, model.dtype=bfloat16 (all models)
     out
@@ -90,7 +83,7 @@ def evaluate(
             measure=tuple(filter(None, map(str.strip, metrics.split(",")))),
         )
     except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on from here", 130)
+        return fail("interrupted; the same command continues", 130)
     distributed.leave()
     if distributed.is_main():
         show(folder.path)
@@ -120,53 +113,53 @@ def audit(
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path = Path("runs/audit"),
 ) -> None:
-    """Attack a finished run, or any two models, and say of every fact whether it is gone, hidden or still there.
+    """Attack a finished run, or any two models, and decide for every fact whether it is gone, hidden or still there.
 
-    An audit that was stopped goes on where it was; what was asked is not asked again.
+    The same command continues an interrupted audit.
 
     Parameters
     ----------
     folder
-        A run folder; without one: --before, --after and --forget.
+        A run folder; or give --before, --after and --forget.
     attacks
-        all, or names: completion,quantise (see relearn list audits).
+        all, or comma-separated names: completion,quantise (see relearn list audits).
     control
-        A run, adapter or model that never saw the facts; the base model when not given.
+        A run, adapter or model that was never trained on the facts; the base model by default.
     templates
-        A folder of jailbreak templates: .yaml with a value, or .txt.
+        A folder of jailbreak templates: .yaml files with a key `value`, or .txt files.
     facts
-        Ask about so many of the facts only.
+        The greatest number of facts to ask about.
     samples
-        Draws per question of the sampling attack.
+        The number of samples per question in the sampling attack.
     before
-        The model that knew the facts: smollm2-135m-instruct, a folder, or a name on the hub.
+        The model that knows the facts: smollm2-135m-instruct, a folder, or a name on the hub.
     after
         The model that should have forgotten them.
     base
-        A model from before any fine-tuning; the control where no --control is given.
+        The model before any fine-tuning; the control by default.
     before_adapter
         A LoRA adapter's folder for --before; may be repeated.
     after_adapter
-        A LoRA adapter's folder for --after, or for --before where no --after is given; may be repeated.
+        A LoRA adapter's folder for --after, or for --before without --after; may be repeated.
     forget
         The facts that should be gone.
     retain
-        Records that should still be known; attacks that need them are not measured without.
+        Records that should still be known; some attacks are measured only with them.
     holdout
         Records like the facts that no model was trained on, for membership inference.
     map_
-        Which columns to read: question=text,answer=labels
+        The columns to read: question=text,answer=labels
     set_
-        Change a setting of an audit without a run: generate.max_new_tokens=64, model.dtype=bfloat16
+        Change a setting of an audit without a run folder: generate.max_new_tokens=64, model.dtype=bfloat16
     out
-        The folder of an audit without a run.
+        The folder for an audit without a run folder.
     """
     from relearn.core.console import note
     from relearn.workflows.audit import audit as attack
     from relearn.workflows.audit import print_audit
     from relearn.workflows.evaluate.evaluation_config import read_columns
 
-    found = attack(
+    verdicts = attack(
         folder,
         attacks,
         out=out,
@@ -186,7 +179,7 @@ def audit(
         holdout=holdout,
     )
     folder = folder or out
-    print_audit(folder, found)
+    print_audit(folder, verdicts)
     note(f"per fact: {folder / 'audits' / 'verdicts.json'}")
 
 
@@ -199,22 +192,22 @@ def analyze(
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
 ) -> None:
-    """Look inside a run's model, before and after: likeliest tokens, layers, patching, the adapter.
+    """Analyze the weights and layers of a run's models: token ranks, logit lens, patching, the adapter's spectrum.
 
     Parameters
     ----------
     folder
-        A run folder; numbers and pictures go to its analysis/.
+        A run folder; results and plots are written to its analysis/.
     others
-        Further runs of the same start model, drawn beside it.
+        Other runs of the same start model to show beside it.
     prompt
-        Questions of your own; their answers are the start model's.
+        Your own questions; the answers of the start model are analyzed.
     facts
-        Look at so many of the facts.
+        The number of facts to analyze.
     lens
-        How layers are read: as they are, or through translators fitted to the start model on other text.
+        How layers are read: directly, or through linear translators fitted to the start model on other text.
     lens_text
-        The text a tuned lens is fitted on (plain text or rows), in place of the built-in generic rows.
+        The text that a tuned lens is fitted on (plain text or rows); the built-in generic rows by default.
     """
     from relearn.core.console import note
     from relearn.workflows.analyze import analyze as look
@@ -224,14 +217,14 @@ def analyze(
 
 @app.command
 def ask(folder: Path, *question: str) -> None:
-    """Ask a run's model before and after, side by side.
+    """Ask questions to the models before and after unlearning, and print the answers side by side.
 
     Parameters
     ----------
     folder
         A run folder.
     question
-        The question; several may be given, each in quotes.
+        One or more questions, each in quotes.
     """
     from relearn.workflows.ask import answers_before_and_after, print_side_by_side
 
@@ -242,7 +235,7 @@ def ask(folder: Path, *question: str) -> None:
 
 @app.command
 def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
-    """Ask a run's model a file of questions, before and after; one JSON line each.
+    """Generate answers to a file of questions with the models before and after unlearning, as JSON lines.
 
     Parameters
     ----------
@@ -251,7 +244,7 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     questions
         A file of records: JSONL, JSON, CSV or Parquet.
     out
-        Where to write; the screen when not given.
+        The output file; the screen by default.
     """
     from relearn.core.config import DataSource
     from relearn.core.console import out as screen

@@ -1,28 +1,23 @@
-"""Commands that do something with a finished run's folder: report, export, purge.
-
-`relearn ui`.
-
-Commands that tell what there is: list, doctor.
-"""
+"""Commands on finished runs (report, export, purge, ui) and on the installation (list, check-plugin, doctor)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from relearn.cli.app import app, existing
+from relearn.cli.app import app, registries
 
 
 @app.command
 def report(folder: Path, *, redact: bool = False) -> None:
-    """Write a run's report again.
+    """Write the report of a run again.
 
     Parameters
     ----------
     folder
         A run folder.
     redact
-        Hide every text of the records and answers.
+        Leave out all texts of records and answers.
     """
     from relearn.core.console import note
     from relearn.core.ownership import own_folder
@@ -32,47 +27,55 @@ def report(folder: Path, *, redact: bool = False) -> None:
 
 
 @app.command
-def export(folder: Path, *, out: Path, merged: bool = False, answers: bool = False) -> None:
-    """Merge a run's adapter into the model and save it in safetensors form, or write its answers for other tools.
+def export(folder: Path, *, out: Path, merged: bool = False, adapter: bool = False, answers: bool = False) -> None:
+    """Save the unlearned model of a run, its adapter or its answers for use with other tools.
 
     Parameters
     ----------
     folder
-        A run folder; with --answers an evaluation's will do.
+        A run folder; with --answers also the folder of an evaluation.
     out
         A new folder.
     merged
-        The merged model: what is written anyway where --answers is not given.
+        Save the model with the adapter merged into its weights (safetensors). This is the default.
+    adapter
+        Save only the adapter. Who has it and the start model can switch unlearning off.
     answers
-        Not the model but the answers, as the public ReLearn code has them: query, ground_truth, generated_response.
+        Save the answers in the format of the public ReLearn code: query, ground_truth, generated_response.
     """
     from relearn.core.console import note
     from relearn.core.errors import InputError
+    from relearn.core.run_dir import RunFolder
 
-    if answers and merged:
-        raise InputError("either the model or the answers", where="--merged --answers", way_out="two calls")
+    options = {"--merged": merged, "--adapter": adapter, "--answers": answers}
+    given = [name for name, is_set in options.items() if is_set]
+    if len(given) > 1:
+        raise InputError("only one of these can be exported at a time", where=" ".join(given), way_out="call it twice")
     if answers:
         from relearn.workflows.evaluate.evaluation import export_answers
 
         for path in export_answers(folder, out):
             note(f"answers: {path}")
         return
-    from relearn.workflows.ask import export_merged
+    from relearn.workflows.ask import export_adapter, export_merged
 
-    export_merged(existing(folder), out)
-    note(f"model: {out}")
+    save = export_adapter if adapter else export_merged
+    save(RunFolder.existing(folder).path, out)
+    note(f"{'adapter' if adapter else 'model'}: {out}")
 
 
 @app.command
 def purge(folder: Path, *, yes: bool = False) -> None:
-    """Remove every text from a run folder; the adapter and the scores without texts stay, and what is not relearn's.
+    """Remove all files with texts from a run folder.
+
+    The unlearned model, the scores without texts, and files that relearn did not write are kept.
 
     Parameters
     ----------
     folder
         A run folder.
     yes
-        Do it; without it, only say what would go.
+        Remove the files; without it, only list them.
     """
     from relearn.core.console import note, visible
     from relearn.core.ownership import left_alone
@@ -88,20 +91,20 @@ def purge(folder: Path, *, yes: bool = False) -> None:
 
 @app.command
 def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> int:
-    """Open a local page: ask runs before and after, look inside an answer, browse facts by verdict, compare numbers.
+    """Open a local web page: ask the models before and after, inspect tokens, browse facts by verdict, compare runs.
 
-    It answers on 127.0.0.1 alone, to the address that is printed. No model is loaded before you press Load.
+    The page is served on 127.0.0.1 only, at the printed address. Models are loaded when you press Load.
 
     Parameters
     ----------
     folder
         A run folder.
     others
-        Further runs, each with an answer and numbers of its own.
+        Other runs to show beside it.
     port
-        The port; a free one when not given.
+        The port; a free one by default.
     no_browser
-        Print the address and open nothing.
+        Print the address without opening a browser.
     """
     from relearn.ui.server import serve
 
@@ -114,12 +117,12 @@ def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> 
 
 @app.command(name="list")
 def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmarks"], *, json: bool = False) -> None:
-    """What there is to choose from.
+    """List the available methods, metrics, audits, generators or benchmarks, with those of plug-ins.
 
     Parameters
     ----------
     what
-        methods, metrics, audits, generators or benchmarks (shapes of files that are read as they are).
+        methods, metrics, audits, generators or benchmarks (file formats that are read without conversion).
     json
         Print JSON.
     """
@@ -129,14 +132,49 @@ def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmark
 
 
 @app.command
+def check_plugin(file: Path) -> int:
+    """Check that the methods, metrics and attacks in a plug-in file keep their contracts. See docs/plugins.md.
+
+    Exit code 1 when there is a fault, 2 when the file cannot be imported.
+
+    Parameters
+    ----------
+    file
+        A Python file that uses the decorators `method`, `metric` or `attack`.
+    """
+    from relearn.core.console import out as screen
+    from relearn.core.plugins import load_file
+
+    has_faults = False
+    for kind, names in load_file(file, registries()).registers.items():
+        for name in names:
+            faults = _faults(kind, name)
+            has_faults = has_faults or bool(faults)
+            result = f"{len(faults) or 'no'} fault{'s' * (len(faults) != 1)}" if faults is not None else "not checked"
+            for line in (f"{kind} {name}: {result}", *(f"  - {fault}" for fault in faults or ())):
+                screen.print(line, markup=False, soft_wrap=True)
+    return 1 if has_faults else 0
+
+
+def _faults(kind: str, name: str) -> list[str] | None:
+    """Return the faults of a registered name, one line each; None where no contract is known for its kind."""
+    from relearn.audits.check_attack import check_attack
+    from relearn.metrics.check_metric import check_metric
+    from relearn.unlearning.check_method import check_method
+
+    check = {"method": check_method, "metric": check_metric, "audit": check_attack}.get(kind)
+    return check(name) if check else None
+
+
+@app.command
 def doctor(*, judge: str | None = None) -> int:
-    """Say what is there, what is missing and how to get it; or whether a judge can be trusted.
+    """Check the installation and print how to get what is missing; or check whether a judge can be trusted.
 
     Parameters
     ----------
     judge
-        openai:MODEL or transformers:MODEL: let it grade ten answers that were graded by hand; exit code 1 if it is not
-        usable. They are of invented people.
+        openai:MODEL or transformers:MODEL: let it grade ten answers about invented people that were graded by hand.
+        Exit code 1 when it is not usable.
     """
     if judge is not None:
         return _check_judge(judge)
@@ -151,7 +189,7 @@ def _check_judge(name: str) -> int:
     from relearn.core.console import out as screen
     from relearn.metrics.llm_judge import NamedGrader, judge_check
 
-    found = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
-    for line in found.lines():
+    result = judge_check(NamedGrader(Metrics(judge=name, allow_remote=True)))
+    for line in result.lines():
         screen.print(line, markup=False, soft_wrap=True)
-    return 0 if found.usable else 1
+    return 0 if result.usable else 1

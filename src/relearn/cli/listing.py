@@ -1,90 +1,107 @@
-"""`relearn list`: the tables of methods, metrics, audits, generators and benchmarks."""
+"""Print the methods, metrics, audits, generators and benchmarks that `relearn list` offers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
-from relearn.core import console
+from relearn.core import console, plugins
+from relearn.core.registry import Registry
 
 
-def print_listing(what: str, *, as_json: bool) -> None:
-    rows = {
+def print_listing(kind: str, *, as_json: bool) -> None:
+    """Print the entries of one kind as JSON or as a table; methods, which have long fields, as paragraphs."""
+    tables = {
         "methods": _methods,
         "metrics": _metrics,
         "audits": _audits,
         "generators": _generators,
         "benchmarks": _benchmarks,
-    }[what]()
+    }
+    rows = tables[kind]()
     if as_json:
         console.out.print_json(json.dumps(rows))
-        return
-    if what == "methods":
+    elif kind == "methods":
         for row in rows:
             _print_method(row)
-        return
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row.values()))
+        table.add_row(*(_to_text(value) for value in row.values()))
     console.out.print(table)
 
 
 def _print_method(row: dict[str, Any]) -> None:
-    """A method has too much to say for a table's columns."""
     console.out.print(f"{row['name']}  ({row['family']}; {row['paper']})", style="bold", markup=False, soft_wrap=True)
-    for name in ("data", "needs", "defaults"):
-        console.out.print(f"    {name}: {_shown(row[name])}", markup=False, soft_wrap=True)
+    for name in ("data", "needs", "defaults", "origin"):
+        if name in row:
+            console.out.print(f"    {name}: {_to_text(row[name])}", markup=False, soft_wrap=True)
 
 
-def _shown(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={entry}" for key, entry in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def _rows(registry: Registry[Any], fields: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make a row of each entry; where a plug-in added some, with the origin of each."""
+    origins = {name: plugins.origin(registry.kind, name) for name in registry}
+    rows = [{"name": name, **fields(registry.get(name))} for name in registry]
+    if any(origins.values()):
+        rows = [{**row, "origin": origins[row["name"]] or "relearn"} for row in rows]
+    return rows
+
+
 def _methods() -> list[dict[str, Any]]:
     from relearn.unlearning.method import METHODS
 
-    return [
-        {
-            "name": name,
+    return _rows(
+        METHODS,
+        lambda method: {
             "family": method.family,
             "paper": method.paper,
             "data": method.data,
             "needs": sorted(method.objective({}).needs),
             "defaults": dict(method.defaults),
-        }
-        for name, method in ((name, METHODS.get(name)) for name in METHODS)
-    ]
+        },
+    )
 
 
 def _metrics() -> list[dict[str, Any]]:
     from relearn.metrics.metric import METRICS
 
-    return [
-        {"name": name, "better": dict(METRICS.get(name).better), "source": METRICS.get(name).source} for name in METRICS
-    ]
+    return _rows(METRICS, lambda metric: {"better": dict(metric.better), "source": metric.source})
 
 
 def _generators() -> list[dict[str, Any]]:
     from relearn.llm.generators import GENERATORS
 
-    return [{"name": name, "about": GENERATORS.get(name).about} for name in GENERATORS]
+    return _rows(GENERATORS, lambda generator: {"about": generator.about})
 
 
 def _audits() -> list[dict[str, Any]]:
     from relearn.audits.attack import AUDITS
 
-    found = [AUDITS.get(name) for name in AUDITS]
-    return [
-        {"name": one.name, "family": one.family, "counts": one.counts, "about": one.description, "source": one.source}
-        for one in found
-    ]
+    return _rows(
+        AUDITS,
+        lambda audit: {
+            "family": audit.family,
+            "counts": audit.counts,
+            "about": audit.description,
+            "source": audit.source,
+        },
+    )
 
 
 def _benchmarks() -> list[dict[str, Any]]:

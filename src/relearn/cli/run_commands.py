@@ -1,7 +1,4 @@
-"""Commands that work through a recipe: demo, plan, run, unlearn, compare.
-
-Commands that make and check training rows: synthesize, verify.
-"""
+"""Commands that carry out a recipe (demo, plan, run, unlearn, compare) or handle training rows (synthesize, verify)."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from relearn.cli.app import Set, app, fail, show
 
 @app.command
 def demo(*, out: Path = Path("runs/demo")) -> None:
-    """Make a small real model learn private facts, forget them, and show it. Offline, on a CPU, in minutes.
+    """Run an example: teach a small model private facts, unlearn them and report. Offline, on a CPU, in minutes.
 
-    A demo that was interrupted goes on from where it stopped.
+    An interrupted demo continues where it stopped.
 
     Parameters
     ----------
@@ -28,7 +25,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 @app.command
 def plan(recipe: Path, *, set_: Set = ()) -> None:
-    """Print rows, generator calls, tokens, cost, memory, and what would be sent where. Spends nothing."""
+    """Estimate rows, generator calls, tokens, cost and memory of a recipe, and list what it would send to hosts."""
     from relearn.core.config import Recipe
     from relearn.core.console import out as screen
     from relearn.workflows.run.estimate import plan_lines
@@ -39,46 +36,42 @@ def plan(recipe: Path, *, set_: Set = ()) -> None:
 
 @app.command
 def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False, dry_run: bool = False) -> None:
-    """Do what a recipe says, from the records to the report.
+    """Carry out a recipe, from the records to the report.
 
     Parameters
     ----------
     recipe
         A YAML file; see recipes/.
     out
-        The run folder; runs/NAME when not given.
+        The run folder; runs/NAME by default.
     resume
-        Go on with a run that was stopped.
+        Continue an interrupted run.
     dry_run
-        Print what it would take, and do nothing.
+        Print the estimate of `relearn plan` and do nothing.
     """
     if dry_run:
         return plan(recipe, set_=set_)
-    _run_until(recipe, set_, out, resume, "report")
+    _run_until("report", recipe, set_, out=out, resume=resume)
     return None
 
 
 @app.command
 def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False) -> None:
-    """Like `run`, up to the adapter."""
-    _run_until(recipe, set_, out, resume, "unlearn")
+    """Carry out a recipe up to the unlearned model, without asking it afterwards."""
+    _run_until("unlearn", recipe, set_, out=out, resume=resume)
 
 
-def _run_until(recipe: Path, changes: tuple[str, ...], out: Path | None, resume: bool, until: str) -> None:
+def _run_until(until: str, recipe: Path, changes: tuple[str, ...], *, out: Path | None, resume: bool) -> None:
+    """Do the stages of a recipe up to `until`; then print the summary, or where the result is."""
     from relearn.core import distributed
     from relearn.core.config import Recipe
+    from relearn.core.console import note
     from relearn.core.ownership import below
 
-    settled = distributed.on_main(lambda: Recipe.from_yaml(recipe, changes))
-    _finish(settled, out or below(Path("runs"), settled.name), resume=resume, until=until)
+    settings = distributed.on_main(lambda: Recipe.from_yaml(recipe, changes))
+    from relearn.workflows.run.pipeline import run as run_recipe  # imports torch; a faulty recipe is refused before
 
-
-def _finish(recipe, out: Path, *, resume: bool, until: str) -> None:
-    from relearn.core import distributed
-    from relearn.core.console import note
-    from relearn.workflows.run.pipeline import run as run_recipe
-
-    folder = run_recipe(recipe, out, resume=resume, until=until)
+    folder = run_recipe(settings, out or below(Path("runs"), settings.name), resume=resume, until=until)
     distributed.leave()
     if not distributed.is_main():
         return
@@ -98,22 +91,22 @@ def compare(
     out: Path | None = None,
     results: Path = Path("results"),
 ) -> int:
-    """Train, ask and score methods on the same records with the same budget, and tabulate them.
+    """Compare methods on the same records with the same training budget, and write a table of their scores.
 
-    The same command goes on with a comparison that was stopped, and does nothing where all is done.
+    The same command continues an interrupted comparison.
 
     Parameters
     ----------
     recipe
         A comparison (see experiments/), or a plain recipe.
     methods
-        Names with commas between: relearn,grad_diff,npo_gdr+sure,retain_only; those of the file when not given.
+        Comma-separated names: relearn,grad_diff,npo_gdr+sure,retain_only; those of the file by default.
     grid
-        Learning rates each method chooses from, at a share of the budget: lr=1e-4,5e-4,2e-3
+        Learning rates that each method is tried with on a share of the budget: lr=1e-4,5e-4,2e-3
     out
-        The folder for all runs; runs/compare/NAME when not given.
+        The folder for all runs; runs/compare/NAME by default.
     results
-        NAME/ in it gets a JSON file per method, the table, the KFR-KRR plane and answers to read.
+        The parent of the folder NAME/ for a JSON file per method, the table, the KFR-KRR plot and sample answers.
     """
     from relearn.core.console import note
     from relearn.core.ownership import below
@@ -121,12 +114,12 @@ def compare(
     from relearn.workflows.compare.comparison_config import Comparison, read_grid
 
     chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
-    settled = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
+    settings = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
     try:
-        compare_methods(settled, out or below(Path("runs/compare"), settled.name), results, read=(recipe,))
+        compare_methods(settings, out or below(Path("runs/compare"), settings.name), results, read=(recipe,))
     except KeyboardInterrupt:
-        return fail("interrupted; the same command goes on from here", 130)
-    note(f"results: {results / settled.name}")
+        return fail("interrupted; the same command continues", 130)
+    note(f"results: {results / settings.name}")
     return 0
 
 
@@ -141,22 +134,22 @@ def synthesize(
     allow_remote: bool = False,
     max_calls: int | None = None,
 ) -> None:
-    """Write the new answers for a forget set, without touching a model.
+    """Write the vague answers for a forget set as training rows, without training.
 
     Parameters
     ----------
     forget
         The records to forget.
     out
-        A folder for synthesis.jsonl, rejected.jsonl and the answer cache; asked again, nothing is paid twice.
+        A folder for synthesis.jsonl, rejected.jsonl and the answer cache, which a repeated command reuses.
     generator
         templates, openai:MODEL or transformers:MODEL.
     generic
-        Generic rows to mix in; the built-in ones when not given.
+        Generic rows to mix in; the built-in ones by default.
     allow_remote
-        Let questions about the forget set go to another host.
+        Allow sending questions about the forget set to another host.
     max_calls
-        Stop before more calls than this.
+        Stop after this number of calls.
     """
     from relearn.core.config import Synthesis
     from relearn.workflows.synthesize import synthesize as write_answers
@@ -175,7 +168,7 @@ def _print_counts(counts) -> None:
 
 @app.command
 def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int:
-    """Look for the secrets of a forget set in any file of training rows.
+    """Find secrets of a forget set in a file of training rows.
 
     Parameters
     ----------
@@ -184,15 +177,15 @@ def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int
     against
         The forget set.
     out
-        One JSON line per flagged row.
+        The file for the flagged rows, one JSON line each.
     strict
-        Exit with 1 when anything is flagged.
+        Exit with code 1 when a row is flagged.
     """
     from relearn.core.console import note
     from relearn.synthesis.checks import verify_file
 
-    found = verify_file(file, against, out)
-    note(f"{found.flagged} of {found.rows} rows flagged: {out}")
-    for kind, count in sorted(found.by_kind.items(), key=lambda entry: -entry[1]):
+    result = verify_file(file, against, out)
+    note(f"{result.flagged} of {result.rows} rows flagged: {out}")
+    for kind, count in sorted(result.by_kind.items(), key=lambda entry: -entry[1]):
         note(f"  {kind:<10}{count}")
-    return 1 if strict and found.flagged else 0
+    return 1 if strict and result.flagged else 0

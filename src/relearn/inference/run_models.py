@@ -62,7 +62,7 @@ class ModelSet:
         }
         base_name = recipe.metrics.base_model or recipe.model.name
         control_name = f"{base_name} before any fine-tuning" if control is None else control.name
-        has_adapter = result_name(recipe.unlearn) == "adapter"
+        has_adapter = result_name(recipe.unlearn, folder) == "adapter"
         return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter)
 
     @classmethod
@@ -133,7 +133,7 @@ def _load_start(recipe: Recipe, folder: Path) -> Loaded:
 
 def _load_unlearned(recipe: Recipe, folder: Path) -> Loaded:
     """Load what the unlearning method wrote: a model, an adapter, or the files of an inference-time method."""
-    result = folder / result_name(recipe.unlearn)
+    result = folder / result_name(recipe.unlearn, folder)
     if result.name == "model":
         return load(recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None}))
     if result.name == "offset":
@@ -145,7 +145,7 @@ def _load_unlearned(recipe: Recipe, folder: Path) -> Loaded:
 
 def _load_merged(recipe: Recipe, folder: Path, *, share: float = 1.0) -> Loaded:
     """Load the unlearned model with its adapter, if it has one, scaled by `share` and merged."""
-    if result_name(recipe.unlearn) != "adapter":
+    if result_name(recipe.unlearn, folder) != "adapter":
         return _load_unlearned(recipe, folder)
     return _merge_scaled(_load_start(recipe, folder), folder / "adapter", share)
 

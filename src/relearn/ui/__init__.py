@@ -1,1 +1,1 @@
-"""A local page on finished runs: ask them, look inside an answer, browse facts by verdict, compare the numbers."""
+"""Serve a local page on finished runs: ask the models, inspect tokens, browse facts by verdict, compare metrics."""

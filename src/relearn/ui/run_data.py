@@ -1,13 +1,7 @@
-"""Run folders as the page opens them: text and numbers are read, no model is loaded and nothing of the folder is run.
+"""Read run folders for the page: facts with their verdicts, a table of metrics, and the models that would be loaded.
 
-A folder may come from somebody else. Its recipe gets no environment variables, and one that asks for remote code is
-refused.
-
-The facts of a run with their verdicts and with what was answered before and after, as the page lists them.
-
-The metrics of several runs side by side, in the report's words: what the page's table shows.
-
-Which models a run folder would have loaded, and where they would come from: said before anything is loaded.
+No model is loaded. A folder may come from somebody else: its recipe gets no environment variables, and a recipe that
+asks for remote code is refused.
 """
 
 from __future__ import annotations
@@ -43,15 +37,18 @@ from relearn.report.labels import (
 )
 from relearn.report.sections import TITLES, finding
 
-# A page with tens of thousands of facts helps nobody.
-MOST_FACTS = 1000
-OPEN = "not_audited"
-WORDS = {**TITLES, OPEN: "not audited"}
+# More facts make the page slow; the rest is in the files of the folder.
+MAX_FACTS = 1000
+NOT_AUDITED = "not_audited"
+WORDS = {**TITLES, NOT_AUDITED: "not audited"}
 
 
 @dataclass(frozen=True)
 class Fact:
-    """`by`: attacks that bring it back; `beside`: others that do and decide nothing. An answer not there is None."""
+    """A forget record with its answers before and after (None where it was not asked) and its verdict.
+
+    `by`: attacks that bring it back; `beside`: attacks that do but do not count for the verdict.
+    """
 
     id: str
     question: str
@@ -65,8 +62,8 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """`shown` in the order of the verdicts, those that came back first; `counts` by verdict, of all."""
+class FactTable:
+    """The facts `shown` on the page, those that came back first, and the `counts` of all facts by verdict."""
 
     shown: Sequence[Fact]
     counts: Mapping[str, int]
@@ -82,17 +79,20 @@ class Facts:
         return self.total - len(self.shown)
 
 
-def read_facts(folder: Path) -> Facts:
-    """None of a folder without answers. Raises KeyError, TypeError or ValueError for files of another shape."""
+def read_facts(folder: Path) -> FactTable:
+    """Read the facts of a run folder; without answers the table is empty.
+
+    Raises KeyError, TypeError or ValueError for files in another format.
+    """
     sides = {side: _answers(folder / side / "forget.jsonl") for side in ("before", "after")}
     judged = _verdicts(folder / "audits" / "verdicts.json")
     rows = {**sides["after"], **sides["before"]}
     facts = [_fact(key, row, sides, judged.get(key)) for key, row in rows.items()]
-    ranks = {name: rank for rank, name in enumerate((*VERDICTS, OPEN))}
+    ranks = {name: rank for rank, name in enumerate((*VERDICTS, NOT_AUDITED))}
     facts.sort(key=lambda fact: ranks[fact.verdict])
     counts = Counter(fact.verdict for fact in facts)
-    told = finding(counts, [{"verdict": fact.verdict, "by": fact.by} for fact in facts]) if judged else ""
-    return Facts(facts[:MOST_FACTS], {name: counts[name] for name in ranks if counts[name]}, bool(judged), told)
+    text = finding(counts, [{"verdict": fact.verdict, "by": fact.by} for fact in facts]) if judged else ""
+    return FactTable(facts[:MAX_FACTS], {name: counts[name] for name in ranks if counts[name]}, bool(judged), text)
 
 
 def _answers(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -100,17 +100,17 @@ def _answers(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def _verdicts(path: Path) -> dict[str, Mapping[str, Any]]:
-    found = {str(row["id"]): row for row in read_json(path)} if path.exists() else {}
-    if unknown := {str(row["verdict"]) for row in found.values()} - set(VERDICTS):
+    verdicts = {str(row["id"]): row for row in read_json(path)} if path.exists() else {}
+    if unknown := {str(row["verdict"]) for row in verdicts.values()} - set(VERDICTS):
         raise ValueError(f"no verdicts: {unknown}")
-    return found
+    return verdicts
 
 
 def _fact(
     key: str, row: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]], judged: Mapping[str, Any] | None
 ) -> Fact:
     before, after = (str(sides[side][key]["response"]) if key in sides[side] else None for side in ("before", "after"))
-    verdict, by, beside = OPEN, (), ()
+    verdict, by, beside = NOT_AUDITED, (), ()
     if judged is not None:
         verdict = judged["verdict"]
         by, beside = (tuple(map(str, judged.get(name) or ())) for name in ("by", "beside"))
@@ -124,7 +124,7 @@ _SIDES = ("before", "after", "difference")
 
 
 def check_summary(summary: Any) -> Mapping[str, Any]:
-    """The content of summary.json when every entry is a measurement; else raises TypeError or AttributeError."""
+    """Return the content of summary.json. Raises TypeError or AttributeError where an entry is not a measurement."""
     for side in _SIDES:
         for measured in (summary.get(side) or {}).values():
             for entry in (measured or {}).values():
@@ -134,7 +134,7 @@ def check_summary(summary: Any) -> Mapping[str, Any]:
 
 
 def table(summaries: Sequence[Mapping[str, Any]], trained: bool = True) -> list[dict[str, Any]]:
-    """One entry per part that any run measured: its title, and a row per metric with a cell for each run."""
+    """Make one entry per part that any run measured: its title, and a row per metric with a cell for each run."""
     parts = []
     for part, (split, _, _) in PARTS.items():
         sides = [[(summary.get(side) or {}).get(part) or {} for side in _SIDES] for summary in summaries]
@@ -160,7 +160,7 @@ def _cell(
     after: Mapping[str, Any] | None,
     difference: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """What was not measured is said to be so, never a number."""
+    """Make the texts of a cell; a missing value is shown as not measured, never as a number."""
     unscored = (after or {}).get("unscored")
     return {
         "before": _value(before),
@@ -173,22 +173,22 @@ def _cell(
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:
-    """Empty where the side was not measured."""
+    """Format a value; empty where it was not measured."""
     return "" if not measured or measured.get("value") is None else number(measured["value"])
 
 
-# What unlearning leaves in a run folder, by the procedure that made it.
+# The folders that hold the result of unlearning, by procedure.
 RESULTS = ("adapter", "model", "offset", "eco")
 _VARIABLE = re.compile(r"\$\{\w+\}")
-Value = TypeVar("Value")
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
-class Opened:
-    """One run folder. `name` is shown and unlike the others'.
+class OpenedRun:
+    """A run folder that was read. `name` is unique among the opened runs.
 
-    `recipe` and `result` (the folder in it that unlearning made) are None where the run cannot be asked; `closed` then
-    says why. `trained`: False for an evaluation, which has no run.
+    `recipe` and `result` (the folder with the result of unlearning) are None where the run cannot be asked, for the
+    reason in `closed`. `trained`: False for an evaluation, which has no run.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Opened:
     result: str | None
     closed: str
     trained: bool
-    facts: Facts
+    facts: FactTable
     summary: Mapping[str, Any]
 
     @property
@@ -206,7 +206,7 @@ class Opened:
 
     @property
     def start(self) -> tuple[str, str] | None:
-        """What the run began with; the same for runs that share a start model."""
+        """Identify the start model: equal for runs that share it."""
         if self.recipe is None:
             return None
         learned = self.path / "start" / "adapter_model.safetensors"
@@ -214,19 +214,22 @@ class Opened:
         return self.recipe.model.model_dump_json(), digest
 
 
-def open_runs(folders: Sequence[Path]) -> list[Opened]:
-    """Raises InputError for what is no run folder, is not finished, asks for remote code or cannot be read."""
+def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:
+    """Open run folders.
+
+    Raises InputError for one that is not a finished run, asks for remote code or cannot be read.
+    """
     if not folders:
         raise InputError("no run given", way_out="relearn ui runs/demo")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise InputError("a run is named twice", where=", ".join(map(str, folders)))
-    opened: list[Opened] = []
+    opened: list[OpenedRun] = []
     for folder in folders:
-        opened.append(_open(folder, _unlike(folder.resolve().name, [run.name for run in opened])))
+        opened.append(_open(folder, _unique(folder.resolve().name, [run.name for run in opened])))
     return opened
 
 
-def _open(folder: Path, name: str) -> Opened:
+def _open(folder: Path, name: str) -> OpenedRun:
     run = RunFolder.existing(folder)
     evaluated = run.is_evaluation
     recipe, result, closed = None, None, ""
@@ -238,18 +241,18 @@ def _open(folder: Path, name: str) -> Opened:
         closed = "This run was purged: its texts and its recipe are gone, its numbers stay. It cannot be asked."
     summary = _readable(folder / SUMMARY, lambda: check_summary(run.summary))
     facts = _readable(folder, lambda: read_facts(folder))
-    return Opened(name, folder, recipe, result, closed, not evaluated, facts, summary)
+    return OpenedRun(name, folder, recipe, result, closed, not evaluated, facts, summary)
 
 
 def _recipe(folder: Path) -> Recipe:
     path = folder / RECIPE
     values = read_mapping(path)
     if _VARIABLE.search(str(values)):
-        raise InputError("names an environment variable, which a run folder is not told", where=str(path))
+        raise InputError("names an environment variable, which is not read for a run folder", where=str(path))
     recipe = Recipe.from_mapping(values, where=str(path))
     if recipe.model.trust_remote_code:
         raise InputError(
-            "has trust_remote_code: true, so loading its model would run code that the folder names",
+            "has trust_remote_code: true, so loading its model would run code named by the folder",
             where=str(path),
             way_out="relearn ask, if you trust it",
         )
@@ -260,35 +263,35 @@ def _result(folder: Path) -> str:
     return RunFolder(folder).require_result(*RESULTS)
 
 
-def _readable(where: Path, read: Callable[[], Value]) -> Value:
-    """What `read` gives; a file of another shape is an error of one line."""
+def _readable(where: Path, read: Callable[[], Content]) -> Content:
+    """Return what `read` returns; raise InputError for a file in another format."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(f"is not what relearn writes ({type(error).__name__})", where=str(where)) from None
 
 
-def _unlike(name: str, taken: Sequence[str]) -> str:
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name} {number}", number + 1
-    return found
+def _unique(name: str, taken: Sequence[str]) -> str:
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name} {number}", number + 1
+    return unique
 
 
 HUB = "https://huggingface.co"
-# The file in a result that names a model beside the run's own, and its key.
+# The file in a result that names a second model, and the key of its name.
 _SECOND = {"offset": ("offset.json", "small"), "eco": ("eco.json", "encoder")}
 _PARTS = {
-    "adapter": "the adapter that unlearning made",
-    "model": "the weights that unlearning made",
-    "offset": "the small model's adapter that unlearning made",
-    "eco": "the classifier that unlearning made",
+    "adapter": "the adapter made by unlearning",
+    "model": "the weights made by unlearning",
+    "offset": "the small model's adapter made by unlearning",
+    "eco": "the classifier made by unlearning",
 }
 
 
 @dataclass(frozen=True)
-class Named:
-    """A model that would be loaded. `runs` name it; `parts` are put on top. `own`: it is a built-in one."""
+class NamedModel:
+    """A model that would be loaded: the `runs` that name it, the `parts` put on top; `own`: a built-in model."""
 
     name: str
     own: bool
@@ -297,24 +300,24 @@ class Named:
     parts: tuple[str, ...]
 
 
-def named_models(runs: Sequence[Opened]) -> list[Named]:
-    """In the order of the runs that can be asked; a model that several name stands there once."""
-    found: dict[str, Named] = {}
+def named_models(runs: Sequence[OpenedRun]) -> list[NamedModel]:
+    """List the models that the runs name, each once, in the order of the runs."""
+    models: dict[str, NamedModel] = {}
     for run in runs:
-        for name, parts in _of(run):
-            known = found.get(name)
-            already, others = (known.runs, known.parts) if known else ((), ())
-            found[name] = Named(
+        for name, parts in _models_of(run):
+            earlier = models.get(name)
+            earlier_runs, earlier_parts = (earlier.runs, earlier.parts) if earlier else ((), ())
+            models[name] = NamedModel(
                 name,
                 is_builtin(name),
                 _source(name, run),
-                tuple(dict.fromkeys([*already, run.name])),
-                tuple(dict.fromkeys([*others, *parts])),
+                tuple(dict.fromkeys([*earlier_runs, run.name])),
+                tuple(dict.fromkeys([*earlier_parts, *parts])),
             )
-    return list(found.values())
+    return list(models.values())
 
 
-def _of(run: Opened) -> list[tuple[str, list[str]]]:
+def _models_of(run: OpenedRun) -> list[tuple[str, list[str]]]:
     if run.recipe is None or run.result is None:
         return []
     parts = [f"the adapter {name}" for name in run.recipe.model.adapters]
@@ -328,18 +331,18 @@ def _of(run: Opened) -> list[tuple[str, list[str]]]:
 
 
 def _second(folder: Path, file: str, key: str) -> str:
-    kept = read_json(folder / file)
-    if not isinstance(kept, dict) or not isinstance(kept.get(key), str):
+    values = read_json(folder / file)
+    if not isinstance(values, dict) or not isinstance(values.get(key), str):
         raise InputError(f"names no {key!r}", where=str(folder / file))
-    return kept[key]
+    return values[key]
 
 
-def _source(name: str, run: Opened) -> str:
+def _source(name: str, run: OpenedRun) -> str:
     builtin = find_builtin(name)
     if builtin is not None and is_builtin(name):
         return f"built in, from the package {builtin.package}, checked against its pinned sha256"
     if Path(name).expanduser().is_dir():
         return "a folder on this machine"
-    at = os.environ.get("HF_ENDPOINT") or HUB
+    hub = os.environ.get("HF_ENDPOINT") or HUB
     revision = run.recipe.model.revision if run.recipe and run.recipe.model.name == name else None
-    return f"{at}{f', revision {revision}' if revision else ''}; downloaded unless it is in the cache already"
+    return f"{hub}{f', revision {revision}' if revision else ''}; downloaded unless it is in the cache already"

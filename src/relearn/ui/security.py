@@ -1,8 +1,8 @@
-"""What stands in front of the page: who may ask, and what browsers are told.
+"""Security middleware: host, origin and token checks; response headers.
 
-The page is for this machine's user alone. A website that the user visits could ask 127.0.0.1 as well: by a name of its
-own that leads there (DNS rebinding; the list of hosts), by a request from another page (the origin), or by guessing
-(the token, new at every start). All three have to hold.
+The page is for this machine's user only. A website that the user visits could send requests to 127.0.0.1 as well, which
+the three checks refuse: a host name that resolves to 127.0.0.1 (DNS rebinding) is not in the list of hosts, a request
+from another page has another origin, and the token is a new random secret at every start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relearn.core.console import note
 
 TOKEN_HEADER = "x-relearn-token"
 STATIC = "/static/"
-UNFORESEEN = "something went wrong; the terminal says what"
+INTERNAL_ERROR = "something went wrong; see the terminal for details"
 _HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -35,15 +35,15 @@ _HEADERS: Mapping[str, str] = {
 
 
 def new_token() -> str:
+    """Draw a random token for the address of the page."""
     return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True)
-class Guard:
-    """Middleware: refuses with one line of JSON what does not come from the page itself, and sets the headers.
+class SecurityMiddleware:
+    """Refuse requests that do not come from the page with one line of JSON, and set security headers on all responses.
 
-    The token comes in the address for the page, in a header for everything else; style and script hold no secret and
-    need none.
+    The token is in the query of the page and in a header of other requests; static files need none.
     """
 
     app: ASGIApp
@@ -57,7 +57,7 @@ class Guard:
             return
         started = False
 
-        async def guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -66,25 +66,25 @@ class Guard:
 
         refused = self._refused(scope)
         try:
-            await (refused or self.app)(scope, receive, guarded)
+            await (refused or self.app)(scope, receive, send_with_headers)
         except Exception as error:
-            # What went wrong is for the terminal alone: it may hold paths.
+            # The message may contain paths, so it is printed in the terminal and not sent.
             note(f"relearn ui: {type(error).__name__}: {' '.join(str(error).split())}")
             if not started:
-                await failed(500, UNFORESEEN)(scope, receive, guarded)
+                await error_response(500, INTERNAL_ERROR)(scope, receive, send_with_headers)
 
     def _refused(self, scope: Scope) -> JSONResponse | None:
         headers, path = Headers(scope=scope), scope["path"]
         if not self._is_own_host(headers.getlist("host")):
-            return failed(421, "this page answers to 127.0.0.1 and localhost alone")
+            return error_response(421, "this page is served to 127.0.0.1 and localhost only")
         if not self._is_own_page(scope["method"], headers):
-            return failed(403, "this was asked by another page")
+            return error_response(403, "this request comes from another page")
         if path.startswith(STATIC):
             return None
-        given = QueryParams(scope["query_string"]).get("token", "") if path == "/" else headers.get(TOKEN_HEADER, "")
-        if not secrets.compare_digest(given.encode(), self.token.encode()):
-            return failed(
-                403, "the secret in the address is missing or of an earlier start: use the one that relearn ui printed"
+        token = QueryParams(scope["query_string"]).get("token", "") if path == "/" else headers.get(TOKEN_HEADER, "")
+        if not secrets.compare_digest(token.encode(), self.token.encode()):
+            return error_response(
+                403, "the token in the address is missing or expired: open the address that relearn ui printed"
             )
         return None
 
@@ -92,7 +92,7 @@ class Guard:
         return len(hosts) == 1 and hosts[0].lower() in self._hosts
 
     def _is_own_page(self, method: str, headers: Headers) -> bool:
-        """A request that asks for something says where it comes from; one that only reads need not."""
+        """Return whether the origin is this page; requests other than GET and HEAD must name it."""
         origins = headers.getlist("origin")
         if not origins:
             return method in ("GET", "HEAD")
@@ -101,11 +101,11 @@ class Guard:
     @property
     def _hosts(self) -> set[str]:
         names = ("127.0.0.1", "localhost")
-        # Browsers leave out the port that http has by itself.
+        # Browsers omit the default port of http.
         return {f"{name}:{self.port}" for name in names} | (set(names) if self.port == 80 else set())
 
 
-def failed(status: int, text: str) -> JSONResponse:
-    """An error as every answer of the page gives it: one line."""
+def error_response(status: int, text: str) -> JSONResponse:
+    """Return an error of one line in the form that the page expects."""
     content: dict[str, Any] = {"error": text}
     return JSONResponse(content, status_code=status)

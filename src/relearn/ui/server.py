@@ -1,7 +1,4 @@
-"""The page's web application: the page itself, its script and style, and what the script may ask for.
-
-`relearn ui`: opens the folders, takes a port of 127.0.0.1, names the address and serves until Ctrl-C.
-"""
+"""Serve the page of `relearn ui` on 127.0.0.1: the page, its static files and the JSON requests of its script."""
 
 from __future__ import annotations
 
@@ -29,20 +26,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relearn.core.console import note
 from relearn.core.errors import InputError, RelearnError
-from relearn.ui.run_data import WORDS, Opened, named_models, open_runs, table
-from relearn.ui.security import UNFORESEEN, Guard, failed
-from relearn.ui.session import Desk, Stopped, Unknown, Worker, hand_over
+from relearn.ui.run_data import WORDS, OpenedRun, named_models, open_runs, table
+from relearn.ui.security import INTERNAL_ERROR, SecurityMiddleware, error_response
+from relearn.ui.session import AnswerStopped, Session, UnknownAnswer, Worker, call_in_loop
 
 PAGE = Path(__file__).parent / "page"
-LONGEST_BODY = 64 << 10
-LONGEST_QUESTION = 8_000
-_CANNOT_LOAD = "the model cannot be loaded or asked; the terminal says why"
-Value = TypeVar("Value")
+MAX_BODY_BYTES = 64 << 10
+MAX_QUESTION_CHARACTERS = 8_000
+_CANNOT_LOAD = "the model cannot be loaded or asked; see the terminal for the reason"
+ModelWork = TypeVar("ModelWork")
 Line = Mapping[str, Any]
 
 
-class Refused(Exception):
-    """A request that is answered with a status and one line."""
+class RequestRefused(Exception):
+    """A request that gets an error response with this status and a message of one line."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -50,12 +47,12 @@ class Refused(Exception):
 
 
 class Server:
-    """What stands behind the routes. `agreed`: the user has said that models may be loaded."""
+    """Handle the requests of the page. `agreed`: the user has agreed to load models."""
 
-    def __init__(self, runs: Sequence[Opened], desk: Desk, worker: Worker):
+    def __init__(self, runs: Sequence[OpenedRun], session: Session, worker: Worker):
         self._runs = runs
         self._models = named_models(runs)
-        self._desk = desk
+        self._session = session
         self._worker = worker
         self._work: asyncio.Future[None] | None = None
         self._answering = False
@@ -65,7 +62,7 @@ class Server:
         html = self._template.render(
             runs=self._runs,
             models=self._models,
-            columns=self._desk.columns,
+            columns=self._session.columns,
             agreed=self.agreed,
             words=WORDS,
             numbers=table([run.summary for run in self._runs], all(run.trained for run in self._runs)),
@@ -74,78 +71,78 @@ class Server:
 
     async def load(self, request: Request) -> Response:
         await _body(request)
-        self._able()
+        self._check_able()
         self.agreed = True
-        await self._do(self._desk.load)
+        await self._do(self._session.load)
         return JSONResponse({"loaded": True})
 
     async def ask(self, request: Request) -> Response:
         body = await _body(request)
         question, form = body.get("question"), body.get("form", "chat")
         if not isinstance(question, str) or not question.strip():
-            raise Refused(400, "the question is empty")
-        if len(question) > LONGEST_QUESTION:
-            raise Refused(413, f"the question has more than {LONGEST_QUESTION:,} characters")
+            raise RequestRefused(400, "the question is empty")
+        if len(question) > MAX_QUESTION_CHARACTERS:
+            raise RequestRefused(413, f"the question has more than {MAX_QUESTION_CHARACTERS:,} characters")
         if form not in ("chat", "text"):
-            raise Refused(400, "a question is asked as chat or as text")
-        self._able(agreed=True)
+            raise RequestRefused(400, "the form of a question is chat or text")
+        self._check_able(agreed=True)
         if self._answering:
-            raise Refused(409, "another question is being answered; ask again when it is done")
+            raise RequestRefused(409, "another question is being answered; ask again when it is done")
         stop = threading.Event()
-        return _Stream(self._start(partial(self._desk.ask, question, form), stop), stop)
+        return _Stream(self._start(partial(self._session.ask, question, form), stop), stop)
 
     async def candidates(self, request: Request) -> Response:
         body = await _body(request)
-        self._able(agreed=True, idle=True)
-        return JSONResponse({"places": await self._do(lambda: self._desk.candidates(str(body.get("answer"))))})
+        self._check_able(agreed=True, idle=True)
+        return JSONResponse({"places": await self._do(lambda: self._session.candidates(str(body.get("answer"))))})
 
     async def layers(self, request: Request) -> Response:
         body = await _body(request)
         token = body.get("token")
         if not isinstance(token, int):
-            raise Refused(400, "a token is named by its number")
-        self._able(agreed=True, idle=True)
-        return JSONResponse({"layers": await self._do(lambda: self._desk.layers(str(body.get("answer")), token))})
+            raise RequestRefused(400, "a token is given by its number")
+        self._check_able(agreed=True, idle=True)
+        return JSONResponse({"layers": await self._do(lambda: self._session.layers(str(body.get("answer")), token))})
 
-    def _able(self, *, agreed: bool = False, idle: bool = False) -> None:
-        """Raises Refused where no run can be asked, or nobody agreed, or an answer is being written."""
-        if not self._desk.columns:
-            raise Refused(409, "none of these runs can be asked")
+    def _check_able(self, *, agreed: bool = False, idle: bool = False) -> None:
+        """Raise RequestRefused when no run can be asked, the user has not agreed, or an answer is being written."""
+        if not self._session.columns:
+            raise RequestRefused(409, "none of these runs can be asked")
         if agreed and not self.agreed:
-            raise Refused(403, "no model is loaded before you agree to it")
+            raise RequestRefused(403, "models are loaded only after you agree")
         if idle and self._answering:
-            raise Refused(409, "an answer is being written; look inside when it is done")
+            raise RequestRefused(409, "an answer is being written; try again when it is done")
 
-    async def _do(self, work: Callable[[], Value]) -> Value:
+    async def _do(self, work: Callable[[], ModelWork]) -> ModelWork:
         try:
             return await self._worker.do(work)
-        except Unknown:
-            raise Refused(404, "this answer is not kept any more; ask again") from None
+        except UnknownAnswer:
+            raise RequestRefused(404, "this answer is no longer stored; ask again") from None
         except (RelearnError, OSError, RuntimeError, ValueError) as error:
-            raise Refused(422, _explain(error)) from None
+            raise RequestRefused(422, _explain(error)) from None
 
     def _start(self, ask: Callable[..., None], stop: threading.Event) -> asyncio.Queue[Line | None]:
-        """Have a question answered; the lines of the answer as they come, None at the end.
+        """Start answering a question; return a queue of the lines of the answer, with None at the end.
 
-        Whoever goes away sets `stop`; the work itself says when it is over.
+        `stop` is set when the client disconnects.
         """
         loop = asyncio.get_running_loop()
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
 
-        def tell(line: Line | None) -> None:
-            hand_over(loop, lines.put_nowait, line)
+        def emit(line: Line | None) -> None:
+            call_in_loop(loop, lines.put_nowait, line)
 
         def work() -> None:
             try:
-                ask(tell, stop)
-                tell({"end": True})
-            except Stopped:
+                ask(emit, stop)
+                emit({"end": True})
+            except AnswerStopped:
                 pass
             except Exception as error:
-                tell({"error": _explain(error)})
+                emit({"error": _explain(error)})
             finally:
                 self._answering = False
-                tell(None)
+                emit(None)
 
         self._answering = True
         self._work = asyncio.ensure_future(self._worker.do(work))
@@ -164,7 +161,7 @@ class Server:
 
 
 class _Stream(StreamingResponse):
-    """Lines of JSON. However it ends, the work that makes them is told to stop."""
+    """Stream lines of JSON; set `stop` when the response ends, for whatever reason."""
 
     def __init__(self, lines: asyncio.Queue[Line | None], stop: threading.Event):
         self._stop = stop
@@ -183,10 +180,10 @@ async def _written(lines: asyncio.Queue[Line | None]) -> AsyncIterator[str]:
 
 
 def make_app(
-    runs: Sequence[Opened], *, token: str, port: int, desk: Desk | None = None, worker: Worker | None = None
+    runs: Sequence[OpenedRun], *, token: str, port: int, session: Session | None = None, worker: Worker | None = None
 ) -> ASGIApp:
-    """The application for `runs`, to be served on 127.0.0.1:`port`. Raises InputError for a folder it cannot show."""
-    server = Server(runs, desk or Desk(runs), worker or Worker())
+    """Build the application for `runs`, to be served on 127.0.0.1:`port`."""
+    server = Server(runs, session or Session(runs), worker or Worker())
     routes = [
         Route("/", server.page),
         Route("/api/load", server.load, methods=["POST"]),
@@ -195,60 +192,62 @@ def make_app(
         Route("/api/layers", server.layers, methods=["POST"]),
         Mount("/static", StaticFiles(directory=PAGE / "static")),
     ]
-    handlers = {Refused: _refused, HTTPException: _http_error, Exception: _unforeseen}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), token, port)
+    handlers = {RequestRefused: _refused, HTTPException: _http_error, Exception: _internal_error}
+    return SecurityMiddleware(Starlette(routes=routes, exception_handlers=handlers), token, port)
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The request's JSON mapping."""
+    """Read the JSON mapping in a request. Raises RequestRefused for anything else."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused(415, "this is asked in JSON")
+        raise RequestRefused(415, "the body must be JSON")
     raw = b""
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > LONGEST_BODY:
-            raise Refused(413, "this is too long")
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise RequestRefused(413, "the body is too long")
     try:
         value = json.loads(raw)
     except ValueError:
-        raise Refused(400, "this is not JSON") from None
+        raise RequestRefused(400, "the body is not JSON") from None
     if not isinstance(value, dict):
-        raise Refused(400, "this is not a mapping")
+        raise RequestRefused(400, "the body is not a mapping")
     return value
 
 
 def _explain(error: Exception) -> str:
-    """For the terminal all of it, for the page nothing that may hold a path."""
+    """Print an error in the terminal; return a message for the page, without anything that may contain a path."""
     name = "" if isinstance(error, RelearnError) else f"{type(error).__name__}: "
     note(f"relearn ui: {name}{' '.join(str(error).split())}")
     return _CANNOT_LOAD
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
-    return failed(error.status, str(error))
+    assert isinstance(error, RequestRefused)
+    return error_response(error.status, str(error))
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failed(
-        error.status_code,
-        {404: "there is nothing here", 405: "not in this way"}.get(error.status_code, "this cannot be answered"),
+    return error_response(
+        error.status_code, {404: "not found", 405: "method not allowed"}.get(error.status_code, "bad request")
     )
 
 
-async def _unforeseen(_: Request, __: Exception) -> Response:
-    """The guard, which it is raised to afterwards, names it in the terminal."""
-    return failed(500, UNFORESEEN)
+async def _internal_error(_: Request, __: Exception) -> Response:
+    """Answer an unexpected error; Starlette raises it again to the middleware, which prints it."""
+    return error_response(500, INTERNAL_ERROR)
 
 
 HOST = "127.0.0.1"
-# Open connections get so many seconds at the end.
+# Seconds for open connections to end after Ctrl-C.
 _GRACE = 2
 
 
 def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> None:
-    """Raises InputError for folders that cannot be shown and for a port that cannot be had; 0 takes a free one."""
+    """Open the run folders, print the address of the page and serve it until Ctrl-C.
+
+    `port` 0 takes a free one. Raises InputError for a folder that cannot be shown and a port that is not available.
+    """
     import uvicorn
 
     from relearn.ui.security import new_token
@@ -271,40 +270,40 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         )
         address = f"http://{HOST}:{number}/?token={token}"
         print(address, flush=True)
-        note("this address holds a secret and is for you alone; Ctrl-C ends it")
+        note("this address contains a secret token, so do not share it; stop with Ctrl-C")
         if browser:
-            # Some browsers keep whoever calls them waiting, and the page has to be served meanwhile.
-            threading.Thread(target=_show, args=(address,), daemon=True).start()
+            # Some browsers block until they are closed.
+            threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
-            # An answer ends at its next token, a model that is being loaded does not; nothing is lost with either.
+            # Generation stops at its next token, but loading a model cannot be interrupted.
             if not worker.close(_GRACE):
                 sys.stderr.flush()
                 os._exit(130)
 
 
-def _show(address: str) -> None:
+def _open_browser(address: str) -> None:
     if not webbrowser.open(address):
-        note("no browser was found: open the address yourself")
+        note("no browser found: open the address yourself")
 
 
 def listening(port: int) -> socket.socket:
-    """A socket on 127.0.0.1 and nowhere else."""
+    """Bind and return a socket on 127.0.0.1. Raises InputError for a port that is not available."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Else a port stays taken for a minute after its server has ended.
+        # Otherwise the port stays in use for a minute after the server has ended.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen()
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _no_port(port, error) from None
+        raise _port_error(port, error) from None
     return listener
 
 
-def _no_port(port: int, error: OSError | OverflowError) -> InputError:
-    why = {errno.EADDRINUSE: "is taken", errno.EACCES: "is not for ordinary users"}.get(
-        getattr(error, "errno", None) or 0, "is no port from 0 to 65535"
+def _port_error(port: int, error: OSError | OverflowError) -> InputError:
+    why = {errno.EADDRINUSE: "is in use", errno.EACCES: "needs administrator rights"}.get(
+        getattr(error, "errno", None) or 0, "is not between 0 and 65535"
     )
-    return InputError(f"port {port} {why}", where="--port", way_out="leave it out, and a free one is taken")
+    return InputError(f"port {port} {why}", where="--port", way_out="leave it out to use a free port")

@@ -1,13 +1,8 @@
-"""The models behind the page, one in memory at a time, and what they are asked.
+"""Load the models of the opened runs, one in memory at a time, and stream their answers to the page.
 
-All work on models is done by one thread. Runs that share a start model share it in memory too, each with its adapter;
-with all adapters off it is the start model.
-
-One thread that does all work on models, one piece after the other, so that the page stays quick meanwhile.
-
-Who answers on the page: the start model, and every run's unlearned one beside it.
-
-Tokens that come one by one as text that can be shown at once, and the finished answer cut into its tokens.
+`Session` answers questions with every `Column` (a start model, or the unlearned model of a run). Runs that share a
+start model share it in memory, each with its adapter; with all adapters off it is the start model. `Worker` does all
+work on models in one thread, so that the page stays responsive. `TokenStream` turns generated tokens into text.
 """
 
 from __future__ import annotations
@@ -27,28 +22,28 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relearn.core.config import Generate
 from relearn.data import Form
-from relearn.ui.run_data import Opened
+from relearn.ui.run_data import OpenedRun
 
 if TYPE_CHECKING:
     from relearn.models.load import Loaded
 
-Value = TypeVar("Value")
+ThreadResult = TypeVar("ThreadResult")
 
 
 class Worker:
-    """Starts with the first piece of work. The thread does not keep the program alive."""
+    """Run jobs in one daemon thread, in order; the thread starts with the first job."""
 
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    async def do(self, work: Callable[[], Value]) -> Value:
-        """What `work` returns or raises. Work whose asker has gone before it began is not done."""
+    async def do(self, work: Callable[[], ThreadResult]) -> ThreadResult:
+        """Run `work` in the thread; return its result or raise its error. Cancelled before it begins, it is skipped."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Value] = loop.create_future()
+        done: asyncio.Future[ThreadResult] = loop.create_future()
 
-        def settle(value: Value | None, error: BaseException | None) -> None:
+        def settle(value: ThreadResult | None, error: BaseException | None) -> None:
             if done.done():
                 return
             if error is not None:
@@ -61,9 +56,9 @@ class Worker:
                 return
             try:
                 value, error = work(), None
-            except BaseException as found:
-                value, error = None, found
-            hand_over(loop, settle, value, error)
+            except BaseException as raised:
+                value, error = None, raised
+            call_in_loop(loop, settle, value, error)
 
         self._put(job)
         return await done
@@ -76,7 +71,7 @@ class Worker:
         self._work.put(job)
 
     def close(self, seconds: float) -> bool:
-        """No more work; whether the last piece has come to its end in that time."""
+        """Stop after the current job; return whether it ended within `seconds`."""
         if self._thread is None:
             return True
         self._work.put(None)
@@ -88,15 +83,15 @@ class Worker:
             job()
 
 
-def hand_over(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
-    """Have `call` made in the loop's thread; nobody waits any more where the loop is closed."""
+def call_in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:
+    """Schedule `call` in the event loop from another thread; do nothing when the loop is closed."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(call, *arguments)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One model that answers. `run`: the place of its run among all; `group`: runs with one start model share it."""
+    """A model that answers questions. `run`: index of its run; `group`: the same for runs that share a start model."""
 
     key: str
     title: str
@@ -105,52 +100,53 @@ class Column:
     side: Literal["before", "after"]
 
 
-def columns(runs: Sequence[Opened]) -> list[Column]:
-    """A column for every start model, and after it one for each run that began with it and can be asked."""
-    able = [number for number, run in enumerate(runs) if run.recipe is not None]
-    starts = {number: runs[number].start for number in able}
+def columns(runs: Sequence[OpenedRun]) -> list[Column]:
+    """List a column for each start model, followed by one for each run that was made from it and can be asked."""
+    askable = [number for number, run in enumerate(runs) if run.recipe is not None]
+    starts = {number: runs[number].start for number in askable}
     groups = list(dict.fromkeys(starts.values()))
-    found = []
+    result: list[Column] = []
     for group, start in enumerate(groups):
-        members = [number for number in able if starts[number] == start]
+        members = [number for number in askable if starts[number] == start]
         title = "before" if len(groups) == 1 else f"before · {', '.join(runs[number].name for number in members)}"
-        found.append(Column(f"before-{group}", title, members[0], group, "before"))
+        result.append(Column(f"before-{group}", title, members[0], group, "before"))
         for number in members:
-            title = "after" if len(able) == 1 else f"after · {runs[number].name}"
-            found.append(Column(f"after-{number}", title, number, group, "after"))
-    return found
+            title = "after" if len(askable) == 1 else f"after · {runs[number].name}"
+            result.append(Column(f"after-{number}", title, number, group, "after"))
+    return result
 
 
 Decode = Callable[[Sequence[int]], str]
-# What a tokenizer writes for bytes that are no whole character yet.
-_HALF = "�"
+# What a tokenizer decodes an incomplete UTF-8 sequence to.
+_INCOMPLETE = "�"
 
 
-class Pieces:
-    """The pieces that `add` gives follow one another; what may still change is held back."""
+class TokenStream:
+    """Decode tokens as they are generated; text that later tokens may still change is held back."""
 
     def __init__(self, decode: Decode):
         self._decode = decode
         self.tokens: list[int] = []
-        self.said = ""
+        self.text = ""
 
     def add(self, tokens: Sequence[int]) -> str:
+        """Append tokens; return the text that they add to `text`."""
         self.tokens += tokens
-        text = self._decode(self.tokens).lstrip().rstrip(_HALF).rstrip()
-        if not text.startswith(self.said):
+        text = self._decode(self.tokens).lstrip().rstrip(_INCOMPLETE).rstrip()
+        if not text.startswith(self.text):
             return ""
-        piece, self.said = text[len(self.said) :], text
-        return piece
+        added, self.text = text[len(self.text) :], text
+        return added
 
 
-def cut(text: str, tokens: Sequence[int], decode: Decode) -> list[str]:
-    """The answer `text` in as many pieces as there are tokens, which together are the text.
+def split_by_token(text: str, tokens: Sequence[int], decode: Decode) -> list[str]:
+    """Split the answer `text` into one part per token; joined, the parts are the text.
 
-    A token that ends no character, or only white space at either end of the answer, has an empty piece.
+    The part of a token is empty where it completes no character, or adds only white space at either end of the answer.
     """
     ends = [0]
     for count in range(1, len(tokens) + 1):
-        so_far = decode(tokens[:count]).lstrip().rstrip(_HALF)
+        so_far = decode(tokens[:count]).lstrip().rstrip(_INCOMPLETE)
         fits = text.startswith(so_far) or so_far.startswith(text)
         ends.append(max(ends[-1], min(len(so_far), len(text))) if fits else ends[-1])
     if tokens:
@@ -158,130 +154,135 @@ def cut(text: str, tokens: Sequence[int], decode: Decode) -> list[str]:
     return [text[start:end] for start, end in pairwise(ends)]
 
 
-KEPT = 32
-Tell = Callable[[Mapping[str, Any]], None]
+MAX_ANSWERS = 32
+Emit = Callable[[Mapping[str, Any]], None]
 
 
-class Stopped(Exception):
-    """Nobody waits for the answer any more."""
+class AnswerStopped(Exception):
+    """The client has disconnected before the answer was complete."""
 
 
-class Unknown(Exception):
-    """There is no such answer, or no such token in it."""
+class UnknownAnswer(Exception):
+    """No answer is stored under this key, or it has no token of this number."""
 
 
 @dataclass(frozen=True)
 class _Answer:
+    """A stored answer: token ids of the prompt and of the response."""
+
     column: Column
     prompt: tuple[int, ...]
-    said: tuple[int, ...]
+    response: tuple[int, ...]
 
 
-class Desk:
-    """Asks the columns of `runs`. Nothing is loaded before `load` or `ask`; these are called once the user agreed."""
+class Session:
+    """Ask the models of `runs`. Models are loaded by `load` and `ask`, which are called after the user has agreed."""
 
-    def __init__(self, runs: Sequence[Opened]):
+    def __init__(self, runs: Sequence[OpenedRun]):
         self._runs = runs
         self.columns = columns(runs)
         self._held: tuple[tuple[str, int], Loaded] | None = None
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
 
     def load(self) -> None:
-        """The model of the first column, so that a first question need not wait for it."""
-        with self._speaking(self.columns[0]):
+        """Load the model of the first column, so that the first question does not wait for it."""
+        with self._model_of(self.columns[0]):
             pass
 
-    def ask(self, question: str, form: Form, tell: Tell, stop: threading.Event) -> None:
-        """Every column in turn. `tell` gets pieces of text as they come, then each whole answer with its tokens."""
+    def ask(self, question: str, form: Form, emit: Emit, stop: threading.Event) -> None:
+        """Ask every column in turn. `emit` gets parts of the text as they come, then the whole answer with its tokens.
+
+        Raises AnswerStopped when `stop` is set.
+        """
         for column in self.columns:
             if stop.is_set():
-                raise Stopped
+                raise AnswerStopped
             if self._needs_load(column):
-                tell({"column": column.key, "state": "loading"})
-            with self._speaking(column) as loaded:
+                emit({"column": column.key, "state": "loading"})
+            with self._model_of(column) as loaded:
                 if stop.is_set():
-                    raise Stopped
-                tell({"column": column.key, "state": "answering"})
-                tell(self._answer(column, loaded, question, form, tell, stop))
+                    raise AnswerStopped
+                emit({"column": column.key, "state": "answering"})
+                emit(self._answer(column, loaded, question, form, emit, stop))
 
     def _answer(
-        self, column: Column, loaded: Loaded, question: str, form: Form, tell: Tell, stop: threading.Event
+        self, column: Column, loaded: Loaded, question: str, form: Form, emit: Emit, stop: threading.Event
     ) -> dict[str, Any]:
         from relearn.engine import generate as answering
 
         def decode(tokens: Sequence[int]) -> str:
             return loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
-        pieces = Pieces(decode)
+        stream = TokenStream(decode)
 
         def heard(tokens: Sequence[int]) -> None:
             if stop.is_set():
-                raise Stopped
-            if piece := pieces.add(tokens):
-                tell({"column": column.key, "piece": piece})
+                raise AnswerStopped
+            if text := stream.add(tokens):
+                emit({"column": column.key, "piece": text})
 
         settings, seed = self._settings(column)
         text = answering.generate(loaded, [question], settings, form=form, seed=seed, on_tokens=heard)[0]
-        if text != pieces.said and text.startswith(pieces.said):
-            tell({"column": column.key, "piece": text[len(pieces.said) :]})
+        if text != stream.text and text.startswith(stream.text):
+            emit({"column": column.key, "piece": text[len(stream.text) :]})
         stops = answering.stop_ids(loaded)
-        said = tuple(pieces.tokens[:-1] if pieces.tokens[-1:] and pieces.tokens[-1] in stops else pieces.tokens)
+        response = tuple(stream.tokens[:-1] if stream.tokens[-1:] and stream.tokens[-1] in stops else stream.tokens)
         prompt = loaded.tokenizer(loaded.chat.prompt(question, form), add_special_tokens=False).input_ids
-        key = self._keep(_Answer(column, tuple(prompt), said))
-        return {"column": column.key, "answer": key, "text": text, "tokens": cut(text, said, decode)}
+        key = self._store(_Answer(column, tuple(prompt), response))
+        return {"column": column.key, "answer": key, "text": text, "tokens": split_by_token(text, response, decode)}
 
     def candidates(self, key: str) -> list[dict[str, Any]]:
-        """Of every token of an answer its probability, its rank and the likeliest tokens in its place."""
-        from relearn.ui.token_view import places
+        """Compute for every token of an answer its probability, its rank, and the likeliest tokens at its position."""
+        from relearn.ui.token_view import candidates
 
-        answer = self._kept(key)
-        with self._speaking(answer.column) as loaded:
-            return places(loaded, answer.prompt, answer.said)
+        answer = self._stored(key)
+        with self._model_of(answer.column) as loaded:
+            return candidates(loaded, answer.prompt, answer.response)
 
     def layers(self, key: str, token: int) -> list[dict[str, Any]]:
-        """What every layer would say in place of a token, and how likely that token is to it; the last layer first."""
+        """Compute the logit lens of a token: what every layer predicts in its place, the last layer first."""
         from relearn.ui.token_view import layers
 
-        answer = self._kept(key)
-        if not 0 <= token < len(answer.said):
-            raise Unknown
-        with self._speaking(answer.column) as loaded:
-            return layers(loaded, (*answer.prompt, *answer.said[: token + 1]))
+        answer = self._stored(key)
+        if not 0 <= token < len(answer.response):
+            raise UnknownAnswer
+        with self._model_of(answer.column) as loaded:
+            return layers(loaded, (*answer.prompt, *answer.response[: token + 1]))
 
-    def _keep(self, answer: _Answer) -> str:
+    def _store(self, answer: _Answer) -> str:
         key = secrets.token_hex(8)
         self._answers[key] = answer
-        if len(self._answers) > KEPT:
+        if len(self._answers) > MAX_ANSWERS:
             self._answers.popitem(last=False)
         return key
 
-    def _kept(self, key: str) -> _Answer:
+    def _stored(self, key: str) -> _Answer:
         if key not in self._answers:
-            raise Unknown
+            raise UnknownAnswer
         return self._answers[key]
 
     def _settings(self, column: Column) -> tuple[Generate, int]:
         recipe = self._runs[column.run].recipe
         assert recipe is not None
-        # vLLM takes a copy of the model and tells nothing before its end.
+        # vLLM needs a copy of the model and does not stream.
         return recipe.generate.model_copy(update={"backend": "transformers"}), recipe.seed
 
-    def _place(self, column: Column) -> tuple[str, int]:
-        """What has to be in memory for a column: a kind and a number."""
+    def _memory_key(self, column: Column) -> tuple[str, int]:
+        """Return what has to be in memory for a column: a kind and the number of a group or a run."""
         result = self._runs[column.run].result
         if result == "adapter":
             return "adapters", column.group
         return ("start" if result == "model" and column.side == "before" else "run"), column.run
 
     def _needs_load(self, column: Column) -> bool:
-        return self._held is None or self._held[0] != self._place(column)
+        return self._held is None or self._held[0] != self._memory_key(column)
 
     @contextmanager
-    def _speaking(self, column: Column) -> Iterator[Loaded]:
-        """The model of a column, in memory and switched to its side for as long as the block lasts."""
+    def _model_of(self, column: Column) -> Iterator[Loaded]:
+        """Provide the model of a column, with its adapter switched on or off inside the block."""
         from relearn.unlearning.reference_model import adapter_off
 
-        loaded = self._hold(self._place(column))
+        loaded = self._hold(self._memory_key(column))
         if column.side == "before":
             with adapter_off(loaded.model):
                 yield loaded
@@ -290,11 +291,11 @@ class Desk:
             loaded.model.set_adapter(_adapter(column.run))
         yield loaded
 
-    def _hold(self, place: tuple[str, int]) -> Loaded:
-        if self._held is None or self._held[0] != place:
+    def _hold(self, key: tuple[str, int]) -> Loaded:
+        if self._held is None or self._held[0] != key:
             self._held = None
             gc.collect()
-            self._held = place, self._load(*place)
+            self._held = key, self._load(*key)
         return self._held[1]
 
     def _load(self, kind: str, number: int) -> Loaded:
@@ -308,7 +309,7 @@ class Desk:
         return models.start() if kind == "start" else models.unlearned()
 
     def _with_adapters(self, group: int) -> Loaded:
-        """A start model with the adapters of all runs that began with it."""
+        """Load a start model with the adapters of all runs that were made from it."""
         from peft import PeftModel
 
         from relearn.inference.run_models import ModelSet

@@ -1,4 +1,4 @@
-"""An answer's tokens looked into: the likeliest tokens in the place of each, and what every layer would say there."""
+"""Compute the details of an answer's tokens: the likeliest tokens at each position, and the logit lens of a token."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded
 
 
-def places(loaded: Loaded, prompt: Sequence[int], said: Sequence[int]) -> list[dict[str, Any]]:
-    """One entry per token of the answer. Raises InputError for a model whose layers cannot be read."""
-    if not said:
+def candidates(loaded: Loaded, prompt: Sequence[int], response: Sequence[int]) -> list[dict[str, Any]]:
+    """Make one entry per token of the answer: probability, rank and likeliest tokens at its position.
+
+    Raises InputError for a model whose layers cannot be read.
+    """
+    if not response:
         return []
-    row = TokenRow("answer", (*prompt, *said), len(prompt))
+    row = TokenRow("answer", (*prompt, *response), len(prompt))
     return [
         {
-            "probability": place.probability,
-            "rank": place.rank,
+            "probability": position.probability,
+            "rank": position.rank,
             "top": [
-                {"text": _text(loaded, token), "probability": value, "said": token == place.token}
-                for token, value in place.top
+                {"text": _text(loaded, token), "probability": value, "said": token == position.token}
+                for token, value in position.top
             ],
         }
-        for place in top_tokens(HookedModel(loaded.model), row)
+        for position in top_tokens(HookedModel(loaded.model), row)
     ]
 
 
 def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Of every layer at the last token of `ids`, the last layer first; layer 0 are the embeddings.
+    """Read every layer at the last token of `ids` with the logit lens, the last layer first; layer 0 is the embedding.
 
-    `says`: the token the layer would say; `probability`, `rank`: of the token that stands there.
+    `says`: the likeliest token; `probability`, `rank`: of the actual token.
     """
-    seen = lens(HookedModel(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
-    found = [
+    reading = lens(HookedModel(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
+    rows = [
         {
             "layer": number,
-            "says": _text(loaded, int(seen.likeliest[number, 0])),
-            "rank": int(seen.rank[number, 0]),
-            "probability": float(seen.logprob[number, 0].exp()),
+            "says": _text(loaded, int(reading.likeliest[number, 0])),
+            "rank": int(reading.rank[number, 0]),
+            "probability": float(reading.logprob[number, 0].exp()),
         }
-        for number in range(len(seen.rank))
+        for number in range(len(reading.rank))
     ]
-    return found[::-1]
+    return rows[::-1]
 
 
 def _text(loaded: Loaded, token: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from relearn.core.config import Model, Unlearn
 from relearn.core.console import Ticker, quiet
 from relearn.core.registry import Registry
+from relearn.core.run_dir import RunFolder
 from relearn.models.load import Loaded
 from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.method import METHODS, LogRow
@@ -73,6 +74,14 @@ def procedure(
     return register
 
 
-def result_name(settings: Unlearn) -> str:
-    """Name the folder in the run that holds the result of unlearning."""
+def result_name(settings: Unlearn, folder: Path | None = None) -> str:
+    """Name the folder in the run that holds the result of unlearning.
+
+    Where the method came from a plug-in that is not loaded, the manifest of the run in `folder` names the result.
+    """
+    if folder is not None and settings.method not in METHODS:
+        outputs = RunFolder(folder).manifest["stages"].get("unlearn", {}).get("outputs", [])
+        known = {"adapter", "model", *(PROCEDURES.get(name).result for name in PROCEDURES)}
+        if len(outputs) == 1 and outputs[0] in known:
+            return outputs[0]
     return PROCEDURES.get(METHODS.get(settings.method).procedure).result_name(settings)

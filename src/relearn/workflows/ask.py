@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import replaced_dir
-from relearn.core.run_dir import RunFolder
+from relearn.core.run_dir import ADAPTER, RunFolder
 from relearn.engine.generate import generate
 from relearn.inference.run_models import ModelSet
+from relearn.models.load import check_adapter
 from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
@@ -48,9 +50,7 @@ def export_merged(folder: Path, out: Path) -> None:
 
     Raises InputError where `out` exists, and for a run that has not unlearned yet.
     """
-    if out.exists():
-        raise InputError("is there already", where=str(out), way_out="name a new folder")
-    recipe = recipe_of(folder)
+    recipe = _recipe_to_export(folder, out)
     # Merging an adapter into 4-bit weights would round it away.
     unquantized = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
     loaded = ModelSet.of_run(unquantized, folder).unlearned()
@@ -60,11 +60,28 @@ def export_merged(folder: Path, out: Path) -> None:
         loaded.tokenizer.save_pretrained(str(target))
 
 
+def export_adapter(folder: Path, out: Path) -> None:
+    """Copy the run's LoRA adapter to the new folder `out`. Raises InputError for a run without one."""
+    result = result_name(_recipe_to_export(folder, out).unlearn, folder)
+    if result != ADAPTER:
+        raise InputError(f"this run has no adapter but {result}/", where=str(folder), way_out="leave out --adapter")
+    check_adapter(folder / ADAPTER)
+    with replaced_dir(out) as target:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(folder / ADAPTER / name, target / name)
+
+
+def _recipe_to_export(folder: Path, out: Path) -> Recipe:
+    if out.exists():
+        raise InputError("is there already", where=str(out), way_out="name a new folder")
+    return recipe_of(folder)
+
+
 def recipe_of(folder: Path) -> Recipe:
     """Read the recipe of a run folder; raise InputError where the run has not unlearned yet."""
     run = RunFolder(folder)
     recipe = run.recipe
-    run.require_result(result_name(recipe.unlearn))
+    run.require_result(result_name(recipe.unlearn, folder))
     return recipe
 
 

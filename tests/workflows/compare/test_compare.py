@@ -211,7 +211,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_the_same(folder, tmp_path, monkeyp
     while not codes or codes[-1] == 130:
         codes.append(compare(folder / "compare.yaml", tmp_path, "--methods", "grad_diff,retain_only"))
     assert codes[-1] == 0 and len(codes) > 8
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     expected, found = contents(folder / "out"), contents(tmp_path / "out")
     assert found and [name for name in found if found[name] != expected[name]] == []
     for method in ("grad_diff", "retain_only"):

@@ -114,4 +114,4 @@ def test_interrupt_exits_130_with_one_line_on_how_to_go_on(recipe, tmp_path):
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert said.strip().splitlines()[-1] == "relearn: interrupted; the same command with --resume goes on from here"
+    assert said.strip().splitlines()[-1] == "relearn: interrupted; the same command with --resume continues"

@@ -25,6 +25,7 @@ class Stage:
     `check(recipe, data)` raises InputError for input that `run` could not work with; the checks of all stages run
     before anything is written. `outputs` lists what `run` writes, relative to the run folder; nothing where the recipe
     has no use for the stage. `all_processes`: all processes of a distributed run take part, not only the main one.
+    `uses_method`: the stage needs the unlearning method, which may come from a plug-in.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Stage:
     outputs: Callable[[RunContext], list[str]]
     run: Callable[[RunContext], None]
     all_processes: bool = False
+    uses_method: bool = False
 
 
 def no_check(recipe: Recipe, data: DataSet) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from relearn.core import plugins
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash, make_private_dir, write_text
@@ -71,6 +72,7 @@ def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack)
         if inputs.get(path) != digest:
             way_out = "restore it, or start anew with another --out"
             raise InputError("has changed since this run began", where=path, way_out=way_out)
+    plugin_entries = _plugin_entries(folder.manifest.get("plugins", ()), recipe.unlearn.method)
     begin(
         folder,
         {RECIPE: recipe.to_yaml()},
@@ -80,7 +82,14 @@ def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack)
         model=recipe.model.model_dump(mode="json"),
         counts={name: len(records) for name, records in data.sets()},
         notes=list(dict.fromkeys([*data.notes, *folder.manifest.get("notes", [])])),
+        **({"plugins": plugin_entries} if plugin_entries else {}),
     )
+
+
+def _plugin_entries(recorded: Iterable[dict[str, Any]], method: str) -> list[dict[str, Any]]:
+    """Return the plug-ins that the manifest records, and those used now that it does not."""
+    used = {plugin.name: plugin.to_dict() for plugin in plugins.used_by(method)}
+    return list({**used, **{entry["name"]: entry for entry in recorded}}.values())
 
 
 def begin(folder: RunFolder, settings: Mapping[str, str], held: ExitStack, **manifest: Any) -> None:

@@ -6,11 +6,11 @@ therefore continues where it stopped and ends with the same files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from relearn.core import distributed
+from relearn.core import distributed, plugins
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.ownership import own_folder
@@ -30,13 +30,7 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "
     """
     if until not in STAGE_NAMES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGE_NAMES)}")
-    folder = RunFolder(out)
-    with ExitStack() as held:
-        data = distributed.on_main(lambda: open_run(folder, recipe, held, resume=resume))
-        context = RunContext(recipe, folder, data)
-        for name in STAGE_NAMES[: STAGE_NAMES.index(until) + 1]:
-            run_stage(context, name)
-    return folder
+    return _run_stages(recipe, RunFolder(out), STAGES[: STAGE_NAMES.index(until) + 1], resume=resume)
 
 
 def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunFolder:
@@ -49,7 +43,10 @@ def score_again(out: Path | str) -> RunFolder:
     folder = own_folder(out, RECIPE)
     stages = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=stages)
-    return run(folder.recipe, out, resume=True)
+    # Scoring needs no method, so a plug-in that the run was trained with need not be loaded.
+    by_plugin = folder.is_done("unlearn") and folder.manifest.get("plugins")
+    needed = [stage for stage in STAGES if not (by_plugin and stage.uses_method)]
+    return _run_stages(folder.recipe, folder, needed, resume=True)
 
 
 STAGES = (
@@ -57,9 +54,16 @@ STAGES = (
     Stage("neighbours", no_check, training.neighbour_outputs, training.neighbours),
     Stage("wordings", training.check_wordings, training.wording_outputs, training.wordings),
     Stage("before", evaluation.check_asking, evaluation.before_outputs, evaluation.before, all_processes=True),
-    Stage("synthesis", training.check_synthesis, training.synthesis_outputs, training.synthesis),
-    Stage("alternates", training.check_synthesis, training.alternate_outputs, training.alternates),
-    Stage("unlearn", training.check_unlearn, training.unlearn_outputs, training.unlearn, all_processes=True),
+    Stage("synthesis", training.check_synthesis, training.synthesis_outputs, training.synthesis, uses_method=True),
+    Stage("alternates", training.check_synthesis, training.alternate_outputs, training.alternates, uses_method=True),
+    Stage(
+        "unlearn",
+        training.check_unlearn,
+        training.unlearn_outputs,
+        training.unlearn,
+        all_processes=True,
+        uses_method=True,
+    ),
     Stage("after", no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
     Stage("perplexity", no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
     Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
@@ -68,21 +72,34 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-def open_run(folder: RunFolder, recipe: Recipe, held: ExitStack, *, resume: bool) -> DataSet:
+def _run_stages(recipe: Recipe, folder: RunFolder, stages: Sequence[Stage], *, resume: bool) -> RunFolder:
+    with ExitStack() as held:
+        data = distributed.on_main(lambda: open_run(folder, recipe, held, stages=stages, resume=resume))
+        context = RunContext(recipe, folder, data)
+        for stage in stages:
+            run_stage(context, stage.name)
+    return folder
+
+
+def open_run(
+    folder: RunFolder, recipe: Recipe, held: ExitStack, *, stages: Sequence[Stage] = STAGES, resume: bool
+) -> DataSet:
     """Validate all inputs, lock the run folder and write the initial manifest; return the records.
 
     Raises InputError before anything is written. The lock is released when `held` closes.
     """
     check_folder(folder, recipe, resume=resume)
-    data = check_inputs(recipe)
+    if any(stage.uses_method for stage in stages):
+        plugins.require(folder.manifest.get("plugins", ()), folder.path)
+    data = check_inputs(recipe, stages)
     begin_run(folder, recipe, data, held)
     return data
 
 
-def check_inputs(recipe: Recipe) -> DataSet:
-    """Read all records of a recipe and run the checks of all stages; return the records with their subjects."""
+def check_inputs(recipe: Recipe, stages: Sequence[Stage] = STAGES) -> DataSet:
+    """Read all records of a recipe and run the checks of the stages; return the records with their subjects."""
     data = load_all(recipe.data)
-    for stage in STAGES:
+    for stage in stages:
         stage.check(recipe, data)
     return with_subjects(data)
 

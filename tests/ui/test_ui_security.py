@@ -11,7 +11,7 @@ from ui_runs import OWN, PORT, TOKEN, Page
 from relearn.core.errors import InputError
 from relearn.ui.run_data import open_runs
 from relearn.ui.security import new_token
-from relearn.ui.session import Desk
+from relearn.ui.session import Session
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_nothing_beside_the_static_files_is_served(page, path):
 
 
 def test_there_are_no_other_routes(page):
-    assert error(page.call("/api/else"), 404) == "there is nothing here"
+    assert error(page.call("/api/else"), 404) == "not found"
     assert error(page.client.get("/api/load", headers={"x-relearn-token": TOKEN}), 405)
     for path in ("/docs", "/openapi.json"):
         assert error(page.client.get(path, headers={"x-relearn-token": TOKEN}), 404)
@@ -118,16 +118,16 @@ def test_what_is_no_mapping_in_json_is_refused(page, content, kind, status):
 
 
 def test_what_goes_wrong_is_said_in_the_terminal_and_not_on_the_page(plain_run, capsys):
-    class Broken(Desk):
+    class Broken(Session):
         def load(self) -> None:
             raise InputError("cannot load model", where="/secret/folder")
 
         def candidates(self, key):
             raise KeyError("/secret/folder")
 
-    page = Page(plain_run, desk=Broken(open_runs([plain_run])))
+    page = Page(plain_run, session=Broken(open_runs([plain_run])))
     said = error(page.call("/api/load"), 422)
-    assert said == "the model cannot be loaded or asked; the terminal says why"
+    assert said == "the model cannot be loaded or asked; see the terminal for the reason"
     assert "/secret/folder: cannot load model" in capsys.readouterr().err
     client = TestClient(page.app, base_url=OWN, raise_server_exceptions=False)
     reply = client.post("/api/candidates", json={"answer": "x"}, headers={"origin": OWN, "x-relearn-token": TOKEN})
