@@ -260,6 +260,8 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         app = make_app(runs, token=token, port=number, worker=worker)
         config = uvicorn.Config(
             app,
+            # Configuring logging would close handlers of other libraries, and with them stderr.
+            log_config=None,
             log_level="critical",
             access_log=False,
             server_header=False,
