@@ -25,6 +25,8 @@ def place(tiny_model_dir, tmp_path_factory) -> Path:
     with fresh_plugins():
         words = ["--plugin", toys[loss], f"--plugin={toys[metric]}", "run", recipe, "--out", str(folder / "run")]
         assert run_command(words) == 0
+    # The audit, which does not have the metric, writes the report again.
+    shutil.copy(folder / "run" / "report.html", folder / "report.html")
     with fresh_plugins():
         assert run_command(["--plugin", toys[attack], "audit", str(folder / "run"), "--attacks", "my_attack"]) == 0
     return folder
@@ -52,7 +54,7 @@ def test_the_loss_trains_ten_steps(place):
 def test_the_metric_is_scored_and_labelled_in_the_report(place):
     summary = read_json(place / "run" / "summary.json")
     assert 0 <= summary["after"]["forget"]["hedging"]["value"] <= 1
-    assert "Hedging words" in (place / "run" / "report.html").read_text()
+    assert "Hedging words" in (place / "report.html").read_text()
 
 
 def test_the_attack_is_audited(place):

@@ -200,7 +200,7 @@ def test_the_page_names_the_models_and_where_they_come_from(tmp_path, tiny_model
     change_recipe(built_in, str(tiny_model_dir), "smollm2-135m-instruct")
     local, hub, own = named_models(open_runs([learned, from_hub, built_in]))
     assert (local.source, local.own) == ("a folder on this machine", False)
-    assert local.parts == ("the adapter that learned learned first", "the adapter that unlearning made, in learned")
+    assert local.parts == ("the adapter that learned learned first", "the adapter made by unlearning, in learned")
     assert hub.source.startswith("https://huggingface.co;") and not hub.own
     assert own.own and "built in" in own.source
     html = Page(from_hub).html()
