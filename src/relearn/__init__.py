@@ -1,9 +1,9 @@
-"""Make a language model forget, and show that it did. Importing this loads neither torch nor transformers.
+"""Remove chosen knowledge from a language model and measure the result. Imports neither torch nor transformers.
 
     recipe = relearn.Recipe.from_yaml("recipe.yaml")
     folder = relearn.run(recipe, "runs/mine")
 
-The names below are loaded when they are first used.
+The names below are imported when they are first used.
 """
 
 from __future__ import annotations
