@@ -105,7 +105,7 @@ def test_llama_cpp_is_looked_for_on_the_path(monkeypatch, tmp_path):
 
 def test_every_extra_is_declared(project_root):
     project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]
-    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"test"}
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"test", "docs"}
 
 
 def test_little_memory_and_disk_are_warnings(monkeypatch, tmp_path):
