@@ -1,1 +1,1 @@
-"""Run a causal language model: packed forward passes, KV-cache decoding, sampling, backends."""
+"""Run a causal language model: packed forward passes, decoding with a KV cache, sampling, vLLM backend."""

@@ -1,7 +1,7 @@
-"""Run a small model's forward passes on a CPU in parallel, one thread per pass.
+"""Run the forward passes of a small model in parallel on a CPU, one thread per pass.
 
-Several cores on one small matrix product mostly wait for each other; with a pass each they do not. Torch releases the
-interpreter lock while it multiplies, so threads suffice and share the weights.
+One small matrix product gains little from several cores. Running one pass per core is faster. PyTorch releases the
+Python interpreter lock during matrix products, so threads can run in parallel and share the weights.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PassOutput = TypeVar("PassOutput")
 
 
 def map_on_threads(work: Callable[[PassInput], PassOutput], items: Sequence[PassInput]) -> list[PassOutput]:
-    """Compute `work(item)` for all items, in order, in inference mode, on as many threads as torch may use.
+    """Compute `work(item)` for all items in inference mode, on as many threads as PyTorch may use; keep the order.
 
-    Fewer items than threads run one after the other, each on all threads. `work` must not change what other calls read;
-    what it raises is raised here.
+    If there are fewer items than threads, the items run one after the other, each on all threads. `work` must not
+    change data that other calls read. Exceptions of `work` are raised here.
     """
-    # Inference mode is per thread, so each call enters it.
+    # Inference mode is set per thread, so each call of `work` must enter it.
     work = torch.inference_mode()(work)
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < threads:
@@ -32,5 +32,5 @@ def map_on_threads(work: Callable[[PassInput], PassOutput], items: Sequence[Pass
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
             return list(pool.map(work, items))
     finally:
-        # Setting it in one thread changes it for the process too.
+        # Setting the number of threads inside a thread also changes it for the process.
         torch.set_num_threads(threads)

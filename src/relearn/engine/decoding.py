@@ -1,8 +1,9 @@
-"""Decode the answers to many prompts with a shared KV cache, without padding and without waiting for the longest.
+"""Decode answers to many prompts with one KV cache and continuous batching, without padding.
 
-A pass is packed: every row contributes its newest token and attends to its own keys and values in the cache. A row that
-ends frees its slot for the next prompt, or makes the pass smaller. Common prefixes of prompts (the chat template) are
-computed once. `can_decode` tests once whether a model can be decoded like this.
+Each decode step computes the newest token of every row. A token attends to the keys and values of its own row in the
+cache. When a row ends, its cache slot is used for the next prompt; without a next prompt, the batch gets smaller. The
+prefill computes common prefixes of prompts (the chat template) once. `can_decode` tests once per model whether it gives
+correct logits with this cache.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from relearn.engine.packing import PackLayout, TokenRow, gather_tokens, pack, ro
 from relearn.engine.sampling import TokenChooser
 from relearn.models.sharding import is_sharded
 
-# With more rows than this, the time of a pass grows as fast as the rows.
+# Maximum rows per decode step. With more rows, the time of a step grows in proportion to the rows.
 CPU_ROWS, GPU_ROWS = 128, 256
 CPU_CACHE_BYTES = 4 << 30
-# One slot in so many has to be free before new prompts are read, because reading takes a pass of its own.
+# A prefill starts when at least one in `_REFILL` slots is free, because each prefill is a separate forward pass.
 _REFILL = 8
 _DECODES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens(TokenRow):
-    """A row without an answer yet: answer_start is its length."""
+    """Store the token ids of a prompt without an answer; `answer_start` is the length of the prompt."""
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -40,17 +41,17 @@ class PromptTokens(TokenRow):
 
 @dataclass
 class KVCache:
-    """Keys and values of up to `rows` rows of up to `room` tokens: two tensors (rows, key heads, room, d) per layer."""
+    """Store keys and values of `rows` rows of at most `room` tokens: two tensors (rows, key heads, room, d) a layer."""
 
     rows: int
     room: int
     layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def put(self, layer: int, key: torch.Tensor, value: torch.Tensor, *, first: int) -> None:
-        """Write the keys and values (n, key heads, tokens, d) of prompts into the slots from `first` on."""
+        """Write the keys and values (n, key heads, tokens, d) of n prompts into the slots from `first` on."""
         if layer not in self.layers:
             shape = (self.rows, key.shape[1], self.room, key.shape[3])
-            # Zeros, because masked values are still multiplied, by zero.
+            # Initialise with zeros: masked values are multiplied by zero, and a NaN would remain NaN.
             self.layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
         for cached, new in zip(self.layers[layer], (key, value), strict=True):
             cached[first : first + len(new), :, : new.shape[2]] = new
@@ -63,7 +64,7 @@ class KVCache:
 
 
 class _PrefillLayout:
-    """Packed attention over prompts that also writes their keys and values into the cache."""
+    """Compute packed attention over prompts and write their keys and values into the cache."""
 
     def __init__(self, cache: KVCache, layout: PackLayout, *, last_segments: torch.Tensor, first: int):
         self._cache = cache
@@ -81,7 +82,7 @@ class _PrefillLayout:
 
 
 class _StepLayout:
-    """Attention of one new token for each of the cache's first rows, which hold `lengths` tokens so far."""
+    """Compute attention of one new token per row, for the first rows of the cache, which contain `lengths` tokens."""
 
     def __init__(self, cache: KVCache, lengths: Sequence[int], device: torch.device):
         self._cache = cache
@@ -93,13 +94,13 @@ class _StepLayout:
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scaling: float | None
     ) -> torch.Tensor:
-        """Add the new tokens to the cache and attend: query (1, heads, rows, d) to (1, rows, heads, d)."""
+        """Add the new tokens to the cache and compute attention: query (1, heads, rows, d) to (1, rows, heads, d)."""
         keys, values = self._cache.layers[module.layer_idx]
         keys[self._rows, :, self.lengths] = key[0].transpose(0, 1)
         values[self._rows, :, self.lengths] = value[0].transpose(0, 1)
         used = (slice(len(self._rows)), slice(None), slice(self._longest))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        # Query heads that share a key head are stacked, so that keys and values are not repeated.
+        # Stack the query heads that share a key head, so that keys and values need not be repeated.
         grouped = query[0].transpose(0, 1).unflatten(1, (keys.shape[1], -1)) * scale
         weights = torch.matmul(grouped, keys[used].transpose(-1, -2)).masked_fill_(self._masked, float("-inf"))
         probs = weights.softmax(-1, dtype=torch.float32).to(value.dtype)
@@ -108,7 +109,7 @@ class _StepLayout:
 
 @dataclass
 class _Row:
-    """A prompt being answered: its number, the tokens of it in the cache, all its tokens, and those of its answer."""
+    """Store the state of a row: number of its prompt, tokens in the cache, all its tokens, tokens of its answer."""
 
     prompt: int
     length: int
@@ -119,8 +120,8 @@ class _Row:
 class Decoder:
     """Decode an answer to each of `prompts` (token ids), at most `rows` at a time. The model must pass `can_decode`.
 
-    A row ends at one of `stops`, which is left out, or after `max_new_tokens`. `finished` is called with the number of
-    rows that have ended since the last call.
+    A row ends at a token of `stops`, which is not part of the answer, or after `max_new_tokens`. `finished` is called
+    with the number of rows that ended since the last call.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class Decoder:
             row.tokens.append(token)
 
     def _drop_finished(self, cache: KVCache) -> None:
-        """Remove rows that have ended. The last active row moves into the free slot, so slots stay contiguous."""
+        """Remove rows that have ended; move the last active row into the free slot, so that slots stay contiguous."""
         before = len(self._active)
         for slot in reversed(range(before)):
             row = self._active[slot]
@@ -206,7 +207,7 @@ class Decoder:
 
 
 def groups(lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
-    """Group prompt numbers by length, ascending, so that no row of a group needs twice the room of another."""
+    """Group prompt numbers by length, ascending; a row needs at most twice the cache size of another in its group."""
     grouped: list[list[int]] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
         if not grouped or lengths[number] + new_tokens > 2 * (lengths[grouped[-1][0]] + new_tokens):
@@ -216,19 +217,19 @@ def groups(lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
 
 
 def rows_at_once(model: Any, room: int, limit: int | None = None) -> int:
-    """Compute how many rows of `room` tokens fit into memory and still speed up a pass; at most `limit`."""
+    """Compute the number of rows of `room` tokens for a decode step, from the cache memory; at most `limit`."""
     config = bare(model).config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     weight = next(model.parameters())
-    # Elements of quantised weights may take one byte; keys and values take at least two.
+    # A quantised weight may have elements of one byte; keys and values have at least two.
     row_bytes = 2 * config.num_hidden_layers * heads * width * max(2, weight.element_size()) * room
     useful = CPU_ROWS if weight.device.type == "cpu" else GPU_ROWS
     return max(1, min(useful, _cache_bytes(model, weight.device) // row_bytes, limit or useful))
 
 
 def _cache_bytes(model: Any, device: torch.device) -> int:
-    """Compute the size of the cache from the total memory, not the free one, so that a resumed run batches alike."""
+    """Compute the cache size in bytes from total, not free, memory, so that a resumed run uses the same batches."""
     if device.type == "cuda":
         weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         return (torch.cuda.get_device_properties(device).total_memory - weights) // 4
@@ -236,7 +237,7 @@ def _cache_bytes(model: Any, device: torch.device) -> int:
 
 
 def prefill(model: Any, cache: KVCache, prompts: Sequence[Sequence[int]], *, first: int = 0) -> torch.Tensor:
-    """Read prompts into the cache's slots from `first` on; return the logits (n, V) of each next token."""
+    """Compute the keys and values of n prompts into cache slots from `first` on; return the next logits (n, V)."""
     device = next(model.parameters()).device
     rows = [PromptTokens(str(number), tuple(prompt), len(prompt)) for number, prompt in enumerate(prompts)]
     packed = pack(rows, device)
@@ -251,7 +252,7 @@ def prefill(model: Any, cache: KVCache, prompts: Sequence[Sequence[int]], *, fir
 
 
 def decode_step(model: Any, cache: KVCache, tokens: Sequence[int], *, lengths: Sequence[int]) -> torch.Tensor:
-    """Add one token to each of the cache's first rows, of `lengths` tokens; return the logits (n, V) of the next."""
+    """Add one token to each of the first n rows of the cache, of `lengths` tokens; return the next logits (n, V)."""
     device = next(model.parameters()).device
     layout = _StepLayout(cache, lengths, device)
     ids, keep = torch.tensor([tokens], device=device), torch.arange(len(tokens), device=device)
@@ -259,9 +260,9 @@ def decode_step(model: Any, cache: KVCache, tokens: Sequence[int], *, lengths: S
 
 
 def can_decode(model: Any, longest: int = 0) -> bool:
-    """Test once, on two rows, whether decoding with the cache gives the logits of a plain pass.
+    """Test once per model, on two rows, whether decoding with the KV cache gives the logits of a plain forward pass.
 
-    False also where rows of `longest` tokens cannot be packed, and for sharded and wrapped models.
+    Return False also if rows of `longest` tokens cannot be packed, for sharded models and for models that take rows.
     """
     if getattr(bare(model), "takes_rows", False) or is_sharded(model) or not can_pack(model, longest):
         return False

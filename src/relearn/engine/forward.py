@@ -1,8 +1,9 @@
 """Run a model over token rows and compute logits, log-probabilities and their moments at the answer tokens.
 
-Rows are packed (`packing`), or right-padded for models that cannot be packed. The LM head is applied at the answer
-positions only. Where it is a plain frozen matrix, it is left out of the pass: `Predicted` then holds the states before
-the LM head, and logits over the vocabulary exist for a chunk of tokens, or of the vocabulary, at a time.
+Rows are packed (`packing`); models that cannot be packed get right-padded rows. The LM head is applied only at the
+positions that predict answer tokens. If the LM head is a plain frozen matrix, the forward pass stops before it:
+`Predicted` then contains the hidden states, and logits are computed for one chunk of tokens, or one part of the
+vocabulary, at a time. This saves memory.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from relearn.engine.model_support import (
 from relearn.engine.packing import TokenRow, pack, split_packs
 from relearn.models.sharding import is_sharded
 
-# Tokens of a pack.
+# Maximum tokens of a pack.
 CPU_PACK_TOKENS, GPU_PACK_TOKENS = 2048, 16384
-# Logits exist for so many tokens at a time; fewer would leave a GPU idle.
+# Tokens per chunk of logits. A GPU needs larger chunks to be fully used.
 CHUNK_TOKENS, GPU_CHUNK_TOKENS = 128, 1024
-# Log-probabilities are computed over this much of the vocabulary at a time, for all tokens of a pack.
+# Size of the part of the vocabulary for which log-probabilities of a pack are computed at a time.
 CPU_VOCABULARY = 4096
 
 # The LM head: states (A, H) -> logits (A, V).
@@ -43,10 +44,10 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model predicts for the A answer tokens of its rows, row after row, already shifted.
+    """Store a model's predictions of the A answer tokens of its rows, row after row, already shifted.
 
-    Either logits (A, V), or states (A, H) before the LM head, with the `head` that maps them to logits. `layer` (A, H):
-    the output of the requested decoder layer.
+    Contains either logits (A, V), or the hidden states (A, H) before the LM head and the `head` that maps them to
+    logits. `layer` (A, H): output of the requested decoder layer.
     """
 
     logits: torch.Tensor | None
@@ -65,17 +66,17 @@ class Predicted:
 def predict(
     model: Any, rows: Sequence[TokenRow], *, layer: int | None = None, head: torch.nn.Linear | None = None
 ) -> Predicted:
-    """Run `rows` in packs, up to the states before the LM head where that can be left out.
+    """Run the forward passes of `rows` in packs; stop before the LM head if it is plain and frozen.
 
-    `layer`: number of a decoder layer whose output is returned too, negative from the end. `head`: an LM head to leave
-    out although it is trained.
+    `layer`: number of a decoder layer whose output is also returned; negative numbers count from the end. `head`: LM
+    head to leave out although it is trained.
     """
     if getattr(bare(model), "takes_rows", False):
         return model(rows=rows, layer=layer)
     device = next(model.parameters()).device
     head = head or frozen_head(model)
     outputs, layers = [], []
-    # Processes must run a sharded model equally often, however long their rows are.
+    # All processes must run a sharded model the same number of times, whatever the lengths of their rows.
     limit = sys.maxsize if is_sharded(model) else pack_tokens(device)
     for numbers in split_packs([len(row.ids) for row in rows], limit):
         part = [rows[number] for number in numbers]
@@ -101,7 +102,7 @@ def answer_logits(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
 
 
 def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the answer tokens (A,) and the number of the row each belongs to (A,)."""
+    """Return the answer tokens (A,) and, for each, the number of its row (A,)."""
     targets = torch.tensor([token for row in rows for token in row.answer_ids], device=device)
     owner = torch.tensor([number for number, row in enumerate(rows) for _ in row.answer_ids], device=device)
     return targets, owner
@@ -109,10 +110,10 @@ def answer_targets(rows: Sequence[TokenRow], device: torch.device | str) -> tupl
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Scores of a row's answer tokens: CPU tensors (answer tokens,).
+    """Store scores of a row's answer tokens: CPU tensors (answer tokens,).
 
-    `logprobs`: natural log-probability of each token; `hits`: whether it is the most likely one; `mean`, `variance`: of
-    the log-probability of a token drawn from the model's distribution at that position.
+    `logprobs`: natural log-probability of each token; `hits`: whether it is the most likely token; `mean`, `variance`:
+    moments of the log-probability of a token drawn from the model's distribution at that position.
     """
 
     logprobs: torch.Tensor
@@ -126,8 +127,8 @@ def answer_logprobs(
 ) -> list[torch.Tensor]:
     """Compute the log-probability of every answer token: per row a CPU tensor (answer tokens,), in the order of `rows`.
 
-    `batch_tokens`: tokens of a pack; None: by device. Several processes share the packs; the packs themselves are the
-    same for any number of processes.
+    `batch_tokens`: maximum tokens of a pack; None uses the default of the device. Packs are divided among processes;
+    the packs are the same for any number of processes.
     """
     return [columns[:, 0] for columns in _per_token(model, rows, logprobs, batch_tokens=batch_tokens, tick=tick)]
 
@@ -135,9 +136,9 @@ def answer_logprobs(
 def answer_scores(
     model: Any, rows: Sequence[TokenRow], *, batch_tokens: int | None = None, tick: Any = None
 ) -> list[TokenScores]:
-    """Compute the `TokenScores` of every row in one pass, in the order of `rows`.
+    """Compute the `TokenScores` of every row, in the order of `rows`. Arguments as in `answer_logprobs`.
 
-    Rows with the same prompt (one question, several answers) share a pack, so that the prompt is computed once.
+    Rows with the same prompt (one question, several answers) are in the same pack, so the prompt is computed once.
     """
     score = partial(in_chunks, token_scores)
     measured = _per_token(model, rows, score, batch_tokens=batch_tokens, tick=tick)
@@ -147,16 +148,17 @@ def answer_scores(
 def in_chunks(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], predicted: Predicted, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Apply `score` to logits (c, V) and targets (c,) of a chunk of tokens at a time, and join the results."""
+    """Apply `score` to logits (c, V) and targets (c,) of one chunk of tokens at a time; concatenate the results."""
     size = CHUNK_TOKENS if targets.device.type == "cpu" else GPU_CHUNK_TOKENS
     cuts = [(start, start + size) for start in range(0, len(targets), size)]
     return torch.cat([score(predicted.logits_at(start, stop), targets[start:stop]) for start, stop in cuts])
 
 
 def logprobs(predicted: Predicted, targets: torch.Tensor) -> torch.Tensor:
-    """Compute log-probabilities (A, 1) of the targets.
+    """Compute log-probabilities (A, 1) of the targets (A,).
 
-    On a CPU with a plain float32 head, over a part of the vocabulary at a time, so that weights are read once per pack.
+    On a CPU with a plain float32 LM head, one part of the vocabulary is computed at a time for all tokens, so the
+    weights of the LM head are read once per pack.
     """
     head, states = predicted.head, predicted.states
     if states is None or not isinstance(head, torch.nn.Linear):
@@ -180,7 +182,7 @@ def logprob(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Compute (c, 4): log-probability, hit, mean and variance of ln p under p; tokens with p = 0 count as 0."""
+    """Compute scores (c, 4): log-probability, hit, mean and variance of ln p under p; ln p is set to 0 where p = 0."""
     own = logprob(logits, targets)
     hits = logits.argmax(-1, keepdim=True) == targets[:, None]
     every = logits.log_softmax(-1)
@@ -200,7 +202,7 @@ def _per_token(
     batch_tokens: int | None,
     tick: Any,
 ) -> list[torch.Tensor]:
-    """Compute `score` (A, k) at all answer tokens: a CPU tensor (answer tokens, k) per row."""
+    """Compute `score` (A, k) at all answer tokens; return a CPU tensor (answer tokens, k) per row."""
     device = next(model.parameters()).device
     packs = _by_prompt(rows, batch_tokens or pack_tokens(device))
     done = 0
@@ -216,7 +218,7 @@ def _per_token(
             tick(min(done * distributed.processes(), len(rows)), len(rows))
         return columns
 
-    # All processes have to run a sharded model together.
+    # A sharded model needs all processes for each forward pass, so every process runs all packs.
     measured = [measure(part) for part in packs] if is_sharded(model) else distributed.spread(packs, measure)
     by_row: dict[int, torch.Tensor] = {}
     for numbers, columns in zip(packs, measured, strict=True):
@@ -225,7 +227,7 @@ def _per_token(
 
 
 def _by_prompt(rows: Sequence[TokenRow], limit: int) -> list[list[int]]:
-    """Split row numbers into packs of about `limit` tokens by length; rows of one prompt stay together."""
+    """Split row numbers into packs of about `limit` tokens, sorted by length; rows of one prompt share a pack."""
     prompts: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         prompts.setdefault(row.ids[: row.answer_start], []).append(number)
@@ -236,7 +238,7 @@ def _by_prompt(rows: Sequence[TokenRow], limit: int) -> list[list[int]]:
 
 @contextmanager
 def _captured(model: Any, layer: int | None) -> Iterator[list[torch.Tensor]]:
-    """Collect the outputs (1, T, H) of one decoder layer, in the order of the passes."""
+    """Collect the outputs (1, T, H) of one decoder layer, in the order of the forward passes."""
     captured: list[torch.Tensor] = []
     if layer is None:
         yield captured
@@ -251,5 +253,5 @@ def _captured(model: Any, layer: int | None) -> Iterator[list[torch.Tensor]]:
 
 
 def pack_tokens(device: torch.device) -> int:
-    """Return how many tokens a pack holds."""
+    """Return the maximum number of tokens of a pack on `device`."""
     return CPU_PACK_TOKENS if device.type == "cpu" else GPU_PACK_TOKENS

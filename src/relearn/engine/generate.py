@@ -1,7 +1,7 @@
-"""Generate the answers to many questions at once, in the order of the questions.
+"""Generate answers to many questions in batches, in the order of the questions.
 
 An answer does not depend on the other questions. Models that pass `can_decode` are decoded without padding
-(`decoding`); the others run in length-sorted, left-padded batches. Several processes share the questions.
+(`decoding`). Other models run in left-padded batches sorted by length. Questions are divided among processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from relearn.engine.sampling import ChooserProcessor, TokenChooser, TokenSampler
 from relearn.models.load import Loaded
 
 PADDED_ROWS = 16
-# Receives the next tokens of an answer; an exception from it stops the generation.
+# Called with the next tokens of an answer; an exception raised by it stops the generation.
 TokenListener = Callable[[Sequence[int]], None]
-# Settings of a model's generation config that `decoding` follows; a model with others runs its own `generate`.
+# Settings of a generation config that `decoding` supports; a model with other settings uses transformers' `generate`.
 _LENGTH_SETTINGS = {"bos_token_id", "eos_token_id", "pad_token_id", "max_length", "max_new_tokens"}
 _SAMPLING_SETTINGS = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty"}
 _OTHER_SETTINGS = {"use_cache", "transformers_version", "_from_model_config"}
@@ -42,11 +42,12 @@ def generate(
     tick: Ticker = quiet,
     on_tokens: TokenListener | None = None,
 ) -> list[str]:
-    """Generate one answer per question, without the prompt; greedy at temperature 0.
+    """Generate one answer per question, without the prompt; temperature 0 is greedy.
 
-    Random numbers depend on the seed, the question and how often it came before; neither order nor batch changes an
-    answer. `on_tokens`, for a single question, receives the tokens of its answer as they come, perhaps with the end of
-    turn; the backend vllm sends none. Raises ValueError for `on_tokens` with several questions.
+    Random numbers depend on the seed, the prompt and the number of its earlier occurrences. The order of the questions
+    and the batches do not change an answer. `on_tokens` is allowed for a single question only: it is called with the
+    tokens of the answer as they are generated, and may get the end-of-turn token. The backend vllm never calls it.
+    Raises ValueError for `on_tokens` with several questions.
     """
     if not questions:
         return []
@@ -67,7 +68,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Call:
-    """What all questions of one call of `generate` share."""
+    """Store the arguments that all questions of one call of `generate` share."""
 
     loaded: Loaded
     settings: Generate
@@ -75,7 +76,7 @@ class _Call:
 
 
 def _shared_out(call: _Call, ids: Sequence[list[int]], *, keys: Sequence[str], tick: Ticker) -> list[list[int]]:
-    """Generate the tokens of every answer; process n of N takes every Nth question by length."""
+    """Generate the tokens of every answer; process n of N takes every Nth question, sorted by length."""
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     count = distributed.processes()
     done = 0
@@ -114,7 +115,7 @@ def _decoded(
 
 
 def _with_listener(chooser: TokenChooser, on_tokens: TokenListener) -> TokenChooser:
-    """Pass on every token that is chosen."""
+    """Return a token chooser that also calls `on_tokens` with every chosen token."""
 
     def choose(logits: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         chosen = chooser(logits, questions, tokens)
@@ -128,7 +129,7 @@ def _with_listener(chooser: TokenChooser, on_tokens: TokenListener) -> TokenChoo
 def _padded(
     call: _Call, ids: list[list[int]], sampler: TokenSampler, finished: Callable[[int], None]
 ) -> list[list[int]]:
-    """Generate with the model's own `generate`; `ids` are sorted by length."""
+    """Generate with transformers' `generate` in left-padded batches; `ids` must be sorted by length."""
     loaded, settings = call.loaded, call.settings
     answers: list[list[int]] = []
     stops = stop_ids(loaded)
@@ -166,7 +167,7 @@ def _padded(
 
 
 class _ListenerProcessor:
-    """A logits processor for transformers' `generate` that changes nothing and passes on new tokens."""
+    """Call `on_tokens` with new tokens, as a logits processor of transformers' `generate` that changes no logits."""
 
     def __init__(self, on_tokens: TokenListener, start: int):
         self._on_tokens = on_tokens
@@ -174,7 +175,8 @@ class _ListenerProcessor:
         self._sent = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        # Beam search may still discard any token before it ends; the listener is called to be able to stop it.
+        # With several rows (beam search), tokens may still be discarded. The listener then gets an empty list, so that
+        # it can still stop the generation by an exception.
         new = input_ids[0, self._start + self._sent :].tolist() if len(input_ids) == 1 else []
         self._sent += len(new)
         self._on_tokens(new)
@@ -189,9 +191,9 @@ def _up_to_stop(tokens: list[int], stops: Sequence[int]) -> list[int]:
 
 
 def _penalty(model: Any, longest: int = 0) -> float | None:
-    """Return the repetition penalty of a model that `decoding` can run; None for one that needs its own `generate`.
+    """Return the repetition penalty for `decoding`; return None if the model needs transformers' `generate`.
 
-    `longest`: tokens of the longest prompt with its answer.
+    `longest`: largest number of tokens of a prompt with its answer.
     """
     own = getattr(bare(model), "generation_config", None) or GenerationConfig()
     names = {name for name, value in own.to_diff_dict().items() if value not in (None, False)}
@@ -201,7 +203,7 @@ def _penalty(model: Any, longest: int = 0) -> float | None:
 
 
 def _keys(prompts: Sequence[str], seed: int) -> list[str]:
-    """Name the random stream of each question; a prompt that is repeated gets another one."""
+    """Return the random seed of each question, as text; repeated prompts get different seeds."""
     times: Counter[str] = Counter()
     keys = []
     for prompt in prompts:
@@ -211,7 +213,7 @@ def _keys(prompts: Sequence[str], seed: int) -> list[str]:
 
 
 def stop_ids(loaded: Loaded) -> list[int]:
-    """Return the tokens that end an answer: the chat format's end of turn and the tokenizer's end of text."""
+    """Return the token ids that end an answer: end-of-turn token of the chat format, eos token of the tokenizer."""
     ids = {loaded.tokenizer.eos_token_id}
     ids.update(loaded.tokenizer(loaded.chat.end, add_special_tokens=False).input_ids[-1:])
     return sorted(number for number in ids if number is not None)

@@ -1,7 +1,7 @@
-"""Test once per model whether it can be packed and whether its LM head can be applied apart; run plain passes.
+"""Test whether a model supports packed rows and a separate LM head; run packed and padded forward passes.
 
-Both tests compare with padded passes of single rows, on two short rows. Results are kept for as long as the model is in
-memory.
+Both tests run once per model, on two short rows, and compare with padded forward passes. Results are kept while the
+model is in memory.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from relearn.models.sharding import is_sharded
 
 _PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-# Tokens of the two test rows, in sevenths of the vocabulary, and where their answers start. A vocabulary often begins
-# with control tokens; at those, out of order, some models (SmolLM2) are so unstable that rounding to half precision
-# alone changes logits by eight.
+# Tokens of the two test rows, in sevenths of the vocabulary size, and the positions where their answers start. Control
+# tokens, often the first of a vocabulary, are avoided: with control tokens in unusual order, some models (SmolLM2) are
+# so unstable that rounding to half precision alone changes logits by 8.
 _TEST_ROWS = ((1, 2, 3, 1, 2, 4, 5, 3, 2), 6), ((1, 2, 3, 1, 2, 4, 6, 1, 2, 4), 7)
-# Largest difference, as a share of `reference_scale`. Half precision reaches a tenth of it after thirty layers.
+# Largest accepted difference in full and in half precision, as a share of `reference_scale`. Rounding in half
+# precision reaches a tenth of `reference_scale` after 30 layers.
 _ROUNDING, _HALF_ROUNDING = 0.01, 0.25
 
 
@@ -38,7 +39,7 @@ def bare(model: Any) -> Any:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Put the model in eval mode; restore its mode afterwards."""
+    """Set the model to eval mode; restore its previous mode on exit."""
     was_training = model.training
     model.eval()
     try:
@@ -48,7 +49,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def decoder_layers(model: Any) -> Any:
-    """Find the list of decoder layers by its length. Raises ValueError when there is none."""
+    """Find the ModuleList of decoder layers by its length. Raises ValueError if there is none."""
     inner = bare(model)
     count = inner.config.get_text_config().num_hidden_layers
     for module in inner.modules():
@@ -59,7 +60,7 @@ def decoder_layers(model: Any) -> Any:
 
 @contextmanager
 def bypassed(head: Any) -> Iterator[None]:
-    """Let the LM head return its input, so that the model returns states instead of logits; None changes nothing."""
+    """Make the LM head return its input, so that the model returns hidden states; None changes nothing."""
     if head is None:
         yield
         return
@@ -71,15 +72,15 @@ def bypassed(head: Any) -> Iterator[None]:
 
 
 def packed_output(model: Any, packed: Packed) -> torch.Tensor:
-    """Run a pack; return logits (A, V), or states (A, H) when the LM head is bypassed."""
+    """Run the forward pass of a pack; return logits (A, V), or hidden states (A, H) if the LM head is bypassed."""
     return layout_logits(model, packed.layout, ids=packed.ids, positions=packed.positions, keep=packed.keep)
 
 
 def layout_logits(
     model: Any, layout: Any, *, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor
 ) -> torch.Tensor:
-    """Run a sequence whose attention follows `layout`: ids, positions (1, T) to logits (A, V) at the indices keep."""
-    # transformers builds no mask when it is given one of four dimensions; the layout defines what a token sees.
+    """Run a sequence with the attention of `layout`: ids, positions (1, T) to logits (A, V) at the indices `keep`."""
+    # A mask of four dimensions prevents transformers from building one. `layout` defines the visible keys instead.
     unused = torch.zeros(1, 1, 1, 1, device=ids.device)
     output = model(
         input_ids=ids,
@@ -93,7 +94,7 @@ def layout_logits(
 
 
 def padded_logits(model: Any, rows: Sequence[TokenRow], device: torch.device) -> torch.Tensor:
-    """Run right-padded rows; return logits (A, V). The mask comes from lengths, as the pad token may equal eos."""
+    """Run right-padded rows; return logits (A, V). The mask uses row lengths, because the pad token may equal eos."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     lengths = torch.tensor([len(row.ids) for row in rows], device=device)
@@ -108,9 +109,10 @@ def at_answers(padded: torch.Tensor, rows: Sequence[TokenRow]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SupportCheck:
-    """Two short rows with a common prefix, and the logits (A, V) that the model gives each row alone.
+    """Store two short rows with a common prefix, and the model's logits (A, V) for each row alone.
 
-    `reference_scale`: how much the logits change when the other row precedes, the error of a pack that mixes rows.
+    `reference_scale`: norm of the change of the logits if the other row precedes each row. A pack that mixes its rows
+    has an error of this size.
     """
 
     rows: list[TokenRow]
@@ -118,7 +120,7 @@ class SupportCheck:
     reference_scale: torch.Tensor
 
     def agrees(self, logits: torch.Tensor) -> bool:
-        """Whether logits computed another way, in the model's own dtype, differ from these by rounding only."""
+        """Return whether `logits` (A, V), in the model's dtype, differ from the reference logits by rounding only."""
         share = _ROUNDING if _is_full_precision(logits) else _HALF_ROUNDING
         return bool((logits.float() - self.logits).norm() <= share * self.reference_scale)
 
@@ -145,9 +147,9 @@ def _test_rows(model: Any) -> list[TokenRow]:
 
 
 def can_pack(model: Any, longest: int = 0) -> bool:
-    """Test once whether the model keeps packed rows apart; False also for rows longer than its sliding window."""
+    """Test once per model whether packed rows do not affect each other; False for rows longer than a sliding window."""
     inner = bare(model)
-    # The layout would have to mask what a sliding window hides from a longer row.
+    # `PackLayout` has no mask for a sliding window, which matters only for rows longer than the window.
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
     if window and longest > window:
         return False
@@ -157,15 +159,15 @@ def can_pack(model: Any, longest: int = 0) -> bool:
 
 
 def frozen_head(model: Any) -> torch.nn.Linear | None:
-    """Return `plain_head` if it is frozen, else None."""
+    """Return the LM head if it is a plain matrix (`plain_head`) and frozen, else None."""
     head = plain_head(model)
     return None if head is None or any(weight.requires_grad for weight in head.parameters()) else head
 
 
 def plain_head(model: Any) -> torch.nn.Linear | None:
-    """Return the LM head, trained or not, if it is a plain matrix and the model's last operation; else None.
+    """Return the LM head, trained or frozen, if it is a plain matrix and the model's last operation, else None.
 
-    None for a sharded model as well: its LM head is complete only inside a forward pass.
+    Return None also for a sharded model: its LM head is complete only during a forward pass.
     """
     if is_sharded(model):
         return None
@@ -216,7 +218,7 @@ def _head_is_last(inner: Any, head: torch.nn.Linear) -> bool:
         if states.shape[-1] != head.in_features:
             return False
         own = head(states.to(head.weight.dtype))
-        # Same states, same matrix: only the rounding of this one product may differ.
+        # States and matrix are the same, so only the rounding of this product may differ.
         tolerance = 1e-3 if _is_full_precision(own) else 2e-2
         return bool((own - logits).abs().max() <= tolerance * (1 + logits.abs().max()))
 

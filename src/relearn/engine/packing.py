@@ -1,12 +1,12 @@
-"""Pack token rows into one unpadded sequence that computes shared prefixes once, and attend within each row.
+"""Pack token rows into one unpadded sequence with shared prefixes, and compute attention within each row.
 
-Rows with a common prefix (chat template, system prompt, one question with several answers) form a tree. Every node is a
-segment: a run of tokens that occurs once in the sequence. A row is the path of segments from the root to its last one.
+Rows with a common prefix (chat template, system prompt, one question with several answers) form a tree. Each node is a
+segment: consecutive tokens that occur once in the sequence. A row is a path of segments from a root to a leaf.
 
     rows S Q a1, S Q a2, S R b    ->    sequence S | Q | a1 | a2 | R b    with the tree S -> (Q -> (a1, a2), R b)
 
-Projections and feed-forward layers run over the sequence as it is. Only attention gathers, for every segment, its
-queries and the keys of its path, so a token sees its own row and no other, and the cost grows linearly with the rows.
+Projections and feed-forward layers run over the packed sequence. Attention gathers the queries of each segment and the
+keys of its path, so a token attends to its own row only. The cost of attention grows linearly with the number of rows.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# Name of this attention implementation in transformers.
+# Name under which this attention implementation is registered in transformers.
 ATTENTION = "relearn_rows"
-# A shared prefix of fewer tokens is not worth a segment of its own.
+# Minimum tokens of a shared prefix; a shorter one costs more as a segment than it saves.
 MIN_SHARED = 4
-# Up to this many attention weights per layer are computed explicitly on a CPU; more go through the fused kernel.
+# Maximum attention weights per layer that are computed explicitly on a CPU; above it, the fused kernel is used.
 CPU_WEIGHTS = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """Token ids of a prompt and its answer: the answer is ids[answer_start:], at least one token."""
+    """Store the token ids of a prompt and its answer; the answer is ids[answer_start:], at least one token.
+
+    Raises ValueError if prompt or answer is empty.
+    """
 
     id: str
     ids: tuple[int, ...]
@@ -51,9 +54,9 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens start..stop of row number `row`, in the sequence from `offset` on; `path`: indices of all tokens before.
+    """Describe a segment: tokens start..stop of row number `row`, placed in the sequence from `offset` on.
 
-    A shared segment names the first of its rows.
+    `path`: indices in the sequence of all earlier tokens of the row. For a shared segment, `row` is its first row.
     """
 
     row: int
@@ -69,11 +72,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackLayout:
-    """Which queries and keys belong together, for S segments in a sequence of T tokens.
+    """Store the queries and keys of S segments in a sequence of T tokens.
 
-    queries (S, Lq) and keys (S, Lk): indices into the sequence, padded with 0; restore (T,): indices that put the
-    attention output (S * Lq) back in the order of the sequence; mask (S, 1, Lq, Lk): which key a query sees, None when
-    no segment is shared and plain causal attention is the same.
+    queries (S, Lq) and keys (S, Lk): indices into the sequence, padded with 0. restore (T,): indices that put the
+    attention output (S * Lq) back in the order of the sequence. mask (S, 1, Lq, Lk): True where a query attends to a
+    key; None if no segment is shared, because causal attention is the same then.
     """
 
     queries: torch.Tensor
@@ -84,7 +87,7 @@ class PackLayout:
 
 @runtime_checkable
 class AttentionLayout(Protocol):
-    """A layout with its own attention: query (1, heads, T, d) to (1, T, heads, d)."""
+    """Define a layout that computes attention itself: query (1, heads, T, d) to (1, T, heads, d)."""
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scaling: float | None
@@ -93,7 +96,7 @@ class AttentionLayout(Protocol):
 
 @dataclass(frozen=True)
 class Packed:
-    """The sequence: ids (1, T), positions (1, T) within the rows, keep (A,): indices that predict the answer tokens."""
+    """Store a packed sequence: ids (1, T), positions (1, T) in the rows, keep (A,): indices that predict answers."""
 
     ids: torch.Tensor
     positions: torch.Tensor
@@ -102,7 +105,7 @@ class Packed:
 
 
 def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
-    """Lay out `rows` as one sequence with shared prefixes."""
+    """Pack `rows` into one sequence with shared prefixes."""
     segments = segment_tree(rows)
     ids = [token for segment in segments for token in rows[segment.row].ids[segment.start : segment.stop]]
     positions = [position for segment in segments for position in range(segment.start, segment.stop)]
@@ -120,7 +123,7 @@ def pack(rows: Sequence[TokenRow], device: torch.device | str) -> Packed:
 
 
 def split_packs(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Split row numbers, in order, into packs of at most `limit` tokens, or of a single longer row."""
+    """Split row numbers, in order, into packs of at most `limit` tokens; a longer row is a pack of its own."""
     packs: list[list[int]] = []
     room = 0
     for number, length in enumerate(lengths):
@@ -135,12 +138,12 @@ def split_packs(lengths: Sequence[int], limit: int) -> list[list[int]]:
 def segment_tree(rows: Sequence[TokenRow]) -> list[Segment]:
     """Split `rows` into segments, in the order of the sequence.
 
-    The last segment of a row holds all positions that predict its answer and is never shared.
+    The last segment of a row is never shared. It contains all positions that predict the row's answer.
     """
     segments: list[Segment] = []
 
     def add(members: list[int], start: int, path: tuple[int, ...]) -> None:
-        """Add the segments of `members`, which have the tokens before `start` in common."""
+        """Add the segments of the rows `members`, whose tokens before `start` are the same."""
         for group in _groups(rows, members, start):
             first = group[0]
             stop = _common_stop(rows, group, start) if len(group) > 1 else len(rows[first].ids)
@@ -155,7 +158,7 @@ def segment_tree(rows: Sequence[TokenRow]) -> list[Segment]:
 
 
 def _groups(rows: Sequence[TokenRow], members: list[int], start: int) -> list[list[int]]:
-    """Group members by their next `MIN_SHARED` tokens; a prompt that ends before that is a group of its own."""
+    """Group rows by their next `MIN_SHARED` tokens; a row whose prompt ends before is a group of its own."""
     groups: dict[Any, list[int]] = {}
     for number in members:
         row = rows[number]
@@ -166,7 +169,7 @@ def _groups(rows: Sequence[TokenRow], members: list[int], start: int) -> list[li
 
 
 def _common_stop(rows: Sequence[TokenRow], members: list[int], start: int) -> int:
-    """Find where members differ, at most before the token that predicts the first answer token."""
+    """Find the first position where rows differ, at most the last position of the shortest prompt."""
     limit = min(rows[number].answer_start for number in members) - 1
     first = rows[members[0]].ids
     for position in range(start, limit):
@@ -206,9 +209,10 @@ def rows_attention(
     row_layout: PackLayout | AttentionLayout | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within rows; transformers' attention interface: query (1, heads, T, d) to (1, T, heads, d).
+    """Compute attention within rows: query (1, heads, T, d) to (1, T, heads, d).
 
-    `row_layout`: a pack's segments, or a layout with its own attention (`decoding`). Without one this is plain SDPA.
+    Follows the attention interface of transformers. `row_layout`: the segments of a pack, or a layout that computes
+    attention itself (`decoding`); None gives plain SDPA.
     """
     if isinstance(row_layout, AttentionLayout):
         return row_layout.attend(module, query, key, value, scaling=scaling), None
@@ -239,9 +243,9 @@ def rows_attention(
 def _explicit_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor:
-    """Compute attention with explicit weights: on a CPU faster than the fused kernel, mostly in the backward pass.
+    """Compute attention with explicit weights; faster than the fused kernel on a CPU, mostly in the backward pass.
 
-    Query heads that share a key head are stacked, so that keys and values are not repeated.
+    Query heads that share a key head are stacked, so that keys and values need not be repeated.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)

@@ -1,6 +1,7 @@
-"""Choose the next token: the most likely one, or one sampled with random numbers fixed by question and step.
+"""Choose the next token, greedily or by temperature, top-k and top-p sampling, with one random stream per question.
 
-A sampled answer therefore depends neither on the other questions of its batch nor on their order.
+Random numbers are fixed by question and decode step. A sampled answer does not depend on the other questions of its
+batch or on their order.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from relearn.core.config import Generate
 
-# The most likely tokens are sorted first; this many usually hold `top_p`, and a whole vocabulary is slow to sort.
+# Number of most likely tokens to sort first. They usually reach `top_p`, and sorting the whole vocabulary is slow.
 _SORTED_FIRST = 256
-# logits (rows, V) float32, the question number of each row, all tokens of each row -> tokens (rows,)
+# (logits (rows, V) float32, question number of each row, all tokens of each row) -> chosen tokens (rows,)
 TokenChooser = Callable[[torch.Tensor, Sequence[int], Sequence[Sequence[int]]], torch.Tensor]
 
 
 class TokenSampler:
-    """A `TokenChooser` by the settings of `generate`; temperature 0 is greedy.
+    """Choose tokens by the recipe's `generate` settings, as a `TokenChooser`; temperature 0 is greedy.
 
-    `keys`: one per question, the seed of its random numbers. `penalty`: divides positive and multiplies negative logits
-    of tokens that the row already has, the prompt included (Keskar et al. 2019, arXiv 1909.05858); 1 is none.
+    `keys`: random seed of each question. `penalty`: repetition penalty (Keskar et al. 2019, arXiv 1909.05858); it
+    divides positive and multiplies negative logits of tokens that the row already contains, prompt included; 1 is off.
     """
 
     def __init__(self, settings: Generate, keys: Sequence[str], penalty: float = 1.0):
@@ -36,14 +37,14 @@ class TokenSampler:
     def __call__(self, logits: torch.Tensor, questions: Sequence[int], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         if self._penalise is not None:
             longest = max(map(len, tokens))
-            # Rows are padded with their own last token, which is not penalised a second time.
+            # Pad each row with its own last token: a repeated token is penalised only once.
             padded = [[*row, *[row[-1]] * (longest - len(row))] for row in tokens]
             ids: Any = torch.tensor(padded, device=logits.device)
             logits = self._penalise(ids, logits)
         if self._settings.temperature == 0:
             return logits.argmax(-1)
         drawn = [self._stream(question).random() for question in questions]
-        # Apple's GPUs have no float64.
+        # Apple GPUs (mps) do not support float64.
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64
         return pick(logits, torch.tensor(drawn, dtype=dtype, device=logits.device), self._settings)
 
@@ -56,8 +57,8 @@ class TokenSampler:
 def pick(logits: torch.Tensor, drawn: torch.Tensor, settings: Generate) -> torch.Tensor:
     """Sample tokens (rows,) by inverting the cumulative distribution, in vocabulary order, at `drawn` (rows,).
 
-    Temperature applies first, then `top_k`, then `top_p` of what is left. `drawn` is uniform in [0, 1); its dtype is
-    that of the computation.
+    Temperature is applied first, then `top_k`, then `top_p` to the remaining tokens. `drawn` contains uniform random
+    numbers in [0, 1); the probs have its dtype.
     """
     logits = logits / settings.temperature
     tokens = None
@@ -70,14 +71,14 @@ def pick(logits: torch.Tensor, drawn: torch.Tensor, settings: Generate) -> torch
         nucleus = descending.cumsum(-1) - descending < settings.top_p
         probs = torch.zeros_like(probs).scatter(-1, order, descending * nucleus)
     cumulative = probs.cumsum(-1)
-    # Strictly below the total, beyond which there is no token.
+    # Thresholds must be strictly below the total; at the total, searchsorted finds no token.
     thresholds = drawn.clamp(max=1 - 2**-20)[:, None] * cumulative[:, -1:]
     picked = torch.searchsorted(cumulative, thresholds, right=True).clamp(max=cumulative.shape[-1] - 1)
     return (picked if tokens is None else tokens.gather(-1, picked))[:, 0]
 
 
 def _most_likely(probs: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort probabilities, descending, and their tokens; perhaps only as many as hold `share` in every row."""
+    """Sort probs and their tokens, descending; return only the first 256 if they sum to `share` in every row."""
     if probs.shape[-1] > _SORTED_FIRST:
         descending, order = probs.topk(_SORTED_FIRST, dim=-1)
         if bool((descending.sum(-1) >= share).all()):
@@ -86,9 +87,9 @@ def _most_likely(probs: torch.Tensor, share: float) -> tuple[torch.Tensor, torch
 
 
 class ChooserProcessor:
-    """A logits processor for transformers' `generate` that leaves only the token chosen by `chooser` possible.
+    """Allow only the token chosen by `chooser`, as a logits processor for transformers' `generate`.
 
-    `questions`: the question number of each row. `padding`: the left padding of each row, which is not passed on.
+    `questions`: question number of each row. `padding`: number of left padding tokens of each row, which are removed.
     """
 
     def __init__(self, chooser: TokenChooser, questions: Sequence[int], padding: Sequence[int]):

@@ -1,7 +1,7 @@
 """Generate answers with vLLM on the GPU (`generate.backend: vllm`), from a copy of the model with its adapter merged.
 
-vLLM uses other kernels, so answers are comparable within one backend only. In float32, with vLLM 0.32's build for CPUs,
-they equalled those of `decoding`, adapter included; on a GPU this is untested (docs/many-gpus.md).
+vLLM uses other kernels, so compare answers of one backend only. In float32, with the CPU build of vLLM 0.32, answers
+equalled those of `decoding`, with an adapter too. On a GPU this is untested (docs/many-gpus.md).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from relearn.core.errors import InputError
 from relearn.engine.model_support import bare
 from relearn.models.load import Loaded, check_backend
 
-# The rest of the free memory is left to the model in memory, which computes the log-probabilities.
+# Share of the free GPU memory for vLLM. The rest is for the loaded model, which computes the log-probabilities.
 _SHARE_OF_FREE = 0.5
 _SHORTEST = 2048
 
 
 @dataclass
 class _Engine:
-    """A running vLLM, the state of the weights it was started with, and the tokens of prompt and answer it allows."""
+    """Store a running vLLM engine, the state of its weights, and its maximum tokens of prompt and answer."""
 
     state: tuple[Any, ...]
     tokens: int
@@ -40,9 +40,10 @@ _ENGINES: WeakKeyDictionary[Any, _Engine] = WeakKeyDictionary()
 def vllm_answers(
     loaded: Loaded, prompts: Sequence[list[int]], settings: Generate, *, keys: Sequence[str], stops: Sequence[int]
 ) -> list[list[int]]:
-    """Generate the tokens of every answer. `keys`: one per question, hashed into its seed.
+    """Generate the tokens of every answer with vLLM. `keys`: one text per question, hashed into its random seed.
 
-    Raises InputError for 4-bit weights, for inference-time methods and without a GPU, MissingPartError without vLLM.
+    Raises InputError for 4-bit weights, for inference-time methods and without a GPU. Raises MissingPartError without
+    the package vllm.
     """
     check_vllm(loaded)
     if not prompts:
@@ -71,7 +72,10 @@ def vllm_answers(
 
 
 def check_vllm(loaded: Loaded) -> None:
-    """Raise InputError unless vLLM is installed and can run this model."""
+    """Raise InputError unless vLLM is installed and can run this model.
+
+    A missing package raises MissingPartError.
+    """
     model = bare(loaded.model)
     if getattr(model, "takes_rows", False):
         raise InputError(
@@ -100,7 +104,7 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _adapter_delta(layer: Any) -> torch.Tensor | float:
-    """Compute what the active adapters add to a layer's weight."""
+    """Compute the sum of the active adapters' changes to a layer's weight."""
     if layer.disable_adapters or layer.merged:
         return 0.0
     deltas = [layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A]
@@ -108,7 +112,7 @@ def _adapter_delta(layer: Any) -> torch.Tensor | float:
 
 
 def _engine(loaded: Loaded, longest: int, settings: Generate) -> Any:
-    """Return the engine of a model; start one, which takes about a minute, if weights or lengths have changed."""
+    """Return the vLLM engine of a model; start a new one (about a minute) if weights or lengths have changed."""
     model = bare(loaded.model)
     state = _state(model)
     engine = _ENGINES.get(model)
@@ -121,7 +125,7 @@ def _engine(loaded: Loaded, longest: int, settings: Generate) -> Any:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """Return a value that changes with every write to a weight and every switch of an adapter."""
+    """Return a value that changes when a weight is written or an adapter is enabled or disabled."""
     disabled = tuple(module.disable_adapters for module in model.modules() if hasattr(module, "disable_adapters"))
     return (sum(weight._version for weight in model.parameters()), disabled)
 

@@ -1,1 +1,1 @@
-"""Load the models of a run and collect their answers."""
+"""Load the models of a run, generate answers and compute log-probabilities."""

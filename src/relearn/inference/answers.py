@@ -1,4 +1,4 @@
-"""Generate a model's answers to records and compute the log-probabilities that the metrics need."""
+"""Generate a model's answers to records, and compute the log-probabilities for the metrics."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from relearn.inference.choice_logprobs import choice_columns
 from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
 
-# The precision of float32.
+# Significant digits that are stored: the precision of float32.
 _DIGITS = 7
-# Replaces minus infinity, which JSON cannot hold; its probability is 0 too.
+# Replaces minus infinity, which JSON cannot represent; exp of it is also 0.
 _IMPOSSIBLE = -10_000.0
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The rows of one answer file: question, reference, response and scores (fields of `AnswerRow`)."""
+    """Store the rows of one answer file: question, reference, response and scores (fields of `AnswerRow`)."""
 
     rows: list[dict]
 
@@ -48,9 +48,9 @@ def ask(
 ) -> Answers:
     """Generate answers, and compute log-probabilities of the reference, paraphrased and perturbed answers.
 
-    With `settings.repeats`, a question has one row per repeat, in the order of (repeat, record). `membership` adds the
-    moments of every reference token, which membership attacks need. Records of the split "holdout" are scored only:
-    their response is empty, because the model was never trained on their answers.
+    With `settings.repeats`, a record has one row per repeat, ordered by (repeat, record). `membership` adds the moments
+    of every reference token, which membership inference attacks need. For records of the split "holdout", only scores
+    are computed: their response is empty, because the model was never trained on their answers.
     """
     responses = _responses(loaded, records, settings, seed=seed, tick=tick)
     rows = encode(loaded.chat, [example for record in records for example in _examples(record)])
@@ -82,7 +82,7 @@ def ask(
 def _responses(
     loaded: Loaded, records: Sequence[Record], settings: Generate, *, seed: int, tick: Ticker
 ) -> dict[tuple[int, str], str]:
-    """Generate the responses, by (repeat, record id); every repeat has its own random numbers."""
+    """Generate the responses by (repeat, record id); each repeat uses different random numbers."""
     responses: dict[tuple[int, str], str] = {}
     for form in ("chat", "text"):
         repeated = [
@@ -98,7 +98,7 @@ def _responses(
 
 
 def _examples(record: Record) -> Iterator[Example]:
-    """Yield the reference, its paraphrase if any, then the perturbed answers."""
+    """Yield the reference answer, its paraphrase if there is one, then the perturbed answers."""
     first = record_example(record)
     yield first
     for answer in (*filter(None, [record.paraphrased_answer]), *record.alternatives):
@@ -108,7 +108,7 @@ def _examples(record: Record) -> Iterator[Example]:
 def _score_fields(
     loaded: Loaded, record: Record, scored: Iterator[tuple[TokenRow, TokenScores]], *, membership: bool
 ) -> dict[str, Any]:
-    """Build the score fields of an `AnswerRow`; consumes as many of `scored` as `_examples` yields."""
+    """Build the score fields of an `AnswerRow`; take one item of `scored` per example of `_examples`."""
     row, scores = next(scored)
     logprobs = _logprobs(scores)
     fields: dict[str, Any] = {"reference_logprobs": logprobs, "closing_tokens": closing_tokens(loaded.chat, row)}
@@ -128,12 +128,12 @@ def _score_fields(
 def with_response_logprobs(base: Loaded, *files: Answers) -> list[Answers]:
     """Add the log-probabilities of the responses under `base`, the model before any fine-tuning.
 
-    They exclude the end of turn, as PPL does. An empty response has an empty list; one that exceeds the context of the
-    base model together with its question has None. Rows with `reference_moments` get `base_logprobs` of their
-    references as well, the end of turn included.
+    They exclude the end-of-turn token, as PPL does. The list is empty for an empty response. It is None if question and
+    response exceed the context length of the base model. Rows with `reference_moments` also get `base_logprobs` of
+    their references, which include the end-of-turn token.
 
-    Pass the files of several models for the same questions together: each question, and each answer that they share, is
-    then computed once.
+    Pass the answer files of several models in one call: each question, and each answer that the files share, is then
+    computed once.
     """
     examples = [_base_examples(row) for answers in files for row in answers.rows]
     encoded = iter(encode(base.chat, [example for fields in examples for example in fields.values()]))
@@ -146,7 +146,7 @@ def with_response_logprobs(base: Loaded, *files: Answers) -> list[Answers]:
 
 
 def _base_examples(row: dict[str, Any]) -> dict[str, Example]:
-    """Map each field that the base model fills to the text it scores."""
+    """Map each field with base-model scores to the question and answer to score."""
     examples = {}
     if row["response"]:
         examples["response_logprobs"] = Example(row["id"], row["question"], row["response"], row["form"], closed=False)
@@ -161,7 +161,7 @@ def _tokens(row: TokenRow) -> tuple[tuple[int, ...], int]:
 
 
 def _fits(loaded: Loaded, row: TokenRow) -> bool:
-    """Whether the model has a position for every token of the row."""
+    """Return whether the row fits the context length of the model."""
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     return limit is None or len(row.ids) <= limit
 
@@ -171,7 +171,7 @@ def _logprobs(scores: TokenScores) -> list[float] | None:
 
 
 def _plain(logprobs: list[float]) -> list[float] | None:
-    """Round log-probabilities for JSON; None when one is not a number."""
+    """Round log-probabilities for JSON; return None if one is NaN."""
     if any(value != value for value in logprobs):
         return None
     return [max(_rounded(value), _IMPOSSIBLE) for value in logprobs]

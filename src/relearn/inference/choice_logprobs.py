@@ -1,6 +1,6 @@
-"""Compute log-probabilities of the letters and of the texts of multiple-choice options, in the usual layouts.
+"""Compute log-probabilities of multiple-choice options, by letter and by text.
 
-By letter (MMLU, WMDP; lm-eval's default for both), the answer being " A", " B", ...:
+By letter (MMLU, WMDP; lm-eval's default for both), with the answers " A", " B", ...:
 
     The following are multiple choice questions (with answers) about SUBJECT.
 
@@ -9,10 +9,10 @@ By letter (MMLU, WMDP; lm-eval's default for both), the answer being " A", " B",
     B. second
     Answer:
 
-By text (lm-eval's continuation form): "Question: QUESTION\\nAnswer:", the answer being " first", " second", ...
+By text (lm-eval's continuation form): "Question: QUESTION\\nAnswer:", with the answers " first", " second", ...
 
-Solved questions may precede as examples. There is no chat template, as in published results. The choices of a question
-share its prompt, which is computed once (`engine/packing.py`).
+Solved questions (few-shot examples) may precede. No chat template is used, as in published results. All choices of a
+question share its prompt, which is computed once (`engine/packing.py`).
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, encode
 
 _DIGITS = 5
-# Replaces minus infinity, which JSON cannot hold.
+# Replaces minus infinity, which JSON cannot represent.
 _IMPOSSIBLE = -10_000.0
 
-# One number per choice; None when one of them is not a number.
+# One log-probability per choice; None if one of them is NaN.
 ChoiceLogprobs = tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """`right`: index of the correct choice; `about`: subject in the heading; `shots`: solved questions before it."""
+    """Store a multiple-choice question.
+
+    `right`: index of the correct choice; `about`: subject in the heading; `shots`: few-shot examples before it.
+    """
 
     question: str
     choices: tuple[str, ...]
@@ -48,14 +51,14 @@ class ChoiceQuestion:
 
 
 def lettered(question: ChoiceQuestion) -> str:
-    """Format the prompt whose answer is " A", " B", ..."""
+    """Format a prompt for answers by letter (" A", " B", ...)."""
     about = f" about {question.about}" if question.about else ""
     solved = "".join(f"{_listed(shot)} {LETTERS[shot.right]}\n\n" for shot in question.shots)
     return f"The following are multiple choice questions (with answers){about}.\n\n{solved}{_listed(question)}"
 
 
 def spelled(question: ChoiceQuestion) -> str:
-    """Format the prompt whose answer is " " and the text of a choice."""
+    """Format a prompt for answers by text: " " and the text of a choice."""
     solved = "".join(f"{_plain(shot)} {shot.choices[shot.right]}\n\n" for shot in question.shots)
     return solved + _plain(question)
 
@@ -70,12 +73,12 @@ def _plain(question: ChoiceQuestion) -> str:
 
 
 def letter_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
-    """Compute the log-probability of each choice's letter, summed over its tokens, for every question."""
+    """Compute the log-probability of each choice's letter, summed over tokens, for every question."""
     return _logprobs(loaded, questions, lettered, answers=lambda one: LETTERS[: len(one.choices)], tick=tick)
 
 
 def text_logprobs(loaded: Loaded, questions: Sequence[ChoiceQuestion], *, tick: Any = None) -> list[ChoiceLogprobs]:
-    """Compute the log-probability of each choice's text, summed over its tokens, for every question."""
+    """Compute the log-probability of each choice's text, summed over tokens, for every question."""
     return _logprobs(loaded, questions, spelled, answers=lambda one: one.choices, tick=tick)
 
 
@@ -101,9 +104,9 @@ def _logprobs(
 
 
 def choice_columns(loaded: Loaded, records: Sequence[Record]) -> dict[str, dict[str, Any]]:
-    """Build the multiple-choice fields of an answer row, by record id; other records are left out.
+    """Build the multiple-choice fields of answer rows, by record id; records without choices are left out.
 
-    choices, choice (index of the correct one), letter_logprobs, choice_logprobs.
+    Fields: choices, choice (index of the correct choice), letter_logprobs, choice_logprobs.
     """
     with_choices = [record for record in records if record.choice is not None and len(record.choices) > 1]
     questions = [ChoiceQuestion(record.question, record.choices, record.choice or 0) for record in with_choices]

@@ -1,13 +1,13 @@
-"""Load the models of a run, of an audit or of an evaluation, one in memory at a time.
+"""Load the models of a run, an audit or an evaluation; keep one in memory at a time.
 
-A `ModelSet` maps names to model sources; `of_run`, `of_pair` and `of_evaluation` build one. A model is loaded only when
-a method asks for it.
+`ModelSet.of_run`, `of_pair` and `of_evaluation` build a model set. A model is loaded when it is first requested.
 
-base       before any fine-tuning (`metrics.base_model`, or the recipe's model without adapters)
-start      knows the facts to forget: the user's adapter and what the run learned are merged in
-unlearned  start with the run's adapter on top, not merged, or wrapped by an inference-time method
-after      unlearned as it would be published: the adapter is merged into the weights
-control    never saw the facts; separates guessing from knowing
+base       model before any fine-tuning (`metrics.base_model`, or the recipe's model without adapters)
+original   the recipe's model with the user's adapter merged
+start      start model, trained on the facts to forget: original with the adapter of the learn stage merged
+unlearned  unlearned model: start with the run's adapter, not merged, or with an inference-time method
+after      unlearned model as published: the adapter is merged into the weights
+control    control model, not trained on the facts; its scores show what guessing achieves
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MODELS: tuple[ModelName, ...] = ("start", "after", "control")
 
 
 class ModelSet:
-    """Hold the model requested last; a request for another one frees it first.
+    """Load models by name and keep the last one in memory; a request for another model frees it first.
 
-    `loaders`: by name, the call that loads the model. Names with equal calls share the model in memory. `has_adapter`:
-    whether "after" is the start model with an adapter, so that `fresh("after", share=...)` can scale it.
+    `loaders`: name -> call that loads the model. Names with equal calls share the model in memory. `has_adapter`:
+    whether "after" is the start model with an adapter; `fresh("after", share=...)` can then scale the adapter.
     """
 
     def __init__(self, *, loaders: Mapping[str, partial[Loaded]], control_name: str = "", has_adapter: bool = False):
@@ -48,9 +48,10 @@ class ModelSet:
 
     @classmethod
     def of_run(cls, recipe: Recipe, folder: Path, *, control: Path | None = None) -> ModelSet:
-        """Models of the run in `folder`. `control`: the folder of a run, an adapter or a model; None: the base model.
+        """Build the model set of the run in run folder `folder`.
 
-        Raises InputError when `control` is none of these, or a run of another model.
+        `control`: folder of a run, an adapter or a model; None uses the base model. Raises InputError if `control` is
+        none of these, or a run with another model.
         """
         loaders = {
             "base": partial(_load_base, recipe),
@@ -67,7 +68,7 @@ class ModelSet:
 
     @classmethod
     def of_pair(cls, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
-        """Two models given by the caller, and perhaps a control; all adapters are merged into the weights."""
+        """Build a model set of two given models and an optional control model; all adapters are merged."""
         specs = {"start": before, "after": after} | ({} if control is None else {"control": control})
         loaders = {name: partial(_load_scaled, spec) for name, spec in specs.items()}
         control_name = "none was given" if control is None else control.name
@@ -75,17 +76,17 @@ class ModelSet:
 
     @classmethod
     def of_evaluation(cls, specs: Mapping[str, Model], *, base: Model | None = None) -> ModelSet:
-        """Models of an evaluation by side ("before", "after"), and the base; the last adapter of each is not merged."""
+        """Build the model set of an evaluation: "before", "after" and base; each last adapter is not merged."""
         named = {**specs} | ({} if base is None else {"base": base})
         return cls(loaders={name: partial(_load_adapted, spec) for name, spec in named.items()})
 
     @property
     def roles(self) -> list[ModelName]:
-        """The models of an audit that this set has."""
+        """Return the names of the audit models in this set."""
         return [name for name in MODELS if name in self._loaders]
 
     def get(self, name: str) -> Loaded:
-        """Return the model, from memory if it was the last one requested."""
+        """Return the model `name`; load it unless it is in memory."""
         loader = self._loaders[name]
         source = loader.func, loader.args, loader.keywords
         if self._held is None or self._held[0] != source:
@@ -97,7 +98,7 @@ class ModelSet:
         return self.get("base")
 
     def original(self) -> Loaded:
-        """Return the recipe's model with the user's adapter; the learn stage makes the start model from it."""
+        """Return the recipe's model with the user's adapter, from which the learn stage trains the start model."""
         return self.get("original")
 
     def start(self) -> Loaded:
@@ -107,15 +108,15 @@ class ModelSet:
         return self.get("unlearned")
 
     def fresh(self, name: str, **options: float) -> Loaded:
-        """Load the model again and do not hold it: the caller may change its weights.
+        """Load a new copy of a model that is not kept here, so that the caller may change its weights.
 
-        `share`, for "after" alone: the strength of its last adapter, merged at 1.
+        `share` (only for "after"): factor of its last adapter when it is merged; 1 is full strength.
         """
         self.release()
         return self._loaders[name](**options)
 
     def release(self) -> None:
-        """Free the model in memory, so that the next request loads from disk."""
+        """Free the model in memory; the next request loads it from disk."""
         self._held = None
         gc.collect()
 
@@ -132,7 +133,7 @@ def _load_start(recipe: Recipe, folder: Path) -> Loaded:
 
 
 def _load_unlearned(recipe: Recipe, folder: Path) -> Loaded:
-    """Load what the unlearning method wrote: a model, an adapter, or the files of an inference-time method."""
+    """Load the unlearned model from its weights, its adapter, or the files of an inference-time method."""
     result = folder / result_name(recipe.unlearn, folder)
     if result.name == "model":
         return load(recipe.model.model_copy(update={"name": str(result), "adapter": None, "revision": None}))
@@ -144,14 +145,14 @@ def _load_unlearned(recipe: Recipe, folder: Path) -> Loaded:
 
 
 def _load_merged(recipe: Recipe, folder: Path, *, share: float = 1.0) -> Loaded:
-    """Load the unlearned model with its adapter, if it has one, scaled by `share` and merged."""
+    """Load the unlearned model; its adapter, if it has one, is scaled by `share` and merged."""
     if result_name(recipe.unlearn, folder) != "adapter":
         return _load_unlearned(recipe, folder)
     return _merge_scaled(_load_start(recipe, folder), folder / "adapter", share)
 
 
 def _load_scaled(spec: Model, *, share: float = 1.0) -> Loaded:
-    """Load a model with its adapters merged, the last one scaled by `share`."""
+    """Load a model with its adapters merged; the last adapter is scaled by `share`."""
     if share == 1 or not spec.adapters:
         return load(spec)
     *below, last = spec.adapters
@@ -159,9 +160,9 @@ def _load_scaled(spec: Model, *, share: float = 1.0) -> Loaded:
 
 
 def _load_adapted(spec: Model) -> Loaded:
-    """Load a model with its last adapter on top, as it is served and as a run queries it; those below are merged.
+    """Load a model with its last adapter not merged and its other adapters merged, as in a run and when served.
 
-    Merging into 16-bit weights rounds them, and with them what unlearning has changed.
+    Merging rounds 16-bit weights, and so may lose changes made by unlearning.
     """
     if not spec.adapters:
         return load(spec)
@@ -177,7 +178,7 @@ def _load_with(spec: Model, adapters: Sequence[str]) -> Loaded:
 
 
 def put_adapter(loaded: Loaded, adapter: Path) -> Loaded:
-    """Add an adapter that can be switched off again."""
+    """Add a PEFT adapter without merging it, so that it can be disabled. Raises InputError for a pickled adapter."""
     from peft import PeftModel
 
     check_adapter(adapter)
@@ -186,7 +187,7 @@ def put_adapter(loaded: Loaded, adapter: Path) -> Loaded:
 
 
 def _merge_scaled(loaded: Loaded, adapter: Path, share: float) -> Loaded:
-    """Merge an adapter into the weights at `share` of its strength."""
+    """Merge an adapter, scaled by `share`, into the weights."""
     loaded = put_adapter(loaded, adapter)
     for layer in loaded.model.modules():
         scaling = getattr(layer, "scaling", None)
@@ -215,7 +216,7 @@ def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
 
 
 def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
-    """Read the control run's own recipe. A model that is named only there is not loaded without asking."""
+    """Read the recipe of the control run. Raises InputError for another model or remote code than in `recipe`."""
     own = RunFolder(control).recipe
     if own.model.name != recipe.model.name or own.model.trust_remote_code:
         raise InputError(
@@ -226,12 +227,15 @@ def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
     return own
 
 
-# Files that a model is loaded from; a folder may hold others.
+# Files that a model is loaded from; its folder may contain other files.
 _LOADED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def check_model(spec: Model, option: str) -> None:
-    """Raise InputError for a model that cannot be loaded, as far as this shows without loading it."""
+    """Raise InputError for a model that cannot be loaded; checks settings and files without loading weights.
+
+    `option`: command-line option that names the model, for messages.
+    """
     check_machine(spec.model_copy(update={"adapter": None}))
     for adapter in spec.adapters:
         check_adapter(Path(adapter).expanduser())
@@ -270,7 +274,7 @@ def _check_folder(folder: Path, option: str) -> None:
 
 
 def fingerprint(spec: Model) -> str | None:
-    """Compute one sha256 over the files that a model and its adapters are loaded from; None for a model of the hub."""
+    """Compute one sha256 over the files of a model and its adapters; return None for a model from the hub."""
     folders = [Path(adapter).expanduser() for adapter in spec.adapters]
     if find_builtin(spec.name) is None:
         folder = Path(spec.name).expanduser()

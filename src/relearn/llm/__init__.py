@@ -1,4 +1,4 @@
-"""Have prompts answered by a language model or by templates: Prompt -> Completer (cache, budget) -> Completion."""
+"""Send prompts to a language model or to templates: Prompt -> Completer (cache, budget) -> Completion."""
 
 from relearn.llm.completer import Completer, Completion, Prompt
 

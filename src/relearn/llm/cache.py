@@ -1,7 +1,7 @@
-"""Cache completions in an sqlite file, so that no prompt is sent, or paid for, twice.
+"""Cache completions in an SQLite file, so that no prompt is sent, or paid for, twice.
 
-Every answer is committed when it arrives: a killed process loses only the prompts in flight. The file holds hashes of
-prompts and the answers to them, not the prompts.
+Each completion is committed when it is received. If the process is killed, only the pending prompts are lost. The file
+contains the completions and hashes of the prompts, not the prompts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relearn.llm.completer import CallBudget, Completer, Completion, Prompt
 
 @runtime_checkable
 class StreamingCompleter(Protocol):
-    """A completer that yields (position, completion) on arrival and takes a prompt only when it can send it."""
+    """Define a completer that yields (position, completion) when received, and reads a prompt when it can send it."""
 
     name: str
 
@@ -31,7 +31,7 @@ class StreamingCompleter(Protocol):
 
 @dataclass
 class Usage:
-    """Counts of prompts: `asked` were sent, `cached` answered from the cache, `failed` sent without an answer."""
+    """Count prompts and tokens: `asked` prompts were sent, `cached` were found in the cache, `failed` got an error."""
 
     asked: int = 0
     cached: int = 0
@@ -50,7 +50,7 @@ class Usage:
 
 
 def cache_key(name: str, prompt: Prompt) -> str:
-    """Return the sha256 of the completer's name and all of the prompt that shapes its answer."""
+    """Compute the cache key: sha256 of the completer name and of all prompt fields that affect the completion."""
     parts = {
         "completer": name,
         "text": prompt.text,
@@ -63,9 +63,9 @@ def cache_key(name: str, prompt: Prompt) -> str:
 
 
 class AnswerStore:
-    """A key -> answer table in an sqlite file that only its owner can read; in memory when `path` is None.
+    """Store completions by cache key in an SQLite file that only its owner can read; in memory if `path` is None.
 
-    Raises InputError when the file is no answer cache.
+    Raises InputError if the file is not such a cache.
     """
 
     def __init__(self, path: Path | None):
@@ -95,7 +95,7 @@ class AnswerStore:
         )
 
     def total_usage(self) -> tuple[int, int]:
-        """Return the (calls, tokens) that the stored answers took when they were written."""
+        """Return (calls, tokens) that generating the stored completions took."""
         return self._db.execute(
             "SELECT count(*), coalesce(sum(input_tokens + output_tokens), 0) FROM answers"
         ).fetchone()
@@ -105,10 +105,10 @@ class AnswerStore:
 
 
 class CachedCompleter:
-    """A completer with a cache: sends only prompts that are not stored, equal ones once.
+    """Complete prompts with a cache: send only prompts that are not cached, and equal prompts once.
 
-    Failures are returned and not stored. `on_arrival` is called once per distinct prompt, stored or new (progress
-    bars).
+    Failures are returned, but not cached. `on_arrival` is called once per distinct prompt, cached or new, and is used
+    for progress bars.
     """
 
     def __init__(self, inner: Completer, path: Path | None, budget: CallBudget | None = None):
@@ -120,7 +120,7 @@ class CachedCompleter:
         self._store = AnswerStore(path)
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Answer prompts in order. Raises BudgetError when the budget is used up; every answer received is stored."""
+        """Complete prompts in order. Raises BudgetError if the budget is used up; received completions are cached."""
         keys = [cache_key(self.name, prompt) for prompt in prompts]
         answers: dict[str, Completion] = {}
         missing: dict[str, Prompt] = {}
@@ -145,14 +145,14 @@ class CachedCompleter:
         return completions
 
     def stored(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
-        """Return what the cache holds for each prompt, without sending any."""
+        """Return the cached completion of each prompt, or None; no prompt is sent."""
         return [self._store.get(cache_key(self.name, prompt)) for prompt in prompts]
 
     def close(self) -> None:
         self._store.close()
 
     def _send(self, unsent: list[tuple[str, Prompt]]) -> Iterator[tuple[str, Completion]]:
-        """Send the prompts that the budget covers; try the rest again once true counts have replaced the reserves."""
+        """Send the prompts within the budget; retry the others after actual token counts have replaced the reserved."""
         while unsent:
             sent = 0
 
@@ -183,4 +183,4 @@ def _arrivals(inner: Completer, prompts: Iterator[Prompt]) -> Iterator[tuple[int
 
 
 def ignore_arrival() -> None:
-    """Do nothing: the default `on_arrival`."""
+    """Do nothing; default of `on_arrival`."""

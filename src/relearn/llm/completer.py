@@ -1,6 +1,6 @@
-"""Define prompts, completions, the protocol of a generator, and the budget of calls and tokens.
+"""Define prompts, completions, the completer protocol, and the budget of calls and tokens.
 
-`strip_reasoning` and `drop_truncated_sentence` clean the text a language model wrote.
+`strip_reasoning` and `drop_truncated_sentence` clean the output text of a language model.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from relearn.core.errors import BudgetError
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request to a generator.
+    """Store one request to a generator.
 
-    `text` is all that a language model reads. `task` and `fields` are the same request in structured form, for the
-    offline `templates` generator and for tests; they are not sent. `attempt` counts from 0 and is part of the cache
-    key, so that a repeated attempt can bring another answer.
+    A language model gets only `text`. `task` and `fields` contain the same request in structured form, for the offline
+    generator `templates` and for tests. `attempt` counts from 0 and is part of the cache key, so that a retry can give
+    another completion.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answer to a prompt, with its tokens; `error` is set and `text` empty where the generator failed."""
+    """Store the completion of a prompt and its token counts; after a failure, `error` is set and `text` is empty."""
 
     text: str = ""
     error: str | None = None
@@ -48,7 +48,7 @@ class Completion:
 
 @runtime_checkable
 class Completer(Protocol):
-    """Answers prompts: one completion each, in order. `name` identifies model and endpoint in the cache key."""
+    """Define a completer: one completion per prompt, in order. `name`: model and endpoint, part of the cache key."""
 
     name: str
 
@@ -57,10 +57,10 @@ class Completer(Protocol):
 
 @dataclass
 class CallBudget:
-    """Limits on calls and tokens, and what is used of them; None is no limit. Every prompt sent is a call.
+    """Limit the calls and tokens of generators, and count those used; None is no limit. Each sent prompt is a call.
 
-    `reserve` counts the worst case of a prompt before it is sent, `settle` replaces it by the true count, so that the
-    limits hold with any number of prompts in flight.
+    `reserve` counts the largest possible tokens of a prompt before it is sent. `settle` replaces them by the actual
+    count. The limits therefore hold for any number of concurrent requests.
     """
 
     max_calls: int | None = None
@@ -70,7 +70,7 @@ class CallBudget:
     _reserved: int = 0
 
     def reserve(self, prompt: Prompt) -> bool:
-        """Reserve a call and the worst-case tokens of `prompt`; return False, with nothing changed, if over a limit."""
+        """Reserve a call and the worst-case tokens of `prompt`; return False and reserve nothing if over a limit."""
         worst = worst_case_tokens(prompt)
         if self.max_calls is not None and self.calls >= self.max_calls:
             return False
@@ -86,7 +86,7 @@ class CallBudget:
         self.tokens += completion.input_tokens + completion.output_tokens
 
     def error(self) -> BudgetError:
-        """Return the error for a prompt that the budget does not cover."""
+        """Return the error for a prompt that exceeds the budget."""
         used = (("max_calls", self.max_calls, self.calls), ("max_tokens", self.max_tokens, self.tokens))
         limits = [f"{name} {limit:,} ({count:,} used)" for name, limit, count in used if limit is not None]
         problem = f"the budget does not cover the next prompt: {', '.join(limits)}"
@@ -95,7 +95,7 @@ class CallBudget:
 
 
 def worst_case_tokens(prompt: Prompt) -> int:
-    """Estimate tokens from above: 2 characters a token (names and numbers), 32 for the chat template, max_tokens."""
+    """Compute an upper bound of tokens: characters / 2 (names and numbers), 32 for the chat template, max_tokens."""
     return len(prompt.text) // 2 + 32 + prompt.max_tokens
 
 
@@ -105,16 +105,16 @@ _BARE_LABEL = re.compile(r"(?:^|\n)[^\S\n]*\(?\d{1,3}[.):]\Z")
 
 
 def strip_reasoning(text: str) -> str:
-    """Remove the <think> blocks of reasoning models."""
+    """Remove the <think> blocks that reasoning models write."""
     return _REASONING.sub("", text).strip()
 
 
 def drop_truncated_sentence(text: str) -> str:
-    """Cut a text that reached the token limit after its last complete sentence or line; "" when there is none."""
+    """Cut a text that reached the token limit after its last complete sentence or line; return "" if it has none."""
     ends = [match.end() for match in _END.finditer(text) if match.end() < len(text)]
     return _BARE_LABEL.sub("", text[: ends[-1]].strip()).strip() if ends else ""
 
 
 def estimated_tokens(text: str) -> int:
-    """Estimate the tokens of a text as characters / 4, rounded up, where neither endpoint nor tokenizer counts them."""
+    """Estimate the tokens of a text as characters / 4, rounded up; used without endpoint counts or a tokenizer."""
     return (len(text) + 3) // 4

@@ -1,6 +1,6 @@
-"""Register generators (`templates`, `openai:MODEL`, `transformers:MODEL`) and make a completer from a recipe's name.
+"""Register generators (`templates`, `openai:MODEL`, `transformers:MODEL`) and make a completer by generator name.
 
-A new generator is one module in this package that calls `GENERATORS.add(name, Generator(...))`.
+To add a generator, write a module in this package that calls `GENERATORS.add(name, Generator(...))`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def _no_host() -> str | None:
 
 @dataclass(frozen=True)
 class Generator:
-    """How to make one kind of generator.
+    """Describe one kind of generator.
 
-    `make(model, settings, loaded)` gets the model named after the colon, the synthesis settings, and the model that is
-    already in memory, if any. `host()` returns the other machine that prompts are sent to, None for this one.
-    `takes_model`: the name has a model after a colon. `priced`: tokens may cost money, whatever the host.
+    `make(model, settings, loaded)` makes the completer from the model name after the colon, the synthesis settings, and
+    a loaded model or None. `host()` returns the remote host that prompts are sent to, None for this machine.
+    `takes_model`: the generator name has a model name after a colon. `priced`: tokens may cost money.
     """
 
     make: Callable[[str, config.Synthesis, Any], Completer]
@@ -43,17 +43,17 @@ GENERATORS: Registry[Generator] = Registry("generator", "relearn.llm")
 def make_completer(
     name: str, settings: config.Synthesis, cache: Path | None, *, loaded: Any = None, budget: CallBudget | None = None
 ) -> CachedCompleter:
-    """Make the generator `name` ("templates", "openai:MODEL", "transformers:MODEL") with the answer cache at `cache`.
+    """Make the completer of generator `name` ("templates", "openai:MODEL", ...) with the SQLite cache at `cache`.
 
-    `loaded` is a model in memory (models.load.Loaded) that `transformers:` uses when it is the one named. Without a
-    `budget` that of the settings applies. Raises InputError for an unknown name, a missing model or a missing key.
+    `loaded`: a loaded model (models.load.Loaded), which `transformers:` uses if its name is the same. `budget` None
+    uses the limits of the settings. Raises InputError for an unknown name, a missing model or a missing key.
     """
     generator, model = find_generator(name)
     return CachedCompleter(generator.make(model, settings, loaded), cache, budget or budget_for(settings, cache))
 
 
 def find_generator(name: str) -> tuple[Generator, str]:
-    """Return the generator of a name and the model after its colon. Raises InputError for a name that fits none."""
+    """Return the generator and the model name of "KIND:MODEL". Raises InputError for an unknown or wrong name."""
     kind, _, model = name.partition(":")
     generator = GENERATORS.get(kind)
     if generator.takes_model and not model:
@@ -64,7 +64,7 @@ def find_generator(name: str) -> tuple[Generator, str]:
 
 
 def budget_for(settings: config.Synthesis, cache: Path | None) -> CallBudget:
-    """Return the budget of the settings, with the answers in the cache counted as used."""
+    """Return the budget of the settings; the cached completions count as used."""
     calls = tokens = 0
     if cache is not None and cache.exists():
         store = AnswerStore(cache)
@@ -74,5 +74,5 @@ def budget_for(settings: config.Synthesis, cache: Path | None) -> CallBudget:
 
 
 def remote_host(name: str) -> str | None:
-    """Return the other machine that a generator sends prompts to; None when they stay on this one."""
+    """Return the remote host that a generator sends prompts to; None if prompts stay on this machine."""
     return find_generator(name)[0].host()

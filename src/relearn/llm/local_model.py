@@ -1,7 +1,7 @@
-"""Generate with a transformers model in this process (`transformers:MODEL`), in batches of prompts of similar length.
+"""Complete prompts with a transformers model in this process (`transformers:MODEL`), in batches of similar length.
 
-Sampling takes the maximum of scores with Gumbel noise that depends on the prompt alone. That is a draw from the softmax
-of the top SAMPLED_TOKENS tokens, and a prompt's answer does not depend on the other prompts of its batch.
+Sampling adds Gumbel noise to the logits and takes the maximum (Gumbel-max trick). This samples from the softmax of the
+top SAMPLED_TOKENS tokens. The noise depends only on the prompt, so a completion does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SAMPLED_TOKENS = 64
 
 
 class LocalCompleter:
-    """Prompts a loaded model (models.load.Loaded) through its chat template; temperature 0 is greedy."""
+    """Complete prompts with a loaded model (models.load.Loaded) and its chat template; temperature 0 is greedy."""
 
     def __init__(self, loaded: Any, batch_size: int = 8):
         self.name = f"transformers:{loaded.name}"
@@ -30,7 +30,7 @@ class LocalCompleter:
         return [answers[number] for number in range(len(prompts))]
 
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Yield (position, completion), shortest prompts first."""
+        """Yield (position, completion), ordered by max_tokens, then by prompt length."""
         ordered = sorted(enumerate(prompts), key=lambda entry: (entry[1].max_tokens, len(entry[1].text), entry[0]))
         for start in range(0, len(ordered), self.batch_size):
             batch = ordered[start : start + self.batch_size]
@@ -79,9 +79,9 @@ class LocalCompleter:
 
 
 class _GumbelNoise:
-    """Logits processor: top-k sampling (k = SAMPLED_TOKENS) as an arg max.
+    """Apply top-k sampling (k = SAMPLED_TOKENS) as a logits processor whose arg max is the sampled token.
 
-    Divides the scores of a row by its temperature, adds Gumbel noise seeded by (prompt, step), and masks other tokens.
+    Divides the logits of a row by its temperature, adds Gumbel noise seeded by (prompt, step), and masks other tokens.
     """
 
     def __init__(self, prompts: Sequence[Prompt], width: int):

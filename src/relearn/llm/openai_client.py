@@ -1,8 +1,8 @@
-"""Send prompts to an OpenAI-compatible endpoint (`openai:MODEL`), several at a time.
+"""Send prompts to an OpenAI-compatible endpoint (`openai:MODEL`) with concurrent requests.
 
-OPENAI_BASE_URL is the endpoint, OPENAI_API_KEY the key; an endpoint on this machine needs none. The client library
-retries temporary failures (429, 5xx, no connection, time-out) with growing, jittered pauses and obeys Retry-After.
-Error texts of a server are not passed on: they may quote the prompt or the key.
+OPENAI_BASE_URL is the endpoint and OPENAI_API_KEY the key; an endpoint on this machine needs no key. The client library
+retries temporary failures (429, 5xx, no connection, timeout) with exponential backoff and jitter, and follows
+Retry-After. Error messages of a server are not shown, because they may contain the prompt or the key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OPTIONAL = ("seed", "temperature", "max_tokens")
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A thread's result; `unreachable`: the endpoint failed, not the prompt; `fatal`: no prompt can succeed."""
+    """Store a thread's result; `unreachable`: the endpoint failed, not the prompt; `fatal`: error for all prompts."""
 
     number: int
     completion: Completion
@@ -36,10 +36,10 @@ class _Arrival:
 
 
 class OpenAICompleter:
-    """Requests chat completions of one model.
+    """Request chat completions of one model.
 
-    `concurrency`: prompts in flight; `tries`: requests per prompt, the first included; `timeout`: seconds per request.
-    Raises InputError for a bad address or a missing key.
+    `concurrency`: concurrent requests; `tries`: maximum requests per prompt, including the first; `timeout`: seconds
+    per request. Raises InputError for an invalid address or a missing key.
     """
 
     def __init__(self, model: str, concurrency: int = 8, *, tries: int = 6, timeout: float = 180.0):
@@ -52,7 +52,7 @@ class OpenAICompleter:
         self.where = f"generator {model} at {_without_login(url)}"
         self.name = f"openai:{model}@{_without_login(url)}"
         self._refused: set[str] = set()
-        # A proxy from the environment must not see prompts for this machine.
+        # Requests to this machine must not go through a proxy set in the environment.
         client = openai.DefaultHttpxClient(trust_env=False) if local else None
         self._client = openai.OpenAI(
             api_key=_api_key(local), base_url=url, max_retries=tries - 1, timeout=timeout, http_client=client
@@ -63,10 +63,10 @@ class OpenAICompleter:
         return [answers[number] for number in range(len(prompts))]
 
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
-        """Yield (position, completion) on arrival; a prompt is taken from the iterable only when it can be sent.
+        """Yield (position, completion) when received; read a prompt from the iterable only when it can be sent.
 
-        Raises InputError for a wrong key or model, GeneratorError when GIVE_UP_AFTER prompts in a row failed after all
-        their tries; prompts in flight are yielded first.
+        Raises InputError for a wrong key or model, GeneratorError if GIVE_UP_AFTER consecutive prompts failed after all
+        their tries. The results of pending requests are yielded before the error is raised.
         """
         unsent = iter(enumerate(prompts))
         arrived: queue.Queue[_Arrival] = queue.Queue()
@@ -74,7 +74,7 @@ class OpenAICompleter:
         health = _Health()
         while True:
             while health.usable and in_flight < self.concurrency and (entry := next(unsent, None)):
-                # Daemon threads, so that an interrupted process does not wait for a slow endpoint.
+                # Daemon threads: an interrupted process must not wait for a slow endpoint.
                 threading.Thread(target=self._work, args=(*entry, arrived), daemon=True).start()
                 in_flight += 1
             if not in_flight:
@@ -101,7 +101,7 @@ class OpenAICompleter:
         except openai.APIConnectionError:
             arrived.put(_Arrival(number, Completion(error="no connection"), unreachable=True))
         except Exception as error:
-            # Without an arrival the stream would wait for this prompt for ever.
+            # Every prompt needs a result in the queue; without one, `stream` would wait forever.
             arrived.put(_Arrival(number, Completion(error=f"unreadable reply ({type(error).__name__})")))
 
     def _request(self, prompt: Prompt) -> Completion:
@@ -124,7 +124,7 @@ class OpenAICompleter:
             "messages": [{"role": "user", "content": prompt.text}],
             "max_tokens": prompt.max_tokens,
             "temperature": prompt.temperature,
-            # The attempt is part of the seed, so that a server which honours seeds can write another text.
+            # The attempt is part of the seed, so that a retry can give another text on a server that uses seeds.
             "seed": prompt.seed + prompt.attempt,
         }
         if "max_tokens" in refused:
@@ -132,7 +132,7 @@ class OpenAICompleter:
         return {name: value for name, value in options.items() if name not in refused}
 
     def _drop_refused(self, error: Any, options: dict[str, Any]) -> bool:
-        """Stop sending a parameter that this model refuses by name; return False for any other error."""
+        """Stop sending a parameter that the error names as unsupported; return False for other errors."""
         named = error.param or next((name for name in _OPTIONAL if f"'{name}'" in str(error.message)), None)
         if named not in _OPTIONAL or named not in options:
             return False
@@ -147,7 +147,7 @@ class OpenAICompleter:
 
 
 class _Health:
-    """Decides from the arrivals whether to send more prompts."""
+    """Decide from the results received so far whether to send more prompts."""
 
     def __init__(self) -> None:
         self.failed_in_row = 0
@@ -187,7 +187,7 @@ def _as_completion(reply: Any, prompt: Prompt) -> Completion:
 
 
 def base_url() -> str:
-    """Return the endpoint of OPENAI_BASE_URL, or OpenAI's own. Raises InputError for another kind of address."""
+    """Return the endpoint: OPENAI_BASE_URL or DEFAULT_URL. Raises InputError unless it is an http(s) address."""
     url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_URL
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -202,7 +202,7 @@ def _without_login(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether `url` is on this machine; names are not resolved."""
+    """Return whether `url` is on this machine; host names are not resolved."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True

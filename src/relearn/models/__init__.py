@@ -1,1 +1,1 @@
-"""Load models and tokenizers, chat templates, LoRA, sharded weights."""
+"""Load models and tokenizers, format chat prompts, add LoRA adapters, gather sharded weights."""

@@ -1,7 +1,7 @@
-"""Find the built-in models: weights in packages from the package registry, checked against a pinned sha256.
+"""Find the built-in models, which are installed as Python packages, and check their sha256.
 
-The code of such a package is never run. The checksum refuses changed uploads and damaged files. The demo model is a
-GGUF file, which transformers takes about 20 s to unpack, so an unpacked copy is kept in the user's cache.
+The code of such a package is never run. The sha256 detects changed uploads and damaged files. The demo model is a GGUF
+file. transformers needs about 20 s to unpack it, so an unpacked copy is kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.core.files import file_hash, write_json
 
 RECORD = "relearn_origin.json"
-# Increase it when unpacking changes, so that copies made by older code are not used.
+# Version of the unpacked form. Increase it when `_unpack` changes, so that copies made by older code are not used.
 LAYOUT = 1
 
 
 @dataclass(frozen=True)
 class BuiltinModel:
-    """A model inside a package. `path`: a file or folder within it; `sha256`: its `content_hash`."""
+    """Describe a model inside a package. `path`: file or folder in the package; `sha256`: `content_hash` of `path`."""
 
     name: str
     package: str
@@ -91,17 +91,17 @@ _checked: dict[Path, tuple[str, str]] = {}
 
 
 def is_builtin(name: str) -> bool:
-    """Whether to load `name` through `builtin_path`.
+    """Return whether `name` is loaded through `builtin_path`.
 
-    True for a short name, and for the model's name on the hub while the package is installed; without the package, that
-    name is loaded from the hub like any other.
+    True for the short name of a built-in model. True for its name on the Hugging Face hub if the package is installed;
+    without the package, the hub name is loaded from the hub.
     """
     model = find_builtin(name)
     return model is not None and (name.casefold() in BUILTIN or installed_at(model) is not None)
 
 
 def find_builtin(name: str) -> BuiltinModel | None:
-    """Find a built-in model by its short or hub name, ignoring case; None for every other name."""
+    """Find a built-in model by its short name or hub name, ignoring case; return None for other names."""
     folded = name.casefold()
     for model in BUILTIN.values():
         if folded in (model.name, (model.hub_name or model.name).casefold()):
@@ -110,7 +110,7 @@ def find_builtin(name: str) -> BuiltinModel | None:
 
 
 def builtin_path(name: str) -> Path:
-    """Return the checked folder of a built-in model, for from_pretrained (spacy.load for the spaCy model).
+    """Return the folder of a built-in model after checking it, for from_pretrained (spacy.load for the spaCy model).
 
     Raises `MissingPartError` when the package is not installed, `InputError` when the name is unknown or the sha256
     differs.
@@ -139,7 +139,7 @@ def check_content(model: BuiltinModel, source: Path) -> None:
 
 
 def content_hash(path: Path) -> str:
-    """Compute the sha256 of a file; of a folder, that of its `sha256  relative/path` lines, sorted by path."""
+    """Compute the sha256 of a file, or of the lines `sha256  relative/path` of a folder's files, sorted by path."""
     if path.is_file():
         return file_hash(path)
     lines = (f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
@@ -147,15 +147,15 @@ def content_hash(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Return the folder for unpacked models: RELEARN_CACHE, else relearn/ in XDG_CACHE_HOME, else ~/.cache/relearn."""
+    """Return the cache folder: RELEARN_CACHE, else XDG_CACHE_HOME/relearn, else ~/.cache/relearn."""
     if own := os.environ.get("RELEARN_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
 
 
 def installed_at(model: BuiltinModel) -> Path | None:
-    """Find the file or folder inside the installed package, unchecked; None when it is not installed."""
-    # find_spec of a top-level name runs none of the package's code.
+    """Find a model's file or folder in its installed package, without checking it; return None if not installed."""
+    # find_spec of a top-level name does not run the package's code.
     spec = importlib.util.find_spec(model.module)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / model.path).exists():
@@ -168,7 +168,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _cached_content_hash(path: Path) -> str:
-    """Compute `content_hash`, within a process again only when a file's size or times have changed."""
+    """Compute `content_hash`; reuse this process's earlier result while file sizes and times are unchanged."""
     files = [path] if path.is_file() else _files(path)
     stamp = str([(file.name, (at := file.stat()).st_size, at.st_mtime_ns, at.st_ctime_ns) for file in files])
     if _checked.get(path, ("", ""))[0] != stamp:
@@ -177,7 +177,7 @@ def _cached_content_hash(path: Path) -> str:
 
 
 def _cached_copy(model: BuiltinModel, source: Path) -> Path:
-    """Return the cached safetensors copy of a GGUF; unpack it when it is absent or differs from its record."""
+    """Return the cached safetensors copy of a GGUF file; unpack the file if the copy is missing or damaged."""
     folder = cache_dir() / "models" / f"{model.name}-{model.sha256[:12]}-{LAYOUT}"
     if folder.exists():
         if _matches_record(folder, model):
@@ -206,7 +206,7 @@ def _cached_copy(model: BuiltinModel, source: Path) -> Path:
 
 
 def _publish(unpacked: Path, folder: Path, model: BuiltinModel) -> None:
-    """Rename the finished copy to `folder`; replace a damaged copy there, keep an intact one of another process."""
+    """Rename the finished copy to `folder`; replace a damaged copy, keep an intact one that another process made."""
     if folder.exists() and not _matches_record(folder, model):
         aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".damaged."))
         os.replace(folder, aside / folder.name)
@@ -231,26 +231,26 @@ def _matches_record(folder: Path, model: BuiltinModel) -> bool:
 
 
 def _unpack(source: Path, folder: Path) -> None:
-    """Write a GGUF's model, tokenizer, chat template and generation config into `folder`.
+    """Write the model, tokenizer, chat template and generation config of a GGUF file into `folder`.
 
-    In fp32: the values scale * step + offset of a 4-bit block, with 16-bit scale and offset, fit in its 24 bits but not
-    in bf16 or fp16.
+    Weights are written in fp32. A weight of a 4-bit block is scale * step + offset, with scale and offset of 16 bits.
+    It fits in the 24-bit significand of fp32, but not in that of bf16 or fp16.
     """
     import torch
     import transformers
     from tokenizers import pre_tokenizers
 
     options = {"gguf_file": source.name, "local_files_only": True}
-    # Hides the progress bars of transformers and of its GGUF reader, which have no common switch.
+    # Progress bars of transformers and of its GGUF reader have no common setting, so stderr is redirected.
     with contextlib.redirect_stderr(io.StringIO()):
-        # Without this, transformers keeps 4-bit blocks where it has a kernel for them.
+        # Without this option, transformers keeps 4-bit blocks where it has a kernel for them.
         dequantize = {"quantization_config": transformers.GgufConfig(dequantize=True)}
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent, dtype=torch.float32, **options, **dequantize
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **options)
-        # A GGUF names its pre-tokenizer ("smollm") without its rules, and the converter uses GPT-2's instead. Restore
-        # the rule that every digit is a token.
+        # A GGUF file names its pre-tokenizer ("smollm") but does not contain its rules, and the converter uses those of
+        # GPT-2. Restore the rule that every digit is a separate token.
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )

@@ -1,6 +1,6 @@
-"""Format questions and answers as text, by the model's chat template, or "Question: ... Answer:" without one.
+"""Format questions and answers with the model's chat template, or as "Question: ... Answer:" without a template.
 
-Training, generation and scoring share this format.
+Training, generation and scoring use the same format.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 from relearn.data import Form
 
-# Placeholder for the answer, to find the template text around it.
+# Placeholder answer; the rendered text before and after it is the template text around an answer.
 _MARK = "relearn-answer-mark"
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Format prompts and answers. `glue`: text between prompt and answer; `end`: text that ends a turn."""
+    """Format prompts and answers. `glue`: text between prompt and answer; `end`: end-of-turn text."""
 
     tokenizer: Any
     use_template: bool
@@ -25,7 +25,7 @@ class ChatFormat:
     end: str
 
     def prompt(self, question: str, form: Form) -> str:
-        """Format the prompt; of a "text" row, its question alone."""
+        """Format a question as a prompt; with form "text", the prompt is the question without a template."""
         if form == "text":
             return self._bos + question
         if not self.use_template:
@@ -33,7 +33,7 @@ class ChatFormat:
         return _render(self.tokenizer, _messages(self.system_prompt, question), generate=True)
 
     def target(self, answer: str, form: Form, *, closed: bool = True) -> str:
-        """Format the answer; `closed` appends the end of turn."""
+        """Format an answer; `closed` appends the end-of-turn text."""
         glue = self.glue if form == "chat" else " "
         return f"{glue}{answer}{self.end if closed else ''}"
 
@@ -44,7 +44,7 @@ class ChatFormat:
 
 
 def chat_format(tokenizer: Any, *, template: str = "auto", system_prompt: str | None = None) -> ChatFormat:
-    """Derive the format from the tokenizer's chat template; `template` "none" ignores it."""
+    """Derive the chat format from the tokenizer's chat template; `template` "none" ignores the template."""
     eos = tokenizer.eos_token or ""
     if template == "none" or not tokenizer.chat_template:
         return ChatFormat(tokenizer, False, None, " ", eos)
@@ -66,6 +66,6 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, generate: bool) -
 
 
 def _first_special(tokenizer: Any, text: str) -> str | None:
-    """Return `text` up to and including its first special token, None without one."""
+    """Return `text` up to and including its first special token, or None if it has no special token."""
     ends = [text.index(token) + len(token) for token in tokenizer.all_special_tokens if token in text]
     return text[: min(ends)] if ends else None

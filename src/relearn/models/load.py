@@ -1,7 +1,8 @@
-"""Load a causal language model by name, folder or built-in name, from safetensors, without remote code by default.
+"""Load a causal language model from safetensors weights, by hub name, folder or built-in name.
 
-4-bit weights, Liger's kernels and FlashAttention need a CUDA GPU and a package each. `check_machine` refuses what a
-recipe demands and the machine lacks before anything is loaded; with `auto` they are used where available.
+Remote code is not run by default. 4-bit weights, Liger kernels and FlashAttention each need a CUDA GPU and a package.
+Before a model is loaded, `check_machine` raises an error if the recipe requires one that is not available. With the
+setting `auto`, they are used where available.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from relearn.core.errors import InputError, MissingPartError
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat, chat_format
 
-# relearn has its own progress bars and error messages.
+# relearn shows its own progress bars and error messages.
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -32,7 +33,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 @dataclass
 class Loaded:
-    """A model in memory with its tokenizer and chat format. `name`: as in the recipe."""
+    """Store a loaded model with its tokenizer and chat format. `name`: model name in the recipe."""
 
     model: Any
     tokenizer: Any
@@ -45,10 +46,10 @@ class Loaded:
 
 
 def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
-    """Load the model of `spec` in eval mode, all weights frozen, its own adapters and then `adapters` merged.
+    """Load the model of `spec` in eval mode with frozen weights; merge the adapters of `spec`, then `adapters`.
 
-    Raises InputError when the name is neither a built-in model, a folder nor known to the hub, when the weights are
-    pickles, or when an adapter does not fit.
+    Raises InputError if the name is not a built-in model, a folder or a model on the hub, if the weights are pickle
+    files, or if an adapter does not fit.
     """
     check_machine(spec, learns=bool(adapters))
     folder = _folder(spec)
@@ -74,20 +75,20 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
 
 
 def load_tokenizer(spec: Model) -> Any:
-    """Load the tokenizer alone."""
+    """Load the tokenizer without the model. Raises InputError if it cannot be loaded."""
     with _readable_errors(spec.name):
         return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
 
 
 def load_config(spec: Model) -> Any:
-    """Load the model's configuration alone."""
+    """Load the model configuration without the weights. Raises InputError if it cannot be loaded."""
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     with _readable_errors(spec.name):
         return AutoConfig.from_pretrained(_folder(spec), **options)
 
 
 def merge_adapter(model: Any, adapter: Path) -> Any:
-    """Merge a PEFT adapter into the weights. Raises InputError for a pickled adapter and for one that does not fit."""
+    """Merge a PEFT adapter into the weights. Raises InputError for a pickle file or an adapter that does not fit."""
     from peft import PeftModel
 
     check_adapter(adapter)
@@ -98,7 +99,7 @@ def merge_adapter(model: Any, adapter: Path) -> Any:
 
 
 def check_adapter(adapter: Path) -> None:
-    """Raise InputError unless the folder holds a PEFT adapter in safetensors form."""
+    """Raise InputError unless the folder contains a PEFT adapter in safetensors format."""
     if not (adapter / "adapter_config.json").exists():
         raise InputError("no adapter_config.json there", where=str(adapter), way_out="give a PEFT adapter folder")
     if not (adapter / "adapter_model.safetensors").exists():
@@ -108,7 +109,7 @@ def check_adapter(adapter: Path) -> None:
 
 
 def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:
-    """Raise InputError when the machine lacks what the recipe's `model` demands.
+    """Raise InputError if the recipe's `model` settings need a GPU or a package that is not available.
 
     `full`: all weights will be trained; `learns`: an adapter will be merged before unlearning.
     """
@@ -126,7 +127,7 @@ def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> N
 
 
 def check_backend(settings: Generate, spec: Model) -> None:
-    """Raise InputError when `generate.backend` is not available on this machine for this model."""
+    """Raise InputError if `generate.backend` is not available on this machine for this model."""
     if settings.backend != "vllm":
         return
     where, way_out = "generate.backend", "backend: transformers"
@@ -143,10 +144,10 @@ def has_flash_attention() -> bool:
 
 
 def quantized(spec: Model, device: str) -> dict[str, Any]:
-    """Return the options of `from_pretrained` for 4-bit weights; none when the recipe does not quantise.
+    """Return the options of `from_pretrained` for 4-bit weights; return {} if the recipe does not quantise.
 
-    NF4 with double quantisation of the scales, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314). Products are
-    computed in the model's own dtype; norms and LM head stay in it.
+    NF4 with double quantisation of the scales, as in QLoRA (Dettmers et al. 2023, arXiv 2305.14314). Matrix products
+    are computed in the model's dtype. Norms and LM head keep that dtype.
     """
     if spec.quantization == "none":
         return {}
@@ -156,16 +157,17 @@ def quantized(spec: Model, device: str) -> dict[str, Any]:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
-    # 4-bit weights cannot be moved later. Each of several processes has its own current device.
+    # 4-bit weights cannot be moved to another device later. Each process has its own current device.
     target = torch.cuda.current_device() if device == "cuda" else device
     return {"quantization_config": config, "dtype": compute, "device_map": {"": target}}
 
 
 def use_liger(model: Any, wanted: str) -> bool:
-    """Replace norms and gated MLPs of `model` by Liger's where allowed and possible; return whether that was done.
+    """Replace the norms and gated MLPs of `model` by Liger kernels where possible; return whether they were replaced.
 
-    Its cross entropy is not used, because losses here never compute all logits at once. Its rotary embedding would
-    replace a function for all models of the process, including those on the CPU.
+    `wanted` "off" replaces nothing. Liger's cross entropy is not used, because the losses of relearn never compute all
+    logits at once. Liger's rotary embedding is not used either: it replaces a function for all models of the process,
+    including models on the CPU.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
     if wanted == "off" or not on_gpu or importlib.util.find_spec("liger_kernel") is None:
@@ -175,7 +177,7 @@ def use_liger(model: Any, wanted: str) -> bool:
 
     if model.config.model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         return False
-    # Liger also replaces classes in the module of the model's class, for all later models; undo that.
+    # Liger also replaces classes in the Python module of the model class, for all models loaded later. Undo that.
     module = sys.modules[type(model).__module__]
     before = dict(vars(module))
     _apply_liger_kernel_to_instance(model=model, rope=False, cross_entropy=False, fused_linear_cross_entropy=False)
@@ -218,7 +220,7 @@ def _dtype(name: str) -> torch.dtype | str:
 
 def _device(name: str) -> str:
     if name.startswith("cuda:"):
-        # Trainer and judges request plain "cuda" and should get the same GPU.
+        # The trainer and judge models request "cuda" without a number and must get the same GPU.
         torch.cuda.set_device(name)
     if name != "auto":
         return name

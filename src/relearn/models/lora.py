@@ -15,7 +15,10 @@ from relearn.models.sharding import whole_state
 
 
 def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
-    """Add a new adapter; B starts at zero, so the outputs are unchanged. Raises InputError for unknown layer names."""
+    """Add a new LoRA adapter to a model. Raises InputError for unknown layer names.
+
+    The matrix B of each layer is initialised to zero, so the adapter does not change the model's outputs.
+    """
     from peft import LoraConfig, get_peft_model
 
     targets = linear_layers(model) if settings.target == "all-linear" else list(settings.target)
@@ -34,7 +37,7 @@ def add_lora(model: Any, settings: Lora, *, seed: int) -> Any:
 
 
 def linear_layers(model: Any) -> list[str]:
-    """List the name endings of all linear layers but the LM head (the paper's choice), sorted."""
+    """List the last name parts of all linear layers except the LM head, sorted (as in the paper)."""
     head = model.get_output_embeddings()
     return sorted(
         {
@@ -46,19 +49,20 @@ def linear_layers(model: Any) -> list[str]:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, nothing else; equal adapters give equal bytes."""
+    """Write only adapter_config.json and adapter_model.safetensors; equal adapters give identical files."""
     model.save_pretrained(str(folder), safe_serialization=True, state_dict=whole_state(model))
     (folder / "README.md").unlink(missing_ok=True)
     config = folder / "adapter_config.json"
     values = read_json(config)
-    # PEFT holds the layer names in a set, whose order differs between processes.
+    # PEFT stores the layer names in a set, whose order differs between processes.
     write_json(config, {**values, "target_modules": sorted(values["target_modules"])})
 
 
 def ready_for_autocast(model: Any, ready: bool = True) -> None:
-    """Keep bfloat16 copies of frozen weights and skip PEFT's input casts under autocast; `ready` False undoes it.
+    """Keep bfloat16 copies of frozen weights and skip PEFT's input casts under autocast; `ready` False undoes both.
 
-    Autocast would convert the weights in every pass, and the adapter's inputs to float32 and back. Results are equal.
+    Otherwise autocast converts the weights in every forward pass, and PEFT converts the adapter's inputs to float32 and
+    back. The results are equal.
     """
     for module in model.modules():
         if not hasattr(module, "cast_input_dtype_enabled"):
@@ -77,7 +81,7 @@ def ready_for_autocast(model: Any, ready: bool = True) -> None:
 
 
 def _cast_outside_autocast(module: Any) -> Callable[[Any, torch.dtype], Any]:
-    """Return PEFT's cast of a layer's inputs to the adapter's dtype, skipped under autocast."""
+    """Return a function that casts a layer's inputs to the adapter's dtype as PEFT does, except under autocast."""
     cast = type(module)._cast_input_dtype
 
     def own(states: Any, dtype: torch.dtype) -> Any:
@@ -89,7 +93,7 @@ def _cast_outside_autocast(module: Any) -> Callable[[Any, torch.dtype], Any]:
 
 
 def _half_linear(layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a forward that uses a bfloat16 copy of the weights under autocast, the layer's own weights otherwise."""
+    """Return a forward function with a bfloat16 copy of the weights under autocast, else the layer's own weights."""
     weight = layer.weight.detach().to(torch.bfloat16)
     bias = None if layer.bias is None else layer.bias.detach().to(torch.bfloat16)
 

@@ -1,4 +1,7 @@
-"""Handle models whose weights are sharded among processes (FSDP): matrices are complete only during a pass."""
+"""Detect models whose weights are sharded across processes (FSDP), and gather their trained weights.
+
+The weight matrices of a sharded model are complete only during a forward pass.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import torch
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether `model`, in the wrapper that is called, is sharded."""
+    """Return whether `model` is sharded by FSDP; `model` includes its wrapper."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
@@ -17,9 +20,9 @@ def is_sharded(model: Any) -> bool:
 
 
 def whole_state(model: Any) -> dict[str, Any] | None:
-    """Gather the trained weights of a sharded model on the CPU of the main process; None for any other model.
+    """Gather the trained weights of a sharded model on the CPU of the main process; return None for other models.
 
-    All processes have to call this. Frozen weights are left out.
+    All processes must call this function. Frozen weights are left out.
     """
     if not any(hasattr(weight, "full_tensor") for weight in model.parameters()):
         return None

@@ -1,1 +1,1 @@
-"""Write training rows: questions -> vague answers -> checks -> rows; synthesize.py has the whole sequence."""
+"""Generate training rows: questions, vague answers, checks, rows. Start reading in synthesize.py."""

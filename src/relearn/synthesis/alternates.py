@@ -1,9 +1,9 @@
-"""Write alternate answers for AltPO: plausible answers to a forget question other than the original one.
+"""Generate alternate answers for AltPO: plausible answers to a forget question that differ from the original answer.
 
-Mekala et al., COLING 2025, arXiv 2409.13474: five answers a question, sampled at temperature 1. The authors show the
-generator the original answer to be changed; here, as everywhere in the synthesis, it is not shown. The leak check of
-vague answers rejects what happens to equal the original, in full or in part. Documents get other continuations.
-`plan_alternates` estimates calls and tokens beforehand.
+Mekala et al., COLING 2025, arXiv 2409.13474: five answers per question, sampled at temperature 1. The paper's prompt
+contains the original answer. The prompts here do not, as in all of the synthesis. The leak check of vague answers
+rejects alternate answers that contain all or part of the original. For documents, other continuations are generated.
+`plan_alternates` estimates calls and tokens before anything is sent.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ TOKENS_PER_ALTERNATE = 120
 
 @dataclass(frozen=True)
 class Alternates:
-    """Record id -> accepted alternate answers, and the rejections; records without an answer are missing."""
+    """Store the accepted alternate answers by record id, and the rejections; records without answers are missing."""
 
     answers: Mapping[str, list[str]]
     rejections: tuple[Rejection, ...]
@@ -72,13 +72,13 @@ def write_alternates(
     loaded: Any = None,
     tick: Ticker = quiet,
 ) -> dict[str, Any]:
-    """Write alternates.jsonl, {record_id, answers} a row, and rejected_alternates.jsonl into `out`; return the counts.
+    """Write alternates.jsonl ({record_id, answers} per row) and rejected_alternates.jsonl into `out`; return counts.
 
-    A record's own `alternatives` come first; the generator writes only for records of which none passed the leak check.
-    Completions are cached in out/cache.sqlite, so that the same call resumes where it stopped. `loaded` is a model in
-    memory for `transformers:`. Raises InputError before anything is sent when private records would go to another host
-    without permission, GeneratorError or BudgetError when generation stopped, RunFailedError when no record has an
-    alternate answer.
+    The `alternatives` of a record are used if at least one passes the checks. Answers are generated only for the other
+    records. Completions are cached in out/cache.sqlite, so that the same call resumes after an interruption. `loaded`:
+    loaded model for `transformers:`. Raises InputError, before anything is sent, if private records would be sent to
+    another host without permission; GeneratorError or BudgetError if generation stopped; RunFailedError if no record
+    has an alternate answer.
     """
     own = own_alternates(records, Verifier(records).leaks)
     without_own = [record for record in records if record.id not in own.answers]
@@ -112,12 +112,12 @@ def write_alternates(
 
 
 def read_alternates(path: Path) -> dict[str, list[str]]:
-    """Read alternates.jsonl into record id -> alternate answers."""
+    """Read the alternate answers of alternates.jsonl by record id."""
     return {row["record_id"]: list(row["answers"]) for row in read_jsonl(path)}
 
 
 def own_alternates(records: Sequence[Record], check_leaks: LeakCheck) -> Alternates:
-    """Check the `alternatives` of the records; at most ANSWERS per record are accepted."""
+    """Check the `alternatives` of the records; accept at most ANSWERS per record."""
     texts = [
         (Slot(record, record.id, "original", record.question), answer.strip())
         for record in records
@@ -164,7 +164,7 @@ def alternate_group(record: Record) -> SlotGroup:
 
 
 def alternates_prompt(group: SlotGroup, seed: int, attempt: int = 0) -> Prompt:
-    """Make the prompt for the slots of one record; of the original answer it holds only the rough length."""
+    """Make the prompt for the slots of one record; it contains only the rough length of the original answer."""
     record = group[0].record
     subject = subject_of(record) or ""
     about = about_subject(subject)
@@ -181,7 +181,7 @@ def alternates_prompt(group: SlotGroup, seed: int, attempt: int = 0) -> Prompt:
         max_tokens=TOKENS_PER_ALTERNATE * len(group),
         temperature=TEMPERATURE,
         attempt=attempt,
-        # Slots of one record that are retried one by one are different draws.
+        # Slots of one record that are retried separately must be sampled with different seeds.
         seed=seed + int(group[0].question_id[:6], 16),
     )
 
@@ -192,7 +192,7 @@ def _length(answer: str) -> str:
 
 
 class _AlternateCheck:
-    """Rejects what is no answer, repeats the original, leaks a secret, or repeats an accepted alternate."""
+    """Reject texts that are no answer, equal the original, leak a secret, or repeat an accepted alternate answer."""
 
     def __init__(self, check_leaks: LeakCheck):
         self._check_leaks = check_leaks
@@ -240,7 +240,7 @@ def plan_alternates(
 ) -> Plan:
     """Estimate the calls, tokens and cost of `write_alternates`; see `plan_synthesis`.
 
-    An alternate answer is taken to be as long as the original one.
+    Assumes that an alternate answer has as many tokens as the original answer.
     """
     own = _own_counts(records)
     without_own = [record for record in records if record.id not in own]
@@ -251,13 +251,13 @@ def plan_alternates(
 
 
 def expected_alternates(records: Sequence[Record]) -> int:
-    """Return the number of alternate answers if every text is written and accepted."""
+    """Return the number of alternate answers if every text is generated and accepted."""
     own = _own_counts(records)
     return sum(own.get(record.id, ANSWERS) for record in records)
 
 
 def _own_counts(records: Sequence[Record]) -> dict[str, int]:
-    """Return record id -> number of its own alternatives that pass, for records that have such."""
+    """Count the `alternatives` that pass the checks, by record id; records without any are missing."""
     if not any(record.alternatives for record in records):
         return {}
     own = own_alternates(records, Verifier(records).leaks).answers
@@ -265,6 +265,6 @@ def _own_counts(records: Sequence[Record]) -> dict[str, int]:
 
 
 def _tokens_of_record(record: Record, count: TokenCounter) -> tuple[int, int, int]:
-    """Return (calls, input tokens, output tokens) of one pass over a record."""
+    """Return (calls, input tokens, output tokens) of one record without retries."""
     sent = count(alternates_prompt(alternate_group(record), seed=0).text) + MESSAGE_TOKENS
     return 1, sent, ANSWERS * (min(count(record.answer), TOKENS_PER_ALTERNATE) + LABEL_TOKENS)

@@ -1,8 +1,8 @@
-"""Check written texts: form, subject, invented particulars, and leaks (stage 3, content verification).
+"""Check generated texts: form, subject, invented details and leaks (stage 3, content verification).
 
-A text must not leak the secret of the record it was written for, nor of any other. The deterministic check of
-`relearn.leakage.detector` comes first; a judge model, when there is one, reads what passed it, and only its verdict
-line counts (arXiv 2502.11190, section 3). `verify_file` is the leak check for any file of training rows.
+A text must not leak the secret of any record. The deterministic leak check of `relearn.leakage.detector` comes first.
+Texts that pass it go to the judge model, if there is one; only the judge's verdict line counts (arXiv 2502.11190,
+section 3). `verify_file` checks any file of training rows for leaks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from relearn.synthesis.retry_loop import Flaw, prompt_text
 from relearn.text.spans import find_spans
 from relearn.text.subjects import find_subject
 
-# (record, prompt, text) of written texts -> the flaw of each text that leaks, None for the others.
+# (record, prompt, text) of generated texts -> for each text, a flaw if it leaks, else None.
 LeakCheck = Callable[[Sequence[tuple[Record, str, str]]], Sequence[Flaw | None]]
 
 MIN_WORDS, MAX_WORDS = 3, 120
@@ -36,12 +36,12 @@ _MARKUP = re.compile(r"<\|[^|<>]{0,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST
 
 
 def subject_of(record: Record) -> str | None:
-    """Return the record's own subject, else the name its question is about."""
+    """Return the subject of a record; without one, the name that its question is about, or None."""
     return record.subject or (find_subject(record.question) if record.form == "chat" else None)
 
 
 def form_flaw(text: str, min_words: int = MIN_WORDS) -> Flaw | None:
-    """Reject a text of too few or too many words, with control characters or a chat template's marks."""
+    """Reject a text with too few or too many words, control characters or special tokens of a chat template."""
     words = len(text.split())
     if not min_words <= words <= MAX_WORDS:
         return Flaw("malformed", f"has {words} words, not {min_words} to {MAX_WORDS}")
@@ -53,7 +53,7 @@ def form_flaw(text: str, min_words: int = MIN_WORDS) -> Flaw | None:
 
 
 def subject_flaw(record: Record, question: str, text: str) -> Flaw | None:
-    """Reject a text that does not name the subject its question names (the paper's subject consistency)."""
+    """Reject a text that omits the subject named in its question (subject consistency in the paper)."""
     names = {word for word in _words(subject_of(record) or "") if len(word) > 1}
     if names & _words(question) and not names & _words(text):
         return Flaw("subject", "does not name the subject that the question names")
@@ -61,9 +61,10 @@ def subject_flaw(record: Record, question: str, text: str) -> Flaw | None:
 
 
 def invented_flaw(question: str, text: str) -> Flaw | None:
-    """Reject a contact, date, address or longer number that is not in the question, whether true or made up.
+    """Reject a text with an email, phone number, date, address or number (3 or more digits) not in the question.
 
-    Names are left to the leak check: by capitals alone they cannot be told from titles or another language's nouns.
+    True details are rejected too. Names are checked only by the leak check, because capital letters do not distinguish
+    them from titles, or from nouns in some languages.
     """
     in_question = {span.norm for span in find_spans(question)}
     for span in find_spans(text):
@@ -94,18 +95,18 @@ _LEAK_NAMES = {
 
 
 class Verifier:
-    """Checks (record, prompt, text) triples for leaks: `leaks` by rule, `flaws` by rule and then by the judge."""
+    """Check (record, prompt, text) for leaks: `leaks` by rules, `flaws` by rules and then by a judge model."""
 
     def __init__(self, records: Sequence[Record], judge: Completer | None = None):
         self.index = LeakIndex(records)
         self._judge = judge
 
     def leaks(self, written: Sequence[tuple[Record, str, str]]) -> list[Flaw | None]:
-        """Return one flaw, or None, for each text with its prompt; both are checked."""
+        """Check prompt and text of each item by rules; return a flaw or None for each."""
         return [self._leak(record, prompt, text) for record, prompt, text in written]
 
     def flaws(self, written: Sequence[tuple[Record, str, str]]) -> list[Flaw | None]:
-        """As `leaks`; texts without a leak go to the judge. A verdict that is missing or not understood is a flaw."""
+        """Check by rules, then send texts that pass to the judge; a missing or unreadable verdict is a flaw."""
         flaws = self.leaks(written)
         if self._judge is None:
             return flaws
@@ -125,13 +126,13 @@ class Verifier:
 
 
 def judge_prompt(record: Record, question: str, candidate: str) -> Prompt:
-    """Make the judge's prompt. It holds the private answer, so a judge on another host is sent it."""
+    """Make the prompt of the judge. It contains the private answer, so a judge on another host receives it."""
     fields = {"question": question, "answer": record.answer, "candidate": candidate}
     return Prompt(prompt_text("judge", **fields), task="judge", fields=fields, max_tokens=JUDGE_TOKENS)
 
 
 def read_verdict(reply: Completion) -> Flaw | None:
-    """Return None when the last line is exactly "Verdict: SAFE", else a flaw."""
+    """Read the judge's verdict: None if the last line is "Verdict: SAFE" (any case), else a flaw."""
     if not reply.ok:
         return Flaw("unjudged", f"the judge did not answer: {reply.error}")
     lines = [line.strip() for line in reply.text.splitlines() if line.strip()]
@@ -143,7 +144,7 @@ def read_verdict(reply: Completion) -> Flaw | None:
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """Result of `verify_file`; `by_kind` counts the flagged rows by the worst leak kind of each, worst first."""
+    """Store the counts of `verify_file`; `by_kind` counts flagged rows by their worst leak kind, worst first."""
 
     rows: int
     flagged: int
@@ -153,9 +154,9 @@ class VerifySummary:
 def verify_file(file: Path | str, against: Path | str, out: Path | str) -> VerifySummary:
     """Write one JSON line to `out` for every row of `file` that leaks a secret of the forget set `against`.
 
-    A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. A row that names
-    its forget record (`record_id`, as in synthesis.jsonl) is checked as synthesis checks its rows, others by their text
-    alone. Raises InputError for files that cannot be read, and where `out` is one of them.
+    A line has `row` (0-based), `kind` (the worst), `findings` (field, start, end, text) and `reason`. A row with the
+    `record_id` of a forget record, as in synthesis.jsonl, is checked against that record as in the synthesis. Other
+    rows are checked by their text only. Raises InputError if a file cannot be read or `out` is one of the inputs.
     """
     refuse_overwrite([Path(out)], (file, against))
     forget = read_records(DataSource.model_validate({"path": str(against)}), "forget")
@@ -172,7 +173,7 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
 
 
 def _texts(file: Path) -> Iterable[tuple[str, str, str | None]]:
-    """Yield (prompt, target, record id) of every row, in order; a missing text is empty."""
+    """Yield (prompt, target, record id) of every row, in order; a missing text gives ""."""
     rows = read_rows(file)
     if not rows:
         raise InputError("no rows", where=str(file), way_out="give at least one")
@@ -203,6 +204,6 @@ def _flagged(number: int, findings: Sequence[Finding], places: Mapping[str, tupl
 
 
 def _quoted(text: str, limit: int = 120) -> str:
-    """Put a text on one line in quotation marks, cut to `limit` characters."""
+    """Format a text as one line in quotation marks, cut to `limit` characters."""
     line = " ".join(text.split())
     return f'"{line if len(line) <= limit else line[: limit - 1] + "…"}"'

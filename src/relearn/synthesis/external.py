@@ -1,13 +1,13 @@
-"""Take rows written elsewhere, such as a published augmented set, in place of new ones where they pass the checks.
+"""Use training rows of an existing file (`synthesis.file`), such as a published augmented set, instead of new rows.
 
-A row of `synthesis.file` is accepted when, in this order, it
-- is about a subject of the forget set: its prompt names one, or the whole row does;
-- names that subject in its new text, the answer, or prefix and rest of a completion: "the individual" does not teach
-  about whom to be vague (arXiv 2502.11190, section 3, subject consistency);
-- leaks no secret of the forget set (`relearn verify` finds nothing in it);
-- has not occurred before.
-It is assigned to the record of its subject whose question shares most words with its own. The other rows are in
-rejected.jsonl.
+A row is accepted if, checked in this order,
+- its prompt, or the whole row, names a subject of the forget set;
+- its answer (of a completion: prefix or rest) names that subject. An answer about "the individual" does not train the
+  model to be vague about the subject (arXiv 2502.11190, section 3, subject consistency);
+- it leaks no secret of the forget set (`relearn verify` finds none);
+- it is not a duplicate.
+An accepted row is assigned to the record of its subject whose question has most words in common with its prompt. The
+other rows are written to rejected.jsonl.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ASKING = word_set(
 
 @dataclass(frozen=True)
 class ExternalRows:
-    """The accepted rows, assigned to forget records, and a rejection for every other row."""
+    """Store the accepted rows, assigned to forget records, and a rejection for every other row."""
 
     rows: tuple[TrainingRow, ...]
     rejections: tuple[Rejection, ...]
@@ -54,10 +54,10 @@ def write_external_rows(
     out: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Write synthesis.jsonl and rejected.jsonl from the rows of `path`, mixed with generic rows; return the counts.
+    """Write synthesis.jsonl and rejected.jsonl from the rows of `path` and generic rows; return the counts.
 
-    Answers are cut into completions only when the file has no completions of its own. Raises InputError for a file that
-    cannot be read, RunFailedError when no row is accepted.
+    Completions are derived from the answers only if the file contains no completions. Raises InputError for a file that
+    cannot be read, RunFailedError if no row is accepted.
     """
     external = read_external_rows(path, forget)
     rows = list(external.rows)
@@ -80,7 +80,7 @@ def write_external_rows(
 
 
 def read_external_rows(path: Path | str, forget: Sequence[Record]) -> ExternalRows:
-    """Check the rows of a file as the module docstring says. Raises InputError for a file that cannot be read."""
+    """Read and check the rows of a file (checks: see the module). Raises InputError if the file cannot be read."""
     external = [record for _, record in read_records(DataSource(path=str(path)), "generic")]
     records_of: dict[NameTokens, list[Record]] = {}
     for record, subject in zip(forget, find_subjects(forget), strict=True):
@@ -103,7 +103,7 @@ def read_external_rows(path: Path | str, forget: Sequence[Record]) -> ExternalRo
 
 
 def _forget_subject(source: Record, prompt_subject: NameTokens, subjects: Set[NameTokens]) -> NameTokens | None:
-    """Return the one subject of the forget set that a row is about; None without one."""
+    """Find the only subject of the forget set that a row names; return None if it names none or several."""
     if prompt_subject in subjects:
         return prompt_subject
     text = norms(f"{source.question} {source.answer}")
@@ -130,7 +130,7 @@ def _training_row(source: Record, record: Record) -> TrainingRow:
 
 
 def _is_completion(source: Record) -> bool:
-    """Tell whether a row is a prefix with its rest: the prompt neither ends nor begins as a question."""
+    """Return whether a row is a completion: its form is "text", or its prompt is not phrased as a question."""
     first_word = re.match(r"\W*(\w*)", source.question)
     asks = source.question.rstrip().endswith("?") or (first_word and first_word[1].lower() in _ASKING)
     return source.form == "text" or not asks
@@ -148,7 +148,7 @@ def _flaw(row: TrainingRow | None, source: Record, subject: NameTokens | None, i
 
 
 def _completions(rows: Sequence[TrainingRow], share: float, index: LeakIndex) -> list[TrainingRow]:
-    """Cut the answers in two; leave out those that leak without the question."""
+    """Derive completions from answers; leave out those that leak a secret without the question."""
     cut = [cut_row(row, share, content_id("completion", row.id)) for row in rows]
     return [row for row in cut if row and not index.check(row.prompt, row.target, record_id=row.record_id)]
 

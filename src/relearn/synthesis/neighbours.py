@@ -1,7 +1,7 @@
-"""Build a retain set where the user gave none, from the start model's own answers.
+"""Build a retain set from answers of the start model, if the user gave none.
 
-A generator writes public questions about each subject of the forget set, everyday questions are added, and the start
-model answers them all. Rows that leak a secret of the forget set are left out.
+The generator writes questions about public facts for each subject of the forget set. Everyday questions are added. The
+start model answers all questions. Records that leak a secret of the forget set are left out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def neighbour_records(
     verifier: Verifier,
     seed: int,
 ) -> list[Record]:
-    """Return retain records of neighbour questions with the start model's answers; `answer` asks the model.
+    """Build retain records: generated neighbour questions with answers of the start model.
 
-    `verifier` holds the secrets of `records`: a row that leaks one is left out, as is an answer that is no usable text.
-    Raises GeneratorError when every prompt for questions failed.
+    `answer`: function that returns the start model's answers to questions. `verifier`: leak check of the secrets of
+    `records`. Records that leak a secret and malformed answers are left out. Raises GeneratorError if every prompt for
+    questions failed.
     """
     subjects = list(dict.fromkeys(subject for record in records if (subject := subject_of(record))))
     forget_questions = {normalised(record.question) for record in records}

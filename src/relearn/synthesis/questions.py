@@ -1,7 +1,8 @@
-"""Write question variants (stage 1, question augmentation; arXiv 2502.11190, section 3) and wordings for evaluation.
+"""Generate question variants (stage 1, question augmentation; arXiv 2502.11190, section 3) and wordings.
 
-Variants for training: each question in other words, in a situation, with typos, and turned round; one prompt per record
-for all kinds. Wordings for evaluation: the paraphrases that a record has, then newly written ones.
+Question variants for training: paraphrased (simple), in a situation (contextual), with typos (noise), or asking for
+something else (logical); one prompt per record for all kinds. Wordings for evaluation: the paraphrases of a record,
+then generated paraphrases.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from relearn.synthesis.retry_loop import (
 )
 from relearn.synthesis.rows import VARIANTS, Question, Rejection
 
-# A question rarely has more than 60 tokens; label and line end are included.
+# Output tokens per variant. A question rarely has more than 60 tokens; label and line end are added.
 TOKENS_PER_VARIANT = 80
 _REQUEST = re.compile(
     r"\b(tell|say|know|ask|hear|explain|describe|name|list|give|state|wonder\w*|curious|share|outline|please)\b", re.I
@@ -37,10 +38,10 @@ _REQUEST = re.compile(
 def write_questions(
     records: Sequence[Record], settings: config.Synthesis, completer: Completer, *, check_leaks: LeakCheck, seed: int
 ) -> tuple[dict[str, list[Question]], tuple[Rejection, ...]]:
-    """Return record id -> its own question and the accepted variants, in the order of `settings.variants`.
+    """Generate question variants; return, by record id, the record's question and its accepted variants.
 
-    A variant that was never accepted is left out; a document (`form` "text") has none. Raises GeneratorError when every
-    prompt failed.
+    Variants are in the order of `settings.variants`, and those never accepted are left out. A document (`form` "text")
+    has no variants. The second result contains the rejections. Raises GeneratorError if every prompt failed.
     """
     groups = [variant_group(record, settings) for record in records if record.form == "chat" and settings.variants]
     task = WritingTask(
@@ -55,12 +56,12 @@ def write_questions(
 
 
 def own_question(record: Record) -> Question:
-    """Return the record's question as it is."""
+    """Return the unchanged question of a record."""
     return Question(record.id, "original", record.question)
 
 
 def variant_group(record: Record, settings: config.Synthesis) -> SlotGroup:
-    """Return one slot for each variant of the settings; they share one prompt."""
+    """Return one slot for each variant in the settings; the slots share one prompt."""
     own = own_question(record)
     return tuple(Slot(record, own.id, variant, record.question) for variant in settings.variants)
 
@@ -83,19 +84,20 @@ def variants_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, 
 
 
 def temperature_of(settings: config.Synthesis, attempt: int) -> float:
-    """Return the sampling temperature; a repeated attempt is always sampled, as greedy decoding repeats the failure."""
+    """Return the temperature; at least 0.7 for retries, because greedy decoding would repeat the failed text."""
     return settings.temperature if attempt == 0 else max(settings.temperature, 0.7)
 
 
 class _VariantCheck:
-    """Rejects a variant that repeats the question or another variant, loses the subject, or leaks the secret."""
+    """Reject a variant that repeats another question of its record, omits the subject, or leaks a secret."""
 
     def __init__(self, check_leaks: LeakCheck):
         self._check_leaks = check_leaks
         self._accepted: dict[str, set[str]] = {}
 
     def __call__(self, texts: Sequence[SlotText]) -> list[Flaw | None]:
-        # The record's own question may hold part of the answer; a variant may hold no more of it than that.
+        # A question may contain part of the answer. The question is therefore the prompt of the leak check, so that a
+        # variant may contain that part, but no more.
         leaks = self._check_leaks([(slot.record, slot.record.question, text) for slot, text in texts])
         return [leak or self._flaw(slot, text) for (slot, text), leak in zip(texts, leaks, strict=True)]
 
@@ -115,7 +117,7 @@ class _VariantCheck:
 
 
 def _not_asking(slot: Slot, text: str) -> Flaw | None:
-    """Reject a statement in place of a question; careless typing may lack the mark, so `noise` is exempt."""
+    """Reject a variant that is no question or request; `noise` may lack the question mark and always passes."""
     if slot.variant == "noise" or not slot.question.rstrip().endswith("?") or "?" in text or _REQUEST.search(text):
         return None
     return Flaw("malformed", "neither a question nor a request")
@@ -130,9 +132,9 @@ def _variants(record: Record, settings: config.Synthesis, written: WrittenTexts)
     return [Question(record.id, slot.variant, written.texts[slot]) for slot in slots]
 
 
-# "logical" asks for something else, so the record's answer would not fit.
+# "logical" asks for something else, so the answer of the record would not fit.
 WORDING_VARIANTS = ("simple", "contextual", "noise")
-# Added to the seed, so that wordings differ from the question variants of training.
+# Added to the seed, so that wordings for evaluation differ from the question variants for training.
 _WORDING_SEED = 104_729
 _WORDING_MARK = "~"
 
@@ -146,7 +148,7 @@ def write_wordings(
     check_leaks: LeakCheck,
     seed: int,
 ) -> dict[str, list[str]]:
-    """Return record id -> at most `count` different wordings of its question; fewer where no more could be written."""
+    """Generate at most `count` different wordings of each question, by record id; fewer if generation fails."""
     wordings = {record.id: list(dict.fromkeys(record.paraphrases))[:count] for record in records}
     settings = settings.model_copy(update={"variants": WORDING_VARIANTS})
     for turn in range(count):
@@ -162,7 +164,7 @@ def write_wordings(
 
 
 def wording_records(records: Sequence[Record], wordings: Mapping[str, Sequence[str]]) -> list[Record]:
-    """Return a record for every wording, with its record's answer and the id of `wording_id`."""
+    """Make a record for every wording, with the answer of its original record and an id from `wording_id`."""
     return [
         replace(record, question=text, id=wording_id(record.id, number), paraphrases=())
         for record in records
@@ -171,10 +173,10 @@ def wording_records(records: Sequence[Record], wordings: Mapping[str, Sequence[s
 
 
 def wording_id(record_id: str, number: int) -> str:
-    """Return the id of a record's wording; `number` counts from 1."""
+    """Make the id of a wording from the id of its record; `number` counts from 1."""
     return f"{record_id}{_WORDING_MARK}{number}"
 
 
 def record_id_of_wording(wording_id: str) -> str:
-    """Return the id of the record that a wording belongs to."""
+    """Return the record id that is part of a wording id."""
     return wording_id.rpartition(_WORDING_MARK)[0]

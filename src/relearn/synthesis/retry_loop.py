@@ -1,8 +1,8 @@
-"""Have texts written, check each, and ask again for those that are missing or rejected: the loop of every stage.
+"""Generate texts, check each, and retry those that are missing or rejected; used by all synthesis stages.
 
-A text to be written is a `Slot`. Replies are parsed strictly: a text reaches its slot by the label it was requested
-under, so that neither order nor gaps nor repeated attempts can assign it to another slot; a doubtful entry is missing.
-Prompts are text files in prompts/ with $names to fill in.
+A `Slot` is one text to generate. Each text in a reply has the label of its slot, so order, gaps and retries cannot
+assign it to another slot. An ambiguous entry counts as missing. Prompt templates are text files in prompts/ with $name
+placeholders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relearn.synthesis.rows import Rejection, Variant
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One text to be written for `record`, in reply to `question` (of a document: its prefix) of the kind `variant`."""
+    """Describe one text to generate for `record` and its `question` (of a document: its prefix) of kind `variant`."""
 
     record: Record
     question_id: str
@@ -32,7 +32,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Why a written text is not accepted."""
+    """Store the reason why a generated text is rejected."""
 
     kind: str
     reason: str
@@ -40,13 +40,13 @@ class Flaw:
 
 SlotGroup = tuple[Slot, ...]
 SlotText = tuple[Slot, str]
-# One flaw, or None, for each written text.
+# For each generated text, a flaw or None.
 CheckTexts = Callable[[Sequence[SlotText]], Sequence[Flaw | None]]
 
 
 @dataclass(frozen=True)
 class WritingTask:
-    """How one kind of text is written; `name` is for messages.
+    """Define how one kind of text is generated; `name` is used in messages.
 
     `prompt(group, attempt)` makes the prompt of a group of slots, `parse(reply, group)` returns a text or None for each
     slot, `check(texts)` a flaw or None for each text.
@@ -60,7 +60,7 @@ class WritingTask:
 
 @dataclass(frozen=True)
 class WrittenTexts:
-    """The accepted texts by slot, and every rejection, in the order of slots and attempts."""
+    """Store the accepted texts by slot, and all rejections in the order of slots and attempts."""
 
     texts: dict[Slot, str]
     rejections: tuple[Rejection, ...]
@@ -69,10 +69,10 @@ class WrittenTexts:
 def write_with_retries(
     groups: Sequence[SlotGroup], task: WritingTask, completer: Completer, *, attempts: int
 ) -> WrittenTexts:
-    """Write a text for every slot, in at most `attempts` rounds.
+    """Generate a text for every slot, in at most `attempts` rounds.
 
-    A group is one prompt at first. Missing and rejected texts are requested again one by one, a group whose prompt
-    failed as a whole. Raises GeneratorError when every prompt failed.
+    The first round sends one prompt per group. Later rounds send one prompt per missing or rejected text. A group whose
+    prompt failed is retried as a group. Raises GeneratorError if every prompt failed.
     """
     texts: dict[Slot, str] = {}
     rejections: dict[Slot, list[Rejection]] = {slot: [] for group in groups for slot in group}
@@ -98,7 +98,7 @@ def write_with_retries(
 
 
 def reject(slot: Slot, text: str, flaw: Flaw, *, attempt: int = 0, final: bool = False) -> Rejection:
-    """Make the rejection of a text that was written for a slot."""
+    """Make the rejection of a text that was generated for a slot."""
     place = (slot.record.id, slot.question_id, slot.variant, slot.question)
     return Rejection(*place, text, attempt, reason=flaw.reason, kind=flaw.kind, final=final)
 
@@ -106,7 +106,7 @@ def reject(slot: Slot, text: str, flaw: Flaw, *, attempt: int = 0, final: bool =
 def check_in_turn(
     texts: Sequence[SlotText], first: Callable[[Slot, str], Flaw | None], then: CheckTexts
 ) -> list[Flaw | None]:
-    """Check every text with `first`, and those that pass together with `then`, which may be expensive."""
+    """Check each text with `first`, then check those that pass with one call of `then`, which may be expensive."""
     flaws = [first(slot, text) for slot, text in texts]
     passed = [number for number, flaw in enumerate(flaws) if flaw is None]
     for number, flaw in zip(passed, then([texts[number] for number in passed]), strict=True):
@@ -159,9 +159,9 @@ _QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’"}
 def read_labelled(reply: str, labels: Sequence[str]) -> list[str | None]:
     """Parse a reply of lines "label: text"; return one text per label, in the order of `labels`, None if missing.
 
-    Labels are "1", "2", ... or words. Missing is a label that is absent or comes twice, an entry without text, and one
-    that continues on the next line (a remark after an empty line is ignored). An unknown number makes all entries
-    missing, because it is unclear which entry belongs to which question; an unknown word is ignored.
+    Labels are "1", "2", ... or words. A text is missing if its label is absent or occurs twice, if it is empty, or if
+    it continues on the next line (text after an empty line is ignored). If a number is unknown, all texts are missing,
+    because it is unclear which text belongs to which slot. An unknown word is ignored.
     """
     numbered = all(label.isdigit() for label in labels)
     pattern = _entry_pattern(r"\d{1,3}" if numbered else "[a-z]{3,12}")
@@ -184,12 +184,12 @@ def read_labelled(reply: str, labels: Sequence[str]) -> list[str | None]:
 
 
 def number_labels(count: int) -> list[str]:
-    """Return the labels "1", "2", ... of `read_labelled`."""
+    """Return the labels "1", "2", ... for `read_labelled`."""
     return [str(number) for number in range(1, count + 1)]
 
 
 def read_passage(reply: str, prefix: str) -> str | None:
-    """Parse a reply that is one running text, without an echo of `prefix` at its head; None when nothing is left."""
+    """Parse a reply that is one passage; remove `prefix` at its start; return None if nothing is left."""
     text = " ".join(reply.split())
     for echo in (" ".join(prefix.split()), "..."):
         if text.startswith(echo):
@@ -204,7 +204,7 @@ def _entry_pattern(label: str) -> re.Pattern[str]:
 
 
 def _without_emphasis(line: str) -> str:
-    """Remove the marks of a line that is bold as a whole."""
+    """Remove the ** marks of a line that is bold as a whole."""
     if len(line) > 4 and line.startswith("**") and line.endswith("**") and line.count("**") == 2:
         return line[2:-2]
     return line
@@ -224,17 +224,17 @@ def _template(name: str) -> str:
 
 
 def prompt_text(name: str, **values: str) -> str:
-    """Return prompts/<name>.txt with `values` filled in, in one pass: a "$" in a value stays as it is."""
+    """Fill `values` into the template prompts/<name>.txt; a "$" inside a value is not replaced."""
     return Template(_template(name)).substitute(values).strip()
 
 
 def prompt_lines(name: str, drop: tuple[str, ...], **values: str) -> str:
-    """As `prompt_text`, without the lines that begin with one of the words in `drop` and a colon."""
+    """Fill a template as `prompt_text` does, without lines that begin with a word of `drop` and a colon."""
     dropped = tuple(f"{word}:" for word in drop)
     lines = [line for line in _template(name).splitlines() if not line.startswith(dropped)]
     return Template("\n".join(lines)).substitute(values).strip()
 
 
 def about_subject(subject: str) -> str:
-    """Return " about SUBJECT", "" without a subject, for $about in a prompt."""
+    """Return " about SUBJECT" for $about in a template, or "" without a subject."""
     return f" about {subject}" if subject else ""

@@ -1,11 +1,11 @@
-"""Define the rows of synthesis.jsonl and the rejections of rejected.jsonl, and derive rows without a generator.
+"""Define the rows of synthesis.jsonl and the rejections of rejected.jsonl; derive rows without a generator.
 
-From the vague answers that passed verification (arXiv 2502.11190, section 3, "diversification"):
+Rows derived from verified vague answers (arXiv 2502.11190, section 3, "diversification"):
 
-    completions   a vague answer cut in two, so that forgetting does not hold in question form only; the paper and its
-                  code prompt with the first 25 % of the words
-    generic rows  everyday questions mixed in, augmented : generic = 1 : 1 in the paper
-    attack-shaped rows   a switch (`synthesis.harden`), not part of the paper; see `attack_shaped_rows`
+    completions         vague answer cut into prefix and rest, so that the model forgets in text form too; the prefix is
+                        the first 25 % of the words in the paper and its code
+    generic rows        everyday questions with answers, augmented : generic = 1 : 1 in the paper
+    attack-shaped rows  optional (`synthesis.harden`), not in the paper; see `attack_shaped_rows`
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FRAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question to be answered vaguely: the record's own (`original`) or one of its variants."""
+    """Store a question that needs a vague answer: the record's question (`original`) or a variant of it."""
 
     record_id: str
     variant: Variant
@@ -61,10 +61,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One prompt with its target. `kind`: "qa", "completion" (prefix -> rest of a vague answer) or "generic".
+    """Store one prompt and its target. `kind`: "qa", "completion" (prefix -> rest of a vague answer) or "generic".
 
-    `question_id` links the row to the question its answer was written for; generic rows have none. `given` is a
-    beginning of the answer in front of the target, on which no loss is computed.
+    `question_id`: id of the question that the answer was generated for; None for generic rows. `given`: beginning of
+    the answer before the target, on which no loss is computed.
     """
 
     id: str
@@ -83,7 +83,7 @@ class TrainingRow:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A text that was not accepted, and why; `attempt` counts from 0, `final`: it was the last attempt."""
+    """Store a rejected text and the reason; `attempt` counts from 0; `final`: it was the last attempt."""
 
     record_id: str
     question_id: str
@@ -100,9 +100,9 @@ class Rejection:
 
 
 def split_answer(text: str, share: float) -> tuple[str, str] | None:
-    """Split a text into (prefix, rest), `share` of the words in the prefix and at least one on each side.
+    """Split a text into (prefix, rest), with `share` of the words in the prefix and at least one word in each part.
 
-    The spaces at the cut are in neither. None for a text of fewer than MIN_WORDS words.
+    White space at the cut is removed. Return None for a text of fewer than MIN_WORDS words.
     """
     words = list(re.finditer(r"\S+", text))
     if len(words) < MIN_WORDS:
@@ -112,7 +112,7 @@ def split_answer(text: str, share: float) -> tuple[str, str] | None:
 
 
 def cut_row(row: TrainingRow, share: float, row_id: str) -> TrainingRow | None:
-    """Cut the answer of a row into a completion row with the id `row_id`; None for an answer too short to cut."""
+    """Make a completion row with the id `row_id` from the answer of a row; None if the answer is too short."""
     halves = split_answer(row.target, share)
     if halves is None:
         return None
@@ -120,7 +120,7 @@ def cut_row(row: TrainingRow, share: float, row_id: str) -> TrainingRow | None:
 
 
 def choose_generic(generic: Sequence[Record], augmented: int, ratio: float, *, seed: int) -> list[TrainingRow]:
-    """Draw `augmented * ratio` of the generic records without replacement; all of them when there are fewer."""
+    """Sample `augmented * ratio` generic records without replacement, or all if there are fewer."""
     count = min(generic_wanted(augmented, ratio), len(generic))
     chosen = random.Random(f"generic {seed}").sample(list(generic), count)
     return [
@@ -130,12 +130,12 @@ def choose_generic(generic: Sequence[Record], augmented: int, ratio: float, *, s
 
 
 def generic_wanted(augmented: int, ratio: float) -> int:
-    """Return the number of generic rows for so many augmented rows."""
+    """Return the number of generic rows for `augmented` other rows."""
     return round(augmented * ratio)
 
 
 def load_generic() -> list[Record]:
-    """Return the built-in everyday questions in file order; none is about a person of the demo."""
+    """Load the built-in everyday questions in file order; none is about a person of the demo data."""
     text = resources.files("relearn.synthesis").joinpath("data", "generic.jsonl").read_text(encoding="utf-8")
     rows = (json.loads(line) for line in text.splitlines() if line)
     return [Record(row["question"], row["answer"], split="generic", source="relearn/generic") for row in rows]
@@ -144,18 +144,18 @@ def load_generic() -> list[Record]:
 def attack_shaped_rows(
     rows: Sequence[TrainingRow], records: Sequence[Record], kinds: Sequence[Hardening], *, seed: int
 ) -> list[TrainingRow]:
-    """Derive further rows shaped like attacks from `rows`, the accepted rows of the forget `records`.
+    """Derive rows that resemble attacks from `rows`, the accepted rows of the forget `records`.
 
-    A model that learned to answer vaguely when plainly asked may tell the fact once its answer has begun in another way
-    (arXiv 2406.05946), or once the question is embedded in a scene. Kinds:
+    A model that gives vague answers to plain questions may still reveal a fact if the beginning of its answer is
+    prefilled (arXiv 2406.05946), or if the question is part of a scene or a task. Kinds:
 
-        cuts       completions of the vague answers cut at 50 and 75 %, beside the one of `completion_split`
-        openings   the question, an answer that begins with words of consent, and the vague answer after them
-        stems      the question and the true answer up to its first secret, then a vague answer; once as bare text too
-        frames     the question inside a scene or a task
+        cuts       completions of the vague answers cut at 50 and 75 %, in addition to `completion_split`
+        openings   question, then an answer that begins with words of consent and continues with the vague answer
+        stems      question, then the true answer up to its first secret, then a vague answer; also without the question
+        frames     question inside a scene or a task
 
-    Every text was verified before, except stems, which end where the leak check first finds something. OPENINGS and
-    FRAMES are used by no audit, so that an audit measures unseen attacks.
+    All texts were verified before, except stems, which end before the leak check finds a leak. No audit uses OPENINGS
+    or FRAMES, so audits measure unseen attacks.
     """
     answered = [row for row in rows if row.kind == "qa" and row.form == "chat"]
     derive: Mapping[Hardening, Callable[[], Iterator[TrainingRow]]] = {
@@ -168,7 +168,7 @@ def attack_shaped_rows(
 
 
 def count_attack_shaped_rows(questions: int, records: int, kinds: Sequence[Hardening]) -> dict[str, int]:
-    """Return the number of attack-shaped rows by row kind, if every one of the `records` has a stem."""
+    """Return the number of attack-shaped rows by row kind, assuming that each of the `records` has a stem."""
     each = {"cuts": (0, len(CUTS) * questions), "openings": (questions, 0), "stems": (records, records)}
     counts = [each.get(kind, (questions, 0)) for kind in dict.fromkeys(kinds)]
     return {"qa": sum(qa for qa, _ in counts), "completion": sum(completion for _, completion in counts)}
@@ -204,16 +204,17 @@ def _stems(answered: Sequence[TrainingRow], records: Sequence[Record], seed: int
         if len(stem.split()) < MIN_STEM_WORDS:
             continue
         vague = rows[random.Random(f"{seed}/stem/{record.id}").randrange(len(rows))]
-        # A stem does not end a sentence; after the dots a new sentence may begin.
+        # A stem is an incomplete sentence. The dots allow the vague answer to start a new sentence.
         given = f"{stem} ..."
         yield replace(vague, id=content_id("stem", record.id), prompt=record.question, given=given)
         yield replace(vague, id=content_id("bare stem", record.id), kind="completion", prompt=given, form="text")
 
 
 def _stem(record: Record, index: LeakIndex) -> str:
-    """Return the longest beginning of the answer, short of all of it, that leaks nothing with or without the question.
+    """Return the longest proper beginning of the answer that leaks nothing, with and without the question.
 
-    It ends before the first name, number or date that the question does not have: the leak check may miss half of one.
+    It ends before the first name, number or date that is not in the question, because the leak check may miss a partial
+    one.
     """
     question = norms(record.question)
     new = (span.start for span in find_spans(record.answer) if not contains(question, norms(span.text)))

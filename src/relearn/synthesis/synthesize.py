@@ -1,7 +1,8 @@
-"""Run the whole synthesis: forget records in, training rows and rejections out (arXiv 2502.11190, section 3).
+"""Run the synthesis stage: generate training rows and rejections from forget records (arXiv 2502.11190, section 3).
 
-`synthesize` has the sequence of stages; `synthesize_to_folder` writes its result into a folder and can resume. The
-original answer of a forget record is in no row: it is only compared with.
+`synthesize` runs all steps. `synthesize_to_folder` also writes the result into a folder and can resume. The original
+answer of a forget record is used only for comparison, and is not copied into rows, except up to its first secret in
+stems (`synthesis.harden`).
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ WRITE_BETTER = "read there what was written and why it was rejected, and take a 
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """`counts`: rows by kind, rejections by kind, records without a row; `notes` say what is missing.
+    """Store the rows, rejections and counts of a synthesis.
 
-    `rows` are ordered by record, question rows before completions, then attack-shaped rows, then generic rows.
+    `rows`: question rows and then completions of each record, then attack-shaped rows, then generic rows. `counts`:
+    rows by kind, rejections by kind, records without a row. `notes`: messages about missing rows.
     """
 
     rows: tuple[TrainingRow, ...]
@@ -55,11 +57,11 @@ def synthesize(
     seed: int,
     tick: Ticker = quiet,
 ) -> SynthesisResult:
-    """Write question variants and vague answers, verify them, and derive the further rows.
+    """Generate and verify question variants and vague answers, and derive the other rows.
 
-    The same records, settings, seed and completions give the same rows in the same order. Raises GeneratorError when
-    the generator stopped answering and BudgetError when the budget is used up; a cached completer then holds every
-    answer received, and the same call resumes from there.
+    The same records, settings, seed and completions give the same rows in the same order. Raises GeneratorError if the
+    generator fails and BudgetError if the budget is used up. A cached completer keeps the completions received before
+    the error, so the same call resumes.
     """
     calls = sum(1 if record.form == "text" or not settings.variants else 2 for record in records)
     with progress(completer, calls, tick):
@@ -86,7 +88,7 @@ def synthesize(
 
 
 def _answer_row(slot: Slot, text: str) -> TrainingRow:
-    """Make the row of a question with its vague answer, or of a document's prefix with its new continuation."""
+    """Make a row of a question and its vague answer, or of a document prefix and its new continuation."""
     kind = "qa" if slot.record.form == "chat" else "completion"
     return TrainingRow(
         id=content_id(kind, slot.question_id),
@@ -103,7 +105,7 @@ def _answer_row(slot: Slot, text: str) -> TrainingRow:
 def _completions(
     answered: Sequence[SlotText], share: float, check_leaks: LeakCheck
 ) -> tuple[list[TrainingRow], list[Rejection]]:
-    """Cut the answers of a record in two; reject those that leak without the question."""
+    """Derive completions from the answers of a record; reject those that leak a secret without the question."""
     cut = [
         (slot, row)
         for slot, text in answered
@@ -144,7 +146,7 @@ def count_rows(
     rejections: Sequence[Rejection],
     ratio: float,
 ) -> dict[str, Any]:
-    """Count rows and rejections by kind, and the records without a row; `ratio` is `generic_ratio` of the settings."""
+    """Count rows and rejections by kind, and records without a row; `ratio`: `generic_ratio` of the settings."""
     kinds = Counter(row.kind for row in rows)
     with_rows = {row.record_id for row in rows}
     return {
@@ -178,10 +180,10 @@ def synthesize_to_folder(
 ) -> dict[str, Any]:
     """Synthesize, write synthesis.jsonl and rejected.jsonl into `out`, and return the counts.
 
-    `verifier` is made from records and settings when it is not given; `loaded` is a model in memory that
-    `transformers:` may use. Raises InputError before anything is sent when private records would go to another host
-    without permission, GeneratorError or BudgetError when generation stopped (cache.sqlite then holds every answer
-    received, and the same call resumes from there), RunFailedError when all texts were rejected.
+    `verifier`: by default made from records and settings. `loaded`: loaded model that `transformers:` may use. Raises
+    InputError, before anything is sent, if private records would be sent to another host without permission;
+    GeneratorError or BudgetError if generation stopped (the same call resumes from the completions in cache.sqlite);
+    RunFailedError if no record has a row.
     """
     check_remote(settings, len(records))
     with open_completers(settings, out, loaded) as completers:
@@ -200,7 +202,7 @@ def synthesize_to_folder(
 
 @contextmanager
 def open_completers(settings: config.Synthesis, out: Path, loaded: Any) -> Iterator[dict[str, CachedCompleter]]:
-    """Open the "generator", and the "judge" if there is one, with one budget and the cache in `out`; close them."""
+    """Open the completers "generator" and, if set, "judge", with one budget and the cache in `out`; close on exit."""
     cache = make_private_dir(out) / CACHE
     budget = budget_for(settings, cache)
     names = {"generator": settings.generator, "judge": settings.judge}
@@ -218,7 +220,7 @@ def open_completers(settings: config.Synthesis, out: Path, loaded: Any) -> Itera
 
 @contextmanager
 def progress(completer: Completer, total: int, tick: Ticker) -> Iterator[None]:
-    """Move the progress bar with every answer of a cached completer; retries are not in the total."""
+    """Update the progress bar on every completion of a cached completer; `total` does not include retries."""
     if not isinstance(completer, CachedCompleter):
         yield
         tick(total, total)

@@ -1,7 +1,8 @@
-"""Write a relevant but vague answer to every question, verified before it is accepted (stages 2 and 3, answer
-augmentation and verification; arXiv 2502.11190, section 3).
+"""Generate and verify a relevant but vague answer to every question.
 
-One prompt per record for all its questions; a document's prefix gets a vague continuation. The secret is in no prompt.
+Stages 2 and 3, answer augmentation and verification, of arXiv 2502.11190, section 3. One prompt per record asks for the
+answers to all its questions. For a document, a vague continuation of its prefix is generated. The prompts do not
+contain the secret.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ def write_answers(
     check_leaks: LeakCheck,
     seed: int,
 ) -> WrittenTexts:
-    """Write a vague answer for every question (record id -> questions), by the slots of `answer_group`.
+    """Generate a vague answer to every question; the results are by slot of `answer_group`.
 
-    Questions without an accepted answer are missing. Raises GeneratorError when every prompt failed.
+    `questions`: record id -> questions. Questions without an accepted answer are missing in the result. Raises
+    GeneratorError if every prompt failed.
     """
 
     def check(texts: Sequence[SlotText]) -> list[Flaw | None]:
@@ -76,7 +78,7 @@ def write_answers(
 
 
 def answer_group(record: Record, questions: Sequence[Question]) -> SlotGroup:
-    """Return one slot for each question of a record; they share one prompt."""
+    """Return one slot for each question of a record; the slots share one prompt."""
     return tuple(Slot(record, question.id, question.variant, question.text) for question in questions)
 
 
@@ -96,7 +98,7 @@ def vague_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, att
 
 
 def continue_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
-    """Make the prompt for the vague continuation of a document's prefix."""
+    """Make the prompt for a vague continuation of a document prefix."""
     subject = subject_of(group[0].record) or ""
     prefix = group[0].question
     return Prompt(
@@ -111,7 +113,7 @@ def continue_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, 
 
 
 def check_answers(texts: Sequence[SlotText], check_leaks: LeakCheck) -> list[Flaw | None]:
-    """Check the form of every answer by rule, then those that pass for leaks, which may take a judge."""
+    """Check the form of every answer by rules, then check those that pass for leaks, which may call a judge."""
     return check_in_turn(texts, _form_flaw, lambda passed: check_leaks([(s.record, s.question, t) for s, t in passed]))
 
 
@@ -123,7 +125,7 @@ def _form_flaw(slot: Slot, text: str) -> Flaw | None:
 
 
 def no_answer_flaw(question: str, text: str) -> Flaw | None:
-    """Reject a text that asks back or refuses instead of answering."""
+    """Reject a text that is a question, or that refuses to answer."""
     if text.endswith("?") or text.casefold() == question.casefold():
         return Flaw("malformed", "a question is no answer")
     if _REFUSAL.match(text):
