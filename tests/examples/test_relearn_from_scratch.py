@@ -72,7 +72,7 @@ def test_every_step_has_the_loss_of_the_engine(example, tiny_model_dir, tmp_path
     )
     logged: list[dict] = []
     objective = METHODS.get("relearn").objective({})
-    train(model, plan, objective, Loop(5e-3), checkpoints=tmp_path / "steps", log=lambda **row: logged.append(row))
+    train(model, plan, objective, loop=Loop(5e-3), checkpoints=tmp_path / "steps", log=lambda **row: logged.append(row))
 
     fresh, _ = load(tiny_model_dir)
     batches = [
