@@ -1,4 +1,4 @@
-"""Define the commands on finished runs (report, export, purge, ui) and on relearn itself (list, check-plugin, doctor)."""
+"""Define the commands on finished runs (report, export, purge, ui), and list, check-plugin and doctor."""
 
 from __future__ import annotations
 

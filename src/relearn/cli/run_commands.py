@@ -25,7 +25,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 @app.command
 def plan(recipe: Path, *, set_: Set = ()) -> None:
-    """Estimate rows, generator calls, tokens, cost and memory of a recipe; list the data it would send to other hosts."""
+    """Estimate rows, generator calls, tokens, cost and memory of a recipe; list the data it would send to hosts."""
     from relearn.core.config import Recipe
     from relearn.core.console import out as screen
     from relearn.workflows.run.estimate import plan_lines

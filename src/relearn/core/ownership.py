@@ -203,8 +203,8 @@ def remove_outputs(path: Path, keep: tuple[str, ...] = ()) -> None:
 def refuse_overwrite(targets: Iterable[Path], inputs: Iterable[Path | str | None]) -> None:
     """Raise InputError where writing to `targets` would overwrite one of `inputs`, also through a link.
 
-    An input that is a folder stands for the files in it; a run folder for its output files. Inputs that are not paths
-    (names on the hub) are ignored.
+    For a folder among the inputs all files in it are checked, for a run folder its output files. Inputs that are not
+    paths (names on the hub) are ignored.
     """
     by_identity = {}
     for name in filter(None, inputs):
