@@ -136,7 +136,7 @@ class RunFolder:
 
     @property
     def audit_summary(self) -> dict[str, Any]:
-        """Read audits/summary.json: attack -> share of facts that the answers state."""
+        """Read audits/summary.json: attack -> its measurements, such as the share of facts that the answers state."""
         return self.json(f"{AUDITS}/summary.json")
 
     @property
