@@ -1,8 +1,9 @@
-"""Parse and run the commands of `relearn`; the modules here define them, one function each.
+"""Parse the command line of `relearn`, load plug-ins and run the command.
 
-Functions import what they need when they run, so that `relearn --help` takes a fraction of a second.
+The other modules of this package define the commands, one function each. A command imports its dependencies when it is
+called, so that `relearn --help` takes a fraction of a second.
 
-Exit codes: 0 done; 1 the run failed; 2 the input is wrong (one line, no traceback); 130 interrupted, resumable.
+Exit codes: 0 success; 1 the run failed; 2 the input is wrong (one line, no traceback); 130 interrupted, can be resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from relearn.core.errors import InputError, RelearnError
 
 # Each module registers its commands with the application when it is imported.
 COMMANDS = (run_commands, evaluate_commands, folder_commands)
-# Commands that look names up among methods, metrics and attacks: installed plug-ins are imported before they run.
+# Commands that use the registries of methods, metrics or attacks; they import the installed plug-ins first.
 WITH_REGISTRIES = ("analyze", "audit", "compare", "evaluate", "list", "plan", "report", "run", "ui", "unlearn")
 
 
@@ -28,7 +29,7 @@ def main() -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors that a user can correct are printed in one line."""
+    """Run one command and return its exit code; an error of relearn or of the arguments is printed in one line."""
     try:
         files, arguments = _take_plugins(arguments)
         _check_launch(arguments)
@@ -47,7 +48,10 @@ def run_command(arguments: list[str]) -> int:
 
 
 def _take_plugins(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Split off `--plugin FILE` and `--plugin=FILE` in front of the command."""
+    """Split `--plugin FILE` and `--plugin=FILE` before the command from the other arguments.
+
+    Raises InputError where the file name is missing.
+    """
     files = []
     while arguments and arguments[0].partition("=")[0] == "--plugin":
         _, _, file = arguments[0].partition("=")
@@ -62,7 +66,7 @@ def _take_plugins(arguments: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _check_launch(arguments: list[str]) -> None:
-    """Raise InputError where a launcher started several processes for a command that only one can run."""
+    """Raise InputError where a launcher started several processes for a command that needs a single process."""
     from relearn.core import distributed
 
     shared = arguments[:1] in (["run"], ["unlearn"], ["evaluate"]) and "--dry-run" not in arguments
@@ -74,7 +78,7 @@ def _check_launch(arguments: list[str]) -> None:
 
 
 def _load_plugins(files: list[Path], arguments: list[str]) -> None:
-    """Import the plug-ins named on the command line and, for commands that need them, the installed ones."""
+    """Import the plug-ins named on the command line and, for the commands in WITH_REGISTRIES, the installed ones."""
     needs_installed = arguments[:1] != [] and arguments[0] in WITH_REGISTRIES and "--help" not in arguments
     if not files and not needs_installed:
         return

@@ -1,4 +1,4 @@
-"""Define the application that commands are registered with, and helpers that several commands use."""
+"""Define the command-line application, with which commands are registered, and helpers of several commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of t
 
 
 def fail(text: str, code: int, *, shared: bool = True) -> int:
-    """Print an error and return `code`; an error that all processes share is printed by the main process only."""
+    """Print an error and return the exit code `code`; a `shared` error is printed by the main process only."""
     from relearn.core import distributed
 
     if distributed.is_main():

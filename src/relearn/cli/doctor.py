@@ -28,7 +28,7 @@ DISTRIBUTION = "relearn-llm"
 OLDEST_PYTHON = (3, 11)
 GIB = 1 << 30
 MEMORY_NEEDED, DISK_NEEDED = 4 * GIB, 2 * GIB
-# Optional packages, each an extra of the same name, and their purpose.
+# Optional packages and their purpose; each is installed by the extra of the same name.
 EXTRAS = {
     "vllm": "generation on GPUs with vLLM",
     "sentence-transformers": "other embedding models for entity matching",
@@ -42,7 +42,7 @@ COLOURS: dict[CheckStatus, str] = {"ok": "green", "missing": "red", "warning": "
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check. `way_out` says how to get or repair the part; an `optional` part may be missing."""
+    """Store the result of one check. `way_out`: how to install or repair the part; `optional`: it may be missing."""
 
     name: str
     state: CheckStatus
@@ -75,7 +75,7 @@ def is_healthy(results: Iterable[Check]) -> bool:
 
 
 def render(results: list[Check]) -> None:
-    """Print a table of the results and, below it, one unwrapped line for each part to get or repair."""
+    """Print a table of the results and, below it, one unwrapped line for each part to install or repair."""
     table = Table(box=None, pad_edge=False)
     for heading in ("what", "state", "found"):
         table.add_column(heading, overflow="fold")
@@ -105,7 +105,7 @@ def _python() -> Check:
 
 
 def _same_name() -> Iterator[Check]:
-    """Warn about the unrelated project `relearn` of the package registry, which has the same import name."""
+    """Warn about the unrelated package `relearn` of the package registry, which has the same import name."""
     try:
         version = metadata.version("relearn")
     except metadata.PackageNotFoundError:
@@ -119,7 +119,7 @@ def _same_name() -> Iterator[Check]:
 
 
 def _requirements() -> Iterator[Check]:
-    """Compare every declared dependency with its version range."""
+    """Check that every declared dependency is installed in its version range."""
     try:
         declared = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
@@ -156,7 +156,7 @@ def _devices() -> Check:
 
 
 def _model_options() -> Iterator[Check]:
-    """Check the options of a recipe that need a GPU or a package."""
+    """Check the recipe options that need a GPU or an optional package."""
     from relearn.models.load import check_machine
 
     for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2"), ("liger", "on")):
@@ -228,7 +228,7 @@ def _quantiser() -> Check:
 
 
 def _settings(environment: os._Environ[str] | dict[str, str]) -> Iterator[Check]:
-    """Check whether the settings of hosted generators and the model hub are set; their values are never shown."""
+    """Check the environment variables of hosted generators and of the model hub; their values are never shown."""
     for variable, purpose in (("OPENAI_API_KEY", "the key"), ("OPENAI_BASE_URL", "the address")):
         if environment.get(variable):
             yield Check(variable, "ok", "set", optional=True)

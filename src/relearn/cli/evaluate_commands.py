@@ -1,4 +1,4 @@
-"""Commands that measure models or ask them questions: evaluate, audit, analyze, ask, generate."""
+"""Define the commands that measure models or ask them questions: evaluate, audit, analyze, ask, generate."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def evaluate(
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path = Path("runs/evaluation"),
 ) -> int:
-    """Score one model, two models, files of answers, or the answers of a run again. See docs/evaluate.md.
+    """Evaluate one model, two models or files of answers, or score the answers of a run again. See docs/evaluate.md.
 
     The same command continues an interrupted evaluation.
 
     Parameters
     ----------
     run
-        The folder of a run or an evaluation: its answers are scored and its report is written again.
+        The folder of a run or an evaluation; its answers are scored again and its report is rewritten.
     forget
         Records that should be forgotten; without --after, a file of a model's answers to them.
     retain
-        Records that should still be known, or a file of answers to them.
+        Records that should still be known; without --after, a file of a model's answers to them.
     holdout
-        Records like the forget set that no model was trained on, for membership inference.
+        Records similar to the forget set that no model was trained on, for membership inference.
     after
-        The model to score: smollm2-135m-instruct, a folder, or a name on the hub.
+        The model to evaluate: smollm2-135m-instruct, a folder, or a name on the hub.
     before
         The model to compare it with.
     base
-        The model before any fine-tuning, which PPL and LS are computed with.
+        The model before any fine-tuning, used to compute PPL and LS.
     after_adapter
-        A LoRA adapter's folder for --after, or for --before without --after; may be repeated.
+        The folder of a LoRA adapter for --after, or for --before without --after; may be repeated.
     before_adapter
-        A LoRA adapter's folder for --before; may be repeated.
+        The folder of a LoRA adapter for --before; may be repeated.
     map_
         The columns to read: question=text,answer=labels
     metrics
@@ -113,14 +113,16 @@ def audit(
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path = Path("runs/audit"),
 ) -> None:
-    """Attack a finished run, or any two models, and decide for every fact whether it is gone, hidden or still there.
+    """Audit a finished run, or any two models: run attacks and decide for every fact whether it is still known.
+
+    The verdict on a fact is that it is gone, hidden (an attack recovers it) or still there.
 
     The same command continues an interrupted audit.
 
     Parameters
     ----------
     folder
-        A run folder; or give --before, --after and --forget.
+        A run folder; without it, --before, --after and --forget are needed.
     attacks
         all, or comma-separated names: completion,quantise (see relearn list audits).
     control
@@ -128,7 +130,7 @@ def audit(
     templates
         A folder of jailbreak templates: .yaml files with a key `value`, or .txt files.
     facts
-        The greatest number of facts to ask about.
+        The maximum number of facts to ask about.
     samples
         The number of samples per question in the sampling attack.
     before
@@ -138,21 +140,21 @@ def audit(
     base
         The model before any fine-tuning; the control by default.
     before_adapter
-        A LoRA adapter's folder for --before; may be repeated.
+        The folder of a LoRA adapter for --before; may be repeated.
     after_adapter
-        A LoRA adapter's folder for --after, or for --before without --after; may be repeated.
+        The folder of a LoRA adapter for --after, or for --before without --after; may be repeated.
     forget
-        The facts that should be gone.
+        The facts that should be forgotten.
     retain
-        Records that should still be known; some attacks are measured only with them.
+        Records that should still be known; some attacks need them.
     holdout
-        Records like the facts that no model was trained on, for membership inference.
+        Records similar to the facts that no model was trained on, for membership inference.
     map_
         The columns to read: question=text,answer=labels
     set_
         Change a setting of an audit without a run folder: generate.max_new_tokens=64, model.dtype=bfloat16
     out
-        The folder for an audit without a run folder.
+        The folder of an audit without a run folder.
     """
     from relearn.core.console import note
     from relearn.workflows.audit import audit as attack
@@ -192,22 +194,22 @@ def analyze(
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
 ) -> None:
-    """Analyze the weights and layers of a run's models: token ranks, logit lens, patching, the adapter's spectrum.
+    """Analyze the weights and layers of a run's models: token ranks, logit lens, patching, spectrum of the adapter.
 
     Parameters
     ----------
     folder
         A run folder; results and plots are written to its analysis/.
     others
-        Other runs of the same start model to show beside it.
+        Other runs of the same start model, for comparison.
     prompt
-        Your own questions; the answers of the start model are analyzed.
+        Your own questions; the answers of the start model to them are analyzed.
     facts
         The number of facts to analyze.
     lens
-        How layers are read: directly, or through linear translators fitted to the start model on other text.
+        logit: apply the output layer to each layer directly; tuned: through a linear map fitted to the start model.
     lens_text
-        The text that a tuned lens is fitted on (plain text or rows); the built-in generic rows by default.
+        The text to fit the tuned lens on (plain text or rows); the built-in generic rows by default.
     """
     from relearn.core.console import note
     from relearn.workflows.analyze import analyze as look
@@ -217,7 +219,7 @@ def analyze(
 
 @app.command
 def ask(folder: Path, *question: str) -> None:
-    """Ask questions to the models before and after unlearning, and print the answers side by side.
+    """Ask the models before and after unlearning the same questions, and print the answers side by side.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Commands on finished runs (report, export, purge, ui) and on the installation (list, check-plugin, doctor)."""
+"""Define the commands on finished runs (report, export, purge, ui), and list, check-plugin and doctor."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def export(folder: Path, *, out: Path, merged: bool = False, adapter: bool = Fal
     merged
         Save the model with the adapter merged into its weights (safetensors). This is the default.
     adapter
-        Save only the adapter. Who has it and the start model can switch unlearning off.
+        Save only the adapter. Anyone who has it and the start model can undo unlearning by removing the adapter.
     answers
         Save the answers in the format of the public ReLearn code: query, ground_truth, generated_response.
     """
@@ -91,7 +91,7 @@ def purge(folder: Path, *, yes: bool = False) -> None:
 
 @app.command
 def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> int:
-    """Open a local web page: ask the models before and after, inspect tokens, browse facts by verdict, compare runs.
+    """Open a local web page to ask the models of a run, inspect tokens, browse facts by verdict and compare runs.
 
     The page is served on 127.0.0.1 only, at the printed address. Models are loaded when you press Load.
 
@@ -100,7 +100,7 @@ def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> 
     folder
         A run folder.
     others
-        Other runs to show beside it.
+        Other runs, for comparison.
     port
         The port; a free one by default.
     no_browser
@@ -117,12 +117,12 @@ def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> 
 
 @app.command(name="list")
 def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmarks"], *, json: bool = False) -> None:
-    """List the available methods, metrics, audits, generators or benchmarks, with those of plug-ins.
+    """List the available methods, metrics, audits, generators or benchmarks, including those of plug-ins.
 
     Parameters
     ----------
     what
-        methods, metrics, audits, generators or benchmarks (file formats that are read without conversion).
+        methods, metrics, audits, generators or benchmarks (public data sets whose files need no conversion).
     json
         Print JSON.
     """
@@ -133,7 +133,7 @@ def list_(what: Literal["methods", "metrics", "audits", "generators", "benchmark
 
 @app.command
 def check_plugin(file: Path) -> int:
-    """Check that the methods, metrics and attacks in a plug-in file keep their contracts. See docs/plugins.md.
+    """Check that the methods, metrics and attacks in a plug-in file follow the rules of docs/plugins.md.
 
     Exit code 1 when there is a fault, 2 when the file cannot be imported.
 
@@ -157,7 +157,7 @@ def check_plugin(file: Path) -> int:
 
 
 def _faults(kind: str, name: str) -> list[str] | None:
-    """Return the faults of a registered name, one line each; None where no contract is known for its kind."""
+    """Return the faults of a registered name, one line each; None where there is no check for its kind."""
     from relearn.audits.check_attack import check_attack
     from relearn.metrics.check_metric import check_metric
     from relearn.unlearning.check_method import check_method
@@ -168,13 +168,13 @@ def _faults(kind: str, name: str) -> list[str] | None:
 
 @app.command
 def doctor(*, judge: str | None = None) -> int:
-    """Check the installation and print how to get what is missing; or check whether a judge can be trusted.
+    """Check the installation and print how to install missing parts; with --judge, check the grades of a judge.
 
     Parameters
     ----------
     judge
-        openai:MODEL or transformers:MODEL: let it grade ten answers about invented people that were graded by hand.
-        Exit code 1 when it is not usable.
+        openai:MODEL or transformers:MODEL: compare its grades of ten answers about invented people with grades made by
+        hand. Exit code 1 when the judge is not usable.
     """
     if judge is not None:
         return _check_judge(judge)

@@ -1,4 +1,4 @@
-"""Print the methods, metrics, audits, generators and benchmarks that `relearn list` offers."""
+"""Print the available methods, metrics, audits, generators and benchmarks for `relearn list`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relearn.core.registry import Registry
 
 
 def print_listing(kind: str, *, as_json: bool) -> None:
-    """Print the entries of one kind as JSON or as a table; methods, which have long fields, as paragraphs."""
+    """Print the entries of one kind as JSON or as a table; methods as paragraphs, because their fields are long."""
     tables = {
         "methods": _methods,
         "metrics": _metrics,
@@ -55,7 +55,7 @@ def _to_text(value: Any) -> str:
 
 
 def _rows(registry: Registry[Any], fields: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make a row of each entry; where a plug-in added some, with the origin of each."""
+    """Make a row of each entry of a registry; where a plug-in added an entry, all rows have their `origin`."""
     origins = {name: plugins.origin(registry.kind, name) for name in registry}
     rows = [{"name": name, **fields(registry.get(name))} for name in registry]
     if any(origins.values()):

@@ -1,4 +1,4 @@
-"""Commands that carry out a recipe (demo, plan, run, unlearn, compare) or handle training rows (synthesize, verify)."""
+"""Define the commands that run a recipe (demo, plan, run, unlearn, compare) or training rows (synthesize, verify)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from relearn.cli.app import Set, app, fail, show
 
 @app.command
 def demo(*, out: Path = Path("runs/demo")) -> None:
-    """Run an example: teach a small model private facts, unlearn them and report. Offline, on a CPU, in minutes.
+    """Run the demo: fine-tune a small model on private facts, unlearn them and write a report.
 
-    An interrupted demo continues where it stopped.
+    It works offline, on a CPU, in minutes. The same command continues an interrupted demo.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 @app.command
 def plan(recipe: Path, *, set_: Set = ()) -> None:
-    """Estimate rows, generator calls, tokens, cost and memory of a recipe, and list what it would send to hosts."""
+    """Estimate rows, generator calls, tokens, cost and memory of a recipe; list the data it would send to hosts."""
     from relearn.core.config import Recipe
     from relearn.core.console import out as screen
     from relearn.workflows.run.estimate import plan_lines
@@ -36,7 +36,7 @@ def plan(recipe: Path, *, set_: Set = ()) -> None:
 
 @app.command
 def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False, dry_run: bool = False) -> None:
-    """Carry out a recipe, from the records to the report.
+    """Run all stages of a recipe, from the records to the report.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool =
     resume
         Continue an interrupted run.
     dry_run
-        Print the estimate of `relearn plan` and do nothing.
+        Print the estimate of `relearn plan` instead of running the recipe.
     """
     if dry_run:
         return plan(recipe, set_=set_)
@@ -57,12 +57,12 @@ def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool =
 
 @app.command
 def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False) -> None:
-    """Carry out a recipe up to the unlearned model, without asking it afterwards."""
+    """Run the stages of a recipe up to unlearning, without evaluating the unlearned model."""
     _run_until("unlearn", recipe, set_, out=out, resume=resume)
 
 
 def _run_until(until: str, recipe: Path, changes: tuple[str, ...], *, out: Path | None, resume: bool) -> None:
-    """Do the stages of a recipe up to `until`; then print the summary, or where the result is."""
+    """Run the stages of a recipe up to `until`; then print the summary, or the path of the run folder."""
     from relearn.core import distributed
     from relearn.core.config import Recipe
     from relearn.core.console import note
@@ -91,18 +91,18 @@ def compare(
     out: Path | None = None,
     results: Path = Path("results"),
 ) -> int:
-    """Compare methods on the same records with the same training budget, and write a table of their scores.
+    """Compare unlearning methods on the same records with the same training budget, and write a table of scores.
 
     The same command continues an interrupted comparison.
 
     Parameters
     ----------
     recipe
-        A comparison (see experiments/), or a plain recipe.
+        A comparison file (see experiments/), or a recipe.
     methods
-        Comma-separated names: relearn,grad_diff,npo_gdr+sure,retain_only; those of the file by default.
+        Comma-separated names: relearn,grad_diff,npo_gdr+sure,retain_only; those in the file by default.
     grid
-        Learning rates that each method is tried with on a share of the budget: lr=1e-4,5e-4,2e-3
+        Learning rates to try for each method, with a part of the training budget: lr=1e-4,5e-4,2e-3
     out
         The folder for all runs; runs/compare/NAME by default.
     results
@@ -134,14 +134,14 @@ def synthesize(
     allow_remote: bool = False,
     max_calls: int | None = None,
 ) -> None:
-    """Write the vague answers for a forget set as training rows, without training.
+    """Generate training rows with new, vague answers for a forget set, without training.
 
     Parameters
     ----------
     forget
         The records to forget.
     out
-        A folder for synthesis.jsonl, rejected.jsonl and the answer cache, which a repeated command reuses.
+        A folder for synthesis.jsonl, rejected.jsonl and the cache of answers, which the same command uses again.
     generator
         templates, openai:MODEL or transformers:MODEL.
     generic
@@ -149,7 +149,7 @@ def synthesize(
     allow_remote
         Allow sending questions about the forget set to another host.
     max_calls
-        Stop after this number of calls.
+        Stop after this number of generator calls.
     """
     from relearn.core.config import Synthesis
     from relearn.workflows.synthesize import synthesize as write_answers
@@ -168,12 +168,12 @@ def _print_counts(counts) -> None:
 
 @app.command
 def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int:
-    """Find secrets of a forget set in a file of training rows.
+    """Check a file of training rows for leaks: secrets of a forget set.
 
     Parameters
     ----------
     file
-        Rows to check: JSONL, JSON, CSV or Parquet.
+        The rows to check: JSONL, JSON, CSV or Parquet.
     against
         The forget set.
     out

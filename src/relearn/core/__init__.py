@@ -1,1 +1,1 @@
-"""Errors, registry, configuration, run folder, console, distributed processes: used by every other package."""
+"""Provide what all other packages use: errors, registry, configuration, run folder, console, distributed processes."""

@@ -1,7 +1,7 @@
-"""Define the recipe: every setting of a run, read from YAML and validated.
+"""Define the recipe: every setting of a run, read from a YAML file and validated.
 
-Unknown keys are refused with the nearest known key. The docstrings give the meaning, unit, range and default of every
-key; the reference page of the documentation is made from them.
+An unknown key raises an InputError that suggests the nearest known key. The class docstrings give the meaning, unit,
+range and default of every key. The page "Recipe keys" of the documentation is generated from them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Part(BaseModel):
 
 
 class Lora(Part):
-    """LoRA settings, as in PEFT.
+    """Set the LoRA options, as in PEFT.
 
     - `r`: rank, at least 1; default 8.
     - `alpha`: scaling numerator, above 0; default 16.
     - `dropout`: probability, from 0 to below 1; default 0.1.
-    - `target`: "all-linear" (default; every linear layer but the output layer), or a list of layer names.
+    - `target`: "all-linear" (default; every linear layer except the output layer), or a list of layer names.
     """
 
     r: int = Field(default=8, ge=1)
@@ -36,18 +36,19 @@ class Lora(Part):
 
 
 class Model(Part):
-    """The model to change; its name alone may be given.
+    """Choose the model to unlearn from and how it is loaded. A text instead of a mapping is the `name`.
 
     - `name`: smollm2-135m-instruct (the demo model), a folder, or a name on the hub (`revision`: its commit); required.
-    - `adapter`: folder of a LoRA adapter to merge first, or a list of them, merged in order; default none.
-    - `dtype`: auto (default; by device), float32, bfloat16 or float16.
+    - `adapter`: folder of a LoRA adapter that is merged into the weights first, or a list of folders, merged in order;
+      default none.
+    - `dtype`: auto (default; chosen by device), float32, bfloat16 or float16.
     - `device`: auto (default; the GPU if there is one), cpu, cuda, cuda:N.
     - `attention`: auto (default), sdpa, eager or flash_attention_2.
     - `quantization`: none (default) or nf4 (frozen weights in 4 bits, QLoRA).
-    - `liger`: fused Liger kernels: auto (default; where installed, on a GPU), on, off.
-    - `chat_template`: auto (default; the tokenizer's) or none (a plain question-answer form).
-    - `system_prompt`: text; default: that of the chat template; "" is an empty one.
-    - `trust_remote_code`: run code of the model's repository; default false.
+    - `liger`: fused Liger kernels: auto (default; on where they are installed and there is a GPU), on, off.
+    - `chat_template`: auto (default; that of the tokenizer) or none (a plain question-answer form).
+    - `system_prompt`: text; default: the system prompt of the chat template; "" is an empty system prompt.
+    - `trust_remote_code`: run code from the repository of the model; default false.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Model(Part):
     @field_validator("liger", mode="before")
     @classmethod
     def _word_for_boolean(cls, value: Any) -> Any:
-        """Undo YAML's reading of a bare on and off as true and false."""
+        """Convert true and false to "on" and "off", because YAML reads an unquoted on or off as a boolean."""
         return ("on" if value else "off") if isinstance(value, bool) else value
 
     @property
@@ -74,14 +75,14 @@ class Model(Part):
 
 
 class DataSource(Part):
-    """A source of records; its path alone may be given.
+    """Choose a source of records. A text instead of a mapping is the `path`.
 
     - `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set on the hub; required.
-    - `map`: names of the columns, such as {question: text, answer: labels}; default: known names are recognised.
+    - `map`: column of each record field, such as {question: text, answer: labels}; default: known column names.
     - `name`, `split`: configuration and split of a data set on the hub; default: the only one.
     - `subjects`: keep only rows whose question contains one of these names; default: all rows.
-    - `limit`: then keep the first rows, at least 1; default: all rows.
-    - `chunk_words`: words per record of a document, at least 8; default 128.
+    - `limit`: number of rows to keep from the beginning, applied after `subjects`, at least 1; default: all rows.
+    - `chunk_words`: words per record where a document is split into records, at least 8; default 128.
     """
 
     path: str
@@ -97,7 +98,7 @@ Sources = tuple[DataSource, ...]
 
 
 def _as_sources(value: Any) -> Any:
-    """Turn one path, one mapping or a list of either into a list of sources."""
+    """Convert one path, one mapping or a list of either to a tuple of sources."""
     if value is None:
         return ()
     entries = value if isinstance(value, list | tuple) else [value]
@@ -105,7 +106,7 @@ def _as_sources(value: Any) -> Any:
 
 
 class Probes(Part):
-    """Held-out questions for the facts to `forget` and to `retain`: asked, never trained on; default none."""
+    """Choose held-out questions about the facts to `forget` and to `retain`: never trained on; default none."""
 
     forget: Sources = ()
     retain: Sources = ()
@@ -114,7 +115,7 @@ class Probes(Part):
 
 
 class Utility(Part):
-    """The sets `real_authors` and `world_facts` of TOFU's model utility: asked, never trained on; default none."""
+    """Choose the sets `real_authors` and `world_facts` of TOFU's model utility: never trained on; default none."""
 
     real_authors: Sources = ()
     world_facts: Sources = ()
@@ -123,12 +124,12 @@ class Utility(Part):
 
 
 class Data(Part):
-    """The records of a run. Each key takes a path, a data source, or a list of either.
+    """Choose the records of a run. Each key takes a path, a data source, or a list of either.
 
     - `forget`: records to forget; required.
-    - `retain`: records to keep; default: the start model is asked about the neighbourhood of each subject.
-    - `holdout`: records like the forget set that no model was trained on, for membership inference; default none.
-    - `generic`: general questions mixed into the training; default: those that come with relearn.
+    - `retain`: records to keep; default: answers of the start model to questions related to each subject.
+    - `holdout`: records similar to the forget set that no model was trained on, for membership inference; default none.
+    - `generic`: general questions and answers mixed into the training; default: the built-in ones.
     """
 
     forget: Sources = Field(min_length=1)
@@ -142,10 +143,12 @@ class Data(Part):
 
 
 class Learn(Part):
-    """Make the start model first: fine-tune the model on `data` (benchmarks, the demo). Default: no such stage.
+    """Fine-tune `model` on `data` before unlearning; the result is the start model (benchmarks, the demo).
+
+    Without this key the start model is `model`, and the stage is skipped.
 
     - `data`: records to learn; required.
-    - `without`: records whose questions are left out of `data`, for a model that never knew them; default none.
+    - `without`: records whose questions are removed from `data`, to train a model that never saw them; default none.
     - `epochs`: passes over the rows, above 0; default 8.
     - `learning_rate`: peak learning rate, above 0; default 1e-3.
     - `batch_size`, `accumulation`: rows per forward pass, passes per optimiser step, at least 1; default 8 and 1.
@@ -170,20 +173,21 @@ VariantKind = Literal["simple", "contextual", "noise", "logical"]
 
 
 class Synthesis(Part):
-    """How the new answers are written.
+    """Set how the training rows with new answers are generated.
 
-    - `file`: training rows written elsewhere, which are checked and used instead; default none.
+    - `file`: file of finished training rows, which are checked for leaks and used instead; default none.
     - `generator`: templates (default; offline), openai:MODEL or transformers:MODEL.
     - `variants`: kinds of question variants: simple, contextual, noise, logical; default all.
-    - `attempts`: tries per text, the first included, at least 1; default 3.
+    - `attempts`: attempts per text, including the first, at least 1; default 3.
     - `judge`: openai:MODEL or transformers:MODEL to check for leaks after the deterministic check; default none.
-    - `completions`: also write rows that complete an answer; default true.
-    - `completion_split`: share of the answer in their prompts, above 0 and below 1; default 0.25.
-    - `generic_ratio`: generic rows per written row, at least 0; default 1.
-    - `harden`: kinds of rows shaped like attacks: cuts, openings, stems, frames; default none.
+    - `completions`: also write rows in which the model completes the beginning of an answer; default true.
+    - `completion_split`: share of the answer that is in the prompt of these rows, above 0 and below 1; default 0.25.
+    - `generic_ratio`: number of generic rows per generated row, at least 0; default 1.
+    - `harden`: kinds of rows that imitate attacks: cuts, openings, stems, frames; default none.
     - `temperature`: sampling temperature of the generator, at least 0; default 0.7.
-    - `max_calls`, `max_tokens`: most calls, and tokens of prompts and answers, at least 1; default no limit.
-    - `concurrency`: calls at a time, or prompts per batch of a local model, at least 1; default 8.
+    - `max_calls`: maximum number of generator calls, at least 1; default no limit.
+    - `max_tokens`: maximum total of prompt and answer tokens of all calls, at least 1; default no limit.
+    - `concurrency`: simultaneous calls, or prompts per batch of a local model, at least 1; default 8.
     - `allow_remote`: allow a generator or judge on another host; default false.
     """
 
@@ -204,34 +208,38 @@ class Synthesis(Part):
 
 
 class MaskConfig(Part):
-    """Which weights are trained: `name` is sure or memflex, `options` those of the mask. The name alone will do."""
+    """Restrict training to some weights: `name` is sure or memflex, `options` are the options of the mask.
+
+    A text instead of a mapping is the `name`.
+    """
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Unlearn(Part):
-    """The training of the unlearned model. The defaults are those of the paper (arXiv 2502.11190, Table 4).
+    """Set the training of the unlearned model. The defaults are those of the paper (arXiv 2502.11190, Table 4).
 
     - `method`, `options`: a method (`relearn list methods`; default relearn) and its options.
     - `mask`: restrict training to some weights; default none.
     - `epochs`: passes over the rows, above 0; default 3.
-    - `token_budget`: train for this many tokens, prompts and answers of all rows, instead of `epochs`; at least 1.
+    - `token_budget`: number of tokens to train on, prompts and answers of all rows, instead of `epochs`; at least 1.
     - `precision`: model (default; the dtype of the model) or bfloat16 (mixed precision).
     - `learning_rate`: peak learning rate, above 0; default 1e-5.
-    - `weight_decay`: of AdamW, at least 0; default 0.01.
-    - `batch_size`, `accumulation`: forget rows per forward pass, passes per step, at least 1; default 4 and 1.
-    - `warmup`: share of the steps with a rising learning rate, from 0 to below 1; default 0.1.
-    - `schedule`: linear (default), cosine or constant decay.
-    - `max_grad_norm`: gradient clipping, above 0; default 1.
-    - `max_length`: most tokens of a row, at least 16; longer rows are refused; default 512.
+    - `weight_decay`: weight decay of AdamW, at least 0; default 0.01.
+    - `batch_size`, `accumulation`: forget rows per forward pass, passes per optimiser step; default 4 and 1.
+    - `warmup`: share of the steps in which the learning rate rises from 0, from 0 to below 1; default 0.1.
+    - `schedule`: change of the learning rate after the warm-up: linear (default), cosine or constant.
+    - `max_grad_norm`: norm to which gradients are clipped, above 0; default 1.
+    - `max_length`: maximum number of tokens of a row, at least 16; a longer row raises an error; default 512.
     - `full`: train all weights instead of an adapter (`lora`); default false.
-    - `gradient_checkpointing`: less memory for about a third more time; default false.
-    - `evaluate_every`: steps between evaluations while training (default never). `keep_best`: keep the best weights.
+    - `gradient_checkpointing`: use less memory, for about a third more time; default false.
+    - `evaluate_every`: steps between evaluations during training, at least 1; default: no evaluation.
+    - `keep_best`: keep the weights with the best evaluation instead of the last; default false.
     - `trajectory`: steps between rows of trajectory.jsonl (token probabilities of a few answers); default 0, never.
     - `checkpoint_every`: steps between checkpoints, at least 1; default 50.
-    - `runaway_loss`: stop with an error above this loss, above 0; default 50 or ten times the first loss.
-    - `report_to`: trackers of transformers.Trainer; default none.
+    - `runaway_loss`: loss above which training stops with an error, above 0; default 50 or ten times the first loss.
+    - `report_to`: experiment trackers of transformers.Trainer; default none.
     """
 
     method: str = "relearn"
@@ -265,13 +273,14 @@ class Unlearn(Part):
 
 
 class Generate(Part):
-    """How models are asked.
+    """Set how answers are generated.
 
-    - `max_new_tokens`: most tokens of an answer, at least 1; default 128.
-    - `batch_size`: most questions answered at a time, at least 1; default: by the machine.
-    - `backend`: transformers (default), or vllm (CUDA GPU, the package vllm, a copy of the model).
+    - `max_new_tokens`: maximum number of tokens of an answer, at least 1; default 128.
+    - `batch_size`: maximum number of questions per batch, at least 1; default: chosen by the memory of the machine.
+    - `backend`: transformers (default), or vllm (needs a CUDA GPU, the package vllm and a copy of the model).
     - `temperature`: sampling temperature, at least 0; default 0, greedy.
-    - `top_p`: share of probability to sample from, above 0 and at most 1; default 1. `top_k`: tokens; default 0, all.
+    - `top_p`: probability mass of the tokens to sample from, above 0 and at most 1; default 1.
+    - `top_k`: number of most likely tokens to sample from; default 0, all tokens.
     - `repeats`: answers per question, at least 1; more than 1 needs a temperature above 0; default 1.
     """
 
@@ -297,13 +306,14 @@ class Generate(Part):
 
 
 class Ability(Part):
-    """General ability, measured before and after unlearning; see docs/benchmarks.md.
+    """Choose benchmarks of general ability, measured before and after unlearning; see docs/benchmarks.md.
 
-    - `tasks`: files of multiple choice or arithmetic questions (.jsonl, .json, .csv, .parquet), or tasks of lm-eval by
-      name or task file (.yaml); default none.
-    - `limit`: questions of each task, at least 1; default all.
-    - `shots`: most solved examples before a question, at least 0; default: all in the file, or lm-eval's number.
-    - `batch_size`, `max_new_tokens`: questions at a time, most tokens of an answer, at least 1; default 8 and 256.
+    - `tasks`: files of multiple-choice or arithmetic questions (.jsonl, .json, .csv, .parquet), or lm-eval tasks, given
+      by name or task file (.yaml); default none.
+    - `limit`: number of questions per task, at least 1; default all.
+    - `shots`: maximum number of solved examples before a question (few-shot), at least 0; default: all in the file, or
+      the number set by lm-eval.
+    - `batch_size`, `max_new_tokens`: questions per batch, maximum tokens of an answer, at least 1; default 8 and 256.
     """
 
     tasks: tuple[str, ...] = ()
@@ -314,20 +324,21 @@ class Ability(Part):
 
 
 class Metrics(Part):
-    """Thresholds and judges of the metrics. The default thresholds are those of the paper.
+    """Set the thresholds and judges of the metrics. The default thresholds are those of the paper.
 
     - `base_model`: the model before any fine-tuning, for perplexity and LS; default: `model` without adapters.
-    - `c1`, `c2`: KFR counts entity coverage below c1 as forgotten, KRR above c2 as kept; 0 to 1, default 0.3.
-    - `few_entities`: use 0.5 as `c1` for references with at most 3 entities, as the public code; default false.
+    - `c1`: KFR counts an answer with an entity coverage below `c1` as forgotten; 0 to 1, default 0.3.
+    - `c2`: KRR counts an answer with an entity coverage above `c2` as kept; 0 to 1, default 0.3.
+    - `few_entities`: use 0.5 as `c1` for references with at most 3 entities, as the public code does; default false.
     - `entities`: extract entities with spacy (default), generator (the language model of `synthesis`) or both.
     - `matcher`: all-minilm-l6-v2 (default), another embedding model, or exact.
-    - `match_threshold`: least cosine of matching entities, above 0 and at most 1; default 0.8.
+    - `match_threshold`: minimum cosine similarity of matching entities, above 0 and at most 1; default 0.8.
     - `entailment`: builtin (default), an NLI model (with `entailment_revision`), or null: entity coverage only.
-    - `bootstrap`: draws per 95 % interval, at least 1; default 1000.
+    - `bootstrap`: bootstrap samples per 95 % interval, at least 1; default 1000.
     - `retain_reference`: run folder, scores.json or TOFU_EVAL.json of a model that never saw the forget set.
-    - `truth_ratio`: mean over the wrong answers: geometric (default) or arithmetic.
-    - `min_k`: share of the least likely tokens in min-k, above 0 and at most 1; default 0.4.
-    - `worst_case`: other wordings of every forget question to ask, 0 to 20; default 0.
+    - `truth_ratio`: kind of mean over the wrong answers: geometric (default) or arithmetic.
+    - `min_k`: share of the least likely tokens that min-k averages over, above 0 and at most 1; default 0.4.
+    - `worst_case`: number of rewordings of every forget question that are also asked, 0 to 20; default 0.
     - `judge`: openai:MODEL or transformers:MODEL to grade answers from 1 to 5; default none.
     - `allow_remote`: allow this judge on another host; default false.
     """
@@ -352,7 +363,7 @@ class Metrics(Part):
 
 
 class Prices(Part):
-    """Prices of a remote generator, for `relearn plan`: money per million tokens, at least 0; in `currency`."""
+    """Set the prices of a remote generator, for `relearn plan`: per million tokens, at least 0, in `currency`."""
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
@@ -360,8 +371,10 @@ class Prices(Part):
 
 
 class Recipe(Part):
-    """A whole run; `model` and `data.forget` are required. `name` is that of its folder in runs/ (default run), `seed`
-    that of all random draws (default 0).
+    """Set every option of a run; `model` and `data.forget` are required.
+
+    - `name`: name of the run folder in runs/; default run.
+    - `seed`: seed of all random draws; default 0.
     """
 
     name: str = "run"
@@ -382,7 +395,10 @@ class Recipe(Part):
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Recipe:
-        """Read a recipe file; `changes` such as "unlearn.epochs=2" replace its keys. Raises InputError."""
+        """Read and validate a recipe file; `changes` such as "unlearn.epochs=2" replace its keys.
+
+        Raises InputError for a file that cannot be read, and for unknown keys and invalid values.
+        """
         loaded = read_mapping(path)
         for change in changes:
             apply_change(loaded, change)

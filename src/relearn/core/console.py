@@ -1,4 +1,4 @@
-"""Print progress bars and notes to stderr, tables to stdout. Of several processes only the main one prints."""
+"""Print progress bars and notes to stderr, tables to stdout. In a distributed run only the main process prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relearn.core import distributed
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-# Visible replacements of all control characters except new line and tab.
+# Maps control characters, except new line and tab, to visible characters.
 _CONTROL_PICTURES = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: 0x2421,
@@ -26,12 +26,12 @@ _CONTROL_PICTURES = {
 
 
 def visible(text: str) -> str:
-    """Replace control characters of a text, which could control the terminal, with visible ones."""
+    """Replace control characters, which could change the terminal, with visible characters."""
     return text.replace("\r\n", "\n").translate(_CONTROL_PICTURES)
 
 
 class Ticker(Protocol):
-    """Callback for the progress of a stage."""
+    """Report the progress of a stage: `done` of `total` steps."""
 
     def __call__(self, done: int, total: int | None = None) -> None: ...
 
@@ -48,7 +48,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
-    """Show a progress bar on a terminal, two plain lines elsewhere; yield the callback that moves the bar."""
+    """Show a progress bar on a terminal, two plain lines elsewhere; yield the callback that updates the bar."""
     began = time.monotonic()
     if not distributed.is_main():
         yield quiet

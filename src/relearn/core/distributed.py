@@ -1,8 +1,8 @@
 """Coordinate the processes of a distributed run: ranks, work of the main process, exchange of values.
 
-`accelerate launch` starts the processes and sets their number in the environment; with one process nothing here has an
-effect. Values are exchanged over a gloo group on the CPU with a timeout of days, because the other processes may wait
-long for the main one.
+`accelerate launch` starts the processes and sets their number in the environment. With one process these functions do
+nothing or return the value unchanged. Values are exchanged over a gloo process group on the CPU. Its timeout is several
+days, because the other processes may wait that long for the main process.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Tell whether this process is the one that writes files and prints."""
+    """Return whether this is the main process, which writes files and prints."""
     return rank() == 0
 
 
 def shards_weights() -> bool:
-    """Tell whether the launcher shards the weights of the model over the processes (FSDP)."""
+    """Return whether the launcher shards the weights of the model over the processes (FSDP)."""
     return launched() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def join() -> None:
-    """Initialise the process group and the device of this process, once; nothing with one process.
+    """Initialise the process group and the device of this process; do nothing with one process or on a second call.
 
     Raises InputError for FSDP without GPUs.
     """
@@ -77,7 +77,10 @@ def leave() -> None:
 
 
 def gather(value: GatheredValue) -> list[GatheredValue]:
-    """Return the values of all processes, by rank, on every process. Waits for all of them."""
+    """Return the values of all processes, in rank order, on every process. Blocks until all processes call it.
+
+    Raises RunFailedError where another process has ended.
+    """
     count = processes()
     if count == 1:
         return [value]
@@ -96,7 +99,7 @@ def gather(value: GatheredValue) -> list[GatheredValue]:
 
 
 def barrier() -> None:
-    """Wait until every process has reached this call."""
+    """Block until every process has called this function."""
     gather(None)
 
 
@@ -116,7 +119,7 @@ def on_main(work: Callable[[], WorkResult]) -> WorkResult:
 
 
 def spread(items: Sequence[GatheredValue], work: Callable[[GatheredValue], WorkResult]) -> list[WorkResult]:
-    """Return `work(item)` for all items, in order, on every process; each item is done by one process."""
+    """Compute `work(item)` for all items, each on one process; return all results, in order, on every process."""
     count = processes()
     found: list[Any] = [None] * len(items)
     for number, part in enumerate(gather([work(item) for item in items[rank() :: count]])):
@@ -132,7 +135,7 @@ def everywhere(error: Failure) -> Failure:
 
 @contextmanager
 def _as_if_alone() -> Iterator[None]:
-    """Make the work of the main process not wait for the others."""
+    """Make `processes` return 1 inside the block, so that the main process does not wait for the others."""
     global _alone
     _alone = True
     try:
@@ -149,6 +152,6 @@ def _unwrap(outcome: Any) -> Any:
 
 
 def _portable(error: BaseException) -> RelearnError:
-    """Return the error that the other processes raise, so that all end with the same exit code."""
+    """Convert an error of the main process to one that all others raise, so that all end with the same exit code."""
     is_ours = isinstance(error, RelearnError)
     return everywhere(error if is_ours else RunFailedError(f"{type(error).__name__} in the main process"))

@@ -1,16 +1,17 @@
-"""Define the errors that are raised on purpose.
+"""Define the errors that relearn raises.
 
 InputError: the user has to change the input (exit code 2). All others: a run failed (exit code 1). A message is one
-line: place, problem, value, way out. Private answers are never part of it.
+line: place, problem, value, and how to solve it. It never contains a private answer.
 """
 
 from __future__ import annotations
 
 
 class RelearnError(Exception):
-    """Base of all errors raised on purpose. `exit_code`: of the command line.
+    """Report a problem in one line: `where`: `what` -> `way_out`. Base class of all errors of relearn.
 
-    `shared`: every process of a run raises the same error, so only the main one prints it.
+    `exit_code`: exit code of the command line. `shared`: every process of a distributed run raises the same error, so
+    only the main process prints it.
     """
 
     exit_code = 1
@@ -24,22 +25,22 @@ class RelearnError(Exception):
 
 
 class InputError(RelearnError):
-    """Wrong input: a file, a field, a recipe key, a model name."""
+    """Report wrong input: a file, a field, a recipe key, a model name."""
 
     exit_code = 2
 
 
 class MissingPartError(InputError):
-    """A package or a model that is not installed."""
+    """Report a package or a model that is not installed."""
 
 
 class RunFailedError(RelearnError):
-    """A failed run: a generator that stopped answering, a loss that became NaN."""
+    """Report a failed run, such as a generator that stopped answering or a loss that became NaN."""
 
 
 class GeneratorError(RunFailedError):
-    """A generator that cannot answer; its earlier answers stay in the cache for the next run."""
+    """Report a generator that cannot answer; its earlier answers stay in the cache for the next run."""
 
 
 class BudgetError(RunFailedError):
-    """The limit of calls or tokens in the recipe is reached."""
+    """Report that the maximum number of calls or tokens in the recipe is reached."""

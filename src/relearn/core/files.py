@@ -1,8 +1,8 @@
-"""Write files and folders atomically and privately; read JSON and JSON Lines.
+"""Write files and folders atomically, readable by the owner only; read JSON and JSON Lines.
 
-Every file is written under a temporary name and renamed, so a process killed at any moment leaves either the old file
-or the new one. Files are created with mode 0600, folders with 0700: they hold the texts that a model is to forget. Of
-several processes only the main one writes; the calls of the others do nothing.
+Every file is written under a temporary name and then renamed. A process that is killed leaves either the old file or
+the new file. Files are created with mode 0600 and folders with mode 0700, because they contain the texts that the model
+should forget. In a distributed run only the main process writes; in all others these functions do nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relearn.core import distributed
 from relearn.core.errors import InputError
 
 TEMPORARY_SUFFIX = ".relearn-tmp"
-# Files that a saved model, adapter, lens or classifier consists of.
+# File names of a saved model, adapter, lens or classifier.
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -60,7 +60,11 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Append one line; end an incomplete last line, left by a killed process, first (`read_jsonl(torn=True)`)."""
+    """Append one JSON object as a line.
+
+    If a killed process left the last line incomplete, a line break is written first; `read_jsonl(torn=True)` skips the
+    incomplete line.
+    """
     if not distributed.is_main():
         return
     make_private_dir(path.parent)
@@ -83,7 +87,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
-    """Read all rows of a JSON Lines file; with `torn`, skip lines that are not JSON instead of raising InputError."""
+    """Read all rows of a JSON Lines file. Raises InputError for a line that is not JSON; with `torn` it is skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line.strip():
@@ -116,9 +120,10 @@ def make_tree_private(path: Path) -> None:
 
 @contextmanager
 def replaced_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; give it the name `path` once the body has returned.
+    """Yield a temporary folder to write to; move it to `path` when the block ends without an error.
 
-    An existing folder `path` loses its model files and the files of the same names; all others stay in it.
+    In an existing folder `path`, model files (MODEL_FILES) and files of the same names are removed first; all other
+    files are kept. Raises InputError where `path` is a file or a symbolic link.
     """
     if not distributed.is_main():
         with tempfile.TemporaryDirectory() as discarded:
@@ -151,7 +156,7 @@ def _move_into_place(temporary: Path, path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, if it exists, once all processes have reached this call."""
+    """Remove a folder, if it exists, after all processes have called this function."""
     distributed.barrier()
     if distributed.is_main():
         shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,9 @@
 """Decide which files of a folder relearn may overwrite or remove.
 
-A folder is relearn's when its manifest.json says so, and in it only files that match `OUTPUTS` are ever overwritten or
-removed. Everything else belongs to the user. Nothing is written or removed through a symbolic link.
+relearn writes only to folders that it made, which are marked in manifest.json. In such a folder it overwrites and
+removes only output files: those that match a pattern in `OUTPUTS`. All other files are foreign and belong to the user.
+A leftover is an output file that a killed process did not finish. relearn never writes or removes through a symbolic
+link.
 """
 
 from __future__ import annotations
@@ -34,16 +36,17 @@ from relearn.core.yaml_config import read_mapping
 
 Ownership = Literal["output", "leftover", "foreign"]
 _PATTERNS = [tuple(pattern.split("/")) for pattern in OUTPUTS]
-# An output that was not completely written; version 0.1 gave these no suffix.
+# Temporary name of an output file that was not completely written; version 0.1 added no suffix.
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?:{re.escape(TEMPORARY_SUFFIX)})?")
-# What `purge` leaves: the unlearned model and the numbers. The start adapter knows the secrets and is removed.
+# Outputs that `purge` keeps: the unlearned model and the scores. The start adapter is removed: it was trained on the
+# secrets.
 PURGE_KEEPS = ("adapter", "model", "offset", "eco", MANIFEST, SUMMARY, SCORES, LOCK)
 
 
 def own_folder(path: Path | str, needed: str = MANIFEST, *, links: bool = False) -> RunFolder:
-    """Open a folder that relearn made and may write to; raise InputError for any other.
+    """Open a run folder that relearn made, in order to write to it.
 
-    With `links` its outputs may be symbolic links.
+    Raises InputError for any other folder, and where an output file is a symbolic link unless `links` is set.
     """
     folder = RunFolder.existing(path, needed)
     if not is_ours(folder.path):
@@ -55,7 +58,7 @@ def own_folder(path: Path | str, needed: str = MANIFEST, *, links: bool = False)
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether relearn made a folder: its manifest is marked, or is one of version 0.1, which had no marker.
+    """Return whether relearn made a folder: its manifest has the marker, or was written by version 0.1 without one.
 
     Raises InputError for a folder of a later format.
     """
@@ -69,7 +72,7 @@ def is_ours(path: Path) -> bool:
     if not isinstance(manifest.get("stages"), dict):
         return False
     versions = manifest.get("versions")
-    # A folder purged by version 0.1 has no settings left.
+    # A folder that version 0.1 has purged contains no recipe, so the versions in the manifest decide.
     return _has_settings(path) or (isinstance(versions, dict) and "relearn" in versions)
 
 
@@ -93,9 +96,9 @@ def _has_settings(path: Path) -> bool:
 
 
 def is_new(path: Path, settings: str | None = None) -> bool:
-    """Tell whether a folder does not exist, or holds only what a process leaves that is killed as it begins.
+    """Return whether a folder does not exist, or contains only files of a process that was killed before a stage.
 
-    That is its lock, incomplete files and a manifest without stages; a file named `settings` may exist too.
+    These files are the lock, leftovers, a manifest without stages, and the file named `settings`.
     """
     if not os.path.lexists(path):
         return True
@@ -114,7 +117,7 @@ def _is_first_file(path: Path, entry: Path, settings: str | None) -> bool:
 
 
 def check_links(path: Path) -> None:
-    """Raise InputError where one of the outputs in a folder is a symbolic link."""
+    """Raise InputError where an output file in a folder is a symbolic link."""
     for entry in outputs_in(path):
         if entry.is_symlink():
             way_out = "choose another folder, or put there what it points to"
@@ -123,12 +126,16 @@ def check_links(path: Path) -> None:
 
 
 def is_output(name: Path | str) -> bool:
-    """Tell whether a path relative to a run folder matches `OUTPUTS`, or is a folder that holds such files."""
+    """Return whether a path relative to a run folder matches `OUTPUTS`, or is a folder of such files."""
     return bool(parts := Path(name).parts) and _match(parts) is not None
 
 
 def _match(parts: tuple[str, ...]) -> Literal["file", "folder", "tree"] | None:
-    """Match a relative path with `OUTPUTS`: an output file, a folder with outputs, or a folder that is all output."""
+    """Match a relative path with `OUTPUTS`.
+
+    "file": an output file; "folder": a folder that can contain output files; "tree": a folder whose files are all
+    outputs; None: no match.
+    """
     for pattern in _PATTERNS:
         if len(parts) > len(pattern) or not all(map(fnmatchcase, parts, pattern)):
             continue
@@ -138,7 +145,7 @@ def _match(parts: tuple[str, ...]) -> Literal["file", "folder", "tree"] | None:
 
 
 def _entries(path: Path, below: tuple[str, ...] = ()) -> Iterator[tuple[Path, Ownership]]:
-    """List outputs, incomplete outputs and foreign files of a folder, sorted by name. Follows no link."""
+    """Yield (path, kind) of the files of a folder, sorted by name; links are not followed."""
     for entry in sorted(path.joinpath(*below).iterdir()):
         parts = (*below, entry.name)
         match = _match(parts)
@@ -154,31 +161,34 @@ def _entries(path: Path, below: tuple[str, ...] = ()) -> Iterator[tuple[Path, Ow
 
 
 def is_leftover(name: str, below: tuple[str, ...] | None = None) -> bool:
-    """Tell whether a name is that of an incomplete file; with `below`, of an output in this subfolder of a run."""
+    """Return whether a file name is the temporary name of an incomplete file.
+
+    With `below`, the parts of a subfolder of the run folder, the incomplete file must also be an output there.
+    """
     match = _LEFTOVER.fullmatch(name)
     return match is not None and (below is None or _match((*below, match["name"])) is not None)
 
 
 def outputs_in(path: Path, *names: str) -> list[Path]:
-    """List outputs in a folder, incomplete ones too; with `names`, only those of these names or in such folders."""
+    """List the output files in a folder, including leftovers; with `names`, only files or folders of these names."""
     entries = [entry for entry, kind in _entries(path) if kind != "foreign"] if path.is_dir() else []
     return [entry for entry in entries if not names or entry.relative_to(path).parts[0] in names]
 
 
 def foreign_in(path: Path) -> list[Path]:
-    """List the files in a folder that are not relearn's."""
+    """List the foreign files in a folder: those that relearn did not write."""
     return [entry for entry, kind in _entries(path) if kind == "foreign"]
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove the outputs that a killed process left incomplete."""
+    """Remove the incomplete output files that a killed process left."""
     for entry, kind in list(_entries(path)) if path.is_dir() else ():
         if kind == "leftover":
             remove_entry(entry)
 
 
 def remove_outputs(path: Path, keep: tuple[str, ...] = ()) -> None:
-    """Remove the outputs from a folder, except those named `keep`, and folders that are then empty."""
+    """Remove the output files from a folder, except those named in `keep`, and the folders that are then empty."""
     folders = set()
     for entry in outputs_in(path):
         parts = entry.relative_to(path).parts
@@ -191,10 +201,10 @@ def remove_outputs(path: Path, keep: tuple[str, ...] = ()) -> None:
 
 
 def refuse_overwrite(targets: Iterable[Path], inputs: Iterable[Path | str | None]) -> None:
-    """Raise InputError where one of the files `targets` is one of `inputs`, by name, symbolic link or hard link.
+    """Raise InputError where writing to `targets` would overwrite one of `inputs`, also through a link.
 
-    A folder among the inputs means the files in it, one of relearn's means its outputs. Inputs that are not paths
-    (names on the hub) are ignored.
+    For a folder among the inputs all files in it are checked, for a run folder its output files. Inputs that are not
+    paths (names on the hub) are ignored.
     """
     by_identity = {}
     for name in filter(None, inputs):
@@ -217,7 +227,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def below(folder: Path, *names: str) -> Path:
-    """Join names that a user gave to a folder. Raises InputError for a name that leads out of it."""
+    """Join a folder and names that a user gave. Raises InputError for a name that would lead out of the folder."""
     for name in names:
         if not name.isprintable() or name.startswith(".") or set("/\\") & set(name) or not 0 < len(name.encode()) < 200:
             way_out = "take a plain name, without / and without a dot in front"
@@ -230,10 +240,10 @@ def below(folder: Path, *names: str) -> Path:
 
 
 def purge(path: Path, *, really: bool) -> list[str]:
-    """Remove every text from a run folder; return the names of the outputs that go. Without `really`, remove nothing.
+    """Remove all output files with texts from a run folder; return their names. Without `really`, remove nothing.
 
-    The unlearned model and the numbers stay, and every file that is not relearn's (`left_alone`); scores.json loses
-    its texts. Links are removed, their targets are not. Raises InputError for a folder that relearn did not make, and
+    Kept are the unlearned model, the scores and every foreign file (`left_alone`); the texts in scores.json are
+    removed. Links are removed, their targets are not. Raises InputError for a folder that relearn did not make, and
     where another process holds its lock.
     """
     folder = own_folder(path, links=True)
@@ -242,14 +252,14 @@ def purge(path: Path, *, really: bool) -> list[str]:
         with locked(folder):
             if (folder / SCORES).is_file():
                 write_json(folder / SCORES, _without_texts(read_json(folder / SCORES)))
-            # Adds the marker: a folder of version 0.1 is recognised by its recipe, which is removed.
+            # Adds the marker, because a folder of version 0.1 is recognised by its recipe, which is removed below.
             folder.update_manifest()
             remove_outputs(path, PURGE_KEEPS)
     return sorted(names.difference(PURGE_KEEPS))
 
 
 def left_alone(path: Path) -> list[str]:
-    """List the files that are not relearn's, relative to the folder."""
+    """List the foreign files, which `purge` keeps, by path relative to the folder."""
     return [str(entry.relative_to(path)) for entry in foreign_in(path)]
 
 

@@ -1,8 +1,8 @@
 """Load plug-ins: files and installed packages that register methods, metrics or attacks from outside the package.
 
 A plug-in is a Python file named on the command line (`relearn --plugin my_loss.py run ...`) or an installed package
-with an entry point of the group `relearn.plugins`. Nothing else is imported: no recipe and no run folder can name code.
-The manifest of a run records the plug-ins that it used, with a hash or a version; `require` compares them on resume.
+with an entry point of the group `relearn.plugins`. No other code is imported; a recipe or run folder cannot name code.
+The manifest of a run lists the plug-ins that it used, with a hash or a version; `require` compares them on resume.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ GROUP = "relearn.plugins"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A loaded plug-in; `registers` maps the kind of a registry to the names that the plug-in added to it.
+    """Describe a loaded plug-in.
 
-    `name`: file name or distribution name. `sha256`: hash of a file; `version`: of a distribution. `source`: path, or
-    name and version, for display.
+    `name`: file name or distribution name. `source`: path, or name and version, for display. `registers`: kind of a
+    registry -> names that the plug-in added to it. `sha256`: hash of the file; None for a distribution. `version`:
+    version of the distribution; None for a file.
     """
 
     name: str
@@ -49,12 +50,12 @@ class Plugin:
         }
 
 
-# The plug-ins of this process, in the order in which they were loaded.
+# Plug-ins loaded in this process, in order.
 LOADED: list[Plugin] = []
 
 
 def load_file(path: Path, registries: Sequence[Registry[Any]]) -> Plugin:
-    """Run the Python file at `path` and return what it registered; a file that is loaded already is not run again.
+    """Run the Python file at `path` as a plug-in; a file that is already loaded is not run again.
 
     Raises InputError for a file that cannot be read or run, registers nothing, or registers a name that exists.
     """
@@ -71,9 +72,9 @@ def load_file(path: Path, registries: Sequence[Registry[Any]]) -> Plugin:
 
 
 def load_installed(registries: Callable[[], Sequence[Registry[Any]]]) -> list[Plugin]:
-    """Import the installed packages with an entry point of the group `relearn.plugins`; raises like `load_file`.
+    """Import the installed packages with an entry point of the group `relearn.plugins`.
 
-    `registries` is called only when there is such a package.
+    `registries` is called only when there is such a package. Raises InputError like `load_file`.
     """
     entry_points = [entry for entry in metadata.entry_points(group=GROUP) if entry.dist is not None]
     entry_points.sort(key=lambda entry: (_distribution(entry), entry.name))
@@ -99,7 +100,7 @@ def _loaded(plugin: Plugin) -> Plugin:
 
 
 def _execute(path: Path, code: bytes, digest: str) -> None:
-    """Run the code as a module of its own, known to `sys.modules` as dataclasses and type hints need it."""
+    """Run the code as a new module in `sys.modules`, where dataclasses and type hints look it up."""
     module = ModuleType(f"relearn_plugin_{path.stem}_{digest[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
@@ -126,12 +127,12 @@ def _registered_by(
 
 
 def _refusal(what: str, source: str, way_out: str | None) -> InputError:
-    # Every process of a run loads the same plug-ins and meets the same error.
+    # Every process of a distributed run loads the same plug-ins and raises the same error.
     return distributed.everywhere(InputError(what, where=f"plug-in {source}", way_out=way_out))
 
 
 def _place(error: BaseException, path: Path | None) -> tuple[str, int | None]:
-    """Return file and line of an error: the last line of the file `path` on the way to it, else the innermost line."""
+    """Return file and line of an error: the innermost frame in the file `path`, else the innermost frame."""
     if isinstance(error, SyntaxError) and error.filename:
         return error.filename, error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -145,19 +146,22 @@ def origin(kind: str, name: str) -> str | None:
 
 
 def used_by(method: str) -> Iterator[Plugin]:
-    """Yield the loaded plug-ins that can change a run with this method: all but other methods and attacks."""
+    """Yield the loaded plug-ins that can change a run with this method.
+
+    Plug-ins that register only other methods or attacks are left out.
+    """
     for plugin in LOADED:
         if method in plugin.registers.get("method", ()) or set(plugin.registers) - {"method", "audit"}:
             yield plugin
 
 
 def provides(recorded: Iterable[Mapping[str, Any]], method: str) -> bool:
-    """Return whether one of the plug-ins in a manifest registered this method."""
+    """Return whether one of the plug-ins in a manifest registers this method."""
     return any(method in entry.get("registers", {}).get("method", ()) for entry in recorded)
 
 
 def require(recorded: Iterable[Mapping[str, Any]], folder: Path) -> None:
-    """Raise InputError where a plug-in that the run in `folder` records is not loaded, or is not the same."""
+    """Raise InputError where a plug-in in the manifest of the run in `folder` is not loaded or has changed."""
     for entry in recorded:
         name, version = entry.get("name"), entry.get("version")
         same_name = [plugin for plugin in LOADED if plugin.name == name]

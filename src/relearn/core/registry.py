@@ -1,7 +1,7 @@
 """Register methods, metrics, attacks and generators by name.
 
 A registry imports all modules of its `places` (packages with their sub-packages, or single modules) when it is first
-read, and each module adds its items on import. A new item is therefore one new file.
+read. Each module adds its items when it is imported, so a new item needs only a new file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table of items of one kind by name. Unknown names raise InputError with the nearest known name."""
+    """Look up items of one kind by name. An unknown name raises InputError with the nearest known name."""
 
     def __init__(self, kind: str, *places: str, nested: bool = True):
-        """nested: import the modules of sub-packages too."""
+        """Create a registry of items of `kind`; with `nested`, modules of sub-packages are imported too."""
         self.kind = kind
         self._modules = pkgutil.walk_packages if nested else pkgutil.iter_modules
         self._places = places
@@ -62,6 +62,6 @@ class Registry(Generic[T]):
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return "did you mean X?" for a similar known name, else the list of known names."""
+    """Suggest a name: "did you mean X?" for a similar known name, else the list of known names."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"

@@ -1,7 +1,7 @@
-"""Name and read the files of a run folder; record which stages are done.
+"""Define the file names of a run folder, read its files, and record which stages are done.
 
-A folder of a run, an evaluation, a comparison or a synthesis belongs to relearn if its manifest.json is marked (see
-`relearn.core.ownership`). Every file name in it is defined here; `OUTPUTS` lists all of them.
+The folder of a run, an evaluation, a comparison or a synthesis has a marker in its manifest.json that allows relearn to
+write to it (see `relearn.core.ownership`). `OUTPUTS` lists all files that relearn writes there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relearn.core.splits import SPLITS
 from relearn.core.version import __version__
 
 FORMAT = 1
-# In every manifest.json: makes the folder relearn's.
+# Part of every manifest.json; marks a folder that relearn made and may write to.
 MARKER = {"relearn": {"format": FORMAT, "version": __version__}}
 
 MANIFEST, LOCK, LOG, CACHE = "manifest.json", "lock", "log.jsonl", "cache.sqlite"
@@ -36,7 +36,7 @@ START, ADAPTER, MODEL, OFFSET, ECO = "start", "adapter", "model", "offset", "eco
 AUDITS, ANALYSIS, CHECKPOINTS = "audits", "analysis", "checkpoints"
 SIDES = ("before", "after")
 
-# All files that a command writes into a folder of its own; "/" at the end: everything in that folder.
+# Patterns of all files that relearn writes to a run folder; "/" at the end: all files in that folder.
 OUTPUTS = (
     *(MANIFEST, LOCK, LOG, RECIPE, EVALUATION),
     *(CACHE, f"{CACHE}-wal", f"{CACHE}-shm", f"{CACHE}-journal"),
@@ -55,14 +55,14 @@ OUTPUTS = (
 
 
 class RunFolder:
-    """A run folder, finished or in work. Files that are missing read as empty, except `recipe`."""
+    """Read and write the files of a run folder, finished or not. Missing files read as empty, except `recipe`."""
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
 
     @classmethod
     def existing(cls, path: Path | str, needed: str = MANIFEST) -> RunFolder:
-        """Open a folder that holds the file `needed`; raise InputError for any other."""
+        """Open a folder that contains the file `needed`. Raises InputError for any other folder."""
         folder = cls(path)
         if not (folder / needed).exists():
             raise InputError("no run there", where=str(path), way_out="give a run folder, such as runs/demo")
@@ -71,7 +71,7 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    # What the folder holds
+    # Content of the folder
 
     @property
     def has_recipe(self) -> bool:
@@ -79,12 +79,12 @@ class RunFolder:
 
     @property
     def is_evaluation(self) -> bool:
-        """Tell whether `relearn evaluate` made the folder, without a run."""
+        """Return whether `relearn evaluate` made the folder, without a run."""
         return (self / EVALUATION).exists()
 
     @property
     def recipe(self) -> Recipe:
-        """Read recipe.yaml. Raises InputError where there is none."""
+        """Read recipe.yaml. Raises InputError where the file is missing."""
         return Recipe.from_yaml(RunFolder.existing(self.path, RECIPE) / RECIPE)
 
     @property
@@ -105,7 +105,7 @@ class RunFolder:
         return self.json(SCORES)
 
     def answers_path(self, side: str, split: str) -> Path:
-        """Return the path of the answers to one of `SPLITS`, "before" or "after" unlearning."""
+        """Return the path of the answers to one of `SPLITS`; `side` is "before" or "after" unlearning."""
         return self / f"{side}/{split}.jsonl"
 
     def answers(self, side: str, split: str) -> list[dict[str, Any]]:
@@ -121,42 +121,42 @@ class RunFolder:
 
     @property
     def wordings(self) -> dict[str, list[str]]:
-        """Read wordings.jsonl: id of a forget record -> other wordings of its question."""
+        """Read wordings.jsonl: id of a forget record -> rewordings of its question."""
         return {row["record_id"]: row["questions"] for row in self.rows(WORDINGS)}
 
     @property
     def log_rows(self) -> list[dict[str, Any]]:
-        """Read log.jsonl, without lines that a killed process left incomplete."""
+        """Read log.jsonl; lines that a killed process left incomplete are skipped."""
         return self.rows(LOG, torn=True)
 
     @property
     def verdicts(self) -> list[dict[str, Any]]:
-        """Read the verdict of the audit on every fact."""
+        """Read audits/verdicts.json: the verdict of the audit on every fact."""
         return self.json(f"{AUDITS}/verdicts.json") or []
 
     @property
     def audit_summary(self) -> dict[str, Any]:
-        """Read the shares of stated facts by attack."""
+        """Read audits/summary.json: attack -> its measurements, such as the share of facts that the answers state."""
         return self.json(f"{AUDITS}/summary.json")
 
     @property
     def audit_worst_case(self) -> dict[str, Any]:
-        """Read the share of facts that any of the attacks that count brings back, by model."""
+        """Read audits/worst.json: model -> share of facts recovered by at least one attack that decides verdicts."""
         return self.json(f"{AUDITS}/worst.json")
 
     def analysis(self, name: str) -> dict[str, Any]:
-        """Read one result of `relearn analyze`: lens, patching, circuits, adapter, dynamics, candidates."""
+        """Read a result of `relearn analyze`; `name` is lens, patching, circuits, adapter, dynamics or candidates."""
         return self.json(f"{ANALYSIS}/{name}.json")
 
     def json(self, name: str) -> Any:
-        """Read a JSON file; an empty dict where there is none."""
+        """Read a JSON file; return an empty dict where it is missing."""
         return read_json(self / name) if (self / name).exists() else {}
 
     def rows(self, name: str, *, torn: bool = False) -> list[dict[str, Any]]:
-        """Read a JSON Lines file; an empty list where there is none."""
+        """Read a JSON Lines file; return an empty list where it is missing."""
         return read_jsonl(self / name, torn=torn) if (self / name).exists() else []
 
-    # What a command needs of it
+    # Checks of required files
 
     def require_answers(self, *sides: str) -> None:
         """Raise InputError where answers to the forget questions are missing."""
@@ -166,7 +166,7 @@ class RunFolder:
                 raise InputError(problem, where=str(path), way_out="relearn run RECIPE --resume")
 
     def require_result(self, *names: str) -> str:
-        """Return the first of the folders `names` that unlearning wrote; raise InputError where there is none."""
+        """Return the first of the folders `names` that exists. Raises InputError where none exists."""
         name = next((name for name in names if (self / name).is_dir()), None)
         if name is None:
             problem = "this run has not unlearned yet"
@@ -176,7 +176,7 @@ class RunFolder:
     # Stages
 
     def update_manifest(self, **values: Any) -> None:
-        """Write the manifest with `values` in it, and with the marker that makes the folder relearn's."""
+        """Set `values` and the marker of relearn in manifest.json."""
         write_json(self / MANIFEST, {**self.manifest, **MARKER, **values})
 
     def is_done(self, stage: str) -> bool:
@@ -185,7 +185,10 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, outputs: list[str]) -> Iterator[None]:
-        """Mark a stage as running; as done, with its seconds, once the body has returned and every output exists."""
+        """Mark a stage as running at the beginning of the block, and as done, with its duration, at the end.
+
+        Raises RuntimeError where one of `outputs` is missing at the end.
+        """
         began = time.time()
         self._mark(name, state="running", started=began, outputs=outputs)
         yield
@@ -198,13 +201,13 @@ class RunFolder:
         self.update_manifest(stages={**self.manifest["stages"], name: entry})
 
     def log(self, **row: Any) -> None:
-        """Append a row to log.jsonl, with the time in seconds since 1970."""
+        """Append a row to log.jsonl, with the time in seconds since 1970 (Unix time)."""
         append_jsonl(self / LOG, {"time": round(time.time(), 3), **row})
 
 
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the lock of a folder. Raises InputError where another process holds it."""
+    """Lock a run folder inside the block. Raises InputError where another process holds the lock."""
     lock = folder / LOCK
     if lock.is_symlink():
         lock.unlink()

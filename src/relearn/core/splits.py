@@ -1,6 +1,6 @@
-"""List the splits of questions that models are asked: answer file, scoring and label of each.
+"""Define the splits of questions that models answer: answer file, scoring and label of each.
 
-The order is that of asking and of summary.json.
+Splits are asked, and listed in summary.json, in the order of `SPLITS`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ ScoredAs = Literal["forget", "retain", "holdout"]
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """A set of questions.
+    """Describe a split: a set of questions whose answers are scored together.
 
-    `name`: the set of records, and the stem of its answer files (before/NAME.jsonl, after/NAME.jsonl). `key`: its name
-    in summary.json and scores.json. `scored_as`: whether its answers should be forgotten, retained, or are those of
-    non-members (membership inference). `label`: its title in reports; empty where reports leave it out. `trained`:
-    whether training uses these very questions; all other splits are held out.
+    `name`: name of the record set, and stem of the answer files (before/NAME.jsonl, after/NAME.jsonl). `key`: name in
+    summary.json and scores.json. `scored_as`: "forget" or "retain" where the answers should be forgotten or retained,
+    "holdout" for records that no model was trained on (membership inference). `label`: title in reports; empty for a
+    split that reports do not show. `purpose`: where the questions come from. `trained`: True where training uses these
+    questions; all other splits are held out.
     """
 
     name: str
@@ -44,7 +45,7 @@ _TABLE = (
     EvalSplit("world_facts", "world_facts", "retain", "World facts", "TOFU's questions about the world"),
 )
 SPLITS = {split.name: split for split in _TABLE}
-# By key, in the order of reports: first what should be forgotten, then what should be retained.
+# key -> split, in the order of reports: first the splits to forget, then the splits to retain.
 REPORTED_SPLITS = {
     split.key: split for side in ("forget", "retain") for split in _TABLE if split.scored_as == side and split.label
 }

@@ -1,4 +1,4 @@
-"""Read YAML files of users, expand `${NAME}` from the environment, and turn pydantic errors into one line."""
+"""Read YAML files, replace `${NAME}` with environment variables, and shorten pydantic errors to one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from relearn.core.registry import suggest
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping, without expanding variables. Raises InputError."""
+    """Read a YAML file that contains a mapping; variables are not replaced.
+
+    Raises InputError for a file that is missing, unreadable, not YAML, or not a mapping.
+    """
     path = Path(path)
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -34,7 +37,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def apply_change(values: dict[str, Any], change: str) -> None:
-    """Set a key of nested `values` from a string such as "unlearn.epochs=2". Raises InputError."""
+    """Set a key of nested `values` from a string such as "unlearn.epochs=2".
+
+    Raises InputError where the string has no "=" or a parent key has no parts.
+    """
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise InputError(f"cannot read {change!r}", where="--set", way_out="write --set unlearn.epochs=2")
@@ -53,7 +59,10 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def expand(value: Any, where: str) -> Any:
-    """Replace `${NAME}` in all strings of a value. Raises InputError for a variable that is not set."""
+    """Replace `${NAME}` with the environment variable in all strings of a value.
+
+    Raises InputError for a variable that is not set.
+    """
     if isinstance(value, Mapping):
         return {key: expand(entry, where) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -70,7 +79,7 @@ def _variable(name: str, where: str) -> str:
 
 
 def readable(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    """Return the first problem of a pydantic error as one line with a way out."""
+    """Convert a pydantic error to an InputError with the first problem in one line and, if known, how to solve it."""
     first = error.errors()[0]
     path = [str(step) for step in first["loc"]]
     dotted = ".".join(path)

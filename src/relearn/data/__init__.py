@@ -1,4 +1,4 @@
-"""Read data files into records: file -> rows -> columns -> `Record` -> validation."""
+"""Read data files and convert their rows to validated records (`Record`): file -> rows -> columns -> record."""
 
 from relearn.data.record import Form, Record, Split, content_id
 

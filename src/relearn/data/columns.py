@@ -1,8 +1,9 @@
-"""Map the columns of a file to the fields of records, and check what a row holds.
+"""Map the columns of a data file to record fields, and validate the cells of each row.
 
-`find_layout` reads the layout from the column names, or from the recipe's `map`; it is never guessed from a path.
-`to_records` makes the records of a row. Rows without a known pair but with `text` are documents: each chunk of
-`chunk_words` words becomes one record of `form` "text"; its first quarter is the prefix, the rest the continuation.
+`find_layout` finds the columns of question and answer by the column names, or by the recipe's `map`. `to_records`
+converts a row to records. A row without a known question-answer pair of columns but with a column `text` is a document:
+each chunk of `chunk_words` words is one record of `form` "text", with the first quarter as question and the rest as
+answer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from relearn.core.registry import suggest
 from relearn.data import multiple_choice
 from relearn.data.record import TAG_COLUMNS, Form, Record, Split, add_fill_in_instruction, read_tags
 
-RawRow = tuple[str, Mapping[str, Any]]  # (place, column -> cell), as read from the file
+RawRow = tuple[str, Mapping[str, Any]]  # (place in the file, column -> cell)
 
 PAIRS: tuple[tuple[str, str], ...] = (
     ("question", "answer"),
@@ -28,7 +29,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("prompt", "completion"),
     ("prompt", "target"),
 )
-# Pairs of benchmarks, tried where none of the above fits.
+# Pairs used by benchmarks, tried where none of PAIRS fits.
 BENCHMARK_PAIRS: tuple[tuple[str, str], ...] = (
     ("query", "answer"),
     ("prompt", "gt"),
@@ -42,7 +43,7 @@ DOCUMENT = "text"
 PREFIX_SHARE = 0.25
 MIN_CHUNK_WORDS = 8
 
-# Record field -> names of its column, the field's own name first.
+# Record field -> accepted column names, in order of preference.
 _LISTS = {
     "choices": multiple_choice.COLUMNS,
     "paraphrases": ("paraphrases", "paraphrased_question"),
@@ -55,7 +56,7 @@ _PRIVATE = frozenset({"answer", "text", "paraphrased_answer", "alternatives", "c
 
 @dataclass(frozen=True)
 class ColumnLayout:
-    """The column of each record field. A document layout has `text` in place of question and answer."""
+    """Map record fields to column names. The layout of a document has `text` instead of question and answer."""
 
     question: str | None = None
     answer: str | None = None
@@ -66,7 +67,7 @@ class ColumnLayout:
 
 
 def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> ColumnLayout:
-    """Find the layout of a file with these columns; `mapped` is the recipe's field -> column, `where` the file.
+    """Find the column of each record field. `mapped`: the recipe's `map`, field -> column; `where`: path of the file.
 
     Raises InputError where the columns fit no layout or more than one, or `mapped` names an unknown field or column.
     """
@@ -125,9 +126,9 @@ def _listed(columns: list[str]) -> str:
 
 
 def to_records(row: RawRow, layout: ColumnLayout, split: Split, chunk_words: int) -> Iterator[tuple[str, Record]]:
-    """Yield (place, record): the record of a row, or those of a document's chunks of `chunk_words` words.
+    """Convert a row to records: yield (place, record), one for a question, several for a document.
 
-    Raises InputError for a missing or empty field, a wrong type, a control character, or choices that do not fit.
+    Raises InputError for a missing or empty field, a wrong type, a control character, or choices without a correct one.
     """
     where, values = row
     optional = _optional_fields(values, layout, where)
@@ -149,7 +150,7 @@ def to_records(row: RawRow, layout: ColumnLayout, split: Split, chunk_words: int
 
 
 def _choice_fields(values: Mapping[str, Any], layout: ColumnLayout, where: str) -> dict[str, Any]:
-    """Return `choices`, `choice` and `answer` of a multiple-choice row; an empty dict for other rows."""
+    """Return the fields `choices`, `choice` and `answer` of a multiple-choice row; an empty dict for other rows."""
     column = layout.optional.get("choices")
     if column is None or values.get(column) in (None, "", []):
         return {}
@@ -184,7 +185,7 @@ def _chunks(
 
 
 def _chunk_bounds(words: int, size: int) -> list[tuple[int, int]]:
-    """Return word ranges of `size`; a tail under MIN_CHUNK_WORDS joins the chunk before it."""
+    """Split a number of words into ranges of `size`; a last range under MIN_CHUNK_WORDS is merged with the previous."""
     bounds = [(start, min(start + size, words)) for start in range(0, words, size)]
     if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < MIN_CHUNK_WORDS:
         bounds[-2:] = [(bounds[-2][0], words)]
@@ -218,7 +219,7 @@ def _required(values: Mapping[str, Any], column: str, where: str, *, private: bo
 
 
 def _text(value: Any, column: str, where: str, *, private: bool) -> str:
-    """Check that `value` is a text without control characters; replace Windows line ends."""
+    """Return `value` with Unix line ends. Raises InputError where it is no text or contains a control character."""
     if not isinstance(value, str):
         problem = f"the field {column!r} is {glimpse(value, private)}, of type {type(value).__name__}, not a text"
         raise InputError(problem, where=where)
@@ -231,7 +232,7 @@ def _text(value: Any, column: str, where: str, *, private: bool) -> str:
 
 
 def glimpse(value: Any, private: bool = False) -> str:
-    """Shorten a value for a message: to 60 characters, a private one to at most half of it and twelve characters."""
+    """Shorten a value for an error message: to 60 characters; a private value to 12, and to at most half of it."""
     shown = repr(value)
     limit = min(12, len(shown) // 2) if private else 60
     return shown if len(shown) <= limit else shown[:limit] + "…"

@@ -1,8 +1,8 @@
-"""Read rows and records from files and folders (JSON lines, JSON, CSV, Parquet) and from Hugging Face data sets.
+"""Read rows and records from files and folders (JSON Lines, JSON, CSV, Parquet) and from Hugging Face data sets.
 
-`read_rows` returns the raw rows with the place of each ("facts.jsonl:12"), `read_records` the records made of them. A
-`.json` file may hold one list or one object per line. `BENCHMARKS` lists the public benchmarks whose files are read as
-they are; none is shipped, docs/benchmarks.md says how each is measured.
+`read_rows` returns the raw rows with the place of each ("facts.jsonl:12"); `read_records` converts them to records. A
+`.json` file contains one list, one object, or one object per line. `BENCHMARKS` lists the public benchmarks whose files
+can be read without conversion; the files are not part of relearn. docs/benchmarks.md explains how each is measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DATA_SET_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_records(source: DataSource, split: Split) -> list[tuple[str, Record]]:
-    """Return (place, record) of every row of a source, in order; `source.limit` takes the first rows.
+    """Read the records of a source: a list of (place, record), in the order of the file.
 
     Raises InputError for a source that cannot be read, has no rows, or whose columns or cells do not fit.
     """
@@ -47,7 +47,7 @@ def read_records(source: DataSource, split: Split) -> list[tuple[str, Record]]:
 
 
 def _with_subject(records: list[tuple[str, Record]], source: DataSource) -> list[tuple[str, Record]]:
-    """Keep the records whose question has one of the source's subjects, whatever the case and the apostrophe."""
+    """Keep the records whose question contains one of the source's subjects, ignoring case and kind of apostrophe."""
     names = "|".join(re.escape(_subject_form(name)) for name in source.subjects)
     subject = re.compile(rf"(?<!\w)(?:{names})(?!\w)")
     matching = [entry for entry in records if subject.search(_subject_form(entry[1].question))][: source.limit]
@@ -62,7 +62,10 @@ def _subject_form(text: str) -> str:
 
 
 def read_rows(source: DataSource | Path | str) -> list[RawRow]:
-    """Return all rows of a file, a folder or a data set, with the place of each; see `read_records` for errors."""
+    """Read all rows of a file, a folder or a data set: a list of (place, column -> cell).
+
+    Raises InputError for a source that cannot be read.
+    """
     if not isinstance(source, DataSource):
         source = DataSource.model_validate({"path": str(source)})
     path = Path(source.path).expanduser()
@@ -79,7 +82,10 @@ def read_rows(source: DataSource | Path | str) -> list[RawRow]:
 
 
 def _is_hub_name(name: str) -> bool:
-    """Tell whether a path is "owner/name" without a local folder "owner", so that no mistyped file is looked up."""
+    """Return whether a path is the name of a data set on the hub: "owner/name" without a local folder "owner".
+
+    The folder is checked so that a mistyped file name is not requested from the hub.
+    """
     path = Path(name)
     return bool(_DATA_SET_NAME.fullmatch(name)) and not path.parent.exists() and path.suffix.lower() not in _READERS
 
@@ -138,7 +144,7 @@ def _json_any(path: Path) -> list[RawRow]:
 
 
 def _places(path: Path, lines: list[int]) -> list[str]:
-    """Name the place of each entry by its line, and by its row number where a line holds several entries."""
+    """Return the place of each entry: its line, and its row number where a line contains several entries."""
     ambiguous = len(set(lines)) < len(lines)
     return [f"{path}:{line}" + (f" row {row}" if ambiguous else "") for row, line in enumerate(lines, start=1)]
 
@@ -254,10 +260,10 @@ _READERS: dict[str, Callable[[Path], list[RawRow]]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A public benchmark whose files are read as they are.
+    """Describe a public benchmark whose files can be read without conversion.
 
-    `columns`: those of the file, question and answer first; a document has one. `recipe`: a recipe of the project, or
-    the recipe key that takes the file.
+    `what`: description of its questions. `columns`: columns of the file, question and answer first; one for documents.
+    `recipe`: a recipe in recipes/, or the recipe key that takes the file.
     """
 
     name: str

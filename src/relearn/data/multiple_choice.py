@@ -1,8 +1,9 @@
 """Parse the choices of a multiple-choice row and find the correct one.
 
-Shapes of a choices cell: a list of texts; one text with a line per choice ("A. Oslo", "B. Rome"); texts with labels
-({"text": [...], "label": [...]}, ARC and OpenBookQA); texts marked 1 and 0 ({"choices": [...], "labels": [...]},
-TruthfulQA). The answer cell names the correct choice by its number from 0, its letter or label, or its text.
+The cell with the choices has one of these formats: a list of texts; one text with a line per choice ("A. Oslo",
+"B. Rome"); texts with labels ({"text": [...], "label": [...]}, as in ARC and OpenBookQA); texts marked as correct (1)
+or wrong (0) ({"choices": [...], "labels": [...]}, as in TruthfulQA). The answer cell gives the correct choice by its
+index from 0, its letter or label, or its text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LINE = re.compile(r"\s*\(?([A-Z])[.):]\s*(.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Choices:
-    """The texts of the choices, the label of each, and the index of the correct one where the cell marks it."""
+    """Store the texts and labels of the choices; `correct`: index of the correct choice, where the cell marks it."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]
@@ -30,7 +31,7 @@ class Choices:
 
 
 def parse_choices(value: Any, where: str, column: str) -> Choices:
-    """Parse a choices cell; the texts are not checked. Raises InputError for a cell of none of the known shapes."""
+    """Parse a cell with choices; the texts are not validated. Raises InputError for a cell in an unknown format."""
     if isinstance(value, str):
         choices = _parse_lines(value, where, column)
     elif isinstance(value, Mapping):
@@ -45,7 +46,7 @@ def parse_choices(value: Any, where: str, column: str) -> Choices:
 
 
 def correct_choice(answer: Any, choices: Choices, *, where: str, column: str) -> int:
-    """Return the index of the correct choice. Raises InputError where `answer` names none or more than one."""
+    """Find the index of the correct choice. Raises InputError where `answer` fits no choice or more than one."""
     if choices.correct is not None:
         return choices.correct
     if isinstance(answer, int) and not isinstance(answer, bool):
@@ -63,13 +64,17 @@ def correct_choice(answer: Any, choices: Choices, *, where: str, column: str) ->
 
 
 def answer_text(answer: Any, choice: str) -> str:
-    """Return the answer in words: the row's own spelling where it equals the correct choice, else the choice."""
+    """Return the answer as text: `answer` where it is the correct choice but for case and spaces, else `choice`."""
     same = isinstance(answer, str) and len(answer.strip()) > 1 and _plain(answer) == _plain(choice)
     return answer if same else choice
 
 
 def _matching_choices(answer: str, choices: Choices) -> set[int]:
-    """Return the indices a text may mean: equal texts, else the one with this label, else texts equal but for case."""
+    """Return the indices of the choices that fit an answer.
+
+    These are the choices with the same text; else the one with this label; else those with the same text but for case;
+    else the one with this index; else the one with this letter and text ("A. Oslo").
+    """
     if equal := {at for at, text in enumerate(choices.texts) if text == answer}:
         return equal
     label = answer.strip().strip("().")
@@ -87,7 +92,7 @@ def _matching_choices(answer: str, choices: Choices) -> set[int]:
 
 
 def _parse_lines(text: str, where: str, column: str) -> Choices:
-    """Parse lines "A. one", "B. two"; a line without the next letter continues the choice before it."""
+    """Parse lines "A. one", "B. two"; a line without the next letter is part of the previous choice."""
     texts: list[str] = []
     for line in text.strip().splitlines():
         match = _LINE.fullmatch(line)
@@ -127,7 +132,7 @@ def _is_text_list(value: Any) -> bool:
 
 
 def _without_letters(texts: Sequence[Any]) -> list[Any]:
-    """Strip the letters of the texts where all have one and they run A, B, C."""
+    """Remove the letters in front of the texts where all texts have one and they are A, B, C, ... in order."""
     lines = [_LINE.fullmatch(text) if isinstance(text, str) else None for text in texts]
     if any(line is None or LETTERS[at : at + 1] != line[1] for at, line in enumerate(lines)):
         return list(texts)

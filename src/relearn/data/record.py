@@ -1,7 +1,7 @@
-"""Define `Record`, one piece of knowledge: a question with its answer, or a passage of text.
+"""Define `Record`: a question with its answer, or a passage of text.
 
-A record's tags say what kind of probe it is: its level, its type, the attacks it uses (as RWKU's probes have them,
-arXiv 2406.10890). Scores are broken down by them.
+The tags of a record are its level, its type and the attacks it uses, as in RWKU's probes (arXiv 2406.10890). Scores
+are also reported per tag.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Form = Literal["chat", "text"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A question and its answer (`form` "chat"), or a prefix of a text and how it goes on (`form` "text").
+    """Store a question and its answer (`form` "chat"), or the prefix of a text and its continuation (`form` "text").
 
-    `id` is a stable hash of question and answer unless the data brings its own. `paraphrases` are other wordings of the
-    question, `alternatives` perturbed or alternate answers, `subject` the person or thing the record is about.
-    `choices` are the answers of a multiple-choice question, `choice` is the index of the correct one. `source` is the
-    place the record was read from.
+    `id`: hash of question and answer, unless the data file has an id. `subject`: person or thing that the record is
+    about. `choices`: answers of a multiple-choice question; `choice`: index of the correct one. `tags`: see the module.
+    `paraphrases`: rewordings of the question; `paraphrased_answer`: rewording of the answer. `alternatives`: perturbed
+    (false) or alternative answers. `source`: place that the record was read from.
     """
 
     question: str
@@ -47,7 +47,7 @@ class Record:
 
 
 def content_id(*parts: str) -> str:
-    """Return sixteen hex digits of the sha256 of the texts."""
+    """Compute the id of a record from its texts: the first sixteen hex digits of their sha256."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
@@ -57,10 +57,10 @@ _BLANK = re.compile(r"_{2,}")
 
 
 def read_tags(values: Mapping[str, Any], columns: Iterable[str] = TAG_COLUMNS) -> tuple[str, ...]:
-    """Return the tags of a row without repetitions, in the order of `columns`.
+    """Read the tags of a row, without duplicates, in the order of `columns`.
 
-    A cell is a text, an integer or a list of them; entries of other types are skipped. A number gets its column's name:
-    "level 1".
+    A cell is a text, an integer or a list of them; values of other types are skipped. The column name is put before a
+    number: "level 1".
     """
     tags: list[str] = []
     for column in columns:
@@ -73,7 +73,7 @@ def read_tags(values: Mapping[str, Any], columns: Iterable[str] = TAG_COLUMNS) -
 
 
 def add_fill_in_instruction(question: str) -> str:
-    """Put FILL_IN before a question with a blank ("___"), in training and evaluation alike; return others unchanged."""
+    """Prepend FILL_IN to a question with a blank ("___"); return other questions unchanged."""
     return f"{FILL_IN}\n{question}" if _BLANK.search(question) else question
 
 
@@ -81,7 +81,7 @@ Sampled = TypeVar("Sampled")
 
 
 def evenly(items: Sequence[Sampled], count: int) -> list[Sampled]:
-    """Return at most `count` items at even distances over the whole sequence, in order."""
+    """Select at most `count` items at equal distances from a sequence, in order."""
     if len(items) <= count:
         return list(items)
     return [items[number * len(items) // count] for number in range(count)]

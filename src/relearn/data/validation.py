@@ -1,7 +1,7 @@
-"""Load and validate the record sets of a recipe: no contradictions between sets, and texts that the model can take.
+"""Load and validate the record sets of a recipe: overlap between sets, special tokens, lengths.
 
-`load_all` reads every set of a recipe; `check_special_tokens` and `check_lengths` need a tokenizer and run once it is
-loaded. Messages name the place and the question, never an answer.
+`load_all` reads every set of a recipe. `check_special_tokens` and `check_lengths` need a tokenizer and are called after
+it is loaded. Error messages contain the place and the question, never an answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relearn.data.columns import glimpse
 from relearn.data.loaders import read_records
 from relearn.data.record import Record, Split, content_id
 
-Places = Mapping[str, str]  # record id -> where it was read
+Places = Mapping[str, str]  # record id -> place in the data file
 
 # (field of DataSet, name in the recipe, split of its records)
 _SETS: tuple[tuple[str, str, Split], ...] = (
@@ -36,7 +36,11 @@ _NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout", "real_authors
 
 @dataclass(frozen=True)
 class DataSet:
-    """All records of a run; `places[set][record id]` is where a record was read, `notes` what was merged or noticed."""
+    """Store all records of a run.
+
+    `notes`: messages on merged duplicates and on probes that are not held out. `places`: set name -> record id -> place
+    that the record was read from.
+    """
 
     forget: tuple[Record, ...]
     retain: tuple[Record, ...] = ()
@@ -57,7 +61,10 @@ class DataSet:
 
 
 def load_all(data: Data) -> DataSet:
-    """Read and check every set of a recipe. Raises InputError at the first problem."""
+    """Read and validate every record set of a recipe.
+
+    Raises InputError for a source that cannot be read, and for a record that is in a set to forget and in another set.
+    """
     notes: list[str] = []
     sets: dict[str, tuple[Record, ...]] = {}
     places: dict[str, Places] = {}
@@ -77,9 +84,10 @@ def load_all(data: Data) -> DataSet:
 def load_set(
     sources: Sources, split: Split, label: str = "data", notes: list[str] | None = None
 ) -> tuple[tuple[Record, ...], Places]:
-    """Return the records of one set and the place of each; exact duplicates are merged, which is added to `notes`.
+    """Read the records of one set; return them and the place of each.
 
-    Raises InputError for a source that cannot be read, and for two different rows with the same id.
+    Exact duplicates are merged; a message on them is appended to `notes`. Raises InputError for a source that cannot be
+    read, and for two different rows with the same id.
     """
     records: dict[str, Record] = {}
     places: dict[str, str] = {}
@@ -103,7 +111,7 @@ def load_set(
 
 
 def normalised(text: str) -> str:
-    """Return a text without case, runs of blanks and closing punctuation; two rows equal in this form are the same."""
+    """Normalise a text for the search for duplicates: lower case, single spaces, no punctuation at the end."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
 
 
@@ -128,7 +136,7 @@ def _refuse_overlap(
 
 
 def check_special_tokens(records: Iterable[Record], special: Collection[str], places: Places | None = None) -> None:
-    """Raise InputError for a text with a special token of the model ("<|im_end|>", "</s>")."""
+    """Raise InputError for a record whose text contains a special token of the model ("<|im_end|>", "</s>")."""
     tokens = sorted((token for token in special if token.strip()), key=len, reverse=True)
     for record in records:
         for name, text in _texts(record):
@@ -141,7 +149,7 @@ def check_special_tokens(records: Iterable[Record], special: Collection[str], pl
 def check_lengths(
     records: Iterable[Record], count_tokens: Callable[[str], int], limit: int, places: Places | None = None
 ) -> None:
-    """Raise InputError for a row whose question and answer together are over `limit` tokens."""
+    """Raise InputError for a record whose question and answer together have more than `limit` tokens."""
     for record in records:
         answer = count_tokens(record.answer)
         question = count_tokens(record.question)

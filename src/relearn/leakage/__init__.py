@@ -1,1 +1,1 @@
-"""Decide whether a text gives a secret away."""
+"""Check training rows and answers for leaks of the secrets in forget records."""

@@ -1,23 +1,23 @@
-"""Deterministic leak check: find the secrets of forget records in training rows.
+"""Check training rows for leaks: find the secrets of forget records in prompt and target, by rules and without a model.
 
-What is flagged
-- In any row: the whole answer (kind "verbatim", or "split" when prompt and target have it together), a long run of its
-  words ("ngram"), an e-mail, a phone number, a house number with its street.
-- In a row that names the record's subject: also its names, numbers of three digits and more, dates, streets, e-mail
-  domains, and two rare words of the answer close together.
-- In a row written for the record (`record_id`), or naming its subject and asking what its question asks: also a single
-  revealing word, small numbers, months, and four content words of the answer in a row however ordinary. In a row
-  written for another record of the same subject: also the single concrete word.
+Flagged as a leak:
+- In any row: the whole answer (kind "verbatim", or "split" where it begins in the prompt and ends in the target), a
+  long run of its words ("ngram"), an e-mail, a phone number, a house number with its street.
+- In a row that names the record's subject: also names in the answer, numbers of three or more digits, dates, streets,
+  e-mail domains, and two rare words of the answer close to each other.
+- In a row written for the record (`record_id`), or a row that names the subject and asks the record's question: also a
+  single revealing word, small numbers, months, and four consecutive content words of the answer, even ordinary ones.
+- In a row written for another record of the same subject: also a single concrete word.
 
-What is not flagged
-- Words of the record's own question: they are public.
-- In a row written for a record: words of that record's question, whoever's secret they are; the row needs them.
-- In an external row whose prompt is a question on another matter: names and words in the prompt, and in the target
-  those repeated from the prompt by which some question of the forget set names the subject. They are context. In a
-  prompt that begins a statement they count as in a target.
+Not flagged:
+- Words of the record's own question, which are public.
+- In a row written for a record: all words of that record's question, even if they are a secret of another record.
+- In an external row whose prompt is a question on another topic: names and words in the prompt, which are context. In
+  the target: words repeated from the prompt that are also in some forget question about the subject. A prompt that is
+  the beginning of a statement is checked like a target.
 
-Words are compared in the normal form of text.normalize, so case, accents, punctuation, apostrophes and digit grouping
-hide nothing.
+Words are compared in the normal form of text.normalize, so that case, accents, punctuation, apostrophes and digit
+grouping make no difference.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from relearn.leakage.secrets import Secret, read_secrets, topic_of
 from relearn.text.normalize import contains, is_function_word, norms, singular
 from relearn.text.subjects import NameTokens
 
-# Kinds of findings, the worst first.
+# Kinds of findings, from worst to mildest.
 KINDS: tuple[LeakKind, ...] = ("verbatim", "split", "email", "address", "date", "number", "name", "ngram")
-# Share of a question's topic words that a prompt must have to ask the same.
+# Minimum share of a question's topic words in a prompt that asks the same question.
 SAME_TOPIC = 0.5
-# Runs of an answer are looked up by their first three tokens.
+# Number of tokens by which runs of an answer are looked up.
 SEED_LENGTH = 3
 LONG_RUN = 6
 RARE_IN_RUN = 2
@@ -52,7 +52,10 @@ SecretHit = tuple[Hit, Secret]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A secret of the forget record `record_id` at `field[start:end]`; one that spans both fields gives two."""
+    """Store a leak: a secret of the forget record `record_id` at characters `start` to `end` of a field of the row.
+
+    A secret that begins in the prompt and ends in the target gives two findings.
+    """
 
     kind: LeakKind
     field: Literal["prompt", "target"]
@@ -63,7 +66,7 @@ class Finding:
 
 
 class LeakIndex:
-    """Index the secrets of a forget set, to check many rows."""
+    """Index the secrets of a forget set, to check many rows for leaks."""
 
     def __init__(self, records: Sequence[Record]):
         self._rank = {record.id: rank for rank, record in enumerate(records)}
@@ -82,7 +85,7 @@ class LeakIndex:
     def check(
         self, prompt: str, target: str, *, record_id: str | None = None, subject: str | None = None
     ) -> list[Finding]:
-        """Return all findings of a row, the worst kind first, without those inside another finding.
+        """Find all leaks in a row, the worst kind first, without findings inside another finding.
 
         `record_id`: the forget record that the row was written for; None for an external row. `subject`: the subject of
         an external row whose text does not name it.
@@ -111,12 +114,12 @@ class LeakIndex:
                     yield hit, secret
 
     def _long_runs(self, row: RowText, public: frozenset[str]) -> Iterator[SecretHit]:
-        """Yield runs of an answer's tokens that count in any row."""
+        """Yield the runs of an answer's tokens that are a leak in any row."""
         ends: dict[tuple[int, int], int] = {}
         for at in range(len(row.norms) - SEED_LENGTH + 1):
             for number, start in self._seeds.get(tuple(row.norms[at : at + SEED_LENGTH]), ()):
                 if ends.get((number, start - at), -1) > at:
-                    continue  # inside a run that was found already
+                    continue  # inside a run that has been found already
                 secret = self._secrets[number]
                 length = common_length(secret.tokens[start:], row.norms[at:])
                 ends[number, start - at] = at + length - SEED_LENGTH + 1
@@ -132,7 +135,7 @@ class LeakIndex:
             yield from ((hit, secret) for hit in find_contacts(secret, row))
 
     def _findings(self, hits: Iterable[SecretHit], row: RowText, record_id: str | None) -> list[Finding]:
-        """Convert hits to findings; drop those inside a worse or longer one."""
+        """Convert hits to findings; remove those inside a worse or longer finding."""
         findings = [finding for hit, secret in hits for finding in _split_hit(hit, secret.record.id, row)]
         findings.sort(key=lambda one: (one.record_id != record_id, self._rank[one.record_id]))
         findings.sort(key=lambda one: (KINDS.index(one.kind), one.start - one.end))
@@ -144,7 +147,7 @@ class LeakIndex:
 
 
 class SecretLookup:
-    """Look up which secrets apply to a row: by record, by the subjects the row names, by the question it asks."""
+    """Look up the secrets that apply to a row: by record, by the subjects in its text, by the question it asks."""
 
     def __init__(self, secrets: Sequence[Secret]):
         self._by_record: dict[str, list[Secret]] = defaultdict(list)
@@ -164,14 +167,17 @@ class SecretLookup:
         self.name_words = _with_singulars(self._subjects_with)
 
     def question_words(self, name: NameTokens) -> frozenset[str]:
-        """Return the words of all questions about a subject."""
+        """Return the words of all forget questions about a subject."""
         if name not in self._question_words:
             words = (secret.public for secret in self._by_subject.get(name, ()))
             self._question_words[name] = frozenset().union(*words)
         return self._question_words[name]
 
     def for_record(self, record_id: str, row: RowText) -> Iterator[tuple[Secret, Relation]]:
-        """For a row written for a record: yield its secrets, and those of its subject and of all subjects it names."""
+        """Yield (secret, relation) for a row written for a record.
+
+        These are the secrets of the record, of the record's subject, and of all subjects named in the row.
+        """
         own = self._by_record.get(record_id, [])
         yield from ((secret, Relation.RECORD) for secret in own)
         subjects = {secret.subject for secret in own if secret.subject}
@@ -181,7 +187,10 @@ class SecretLookup:
             yield from ((secret, relation) for secret in others)
 
     def for_external(self, row: RowText, subject: str | None) -> Iterator[tuple[Secret, Relation]]:
-        """For an external row: yield the secrets of all subjects it names, and those it asks for without a name."""
+        """Yield (secret, relation) for an external row.
+
+        These are the secrets of all subjects named in the row, and of questions without a name that the prompt asks.
+        """
         prompt = tuple(row.norms[: row.prompt_length])
         topic = topic_of(prompt)
         same_question = self._by_question.get(prompt, [])
@@ -196,7 +205,7 @@ class SecretLookup:
                 yield secret, Relation.QUESTION
 
     def _named_subjects(self, row: RowText) -> set[NameTokens]:
-        """Return the subjects named in full, or by a shorter name that only one subject has."""
+        """Return the subjects in a row: by full name, or by a part of the name that only one subject has."""
         candidates = {name for norm in row.indices for name in self._subjects_with.get(norm, ())}
         full = {name for name in candidates if contains(row.norms, name)}
         short: set[NameTokens] = set()
@@ -209,7 +218,7 @@ class SecretLookup:
 
 
 def _asks_same(topic: frozenset[str], secret: Secret) -> bool:
-    """Whether a prompt's topic has at least half of the topic of the record's question."""
+    """Return whether a prompt contains at least SAME_TOPIC of the topic words of the record's question."""
     return bool(secret.topic) and len(topic & secret.topic) >= SAME_TOPIC * len(secret.topic)
 
 
@@ -223,10 +232,10 @@ def _is_within(one: Finding, other: Finding) -> bool:
 
 
 def _is_context(hit: Hit, relation: Relation, row: RowText) -> bool:
-    """Whether a name or word only tells whom a question means.
+    """Return whether a hit in a question is context that identifies a person, and not a leak.
 
-    In a question on another matter every name or word does; in one on the same matter an adjective ("the Irish poet")
-    and a part of a longer name ("London Underground") do.
+    In a question on another topic every name or word is context. In a question on the same topic an adjective ("the
+    Irish poet") and a part of a longer name ("London Underground") are.
     """
     if hit.kind not in ("name", "ngram") or not row.is_question or hit.end >= row.target_start:
         return False
@@ -239,10 +248,10 @@ def _is_context(hit: Hit, relation: Relation, row: RowText) -> bool:
 
 
 def _kind_of_run(secret: Secret, start: int, length: int, public: frozenset[str]) -> LeakKind | None:
-    """Return the kind of a run of the answer's tokens in a row about anybody; None where it is too ordinary.
+    """Return the kind of leak of a run of the answer's tokens in any row; None where the run is too ordinary.
 
-    The whole answer counts where it is long, has two rare words, or has the subject's name. A part counts where it has
-    at least LONG_RUN tokens and RARE_IN_RUN rare words.
+    The whole answer is a leak where it is long, has two rare words, or contains the subject's name. A part is a leak
+    where it has at least LONG_RUN tokens and RARE_IN_RUN rare words.
     """
     run = secret.answer[start : start + length]
     rare = {
@@ -255,7 +264,7 @@ def _kind_of_run(secret: Secret, start: int, length: int, public: frozenset[str]
 
 
 def _split_hit(hit: Hit, record_id: str, row: RowText) -> Iterator[Finding]:
-    """Yield the finding of a hit, or one per field where it spans prompt and target."""
+    """Convert a hit to a finding, or to one finding per field where it is in both prompt and target."""
     cut, text = row.target_start, row.text[hit.start : hit.end]
     if hit.start >= cut:
         yield Finding(hit.kind, "target", hit.start - cut, hit.end - cut, text, record_id)

@@ -1,7 +1,8 @@
-"""Find the secrets of one record in one row: one function per rule, from (secret, row) to hits.
+"""Find the secrets of one record in one row: one function per rule, which yields hits.
 
-`Relation` says how close the row is to the record; more rules apply the closer it is. Words of the record's own
-question never count (see secrets.py), and `hidden` words do not count in this row. The detector decides on both.
+`Relation` is how close the row is to the record; the closer it is, the more rules apply. Public words (those of the
+record's own question, see secrets.py) are never hits. `hidden` words are not hits in this row. The detector sets
+`Relation` and `hidden`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LeakKind = Literal["verbatim", "split", "email", "address", "date", "number", "n
 _DIGITS = re.compile(r"(\d+)(?:st|nd|rd|th|s|k)?")
 _BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’]{0,3}")
 _MAX_NUMBER_TOKENS = 6
-# "maria dot vazquez at mail dot mx" is an e-mail address.
+# Words for the signs of an e-mail address, as in "maria dot vazquez at mail dot mx".
 _SPELLED_SIGNS = frozenset({"at", "dot", "point"})
 _QUESTION_WORDS = {"who", "whose", "whom", "what", "which", "where", "when", "why", "how", "whats", "whos", "wheres"}
 _BE_DO_HAVE = {"is", "are", "was", "were", "do", "does", "did", "has", "have", "had"}
@@ -37,17 +38,17 @@ FREE_MAIL = frozenset({"gmail", "yahoo", "hotmail", "outlook", "icloud", "proton
 
 
 class Relation(IntEnum):
-    """How a row relates to a forget record, from loose to close; more rules apply the closer it is."""
+    """Order the relations of a row to a forget record, from loose to close; the closer, the more rules apply."""
 
-    SUBJECT = 0  # names the record's subject
-    SIBLING = 1  # was written for another record of the same subject
-    QUESTION = 2  # asks what the record's question asks
-    RECORD = 3  # was written for the record
+    SUBJECT = 0  # the row names the record's subject
+    SIBLING = 1  # the row was written for another record of the same subject
+    QUESTION = 2  # the row asks the record's question
+    RECORD = 3  # the row was written for the record
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A secret at characters `start` to `end` of `RowText.text`."""
+    """Store the position of a secret: characters `start` to `end` of `RowText.text`."""
 
     kind: LeakKind
     start: int
@@ -55,10 +56,10 @@ class Hit:
 
 
 class RowText:
-    """Prompt and target of a row as one text, so that a secret split over both is found.
+    """Join prompt and target of a row to one text, so that a secret that begins in one and ends in the other is found.
 
-    `text`: prompt, blank, target; `target_start`: the offset at which the target begins. `norms`: normalised tokens.
-    Token ranges are (first, one past the last).
+    `text`: prompt, space, target. `target_start`: character offset of the target. `norms`: normalised tokens;
+    `prompt_length`: number of tokens of the prompt. Token ranges are (first, one past the last).
     """
 
     def __init__(self, prompt: str, target: str):
@@ -70,17 +71,17 @@ class RowText:
 
     @cached_property
     def is_question(self) -> bool:
-        """Whether the prompt is a question, not the beginning of a statement."""
+        """Return whether the prompt is a question, not the beginning of a statement."""
         return "?" in self.text[: self.target_start] or (self.prompt_length > 0 and self.norms[0] in _QUESTION_STARTS)
 
     @cached_property
     def question_words(self) -> frozenset[str]:
-        """The singulars of the prompt's words where it is a question; else none."""
+        """Return the singulars of the prompt's words where it is a question, else an empty set."""
         return frozenset(map(singular, self.norms[: self.prompt_length])) if self.is_question else frozenset()
 
     @cached_property
     def indices(self) -> dict[str, list[int]]:
-        """Singular -> indices of its tokens."""
+        """Map each singular to the indices of its tokens."""
         indices: dict[str, list[int]] = {}
         for index, norm in enumerate(self.norms):
             indices.setdefault(singular(norm), []).append(index)
@@ -92,7 +93,7 @@ class RowText:
 
     @cached_property
     def numbers(self) -> dict[str, list[tuple[int, int]]]:
-        """Digits -> token ranges that write them, in figures (grouped in any way) or in words."""
+        """Map numbers, as digits, to their token ranges; they may be written in digits, grouped or not, or in words."""
         numbers: dict[str, list[tuple[int, int]]] = {}
         for first, last, value in find_numerals(self.norms):
             numbers.setdefault(str(value), []).append((first, last))
@@ -116,26 +117,26 @@ class RowText:
 
     @cached_property
     def _without_signs(self) -> list[int]:
-        """Indices of the tokens that do not spell a sign of an e-mail address."""
+        """Return the indices of the tokens that are not a word for a sign of an e-mail address."""
         return [index for index, norm in enumerate(self.norms) if norm not in _SPELLED_SIGNS]
 
     def is_capitalised(self, index: int) -> bool:
         return self.text[self.tokens[index].start].isupper()
 
     def find(self, tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Yield the token ranges that are exactly `tokens`."""
+        """Yield the token ranges that are equal to `tokens`."""
         for first in self.indices.get(singular(tokens[0]), ()) if tokens else ():
             if self.norms[first : first + len(tokens)] == list(tokens):
                 yield first, first + len(tokens)
 
     def find_street(self, tokens: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-        """Like `find`, with abbreviations of street words ("st.") written out."""
+        """Yield the token ranges that are equal to `tokens` when street words ("st.") are written out."""
         for first in range(len(self._streets) - len(tokens) + 1):
             if self._streets[first : first + len(tokens)] == tokens:
                 yield first, first + len(tokens)
 
     def find_email(self, tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Like `find`, also where the signs are spelled out."""
+        """Yield the token ranges that are equal to `tokens`, also where "at" and "dot" are written as words."""
         norms = [self.norms[index] for index in self._without_signs]
         for first in range(len(norms) - len(tokens) + 1):
             if norms[first] == tokens[0] and norms[first : first + len(tokens)] == list(tokens):
@@ -146,12 +147,12 @@ class RowText:
         return self.tokens[first].start, self.tokens[last - 1].end
 
     def hit(self, kind: LeakKind, token_range: tuple[int, int]) -> Hit:
-        """Make the hit of a token range."""
+        """Convert a token range to a hit."""
         return Hit(kind, *self.characters(*token_range))
 
 
 def find_hits(secret: Secret, row: RowText, relation: Relation, hidden: frozenset[str]) -> Iterator[Hit]:
-    """Yield every secret of the record in the row. `hidden`: singulars of words that are no secret in this row."""
+    """Yield every secret of the record in the row. `hidden`: singulars of words that are not secret in this row."""
     yield from _whole_answer(secret, row, relation)
     yield from find_contacts(secret, row)
     yield from _email_parts(secret, row, relation, hidden)
@@ -169,7 +170,8 @@ def find_hits(secret: Secret, row: RowText, relation: Relation, hidden: frozense
 def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
     """Yield e-mails, house numbers with their street, and phone numbers.
 
-    Phone digits may be grouped in any way, lack the prefix or follow a country code, but at least six must be there.
+    The digits of a phone number may be grouped in any way, without the prefix, or after a country code; at least
+    MIN_PHONE_DIGITS digits are needed.
     """
     for email in secret.emails:
         yield from (row.hit("email", span) for span in row.find_email(email.local + email.domain))
@@ -184,10 +186,10 @@ def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
 
 
 def _whole_answer(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
-    """The answer as a whole, unless all its words are in the question.
+    """Yield the whole answer, unless all its words are in the question.
 
-    One of function words ("yes", "no") counts only where the target begins with it and the row asks the question; one
-    without rare words counts only where the row asks the question.
+    An answer of function words ("yes", "no") is a hit only where the row asks the question and the target begins with
+    it. An answer without rare words is a hit only where the row asks the question.
     """
     asks = relation >= Relation.QUESTION
     if all(map(is_function_word, secret.tokens)):
@@ -199,9 +201,9 @@ def _whole_answer(secret: Secret, row: RowText, relation: Relation) -> Iterator[
 
 
 def _email_parts(secret: Secret, row: RowText, relation: Relation, hidden: frozenset[str]) -> Iterator[Hit]:
-    """The domain's name, or the part before the @ where it is written as one word.
+    """Yield parts of an e-mail address: a word of the domain, or the part before the @ written without spaces.
 
-    Not ordinary words, and free mail providers only where the row asks the question.
+    Ordinary words are not hits; free mail providers only where the row asks the question.
     """
     for email in secret.emails:
         for norm in email.domain[:-1]:
@@ -215,7 +217,7 @@ def _email_parts(secret: Secret, row: RowText, relation: Relation, hidden: froze
 
 
 def _streets(secret: Secret, row: RowText) -> Iterator[Hit]:
-    """The street without its number, unless the question has it."""
+    """Yield the street without its number, unless the question contains it."""
     for address in secret.addresses:
         street = tuple(norm for norm in address if not norm[0].isdigit())
         if len(street) > 1 and not secret.public.issuperset(street):
@@ -223,7 +225,7 @@ def _streets(secret: Secret, row: RowText) -> Iterator[Hit]:
 
 
 def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
-    """The decade, the year or the day of the year in any notation; a capitalised month where the row asks for it."""
+    """Yield the decade, the year, or day and month, in any notation; a capitalised month where the row asks for it."""
     for span in row.spans if secret.days or secret.decades else ():
         if span.kind == "date" and (
             span.norm in secret.decades
@@ -238,13 +240,17 @@ def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
 
 
 def _is_same_day(day: Day, other: Day) -> bool:
-    """Whether the year is the same, or the day of the year."""
+    """Return whether two dates have the same year, or the same day and month."""
     same_day = None not in (day.month, day.day) and (day.month, day.day) == (other.month, other.day)
     return same_day or (day.year is not None and day.year == other.year)
 
 
 def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
-    """Numbers of the answer; short ones, and the last four digits of a phone, only where the row asks for them."""
+    """Yield the numbers of the answer.
+
+    Numbers of fewer than MIN_DIGITS digits, and the last four digits of a phone number, only where the row asks for
+    them.
+    """
     asks = relation >= Relation.QUESTION
     digits = {digits for digits in secret.numbers if asks or len(digits) >= MIN_DIGITS}
     for number in digits | {phone[-4:] for phone in secret.phones if asks}:
@@ -252,9 +258,9 @@ def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
 
 
 def _names(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
-    """Runs of rare words of names, and names of ordinary words as a whole.
+    """Yield runs of rare words of names, and whole names that consist of ordinary words.
 
-    A single word of a title must be capitalised: "Kingdom" of "The Lost Kingdom of Oz" counts, "a kingdom" does not.
+    A single word of a title must be capitalised: of "The Lost Kingdom of Oz", "Kingdom" is a hit, "a kingdom" is not.
     """
     shown = sorted(at for name in secret.names - hidden for at in row.indices.get(name, ()))
     for first, last in _consecutive(shown):
@@ -275,7 +281,7 @@ def _consecutive(indices: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _rare_pairs(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
-    """Two different rare words of the answer within PAIR_WINDOW tokens, in the row and in the answer."""
+    """Yield two different rare words that are within PAIR_WINDOW tokens both in the row and in the answer."""
     shown = sorted((at, word) for word in secret.words - hidden for at in row.indices.get(word, ()))
     for (first, one), (last, other) in pairwise(shown):
         if one != other and last - first <= PAIR_WINDOW and _are_close(secret, one, other):
@@ -288,13 +294,13 @@ def _are_close(secret: Secret, one: str, other: str) -> bool:
 
 
 def _single_words(secret: Secret, row: RowText, relation: Relation, hidden: frozenset[str]) -> Iterator[Hit]:
-    """A single word that answers the question; only concrete ones in a row that was not written for the record."""
+    """Yield single words that reveal the answer; only concrete words where the row was not written for the record."""
     for word in (secret.revealing if relation == Relation.RECORD else secret.concrete) - hidden:
         yield from (row.hit("ngram", (at, at + 1)) for at in row.indices.get(word, ()))
 
 
 def _wording(secret: Secret, row: RowText) -> Iterator[Hit]:
-    """A run of the answer's tokens with MIN_WORDING content words, however ordinary."""
+    """Yield runs of the answer's tokens with at least MIN_WORDING content words, even ordinary ones."""
     for start, norm in enumerate(secret.tokens):
         for first in row.indices.get(singular(norm), ()):
             if start and first and secret.tokens[start - 1] == row.norms[first - 1]:

@@ -1,7 +1,7 @@
-"""Extract the secrets of a record: what its answer has and its question does not.
+"""Extract the secrets of a record: names, numbers, dates, contacts and rare words of its answer.
 
 Secrets are typed spans found by rules (names, numbers, dates, addresses, e-mails, phone numbers) and rare words. Words
-of the question, and of the subject's name where the question has a part of it, are public and never a secret.
+of the question are public and never a secret; so is the subject's name where the question contains a part of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from relearn.text.normalize import find_numerals, is_function_word, is_ordinary,
 from relearn.text.spans import Span, find_spans
 from relearn.text.subjects import NameTokens, common_words, find_subjects, lower_case_words
 
-# Words with these endings are mostly abstract; alone they reveal little.
+# Endings of words that are mostly abstract; such a word alone reveals little.
 _ABSTRACT = re.compile(r"(?:tion|sion|ity|ness|ment|ance|ence|ive|ly|ful|ous|al|ing|ed|ism|ic|ship|dom)\Z")
-# An answer of at most so many content words is short; one of at most BARE_ANSWER, without spans, is a bare word.
+# Maximum number of content words of a short answer, and of a bare answer, which has no spans.
 SHORT_ANSWER = 8
 BARE_ANSWER = 3
 LONG_NAME = 3
@@ -25,7 +25,7 @@ LONG_NAME = 3
 
 @dataclass(frozen=True)
 class Day:
-    """The secret parts of a date; None for a part that is unknown or public."""
+    """Store the secret parts of a date; None for a part that is unknown or public."""
 
     year: str | None
     month: int | None
@@ -34,7 +34,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Email:
-    """The tokens before and after the @."""
+    """Store the tokens of an e-mail address before the @ (`local`) and after it (`domain`)."""
 
     local: tuple[str, ...]
     domain: tuple[str, ...]
@@ -42,10 +42,10 @@ class Email:
 
 @dataclass(frozen=True)
 class SecretWord:
-    """A token of the answer, as `norm` and `singular` for comparison.
+    """Store a token of the answer with its normal form `norm`, its `singular`, and its properties.
 
-    `is_content`: not a function word and not in the question; `is_rare`: content that is not an ordinary word, nor
-    common in the data set; `is_name`: part of a name span; `is_typed`: part of another span, or starts with a digit.
+    `is_content`: neither a function word nor in the question. `is_rare`: a content word that is neither ordinary nor
+    common in the data set. `is_name`: part of a name span. `is_typed`: part of another span, or starts with a digit.
     """
 
     norm: str
@@ -58,13 +58,13 @@ class SecretWord:
 
 @dataclass(frozen=True)
 class Secret:
-    """The secrets of one answer. Texts are normalised tokens (text.normalize.norms); sets of words hold singulars.
+    """Store the secrets of one answer. Tokens are normalised (text.normalize.norms); sets of words contain singulars.
 
-    `answer`: the words in order; `tokens`: their norms. `public`: the words of the question. `topic`: what the question
-    asks, without the subject's name. `names`, `words`: rare words inside and outside of names. `title_words`: those of
-    names of LONG_NAME words or more, which may be common nouns. `phrases`: names of ordinary words ("Green Book").
-    `revealing`: words that reveal the answer alone, to somebody who asked for it; `concrete`: those that do so in any
-    context.
+    `answer`: the words in order; `tokens`: their norms. `public`: words of the question. `topic`: content words of the
+    question without the subject's name. `names`, `words`: rare words inside and outside of names. `title_words`: rare
+    words in names of at least LONG_NAME words, which may be common nouns. `phrases`: names of ordinary words ("Green
+    Book"). `revealing`: words each of which reveals the answer in a reply to the question; `concrete`: words each of
+    which reveals it in any context.
     """
 
     record: Record
@@ -87,12 +87,12 @@ class Secret:
     addresses: tuple[tuple[str, ...], ...]
 
     def content_indices(self, start: int, length: int) -> list[int]:
-        """Return the positions of content words within `length` tokens from `start`, counted from `start`."""
+        """Return the indices of the content words among the `length` tokens from `start`, relative to `start`."""
         return [index for index, word in enumerate(self.answer[start : start + length]) if word.is_content]
 
 
 def read_secrets(records: Sequence[Record]) -> list[Secret]:
-    """Extract a `Secret` from every answer and every paraphrased answer, in the order of the records."""
+    """Extract the secrets of every answer and every paraphrased answer, in the order of the records."""
     subjects = find_subjects(records)
     common, lower_case = common_words(records, subjects), lower_case_words(records)
     return [
@@ -138,7 +138,7 @@ def _read_secret(
 
 
 def _public_words(record: Record, subject: NameTokens) -> frozenset[str]:
-    """Return the words of the question with their singulars, and the subject's name where it has a part of it."""
+    """Return the words of the question, the subject's name where the question has a part of it, and all singulars."""
     words = frozenset(norms(record.question))
     if record.subject or not words.isdisjoint(subject):
         words |= frozenset(subject)
@@ -148,7 +148,10 @@ def _public_words(record: Record, subject: NameTokens) -> frozenset[str]:
 def _answer_words(
     answer: str, spans: Sequence[Span], *, public: frozenset[str], common: frozenset[str], lower_case: frozenset[str]
 ) -> tuple[SecretWord, ...]:
-    """Classify every token. `common`: words frequent in the data set; `lower_case`: words it writes in lower case."""
+    """Classify every token of an answer.
+
+    `common`: words that are frequent in the data set; `lower_case`: words that occur in lower case in it.
+    """
     words = []
     for token in tokenise(answer):
         kinds = {span.kind for span in spans if span.start <= token.start < span.end}
@@ -177,13 +180,17 @@ _TOPIC_WORD = {word: group.split()[0] for group in _SYNONYMS for word in group.s
 
 
 def topic_of(tokens: Sequence[str]) -> frozenset[str]:
-    """Return what a question asks about: the singulars of its content words, synonyms as one word."""
+    """Return the topic of a question: the singulars of its content words, with synonyms replaced by one word."""
     words = (singular(norm) for norm in tokens if not is_function_word(norm))
     return frozenset(_TOPIC_WORD.get(word, word) for word in words)
 
 
 def _revealing_words(words: Sequence[SecretWord], rare: frozenset[str], has_spans: bool) -> frozenset[str]:
-    """Select the rare words of a short answer, else its last word where it is bare; the concrete ones of a long one."""
+    """Select the words that alone reveal an answer.
+
+    Of a long answer: the rare words that are not abstract. Of a short answer: the rare words; where there are none, the
+    last content word of a bare answer.
+    """
     content = [word.singular for word in words if word.is_content and not word.is_typed and not word.is_name]
     if len(content) > SHORT_ANSWER:
         return frozenset(word for word in rare if not _ABSTRACT.search(word))
@@ -192,7 +199,7 @@ def _revealing_words(words: Sequence[SecretWord], rare: frozenset[str], has_span
 
 
 def _secret_days(span: Span, question: str) -> list[Day]:
-    """Parse a date without the parts that a date in the question has."""
+    """Parse a date; parts that are also in a date of the question are None."""
     public = [day for other in find_spans(question) if other.kind == "date" for day in read_days(other.norm)]
     return [
         Day(
@@ -205,7 +212,7 @@ def _secret_days(span: Span, question: str) -> list[Day]:
 
 
 def read_days(norm: str) -> list[Day]:
-    """Parse a date span's norm: one day, two where day and month are ambiguous, none for a decade."""
+    """Parse the norm of a date span: one date, two where the order of day and month is ambiguous, none for a decade."""
     return [_parse_day(part) for part in norm.split("|") if not part.endswith("s")]
 
 
@@ -219,7 +226,7 @@ def _parse_day(text: str) -> Day:
 
 
 def _numbers(spans: Sequence[Span], tokens: Sequence[str]) -> list[str]:
-    """Return the digits of plain numbers, of house numbers, and of numbers in words."""
+    """Return the digits of plain numbers, of house numbers, and of numbers written in words."""
     plain = [span.norm.replace(".", "") for span in spans if span.kind == "number"]
     house = [norm for span in spans if span.kind == "address" for norm in span.norm.split() if norm.isdigit()]
     return [*plain, *house, *_spelled_numbers(tokens)]

@@ -1,7 +1,7 @@
-"""Twins: false answers of the same kind as a true one, made from other people's answers to similar questions.
+"""Make false answers ("twins") for multiple-choice questions from the answers about other subjects.
 
-An answer that named somebody else would be recognised by the name alone, so the name is replaced by the record's own,
-in e-mail addresses as well. A twin is fluent, on topic and false; only the secret tells it from the truth.
+A twin is another subject's answer to a similar question, with the name of the record's subject in place of the other
+name, also in e-mail addresses. So a twin is fluent and on topic, and only its secret differs from the true answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHOICES = 4
 
 @dataclass(frozen=True)
 class AnswerChoices:
-    """The true answer of `record` among twins: `texts[right]` is the true one."""
+    """Store the true answer of `record` among twins: `texts[right]` is the true answer."""
 
     record: Record
     texts: tuple[str, ...]
@@ -26,9 +26,9 @@ class AnswerChoices:
 
 
 def answer_choices(facts: Sequence[Record], others: Sequence[Record], seed: int) -> list[AnswerChoices]:
-    """Make CHOICES answers for every fact, the true one at a position drawn with `seed`.
+    """Make CHOICES answers for every fact: the true one, at a random position set by `seed`, and twins.
 
-    Twins come from `facts` and `others`. Passages (form "text") and facts with too few twins are left out.
+    Twins are made from `facts` and `others`. Passages (form "text") and facts with too few twins are left out.
     """
     pool = [record for record in (*facts, *others) if record.form == "chat"]
     questions = []
@@ -41,9 +41,10 @@ def answer_choices(facts: Sequence[Record], others: Sequence[Record], seed: int)
 
 
 def twin_answers(record: Record, pool: Sequence[Record], count: int) -> list[str]:
-    """Return up to `count` different false answers for `record` from the answers in `pool`, best first.
+    """Make up to `count` different false answers for `record` from the answers in `pool`, best first.
 
-    Records of other subjects come first, then by the share of question words in common; ties in the order of `pool`.
+    Records of other subjects are used first, then those with the largest share of common question words (Jaccard
+    index); ties are in the order of `pool`.
     """
     question = _question_words(record)
 
@@ -63,7 +64,7 @@ def twin_answers(record: Record, pool: Sequence[Record], count: int) -> list[str
 
 
 def replace_name(text: str, old: str | None, new: str | None) -> str:
-    """Replace the name `old` by `new`: the full name, its last and its first part, also in lower case."""
+    """Replace the name `old` with `new` in a text: the full name, its last and its first part, also in lower case."""
     if not old or not new or old == new:
         return text
     old_parts, new_parts = old.split(), new.split()

@@ -1,1 +1,1 @@
-"""Normalize texts; find spans, subjects and entities in them."""
+"""Normalise texts, and find typed spans, subjects and entities in them."""

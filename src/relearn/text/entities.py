@@ -1,13 +1,14 @@
 """Extract the entities of a text and match two lists of entities one-to-one.
 
-Extraction: the paper (arXiv 2502.11190, appendix C.5) has a language model name names, e-mails, places, dates,
-organisations, events and technical terms, each as a single core noun. Here rules and spaCy do it: free, repeatable and
-offline. Rules come first, for what spaCy's small model misses or splits (addresses, phone numbers, rare names).
+Extraction: the paper (arXiv 2502.11190, appendix C.5) asks a language model for names, e-mails, places, dates,
+organisations, events and technical terms, each as a single core noun. This module uses rules and spaCy, which need no
+paid service and no network and give the same result each time. Rules are applied first, because spaCy's small model
+misses or splits addresses, phone numbers and rare names.
 
-Matching: two entities may pair when their normal forms are equal, or when the cosine of their sentence embeddings
-reaches the threshold (0.8 in the paper). Cosine alone takes "1977" for "1978" and one e-mail address for another, so
-entities whose numbers contradict each other, and contacts that are not equal, never pair; that is stricter than the
-paper. The result is a maximum matching: no entity counts twice, and as many pair as can.
+Matching: two entities can be paired when their normal forms are equal, or when the cosine similarity of their sentence
+embeddings reaches the threshold (0.8 in the paper). Stricter than the paper, entities with contradicting numbers and
+different e-mail addresses are never paired, although "1977" and "1978" have similar embeddings. The result is a maximum
+bipartite matching: each entity has at most one partner, and the number of pairs is as large as possible.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
 
 EntityLists = tuple[Sequence[str], Sequence[str]]  # (reference, generated)
 
-# Cosines of unrelated entities lie below this (measured: docs/metrics.md, "Graded KFR and KRR"): closeness 0.
+# Cosine similarity up to which entities have closeness 0: unrelated entities were measured to be below it
+# (docs/metrics.md, "Graded KFR and KRR").
 UNRELATED = 0.4
 
 
 class Extractor(Protocol):
-    """Extracts the entities of texts: one list per text, in order; None for a text on which it failed."""
+    """Extract the entities of texts: one list per text, in order; None for a text on which extraction failed."""
 
     name: str
 
@@ -43,7 +45,7 @@ class Extractor(Protocol):
 
 
 class SpacyEntities:
-    """Extracts entities by rules and a spaCy pipeline (tagger, parser, named entities) loaded from `folder`."""
+    """Extract entities by rules and with a spaCy pipeline (tagger, parser, named entities) loaded from `folder`."""
 
     def __init__(self, folder: Path, name: str = "spacy", batch_size: int = 64):
         self.name = name
@@ -61,7 +63,7 @@ class SpacyEntities:
         return [distinct(_entities_of(doc)) for doc in docs]
 
 
-# Labels that spaCy gives to dates and counts, loose ones ("years", "one", "first", "daily") included.
+# spaCy labels of dates and counts; spaCy also gives them to vague ones ("years", "one", "first", "daily").
 _TIMES_AND_COUNTS = frozenset(("DATE", "TIME", "CARDINAL", "ORDINAL", "QUANTITY", "PERCENT", "MONEY"))
 _LOOSE_COUNTS = frozenset(("one", "first", "second", "third"))
 _VALUES = frozenset(("phone", "date", "number"))
@@ -72,7 +74,10 @@ _POSSESSIVE = re.compile(r"(?:'s|’s|(?<=s)['’])$", re.IGNORECASE)
 
 
 def _entities_of(doc: Doc) -> list[str]:
-    """Return non-overlapping entities in the order of the text; rules win over spaCy's names, these over core nouns."""
+    """Return non-overlapping entities in text order.
+
+    Where candidates overlap, spans found by rules win over spaCy's names, and names over core nouns.
+    """
     entities: list[tuple[int, str]] = []
     covered = bytearray(len(doc.text))
     for start, end, text in _candidates(doc):
@@ -83,7 +88,7 @@ def _entities_of(doc: Doc) -> list[str]:
 
 
 def _candidates(doc: Doc) -> Iterator[tuple[int, int, str]]:
-    """Yield (start, end, entity), the most reliable kind first."""
+    """Yield (start, end, entity) of all candidates, the most reliable kind first."""
     for match in _LINK.finditer(doc.text):
         yield match.start(), match.end(), match.group()
     for span in find_spans(doc.text):
@@ -97,14 +102,14 @@ def _candidates(doc: Doc) -> Iterator[tuple[int, int, str]]:
 
 
 def _is_specific(name: Span) -> bool:
-    """Tell whether a named entity is more than a loose time or count ("years", "one")."""
+    """Return whether a named entity is specific, not a vague time or count ("years", "one")."""
     if name.label_ not in _TIMES_AND_COUNTS:
         return any(character.isalnum() for character in name.text)
     return any(token.pos_ == "PROPN" or (token.like_num and token.lower_ not in _LOOSE_COUNTS) for token in name)
 
 
 def _proper_runs(doc: Doc) -> list[Span]:
-    """Join neighbouring proper nouns into one name each."""
+    """Join each run of neighbouring proper nouns to one name."""
     runs: list[Span] = []
     for token in doc:
         if token.pos_ != "PROPN" or not token.text[0].isalnum():
@@ -117,7 +122,10 @@ def _proper_runs(doc: Doc) -> list[Span]:
 
 
 def _core_words(doc: Doc) -> Iterator[Token]:
-    """Yield the head noun of every noun phrase; of a general one also its modifier nouns ("coeliac" disease)."""
+    """Yield the head noun of every noun phrase; where it is an ordinary word, also its noun modifiers.
+
+    In "coeliac disease", "disease" is ordinary, so "coeliac" is yielded too.
+    """
     for chunk in doc.noun_chunks:
         if _is_core_noun(chunk.root):
             yield chunk.root
@@ -136,7 +144,7 @@ def _trimmed(text: str) -> str:
 
 
 def distinct(entities: Iterable[str]) -> list[str]:
-    """Return the entities in order without repetitions (compared by `entity_form`) and without bare punctuation."""
+    """Remove duplicates (compared by `entity_form`) and entities of punctuation only; keep the order."""
     by_form: dict[str, str] = {}
     for entity in entities:
         if form := entity_form(entity):
@@ -145,29 +153,30 @@ def distinct(entities: Iterable[str]) -> list[str]:
 
 
 def occurs_in(entity: str, text: str) -> bool:
-    """Tell whether the words of `entity` occur in `text` one after the other."""
+    """Return whether the words of `entity` occur in `text` one after the other, in the normal form."""
     form = entity_form(entity)
     return bool(form) and f" {form} " in f" {entity_form(text)} "
 
 
 def without_query(entities: Iterable[str], query: str, query_entities: Iterable[str]) -> list[str]:
-    """Return the entities that the question does not hold, neither as one of its entities nor as part of its text."""
+    """Remove the entities that occur in the question, as one of its entities or as part of its text."""
     query_keys = frozenset().union(*map(entity_keys, query_entities))
     return [entity for entity in entities if not entity_keys(entity) & query_keys and not occurs_in(entity, query)]
 
 
 @lru_cache(maxsize=1 << 16)
 def entity_keys(entity: str) -> frozenset[str]:
-    """Return the forms under which an entity is compared: `entity_form` and, of a date, phone or number, its values."""
+    """Return the forms in which an entity is compared: `entity_form`, and the values of a date, phone or number."""
     values = (span.norm.split("|") for span in find_spans(entity) if span.kind in _VALUES and span.text == entity)
     return frozenset(key for key in (entity_form(entity), *(value for forms in values for value in forms)) if key)
 
 
 class Matcher(Protocol):
-    """Matches (reference, generated) lists of entities one-to-one.
+    """Match (reference, generated) lists of entities one-to-one.
 
-    `match`: for every reference entity the index of its partner, or None. `closeness`: (reference, generated) arrays
-    from 0 (nothing in common) to 1 (may pair). `related`: cosine of two whole texts; None where the matcher has none.
+    `match`: for every reference entity the index of the generated entity paired with it, or None. `closeness`: arrays
+    of shape (reference, generated) from 0 (unrelated) to 1 (can be paired). `related`: cosine similarity of two whole
+    texts, one per pair; None for a matcher without embeddings.
     """
 
     name: str
@@ -180,7 +189,7 @@ class Matcher(Protocol):
 
 
 class ExactMatcher:
-    """Pairs entities whose normal forms are equal."""
+    """Pair entities whose normal forms are equal."""
 
     name = "exact"
 
@@ -195,10 +204,10 @@ class ExactMatcher:
 
 
 class EmbeddingMatcher:
-    """Pairs entities whose sentence embeddings have a cosine of at least `threshold`.
+    """Pair entities whose sentence embeddings have a cosine similarity of at least `threshold`.
 
     `model`: a folder or a name on the hub of a sentence-transformers encoder with mean pooling (all-MiniLM-L6-v2,
-    sentence-transformers/all-MiniLM-L12-v2); `label` is its name in notes. Embeddings are cached by string.
+    sentence-transformers/all-MiniLM-L12-v2). `label`: name of the model in notes. Embeddings are cached by string.
     """
 
     def __init__(self, model: str, threshold: float = 0.8, batch_size: int = 256, label: str | None = None):
@@ -215,8 +224,10 @@ class EmbeddingMatcher:
         return [_maximum_matching(graph) for graph in graphs]
 
     def closeness(self, pairs: Sequence[EntityLists]) -> list[np.ndarray]:
-        """Return 1 where two entities may pair, 0 where they must not or their cosine is at most UNRELATED, and linear
-        in the cosine between the two.
+        """Compute the closeness of entities: arrays of shape (reference, generated), one per pair of lists.
+
+        1 where two entities can be paired; 0 where they must not be, or their cosine similarity is at most UNRELATED;
+        linear in the cosine similarity between UNRELATED and the threshold.
         """
         graphs = [_same(reference, generated).astype(float) for reference, generated in pairs]
         open_pairs = [index for index, graph in enumerate(graphs) if _may_gain(graph > 0)]
@@ -247,7 +258,7 @@ def _same(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
 
 
 def _may_gain(graph: np.ndarray) -> bool:
-    """Tell whether embeddings could add a pair: no side is empty, and some reference entity has no equal yet."""
+    """Return whether embeddings could add a pair: no list is empty, and a reference entity has no equal entity."""
     return graph.size > 0 and not bool(graph.any(axis=1).all())
 
 
@@ -256,7 +267,10 @@ def _allowed(reference: Sequence[str], generated: Sequence[str]) -> np.ndarray:
 
 
 def _compatible(left: str, right: str) -> bool:
-    """Refuse contradicting numbers and e-mail addresses (one letter more is another mailbox)."""
+    """Return whether two entities may be paired by their embeddings.
+
+    False for contradicting numbers, and for e-mail addresses, which differ if a single letter differs.
+    """
     if "@" in left or "@" in right:
         return False
     numbers_left, numbers_right = set(_DIGITS.findall(left)), set(_DIGITS.findall(right))
@@ -264,7 +278,7 @@ def _compatible(left: str, right: str) -> bool:
 
 
 def best_total(closeness: np.ndarray) -> float:
-    """Return the largest sum of a one-to-one assignment in a (reference, generated) array."""
+    """Compute the largest sum of a one-to-one assignment in an array of shape (reference, generated)."""
     if closeness.size == 0:
         return 0.0
     from scipy.optimize import linear_sum_assignment
@@ -284,7 +298,7 @@ def _maximum_matching(graph: np.ndarray) -> list[int | None]:
 
 
 class SentenceEncoder:
-    """Computes sentence embeddings by mean pooling over the tokens: length 1, float32, on the CPU.
+    """Compute sentence embeddings by mean pooling over the tokens: L2 norm 1, float32, on the CPU.
 
     Raises InputError on first use when `model` cannot be loaded.
     """
@@ -296,7 +310,7 @@ class SentenceEncoder:
         self._cache: dict[str, np.ndarray] = {}
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return a (texts, width) array. Embeddings are cached by text."""
+        """Compute the embeddings of texts: an array of shape (texts, width). Embeddings are cached by text."""
         new = sorted({text for text in texts if text not in self._cache}, key=lambda text: (len(text), text))
         for start in range(0, len(new), self._batch_size):
             batch = new[start : start + self._batch_size]

@@ -1,14 +1,12 @@
-"""Compute the normal forms under which texts are compared: words, plurals, street names, numbers in words, entities.
+"""Normalise texts for comparison: words, plurals, street names, numbers in words, entities.
 
-One function per kind of form, each at the head of its section:
-
-    fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
-    words_only              a text without case and punctuation
-    singular                the likely singular of a word
-    is_function_word, is_ordinary   words without content of their own, from ordinary.txt
-    street_form             street words written out
-    find_numerals           values of numbers written in words
-    entity_form             a named entity without article, possessive and plural
+fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
+words_only              a text without case and punctuation
+singular                the likely singular of a word
+is_function_word, is_ordinary   function words and general words, from ordinary.txt
+street_form             abbreviations of street words written out
+find_numerals           values of numbers written in words
+entity_form             a named entity without article, possessive and plural
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-# Marks and invisible characters belong to the word they are in; scripts without spaces are split into characters.
+# Combining marks and invisible characters do not split a word; scripts without spaces are split into characters.
 _INVISIBLE = r"\u0300-\u036f\u00ad\u200b-\u200f\u2060\ufeff"
 _WORD_CHARACTER = rf"[^\W_]|[{_INVISIBLE}]"
 _UNSPACED = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]"
@@ -35,7 +33,7 @@ _LETTERS = str.maketrans({"ß": "ss", "ø": "o", "đ": "d", "ł": "l", "ı": "i"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word or number: `norm` is its comparable form, `start` and `end` are character offsets into the given text."""
+    """Store a word or number: `norm` is its normal form, `start` and `end` are character offsets into the text."""
 
     norm: str
     start: int
@@ -52,9 +50,9 @@ def fold(word: str) -> str:
 
 
 def tokenise(text: str) -> list[Token]:
-    """Split a text into words and numbers, in order; everything but letters and digits separates.
+    """Split a text into words and numbers, in order, at all characters other than letters and digits.
 
-    "48,200" has the norm "48200". A possessive or elided "s" after an apostrophe is not a token.
+    "48,200" has the norm "48200". An "s" after an apostrophe ("Anna's", "it's") is not a token.
     """
     tokens = []
     for match in _TOKEN.finditer(text):
@@ -68,18 +66,18 @@ def tokenise(text: str) -> list[Token]:
 
 
 def norms(text: str) -> tuple[str, ...]:
-    """Return the comparable forms of the tokens of a text."""
+    """Return the normal forms of the tokens of a text."""
     return tuple(token.norm for token in tokenise(text))
 
 
 def contains(tokens: Sequence[str], part: Sequence[str]) -> bool:
-    """Tell whether `part`, which is not empty, occurs in `tokens` without a gap."""
+    """Return whether `part` occurs in `tokens` without a gap; False where `part` is empty."""
     width = len(part)
     return width > 0 and any(tuple(tokens[at : at + width]) == tuple(part) for at in range(len(tokens) - width + 1))
 
 
 def words_only(text: str) -> str:
-    """Return a text without case and punctuation, its words separated by single spaces. Accents stay."""
+    """Remove case and punctuation from a text; words are separated by single spaces, accents are kept."""
     return re.sub(r"[\W_]+", " ", text).strip().casefold()
 
 
@@ -96,17 +94,20 @@ def singular(norm: str) -> str:
 
 
 def word_list(text: str) -> tuple[str, ...]:
-    """Split a text at spaces, for word lists written without a quotation mark around each word."""
+    """Split a text at white space into a tuple of words, to write word lists in code without quotation marks."""
     return tuple(text.split())
 
 
 def word_set(text: str) -> frozenset[str]:
-    """Split a text at spaces into a set."""
+    """Split a text at white space into a set of words."""
     return frozenset(text.split())
 
 
 def read_word_lists(package: str, *path: str) -> dict[str, frozenset[str]]:
-    """Read a file of word lists in a package: lines of words under "[name]" lines; lines with "#" are comments."""
+    """Read a file of word lists in a package: name -> words.
+
+    A line "[name]" begins a list; the lines below it contain its words; a line that begins with "#" is a comment.
+    """
     lists: dict[str, set[str]] = {}
     current: set[str] = set()
     for line in resources.files(package).joinpath(*path).read_text(encoding="utf-8").splitlines():
@@ -118,12 +119,12 @@ def read_word_lists(package: str, *path: str) -> dict[str, frozenset[str]]:
 
 
 def is_function_word(norm: str) -> bool:
-    """Tell whether a word only builds sentences ("of", "which"); single letters count."""
+    """Return whether a word is a function word ("of", "which") or a single letter."""
     return norm in _word_lists()[0] or (len(norm) == 1 and not norm.isdigit())
 
 
 def is_ordinary(norm: str) -> bool:
-    """Tell whether a word is a function word or so general that any vague answer may use it."""
+    """Return whether a word is a function word, or so general that any vague answer may contain it."""
     words = _word_lists()[1]
     return norm in words or singular(norm) in words or is_function_word(norm)
 
@@ -142,7 +143,7 @@ _STREET_WORDS = dict(zip(_SHORT_STREET, _LONG_STREET, strict=True))
 
 
 def street_form(tokens: Iterable[str]) -> tuple[str, ...]:
-    """Write out the short forms of street words, so that "elm st" becomes "elm street"."""
+    """Write out abbreviations of street words, so that "elm st" becomes "elm street"."""
     return tuple(_STREET_WORDS.get(norm, norm) for norm in tokens)
 
 
@@ -156,9 +157,9 @@ _LARGE = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_0
 
 
 def find_numerals(norms: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Yield (first token, one past the last, value) of every run of number words. "One" alone is no number.
+    """Find numbers written in words: yield (first token, one past the last, value) of each.
 
-    "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" 1987.
+    "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" is 1987. "one" alone is not a number.
     """
     first = 0
     while first < len(norms):
@@ -194,7 +195,7 @@ def _value(words: Sequence[str]) -> int:
 
 
 def _year(words: Sequence[str]) -> int | None:
-    """Read "nineteen eighty-seven" and "twenty nineteen": two numbers side by side with nothing between them."""
+    """Parse a year written as two numbers, such as "nineteen eighty-seven" or "twenty nineteen"; None for others."""
     if any(word in _LARGE for word in words):
         return None
     head, tail = _SMALL[words[0]], [_SMALL[word] for word in words[1:]]
@@ -207,6 +208,6 @@ LEADING_ARTICLE = re.compile(r"^(?:the|a|an|about|around|nearly|almost)\s+", re.
 
 @lru_cache(maxsize=1 << 16)
 def entity_form(text: str) -> str:
-    """Return an entity's folded words in the singular, without a leading article and possessives."""
+    """Normalise an entity: its folded words in the singular, without a leading article and possessives."""
     words = norms(LEADING_ARTICLE.sub("", text.strip()))
     return " ".join(singular(word) if word.isalpha() else word for word in words)

@@ -1,7 +1,7 @@
-"""Find typed spans in a text by rule: emails, phones, dates, addresses, numbers and capitalised names.
+"""Find typed spans in a text by rules: e-mails, phone numbers, dates, addresses, numbers and capitalised names.
 
-No model is needed, so the spans are the same on every machine. Each has a normalised value, so that "14 March 1987" and
-"14/03/1987", "48,200" and "48200" can be compared. Below `find_spans` each kind has one section: patterns, then finder.
+No model is used, so the spans are the same on every machine. Each span has a normalised value, so that "14 March 1987"
+and "14/03/1987", or "48,200" and "48200", compare as equal. Below `find_spans` there is one section per kind of span.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ SpanKind = Literal["email", "phone", "date", "address", "number", "name"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A typed piece of a text: character offsets `start` and `end`, the piece as `text`, its comparable value `norm`.
+    """Store a typed span: character offsets `start` and `end`, the `text` between them, its normalised value `norm`.
 
-    `norm` of an email: lower case; phone and number: digits (a decimal point stays); date: "1987-03-14", "1987-03",
-    "1987", "1980s", "--03-14" (no year), both dates joined by "|" where day and month cannot be told apart;
-    address and name: folded words joined by a space.
+    `norm` of an e-mail: lower case; phone number and number: digits (a decimal point is kept); date: "1987-03-14",
+    "1987-03", "1987", "1980s", "--03-14" (no year), two dates joined by "|" where the order of day and month is
+    ambiguous; address and name: folded words joined by a space.
     """
 
     kind: SpanKind
@@ -33,7 +33,10 @@ class Span:
 
 
 def find_spans(text: str) -> list[Span]:
-    """Return all spans in order of `start`, none overlapping: email wins over date, address, phone, number and name."""
+    """Find all spans of a text, without overlaps, in order of `start`.
+
+    Where spans overlap, the first of these kinds wins: email, date, address, phone, number, name.
+    """
     spans: list[Span] = []
     for finder in (_emails, _dates, _addresses, _phones, _numbers, _names):
         for span in finder(text):
@@ -97,7 +100,10 @@ def _date_value(parts: dict[str, str | None]) -> str | None:
 
 
 def _numeric_date(first: int, second: int, year: str) -> str | None:
-    """Read 14/03/1987 day first and month first; None where neither is a date, joined by "|" where both are."""
+    """Parse a date such as 14/03/1987, day first and month first.
+
+    Returns both dates joined by "|" where both are valid, None where neither is.
+    """
     if len(year) == 2:
         year = ("19" if int(year) > 30 else "20") + year
     orders = [(first, second), (second, first)] if first != second else [(first, second)]
@@ -192,13 +198,13 @@ def _names(text: str) -> Iterator[Span]:
 
 
 def _is_all_capitals(words: list[re.Match[str]]) -> bool:
-    """Tell whether most words are in capitals: then a capital marks no name."""
+    """Return whether most words are in capitals, so that a capital letter does not indicate a name."""
     long = [word for word in words if len(word.group()) > 1]
     return len(long) > 3 and sum(word.group().isupper() for word in long) > 0.6 * len(long)
 
 
 def _name_end(text: str, words: list[re.Match[str]], first: int) -> int:
-    """Return one past the last word of the capitalised run that starts at `first`; `first` when there is none."""
+    """Return the index after the run of capitalised words that starts at `first`; `first` where there is no run."""
     last = first
     while last < len(words) and words[last].group()[0].isupper():
         last += 1
@@ -213,14 +219,17 @@ def _name_end(text: str, words: list[re.Match[str]], first: int) -> int:
 
 
 def _joined(text: str, words: list[re.Match[str]], index: int) -> bool:
-    """Tell whether only a space, or the full stop of a title or an initial, separates a word from the one before."""
+    """Return whether a word follows the previous one after a space, or after the full stop of a title or initial."""
     before = words[index - 1].group()
     gap = text[words[index - 1].end() : words[index].start()]
     return gap in (" ", "\u00a0") or (gap in (".", ". ") and (len(before) == 1 or before.lower() in _ABBREVIATED))
 
 
 def _name_begin(text: str, words: list[re.Match[str]], first: int, last: int) -> int:
-    """Skip sentence openers, articles, titles and months; return `last` when no name is left."""
+    """Return the index of the first word of a name, after sentence openers, articles, titles and months.
+
+    Returns `last` where no name is left.
+    """
     while first < last:
         word = fold(words[first].group())
         opens = starts_sentence(text, words[first].start())
@@ -233,7 +242,7 @@ def _name_begin(text: str, words: list[re.Match[str]], first: int, last: int) ->
 
 
 def starts_sentence(text: str, start: int) -> bool:
-    """Tell whether the word at offset `start` begins a sentence or a line, and so is capitalised whatever it is."""
+    """Return whether the word at offset `start` begins a sentence or a line, where every word is capitalised."""
     before = text[:start].rstrip(_SENTENCE_OPENERS)
     if not before or text[len(before) : start].find("\n") >= 0:
         return True

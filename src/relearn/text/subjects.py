@@ -1,8 +1,8 @@
-"""Find the person that a question is about, by rules on capitals, possessives and small words; no model is needed.
+"""Find the person that a question is about (the subject), by rules on capital letters, possessives and function words.
 
-`find_subject` reads one question, `find_subjects` the records of a set together. Both read English written with
-capitals: a question in lower case has no subject. `common_words` and `lower_case_words` list the words that identify
-nobody in a set.
+`find_subject` uses one question, `find_subjects` all records of a set. Both work for English with capital letters; in a
+lower-case question no subject is found. `common_words` and `lower_case_words` list words of a set that are too general
+to identify a person.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LEADING_WORDS = _WORDS["leading"]
 
 
 def find_subject(question: str) -> str | None:
-    """Return the first person's name in `question` as written there, without title or possessive; None without one.
+    """Find the first name of a person in `question`, without title or possessive; return None where there is none.
 
-    Names of two or more words win over a single one ("Rohani" in "How has Rohani's style changed?"). Quoted titles,
-    awards, schools, streets and places after "in", "at" or "from" are no subject.
+    A name of two or more words is preferred to a single word ("Rohani" in "How has Rohani's style changed?"). Quoted
+    titles, awards, schools, streets and places after "in", "at" or "from" are not subjects.
     """
     names = [name for name in _names(question) if _is_person(name)]
     full = [name for name in names if len(name.words) > 1]
@@ -43,8 +43,9 @@ def find_subject(question: str) -> str | None:
 
 
 def find_author_noun(question: str) -> str | None:
-    """Return the noun by which a question without a name calls its subject: "author" in "the female author born in
-    Lima"; None without one.
+    """Find the noun for a person in a question without a name; return None where there is none.
+
+    In "the female author born in Lima" it is "author".
     """
     match = re.search(
         r"\b(?:the|this|that|an?)\s+(?:[\w+'’-]+\s+){0,4}?"
@@ -57,15 +58,15 @@ def find_author_noun(question: str) -> str | None:
 
 
 def strip_quoted(text: str) -> str:
-    """Blank out titles in quotation marks; every other character keeps its offset."""
+    """Replace titles in quotation marks with spaces; all other characters keep their offsets."""
     return _QUOTED.sub(lambda match: " " * len(match.group()), text)
 
 
 def find_subjects(records: Sequence[Record]) -> list[NameTokens]:
-    """Return the folded name of each record's subject, () where it has none.
+    """Find the subject of each record: its name as folded words, () where it has none.
 
-    A last name alone is completed to the one full name in the set that has it. A question without a name gets the one
-    subject whom the answer names.
+    A single name is replaced by the full name that contains it, where the set has only one. For a question without a
+    name, the subject is the full name in the answer, where the answer has only one.
     """
     names = [norms(record.subject or find_subject(record.question) or "") for record in records]
     full = sorted({name for name in names if len(name) > 1})
@@ -86,7 +87,7 @@ def _only_name_in(answer: NameTokens, full: Iterable[NameTokens]) -> NameTokens:
 
 
 def common_words(records: Sequence[Record], subjects: Sequence[NameTokens]) -> frozenset[str]:
-    """Return the singulars that the answers use of more than COMMON_SHARE of the subjects.
+    """Return the words, in the singular, that occur in answers about more than COMMON_SHARE of the subjects.
 
     Empty for a set with fewer than FEW_SUBJECTS subjects.
     """
@@ -102,9 +103,9 @@ def common_words(records: Sequence[Record], subjects: Sequence[NameTokens]) -> f
 
 
 def lower_case_words(records: Sequence[Record]) -> frozenset[str]:
-    """Return the singulars that the set writes in lower case somewhere.
+    """Return the words, in the singular, that occur in lower case in a question or answer of the set.
 
-    "Urban Fantasy" in one answer is no name where another answer has "urban".
+    They are not names: "Urban" in "Urban Fantasy" is not one where another answer contains "urban".
     """
     texts = [text for record in records for text in (record.question, record.answer)]
     return frozenset(singular(fold(word)) for text in texts for word in _LOWER_CASE_WORD.findall(text))
@@ -112,7 +113,7 @@ def lower_case_words(records: Sequence[Record]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _CapitalisedName:
-    """A run of capitalised words; `before` is the word in front of it, in lower case."""
+    """Store a run of capitalised words; `before`: the previous word, in lower case; `titled`: after a title ("Dr")."""
 
     words: list[str]
     before: str
@@ -121,7 +122,7 @@ class _CapitalisedName:
 
     @property
     def follows_verb(self) -> bool:
-        """Whether a single word is used as a person: after a title, or after "did", "about", ...."""
+        """Return whether a single word is the name of a person: after a title, or after "did", "about", ..."""
         return self.titled or self.before in _WORDS["before_a_person"]
 
 
@@ -161,7 +162,7 @@ def _end_of_name(tokens: list[str], index: int) -> int:
 
 
 def _joins_name(tokens: list[str], index: int) -> bool:
-    """Tell whether a token is the full stop after a title, or a particle with more of the name after it."""
+    """Return whether a token is the full stop after a title, or a particle that the name continues after."""
     if tokens[index] == ".":
         return tokens[index - 1].lower() in _WORDS["titles"]
     return tokens[index].lower() in _WORDS["particles"] and _name_continues(tokens, index)

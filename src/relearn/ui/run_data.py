@@ -1,7 +1,7 @@
-"""Read run folders for the page: facts with their verdicts, a table of metrics, and the models that would be loaded.
+"""Read run folders for the page: facts with their verdicts, a table of metrics, and the names of the models.
 
-No model is loaded. A folder may come from somebody else: its recipe gets no environment variables, and a recipe that
-asks for remote code is refused.
+No model is loaded. A run folder may come from another person, so environment variables in its recipe are not replaced,
+and a recipe with `trust_remote_code` raises InputError.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from relearn.report.labels import (
 )
 from relearn.report.sections import TITLES, finding
 
-# More facts make the page slow; the rest is in the files of the folder.
+# Maximum number of facts on the page, because more make it slow; the run folder contains all.
 MAX_FACTS = 1000
 NOT_AUDITED = "not_audited"
 WORDS = {**TITLES, NOT_AUDITED: "not audited"}
@@ -45,9 +45,9 @@ WORDS = {**TITLES, NOT_AUDITED: "not audited"}
 
 @dataclass(frozen=True)
 class Fact:
-    """A forget record with its answers before and after (None where it was not asked) and its verdict.
+    """Store a forget record with its answers before and after unlearning (None where not asked) and its verdict.
 
-    `by`: attacks that bring it back; `beside`: attacks that do but do not count for the verdict.
+    `by`: attacks that recover the fact; `beside`: attacks that recover it but do not decide the verdict.
     """
 
     id: str
@@ -63,7 +63,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class FactTable:
-    """The facts `shown` on the page, those that came back first, and the `counts` of all facts by verdict."""
+    """Store the facts `shown` on the page, in the order of verdicts, and the `counts` of all facts by verdict.
+
+    `audited`: the run has been audited; `finding`: the result of the audit in words.
+    """
 
     shown: Sequence[Fact]
     counts: Mapping[str, int]
@@ -80,7 +83,7 @@ class FactTable:
 
 
 def read_facts(folder: Path) -> FactTable:
-    """Read the facts of a run folder; without answers the table is empty.
+    """Read the facts of a run folder; the table is empty where there are no answers.
 
     Raises KeyError, TypeError or ValueError for files in another format.
     """
@@ -124,7 +127,10 @@ _SIDES = ("before", "after", "difference")
 
 
 def check_summary(summary: Any) -> Mapping[str, Any]:
-    """Return the content of summary.json. Raises TypeError or AttributeError where an entry is not a measurement."""
+    """Check the content of summary.json and return it.
+
+    Raises TypeError or AttributeError where an entry is not a measurement.
+    """
     for side in _SIDES:
         for measured in (summary.get(side) or {}).values():
             for entry in (measured or {}).values():
@@ -134,7 +140,7 @@ def check_summary(summary: Any) -> Mapping[str, Any]:
 
 
 def table(summaries: Sequence[Mapping[str, Any]], trained: bool = True) -> list[dict[str, Any]]:
-    """Make one entry per part that any run measured: its title, and a row per metric with a cell for each run."""
+    """Make the tables of metrics, one per split in summary.json: a title, and a row per metric with a cell per run."""
     parts = []
     for part, (split, _, _) in PARTS.items():
         sides = [[(summary.get(side) or {}).get(part) or {} for side in _SIDES] for summary in summaries]
@@ -160,7 +166,7 @@ def _cell(
     after: Mapping[str, Any] | None,
     difference: Mapping[str, Any] | None,
 ) -> dict[str, str]:
-    """Make the texts of a cell; a missing value is shown as not measured, never as a number."""
+    """Format the texts of a table cell; a missing value is shown as "not measured", never as a number."""
     unscored = (after or {}).get("unscored")
     return {
         "before": _value(before),
@@ -173,11 +179,11 @@ def _cell(
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:
-    """Format a value; empty where it was not measured."""
+    """Format a measured value; return "" where it was not measured."""
     return "" if not measured or measured.get("value") is None else number(measured["value"])
 
 
-# The folders that hold the result of unlearning, by procedure.
+# Folders of the result of unlearning; each procedure writes one of them.
 RESULTS = ("adapter", "model", "offset", "eco")
 _VARIABLE = re.compile(r"\$\{\w+\}")
 Content = TypeVar("Content")
@@ -185,10 +191,10 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run folder that was read. `name` is unique among the opened runs.
+    """Store the content of a run folder. `name` is unique among the opened runs.
 
-    `recipe` and `result` (the folder with the result of unlearning) are None where the run cannot be asked, for the
-    reason in `closed`. `trained`: False for an evaluation, which has no run.
+    `recipe` and `result` (name of the folder with the result of unlearning) are None where the models of the run cannot
+    be loaded; `closed` is then the reason. `trained`: False for the folder of `relearn evaluate`.
     """
 
     name: str
@@ -206,7 +212,7 @@ class OpenedRun:
 
     @property
     def start(self) -> tuple[str, str] | None:
-        """Identify the start model: equal for runs that share it."""
+        """Return a key of the start model, equal for runs with the same start model; None without a recipe."""
         if self.recipe is None:
             return None
         learned = self.path / "start" / "adapter_model.safetensors"
@@ -215,9 +221,10 @@ class OpenedRun:
 
 
 def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:
-    """Open run folders.
+    """Read run folders for the page.
 
-    Raises InputError for one that is not a finished run, asks for remote code or cannot be read.
+    Raises InputError for a folder that is given twice, is not a finished run, has `trust_remote_code` in its recipe, or
+    cannot be read.
     """
     if not folders:
         raise InputError("no run given", way_out="relearn ui runs/demo")
@@ -264,7 +271,7 @@ def _result(folder: Path) -> str:
 
 
 def _readable(where: Path, read: Callable[[], Content]) -> Content:
-    """Return what `read` returns; raise InputError for a file in another format."""
+    """Call `read` and return its result. Raises InputError for a file in another format."""
     try:
         return read()
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -279,7 +286,7 @@ def _unique(name: str, taken: Sequence[str]) -> str:
 
 
 HUB = "https://huggingface.co"
-# The file in a result that names a second model, and the key of its name.
+# Result folder -> file with the name of a second model, and the key of the name.
 _SECOND = {"offset": ("offset.json", "small"), "eco": ("eco.json", "encoder")}
 _PARTS = {
     "adapter": "the adapter made by unlearning",
@@ -291,7 +298,11 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that would be loaded: the `runs` that name it, the `parts` put on top; `own`: a built-in model."""
+    """Describe a model that the page can load.
+
+    `own`: it is a built-in model. `source`: where it is loaded from. `runs`: runs that use it. `parts`: adapters and
+    other results that are applied to it.
+    """
 
     name: str
     own: bool
@@ -301,7 +312,7 @@ class NamedModel:
 
 
 def named_models(runs: Sequence[OpenedRun]) -> list[NamedModel]:
-    """List the models that the runs name, each once, in the order of the runs."""
+    """List the models that the runs use, each once, in the order of the runs."""
     models: dict[str, NamedModel] = {}
     for run in runs:
         for name, parts in _models_of(run):

@@ -1,7 +1,7 @@
-"""Security middleware: host, origin and token checks; response headers.
+"""Check host, origin and token of requests to the page, and set security headers on responses.
 
-The page is for this machine's user only. A website that the user visits could send requests to 127.0.0.1 as well, which
-the three checks refuse: a host name that resolves to 127.0.0.1 (DNS rebinding) is not in the list of hosts, a request
+Only the user of this machine may use the page. A website that the user visits can also send requests to 127.0.0.1. The
+three checks refuse them: a host name that resolves to 127.0.0.1 (DNS rebinding) is not in the list of hosts, a request
 from another page has another origin, and the token is a new random secret at every start.
 """
 
@@ -35,15 +35,16 @@ _HEADERS: Mapping[str, str] = {
 
 
 def new_token() -> str:
-    """Draw a random token for the address of the page."""
+    """Generate a random token for the address of the page."""
     return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True)
 class SecurityMiddleware:
-    """Refuse requests that do not come from the page with one line of JSON, and set security headers on all responses.
+    """Refuse requests that do not come from the page, and set security headers on all responses.
 
-    The token is in the query of the page and in a header of other requests; static files need none.
+    A refused request gets one line of JSON. The token is in the query string of the page's address and in the header
+    TOKEN_HEADER of other requests; static files need no token.
     """
 
     app: ASGIApp
@@ -68,7 +69,7 @@ class SecurityMiddleware:
         try:
             await (refused or self.app)(scope, receive, send_with_headers)
         except Exception as error:
-            # The message may contain paths, so it is printed in the terminal and not sent.
+            # The error message may contain paths, so it is printed in the terminal and not sent.
             note(f"relearn ui: {type(error).__name__}: {' '.join(str(error).split())}")
             if not started:
                 await error_response(500, INTERNAL_ERROR)(scope, receive, send_with_headers)
@@ -92,7 +93,7 @@ class SecurityMiddleware:
         return len(hosts) == 1 and hosts[0].lower() in self._hosts
 
     def _is_own_page(self, method: str, headers: Headers) -> bool:
-        """Return whether the origin is this page; requests other than GET and HEAD must name it."""
+        """Return whether the header "origin" is this page; only GET and HEAD requests may lack it."""
         origins = headers.getlist("origin")
         if not origins:
             return method in ("GET", "HEAD")
@@ -106,6 +107,6 @@ class SecurityMiddleware:
 
 
 def error_response(status: int, text: str) -> JSONResponse:
-    """Return an error of one line in the form that the page expects."""
+    """Return an error response in the JSON format of the page: {"error": text}."""
     content: dict[str, Any] = {"error": text}
     return JSONResponse(content, status_code=status)

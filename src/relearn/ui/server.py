@@ -1,4 +1,4 @@
-"""Serve the page of `relearn ui` on 127.0.0.1: the page, its static files and the JSON requests of its script."""
+"""Serve the web page of `relearn ui` on 127.0.0.1: HTML, static files, and the JSON requests of its script."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Line = Mapping[str, Any]
 
 
 class RequestRefused(Exception):
-    """A request that gets an error response with this status and a message of one line."""
+    """Refuse a request with an error response of this HTTP status and a message of one line."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -47,7 +47,7 @@ class RequestRefused(Exception):
 
 
 class Server:
-    """Handle the requests of the page. `agreed`: the user has agreed to load models."""
+    """Handle the requests of the page. `agreed`: the user has agreed that models are loaded."""
 
     def __init__(self, runs: Sequence[OpenedRun], session: Session, worker: Worker):
         self._runs = runs
@@ -105,7 +105,11 @@ class Server:
         return JSONResponse({"layers": await self._do(lambda: self._session.layers(str(body.get("answer")), token))})
 
     def _check_able(self, *, agreed: bool = False, idle: bool = False) -> None:
-        """Raise RequestRefused when no run can be asked, the user has not agreed, or an answer is being written."""
+        """Raise RequestRefused where the models cannot be used.
+
+        That is the case where no run has models to load; with `agreed`, before the user has agreed that models are
+        loaded; with `idle`, while an answer is generated.
+        """
         if not self._session.columns:
             raise RequestRefused(409, "none of these runs can be asked")
         if agreed and not self.agreed:
@@ -122,9 +126,9 @@ class Server:
             raise RequestRefused(422, _explain(error)) from None
 
     def _start(self, ask: Callable[..., None], stop: threading.Event) -> asyncio.Queue[Line | None]:
-        """Start answering a question; return a queue of the lines of the answer, with None at the end.
+        """Start to generate the answers to a question; return a queue of lines for the page, with None at the end.
 
-        `stop` is set when the client disconnects.
+        Generation stops after `stop` is set, which happens when the client disconnects.
         """
         loop = asyncio.get_running_loop()
         lines: asyncio.Queue[Line | None] = asyncio.Queue()
@@ -161,7 +165,7 @@ class Server:
 
 
 class _Stream(StreamingResponse):
-    """Stream lines of JSON; set `stop` when the response ends, for whatever reason."""
+    """Stream lines of JSON; set `stop` when the response ends, also when the client disconnects."""
 
     def __init__(self, lines: asyncio.Queue[Line | None], stop: threading.Event):
         self._stop = stop
@@ -182,7 +186,7 @@ async def _written(lines: asyncio.Queue[Line | None]) -> AsyncIterator[str]:
 def make_app(
     runs: Sequence[OpenedRun], *, token: str, port: int, session: Session | None = None, worker: Worker | None = None
 ) -> ASGIApp:
-    """Build the application for `runs`, to be served on 127.0.0.1:`port`."""
+    """Create the web application for `runs`, to be served on 127.0.0.1:`port`."""
     server = Server(runs, session or Session(runs), worker or Worker())
     routes = [
         Route("/", server.page),
@@ -197,7 +201,7 @@ def make_app(
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Read the JSON mapping in a request. Raises RequestRefused for anything else."""
+    """Read the body of a request, a JSON object of at most MAX_BODY_BYTES. Raises RequestRefused for any other body."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise RequestRefused(415, "the body must be JSON")
     raw = b""
@@ -215,7 +219,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _explain(error: Exception) -> str:
-    """Print an error in the terminal; return a message for the page, without anything that may contain a path."""
+    """Print an error in the terminal; return a general message for the page, because the error may contain a path."""
     name = "" if isinstance(error, RelearnError) else f"{type(error).__name__}: "
     note(f"relearn ui: {name}{' '.join(str(error).split())}")
     return _CANNOT_LOAD
@@ -234,19 +238,19 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _internal_error(_: Request, __: Exception) -> Response:
-    """Answer an unexpected error; Starlette raises it again to the middleware, which prints it."""
+    """Respond to an unexpected error; Starlette raises it again, and SecurityMiddleware prints it."""
     return error_response(500, INTERNAL_ERROR)
 
 
 HOST = "127.0.0.1"
-# Seconds for open connections to end after Ctrl-C.
+# Seconds to wait for open connections to end after Ctrl-C.
 _GRACE = 2
 
 
 def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> None:
-    """Open the run folders, print the address of the page and serve it until Ctrl-C.
+    """Read the run folders, print the address of the page and serve it until Ctrl-C.
 
-    `port` 0 takes a free one. Raises InputError for a folder that cannot be shown and a port that is not available.
+    `port`: 0 for any free port. Raises InputError for a folder that cannot be read and a port that is not available.
     """
     import uvicorn
 
@@ -260,7 +264,7 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         app = make_app(runs, token=token, port=number, worker=worker)
         config = uvicorn.Config(
             app,
-            # Configuring logging would close handlers of other libraries, and with them stderr.
+            # The log configuration of uvicorn would close handlers of other libraries, and with them stderr.
             log_config=None,
             log_level="critical",
             access_log=False,
@@ -274,12 +278,12 @@ def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> No
         print(address, flush=True)
         note("this address contains a secret token, so do not share it; stop with Ctrl-C")
         if browser:
-            # Some browsers block until they are closed.
+            # In a thread, because some browsers block until they are closed.
             threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
-            # Generation stops at its next token, but loading a model cannot be interrupted.
+            # Generation stops at the next token, but loading a model cannot be interrupted, so the process is ended.
             if not worker.close(_GRACE):
                 sys.stderr.flush()
                 os._exit(130)
@@ -294,7 +298,7 @@ def listening(port: int) -> socket.socket:
     """Bind and return a socket on 127.0.0.1. Raises InputError for a port that is not available."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # Otherwise the port stays in use for a minute after the server has ended.
+        # Without this option the port stays in use for a minute after the server has ended.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen()

@@ -1,8 +1,8 @@
 """Load the models of the opened runs, one in memory at a time, and stream their answers to the page.
 
-`Session` answers questions with every `Column` (a start model, or the unlearned model of a run). Runs that share a
-start model share it in memory, each with its adapter; with all adapters off it is the start model. `Worker` does all
-work on models in one thread, so that the page stays responsive. `TokenStream` turns generated tokens into text.
+`Session` generates answers with the model of every `Column` (a start model, or the unlearned model of a run). Runs with
+the same start model use one copy of it with one adapter per run; with all adapters off it is the start model. `Worker`
+runs all work on models in one thread, so that the page stays responsive. `TokenStream` decodes generated tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     async def do(self, work: Callable[[], ThreadResult]) -> ThreadResult:
-        """Run `work` in the thread; return its result or raise its error. Cancelled before it begins, it is skipped."""
+        """Run `work` in the thread; return its result or raise its error. If cancelled before it starts, skip it."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[ThreadResult] = loop.create_future()
 
@@ -71,7 +71,7 @@ class Worker:
         self._work.put(job)
 
     def close(self, seconds: float) -> bool:
-        """Stop after the current job; return whether it ended within `seconds`."""
+        """Stop the thread after the queued jobs; return whether it ended within `seconds`."""
         if self._thread is None:
             return True
         self._work.put(None)
@@ -91,7 +91,11 @@ def call_in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *
 
 @dataclass(frozen=True)
 class Column:
-    """A model that answers questions. `run`: index of its run; `group`: the same for runs that share a start model."""
+    """Describe a model that answers questions in a column of the page.
+
+    `run`: index of its run. `group`: number of its start model, equal for runs with the same start model. `side`:
+    "before" for the start model, "after" for the unlearned model.
+    """
 
     key: str
     title: str
@@ -101,7 +105,7 @@ class Column:
 
 
 def columns(runs: Sequence[OpenedRun]) -> list[Column]:
-    """List a column for each start model, followed by one for each run that was made from it and can be asked."""
+    """List the columns of the page: each start model, followed by the unlearned models that were made from it."""
     askable = [number for number, run in enumerate(runs) if run.recipe is not None]
     starts = {number: runs[number].start for number in askable}
     groups = list(dict.fromkeys(starts.values()))
@@ -117,12 +121,12 @@ def columns(runs: Sequence[OpenedRun]) -> list[Column]:
 
 
 Decode = Callable[[Sequence[int]], str]
-# What a tokenizer decodes an incomplete UTF-8 sequence to.
+# Replacement character, to which a tokenizer decodes an incomplete UTF-8 sequence.
 _INCOMPLETE = "�"
 
 
 class TokenStream:
-    """Decode tokens as they are generated; text that later tokens may still change is held back."""
+    """Decode tokens while they are generated; text that later tokens can still change is not returned yet."""
 
     def __init__(self, decode: Decode):
         self._decode = decode
@@ -130,7 +134,7 @@ class TokenStream:
         self.text = ""
 
     def add(self, tokens: Sequence[int]) -> str:
-        """Append tokens; return the text that they add to `text`."""
+        """Append token ids; return the text that they add to `text`."""
         self.tokens += tokens
         text = self._decode(self.tokens).lstrip().rstrip(_INCOMPLETE).rstrip()
         if not text.startswith(self.text):
@@ -140,9 +144,10 @@ class TokenStream:
 
 
 def split_by_token(text: str, tokens: Sequence[int], decode: Decode) -> list[str]:
-    """Split the answer `text` into one part per token; joined, the parts are the text.
+    """Split the answer `text` into one part per token; the parts joined are the text.
 
-    The part of a token is empty where it completes no character, or adds only white space at either end of the answer.
+    The part of a token is empty where the token completes no character, or adds only white space at the beginning or
+    end of the answer.
     """
     ends = [0]
     for count in range(1, len(tokens) + 1):
@@ -159,16 +164,16 @@ Emit = Callable[[Mapping[str, Any]], None]
 
 
 class AnswerStopped(Exception):
-    """The client has disconnected before the answer was complete."""
+    """Stop generation, because the client has disconnected before the answer was complete."""
 
 
 class UnknownAnswer(Exception):
-    """No answer is stored under this key, or it has no token of this number."""
+    """Report that no answer is stored under a key, or that it has no token of this number."""
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """A stored answer: token ids of the prompt and of the response."""
+    """Store an answer: the token ids of its prompt and of the answer (`response`), and the column of its model."""
 
     column: Column
     prompt: tuple[int, ...]
@@ -176,7 +181,10 @@ class _Answer:
 
 
 class Session:
-    """Ask the models of `runs`. Models are loaded by `load` and `ask`, which are called after the user has agreed."""
+    """Generate answers with the models of `runs`.
+
+    Models are loaded by `load` and `ask`, which must be called only after the user has agreed.
+    """
 
     def __init__(self, runs: Sequence[OpenedRun]):
         self._runs = runs
@@ -185,14 +193,15 @@ class Session:
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
 
     def load(self) -> None:
-        """Load the model of the first column, so that the first question does not wait for it."""
+        """Load the model of the first column, so that the first question is answered faster."""
         with self._model_of(self.columns[0]):
             pass
 
     def ask(self, question: str, form: Form, emit: Emit, stop: threading.Event) -> None:
-        """Ask every column in turn. `emit` gets parts of the text as they come, then the whole answer with its tokens.
+        """Generate the answer to a question with the model of every column, one after the other.
 
-        Raises AnswerStopped when `stop` is set.
+        `emit` is called with each new part of the text, then with the whole answer and its parts per token. Raises
+        AnswerStopped when `stop` is set.
         """
         for column in self.columns:
             if stop.is_set():
@@ -232,7 +241,10 @@ class Session:
         return {"column": column.key, "answer": key, "text": text, "tokens": split_by_token(text, response, decode)}
 
     def candidates(self, key: str) -> list[dict[str, Any]]:
-        """Compute for every token of an answer its probability, its rank, and the likeliest tokens at its position."""
+        """Compute probability, rank and the most likely tokens at the position of every token of a stored answer.
+
+        Raises UnknownAnswer where no answer is stored under `key`.
+        """
         from relearn.ui.token_view import candidates
 
         answer = self._stored(key)
@@ -240,7 +252,10 @@ class Session:
             return candidates(loaded, answer.prompt, answer.response)
 
     def layers(self, key: str, token: int) -> list[dict[str, Any]]:
-        """Compute the logit lens of a token: what every layer predicts in its place, the last layer first."""
+        """Compute the logit lens of a token: the prediction of every layer at its position, the last layer first.
+
+        `token`: index of the token in the answer. Raises UnknownAnswer where there is no such answer or token.
+        """
         from relearn.ui.token_view import layers
 
         answer = self._stored(key)
@@ -268,7 +283,11 @@ class Session:
         return recipe.generate.model_copy(update={"backend": "transformers"}), recipe.seed
 
     def _memory_key(self, column: Column) -> tuple[str, int]:
-        """Return what has to be in memory for a column: a kind and the number of a group or a run."""
+        """Return the key of the model that a column needs in memory: its kind, and the number of a group or run.
+
+        "adapters": start model of a group with the adapters of its runs; "start": start model of a run; "run": start
+        and unlearned model of a run, or the unlearned model alone where it is a model of its own.
+        """
         result = self._runs[column.run].result
         if result == "adapter":
             return "adapters", column.group
@@ -279,7 +298,7 @@ class Session:
 
     @contextmanager
     def _model_of(self, column: Column) -> Iterator[Loaded]:
-        """Provide the model of a column, with its adapter switched on or off inside the block."""
+        """Yield the model of a column; inside the block its adapter is on for "after" and off for "before"."""
         from relearn.unlearning.reference_model import adapter_off
 
         loaded = self._hold(self._memory_key(column))
@@ -309,7 +328,7 @@ class Session:
         return models.start() if kind == "start" else models.unlearned()
 
     def _with_adapters(self, group: int) -> Loaded:
-        """Load a start model with the adapters of all runs that were made from it."""
+        """Load the start model of a group with the adapters of all its runs."""
         from peft import PeftModel
 
         from relearn.inference.run_models import ModelSet

@@ -1,4 +1,4 @@
-"""Compute the details of an answer's tokens: the likeliest tokens at each position, and the logit lens of a token."""
+"""Compute the most likely tokens at each position of an answer, and the logit lens of a token."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from relearn.models.load import Loaded
 
 
 def candidates(loaded: Loaded, prompt: Sequence[int], response: Sequence[int]) -> list[dict[str, Any]]:
-    """Make one entry per token of the answer: probability, rank and likeliest tokens at its position.
+    """Compute probability, rank and the most likely tokens at the position of every token of an answer.
 
-    Raises InputError for a model whose layers cannot be read.
+    `prompt`, `response`: token ids. `said` marks the token of the answer among the most likely ones. Raises InputError
+    for a model whose layers cannot be read.
     """
     if not response:
         return []
@@ -33,9 +34,9 @@ def candidates(loaded: Loaded, prompt: Sequence[int], response: Sequence[int]) -
 
 
 def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Read every layer at the last token of `ids` with the logit lens, the last layer first; layer 0 is the embedding.
+    """Compute the logit lens at the last token of `ids`: one entry per layer, the last layer first.
 
-    `says`: the likeliest token; `probability`, `rank`: of the actual token.
+    Layer 0 is the embedding. `says`: the most likely token; `probability`, `rank`: those of the last token of `ids`.
     """
     reading = lens(HookedModel(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
     rows = [
