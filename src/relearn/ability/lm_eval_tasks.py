@@ -1,7 +1,7 @@
 """Run tasks of lm-eval (EleutherAI's evaluation harness) on the loaded model; the package is imported only when used.
 
-Tasks are named as in lm-eval (mmlu, gsm8k, wmdp_bio, ...), or are its task files (.yaml). Data of named tasks come from
-the Hugging Face hub, or from its cache with HF_HUB_OFFLINE; no data of the user are sent.
+A task is a name of lm-eval (mmlu, gsm8k, wmdp_bio, ...) or an lm-eval task file (.yaml). Data of named tasks are loaded
+from the Hugging Face hub, or from its cache with HF_HUB_OFFLINE. No user data are sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_task_file(task: str) -> bool:
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
-    """Raise MissingPartError without lm-eval, InputError for an unknown task and for a missing file."""
+    """Check lm-eval tasks. Raises MissingPartError without lm-eval, InputError for an unknown task or missing file."""
     if importlib.util.find_spec("lm_eval") is None:
         raise MissingPartError(
             f"the task {tasks[0]!r} is one of lm-eval, which is not installed",
@@ -51,14 +51,17 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 @cache
 def _task_manager(by_name: bool) -> Any:
-    """Load lm-eval's index of tasks; `by_name` includes its own, thousands of files that take seconds to read."""
+    """Load lm-eval's index of tasks; `by_name` adds its built-in tasks, thousands of files that are slow to read."""
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     return TaskManager(include_defaults=by_name)
 
 
 def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: int = 0) -> list[TaskScore]:
-    """Run lm-eval's tasks and return one score per measure of every task or group named in `tasks`."""
+    """Run lm-eval's tasks and return one score per measure of every task or group named in `tasks`.
+
+    Raises InputError if lm-eval cannot run the model or the tasks, RunFailedError if it returns no results.
+    """
     if getattr(loaded.model, "takes_rows", False) or is_sharded(loaded.model):
         raise InputError(
             "lm-eval cannot ask a model that is changed at inference time, or one in shards",
@@ -97,7 +100,7 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
 
 
 def read_results(results: Mapping[str, Any], by: str) -> list[TaskScore]:
-    """Convert what `simple_evaluate` returns; tasks inside a group are left out, the group's own number stays."""
+    """Convert the results of `simple_evaluate` to scores; for a group only its own number is kept, not its tasks."""
     in_groups = {child for children in (results.get("group_subtasks") or {}).values() for child in children}
     return [
         score
@@ -132,7 +135,7 @@ def _task_scores(task: str, measures: Mapping[str, Any], results: Mapping[str, A
 
 
 def _item_values(samples: Sequence[Mapping[str, Any]], measure: str, answer_filter: str) -> dict[str, float | None]:
-    """Return the value of each question, where the measure is a mean over questions."""
+    """Return the value of each question, by its id, if the measure is a mean over questions."""
     return {
         str(sample["doc_id"]): float(sample[measure])
         for sample in samples

@@ -1,13 +1,14 @@
-"""Run ability tasks from files, offline: multiple choice (MMLU, OpenBookQA, TruthfulQA, WMDP, ...) and sums (GSM8K).
+"""Run ability tasks from local files: multiple choice (MMLU, OpenBookQA, TruthfulQA, WMDP, ...) and sums (GSM8K).
 
-A file holds rows of one kind:
+A file contains rows of one kind:
 
-- Rows with choices are multiple choice. TASK/acc compares the choices' letters, after the solved questions in a row's
-  `examples`; TASK/acc_by_text compares the choices' texts divided by their length (inference/choice_logprobs.py).
-- Rows whose answer ends in "#### NUMBER" are sums. The model is asked as in a chat; TASK/exact_match is the share of
-  answers whose last number is that one.
+- Multiple choice: rows with choices. TASK/acc compares the log-probabilities of the choices' letters; the solved
+  questions in a row's `examples` come before the question. TASK/acc_by_text compares the log-probabilities of the
+  choices' texts, each divided by its length in characters (inference/choice_logprobs.py).
+- Sums: rows whose answer ends in "#### NUMBER". The prompt uses the chat format. TASK/exact_match is the share of
+  answers whose last number is NUMBER.
 
-With a limit, rows are taken evenly from the whole file.
+With a limit, rows are taken at even distances from the whole file.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from relearn.metrics.choice_accuracy import likeliest
 from relearn.metrics.metric import Measurement
 from relearn.models.load import Loaded
 
-# Half the width of a 95 % interval in standard errors.
+# Half the width of a 95 % interval, in standard errors.
 HALF_WIDTH = 1.96
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 SUM_PROMPT = '{question}\nWork it out step by step. End with "#### " and the number alone.'
-# Tokens left for the end of the prompt and the answer when examples are fitted into the context.
+# Tokens kept free for the end of the prompt and the answer when examples are cut to the context.
 _RESERVED_TOKENS = 8
 _FINAL = re.compile(r"####\s*(.+)\s*$")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
@@ -47,10 +48,10 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 @dataclass(frozen=True)
 class TaskScore:
-    """The score of a task; `name` is "TASK/MEASURE".
+    """Hold the score of a task; `name` is "TASK/MEASURE".
 
-    `stderr`: standard error of the value, None where it is unknown (one item, no estimate). `items`: index of a
-    question in the task -> its value, None where it could not be scored. `by`: the program that computed it.
+    `stderr`: standard error of the value; None if unknown (one item, or no estimate). `items`: index of a question in
+    the task -> its value; None if it could not be scored. `by`: the program that computed the score.
     """
 
     name: str
@@ -63,9 +64,9 @@ class TaskScore:
 
     @property
     def measurement(self) -> Measurement:
-        """Convert to a measurement, with value ± 1.96 standard errors as its interval.
+        """Convert the score to a measurement with the interval value ± 1.96 standard errors.
 
-        The interval is cut to 0 and 1 where every item is between them.
+        The interval is cut to [0, 1] if every item is in that range.
         """
         low, high = self._interval()
         note = "; ".join(filter(None, [self.note, f"by {self.by}", "interval: 1.96 standard errors" if low else ""]))
@@ -95,7 +96,7 @@ def mean_score(name: str, items: Mapping[str, float | None], note: str = "") -> 
 
 @dataclass(frozen=True)
 class Task:
-    """The questions of a file: either `choices`, or `sums` as (question, number)."""
+    """Hold the questions of a task file: either `choices`, or `sums` as (question, number)."""
 
     name: str
     choices: tuple[ChoiceQuestion, ...] = ()
@@ -103,12 +104,12 @@ class Task:
 
 
 def is_file(task: str) -> bool:
-    """Whether a task is a file of rows, by its extension."""
+    """Return whether a task is a file of rows, by its extension."""
     return Path(task).suffix.lower() in FORMATS
 
 
 def read_task(path: str, limit: int | None = None) -> Task:
-    """Read the task of a file. Raises InputError for rows that are neither multiple choice nor sums, or of both."""
+    """Read a task file. Raises InputError for no rows, for rows that are neither kind, and for rows of both kinds."""
     rows = [(where, _without_control_characters(values)) for where, values in read_rows(path)]
     if not rows:
         raise InputError("no rows", where=path, way_out="give at least one")
@@ -132,7 +133,7 @@ def read_task(path: str, limit: int | None = None) -> Task:
 
 
 def _without_control_characters(value: Any) -> Any:
-    """Replace control characters, which published files have by mistake, by blanks in all texts of a row."""
+    """Replace control characters, which some published files contain by mistake, by spaces in all texts of a row."""
     if isinstance(value, str):
         return "".join(" " if unicodedata.category(one) == "Cc" and one not in "\n\t" else one for one in value)
     if isinstance(value, list | tuple):
@@ -162,19 +163,19 @@ def _choice_question(record: Record, values: Mapping[str, Any]) -> ChoiceQuestio
 
 
 def final_number(answer: str) -> Decimal | None:
-    """Return the number after #### at the end of an answer; None where there is none."""
+    """Parse the number after #### at the end of an answer; None if there is none."""
     match = _FINAL.search(answer)
     return last_number(match[1]) if match else None
 
 
 def last_number(text: str) -> Decimal | None:
-    """Return the last number of a text without thousands separators: 1200.50 of "so 1,200.50 $."."""
+    """Parse the last number of a text, without thousands separators: 1200.50 for "so 1,200.50 $."."""
     numbers = _NUMBER.findall(text)
     return Decimal(numbers[-1].replace(",", "")) if numbers else None
 
 
 def run_task(loaded: Loaded, task: Task, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[TaskScore]:
-    """Score the model on the task of a file."""
+    """Score the model on a task that `read_task` returned."""
     if task.sums:
         return [_run_sums(loaded, task, settings, seed=seed, tick=tick)]
     return _run_choices(loaded, task, settings, tick)
@@ -193,7 +194,7 @@ def _run_sums(loaded: Loaded, task: Task, settings: Ability, *, seed: int, tick:
 
 
 def _run_choices(loaded: Loaded, task: Task, settings: Ability, tick: Ticker) -> list[TaskScore]:
-    """Compare texts, and letters unless the right choice is always the same one."""
+    """Score by text, and also by letter unless the right choice has the same letter in every question."""
     guessing = sum(1 / len(question.choices) for question in task.choices) / len(task.choices)
     scores = []
     if len({question.right for question in task.choices}) > 1 or len(task.choices) == 1:
@@ -222,7 +223,7 @@ def _is_right_by_text(question: ChoiceQuestion, logprobs: Sequence[float]) -> fl
 
 
 def _fit_shots(loaded: Loaded, question: ChoiceQuestion, shots: int | None) -> ChoiceQuestion:
-    """Limit the examples to `shots` and to the model's context; the first ones are dropped first."""
+    """Limit the examples to `shots` and to the model's context length; the first examples are dropped first."""
     config: Any = loaded.model.config
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     question = replace(question, shots=question.shots[:shots])

@@ -17,7 +17,10 @@ from relearn.models.load import Loaded
 
 
 def check_ability(settings: Ability) -> None:
-    """Read every file and look up every task name before a model is loaded. Raises InputError, MissingPartError."""
+    """Check all task files and task names before a model is loaded.
+
+    Raises InputError for a wrong file, an unknown or a repeated task, MissingPartError if lm-eval is not installed.
+    """
     names = Counter(Path(task).stem if local_tasks.is_file(task) else task for task in settings.tasks)
     repeated = next((name for name, count in names.items() if count > 1), None)
     if repeated:
@@ -31,7 +34,7 @@ def check_ability(settings: Ability) -> None:
 
 
 def measure_ability(loaded: Loaded, settings: Ability, *, seed: int = 0, tick: Ticker = quiet) -> list[TaskScore]:
-    """Score the loaded model on every task; all processes share the files, the main one runs lm-eval."""
+    """Score the loaded model on every task; all processes share the task files, only the main one runs lm-eval."""
     files, lm_eval_names = _split_tasks(settings)
     scores = []
     for path in files:
@@ -44,7 +47,7 @@ def measure_ability(loaded: Loaded, settings: Ability, *, seed: int = 0, tick: T
 
 
 def ability_scores(path: Path) -> dict[str, SplitScores]:
-    """Read the file that the scores of `measure_ability` were written to, as the part "ability"; {} without a file."""
+    """Read saved scores of `measure_ability` as the part "ability" of a summary; {} if there is no file."""
     if not path.exists():
         return {}
     scores = [TaskScore(**values) for values in read_json(path)]
@@ -52,6 +55,6 @@ def ability_scores(path: Path) -> dict[str, SplitScores]:
 
 
 def _split_tasks(settings: Ability) -> tuple[list[str], list[str]]:
-    """Separate files from names of lm-eval tasks."""
+    """Split the tasks into local task files and names of lm-eval tasks."""
     files = [task for task in settings.tasks if local_tasks.is_file(task)]
     return files, [task for task in settings.tasks if not local_tasks.is_file(task)]

@@ -1,1 +1,1 @@
-"""Analyse a model from inside: where it holds an answer, layer by layer, before and after unlearning."""
+"""Analyse hidden states layer by layer before and after unlearning: lenses, patching, circuits, adapter spectra."""

@@ -1,7 +1,7 @@
-"""Describe what a LoRA adapter does to the weights, read from its file: norm and spectrum per layer, and overlap.
+"""Compute norm and spectrum of a LoRA adapter's weight updates per module, and the overlap of two adapters.
 
-The update of a layer is scale x B A, of shape (out, in) and of rank r at most. Its singular values come from the small
-factors alone: with B = Q_B R_B and A' = Q_A R_A they are those of scale x R_B R_A', r x r.
+The update of a module is scale x B A, of shape (out, in) and rank r at most. With the QR decompositions B = Q_B R_B and
+A' = Q_A R_A, its singular values are those of the r x r matrix scale x R_B R_A'.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class LoraUpdate:
-    """The update of one module; `layer` is None outside of the decoder's layers.
+    """Hold the singular value decomposition of one module's update; `layer` is None outside the decoder's layers.
 
-    `singular` (r,): descending singular values. `basis_out` (out, r), `basis_in` (in, r): orthonormal, in their order.
+    `singular` (r,): singular values, descending. `basis_out` (out, r), `basis_in` (in, r): singular vectors in the same
+    order, orthonormal columns.
     """
 
     module: str
@@ -51,13 +52,13 @@ class LoraUpdate:
 
     @property
     def output_span(self) -> torch.Tensor:
-        """Return the output directions (out, n) with a singular value above rounding."""
+        """Return the output directions (out, n) whose singular value exceeds rounding error."""
         nonzero = self.singular > 1e-6 * max(float(self.singular.max()), 1e-30)
         return self.basis_out[:, nonzero]
 
 
 def read_updates(folder: Path) -> list[LoraUpdate]:
-    """Read the updates of all modules of a PEFT adapter in safetensors form, in the order of the file."""
+    """Read the updates of all modules of a PEFT adapter in safetensors format, in the order of the file."""
     check_adapter(folder)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     factors: dict[str, dict[str, torch.Tensor]] = {}
@@ -81,9 +82,9 @@ def decompose(module: str, b: torch.Tensor, a: torch.Tensor, scale: float) -> Lo
 
 
 def overlap(one: LoraUpdate, other: LoraUpdate) -> float:
-    """Compute the overlap of the output spaces of two updates, between 0 and 1; nan where one of them is zero.
+    """Compute the overlap of the output spaces of two updates, between 0 and 1; nan if one of them is zero.
 
-    It is the mean squared cosine of the principal angles between the spans of their output directions.
+    The overlap is the mean squared cosine of the principal angles between the spans of their output directions.
     """
     first, second = one.output_span, other.output_span
     if not first.shape[1] or not second.shape[1]:

@@ -1,11 +1,12 @@
-"""Knowledge circuits: which tokens, attention and MLP blocks an answer is built from (arXiv 2502.11190, section 5.2).
+"""Trace knowledge circuits: tokens, attention and MLP blocks that compute an answer (arXiv 2502.11190, section 5.2).
 
-Information flow routes (Ferrando and Voita 2024, arXiv 2403.00824) with the contributions of ALTI (arXiv 2203.04212):
-a node y is a sum of parts z; the proximity of a part is max(0, |y| - |y - z|) in the 1-norm, its contribution the share
-of that in the sum over the node's parts. From the answer's positions down, edges that contribute enough are kept.
+Uses information flow routes (Ferrando and Voita 2024, arXiv 2403.00824) with the contributions of ALTI (arXiv
+2203.04212). A node y is a sum of parts z. The proximity of a part is max(0, |y| - |y - z|) in the 1-norm. Its
+contribution is its proximity divided by the sum of proximities over the node's parts. The circuit consists of the edges
+with a contribution of at least a threshold, traced down from the answer's positions in the last layer.
 
-In order: contributions of one text (`information_flow`), circuits from them (`trace_circuits`), and the circuits of two
-models over the same questions as numbers for JSON (`compare_circuits`).
+`information_flow` computes the contributions in one text, `trace_circuits` the circuits of answers. `compare_circuits`
+compares the circuits of two models on the same questions.
 
 Shapes: T tokens, H width, L layers, A heads, D width of a head.
 """
@@ -27,7 +28,7 @@ from relearn.engine.forward import TokenRow
 from relearn.engine.model_support import bare
 
 THRESHOLDS = (0.06, 0.08)
-# Numbers in memory at once for the parts of some nodes.
+# Most values in memory at a time for the parts of nodes.
 _MAX_NUMBERS = 1 << 24
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
 _REQUIRED = ("self_attn.v_proj", "self_attn.o_proj", "input_layernorm", "post_attention_layernorm", "mlp")
@@ -35,10 +36,10 @@ _REQUIRED = ("self_attn.v_proj", "self_attn.o_proj", "input_layernorm", "post_at
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """An edge from the token `source` into the token `target` at `layer` (from 0).
+    """Hold an edge from the token `source` to the token `target` at `layer` (from 0).
 
-    `kind`: residual (past attention), attention, keep (past the MLP) or mlp. Only an attention edge has a `source`
-    other than its target.
+    `kind`: "attention"; "residual" (around attention); "mlp"; or "keep" (residual around the MLP). Only for attention
+    can `source` differ from `target`.
     """
 
     layer: int
@@ -55,10 +56,10 @@ Circuits = dict[str, dict[float, Circuit]]
 
 @dataclass(frozen=True)
 class InformationFlow:
-    """Contributions in every layer; those of a node add up to one.
+    """Hold the contributions in every layer; those of one node sum to 1.
 
-    `attention` (L, T, T + 2): to a token after attention, from each source token, its own residual, and the biases.
-    `mlp` (L, T, 2): to a token after the MLP, from its residual and from the MLP.
+    `attention` (L, T, T + 2): to each token after attention, from every source token, its residual and the biases.
+    `mlp` (L, T, 2): to each token after the MLP, from its residual and from the MLP.
     """
 
     attention: torch.Tensor
@@ -66,7 +67,7 @@ class InformationFlow:
 
 
 def trace_circuits(hooked: HookedModel, rows: Sequence[TokenRow]) -> Circuits:
-    """Trace the circuits of every row's answer. Raises InputError for a model that is not built like Llama."""
+    """Trace the circuit of each row's answer at each threshold. Raises InputError for a model not built like Llama."""
     circuits: Circuits = {}
     for row in rows:
         flow = information_flow(hooked, row.ids)
@@ -76,9 +77,9 @@ def trace_circuits(hooked: HookedModel, rows: Sequence[TokenRow]) -> Circuits:
 
 
 def extract_circuit(flow: InformationFlow, positions: Sequence[int], threshold: float) -> Circuit:
-    """Follow the edges with a contribution of at least `threshold` down from the last layer at `positions`.
+    """Select the edges with a contribution of at least `threshold`, traced down from the last layer at `positions`.
 
-    The contribution of the biases comes from no token, so it is no edge.
+    The biases have no source token, so their contribution gives no edge.
     """
     circuit: Circuit = {}
     targets = set(positions)
@@ -96,7 +97,7 @@ def extract_circuit(flow: InformationFlow, positions: Sequence[int], threshold: 
 
 
 def _attention_edges(layer: int, target: int, shares: Sequence[float], threshold: float) -> Circuit:
-    """Return the residual and attention edges into one token; `shares` (T + 2)."""
+    """Return the residual and attention edges to one token; `shares` (T + 2,): its contributions."""
     residual = shares[len(shares) - 2]
     edges = {Edge(layer, "residual", target, target): residual} if residual >= threshold else {}
     sources = (source for source in range(target + 1) if shares[source] >= threshold)
@@ -105,7 +106,7 @@ def _attention_edges(layer: int, target: int, shares: Sequence[float], threshold
 
 @torch.no_grad()
 def information_flow(hooked: HookedModel, ids: Sequence[int]) -> InformationFlow:
-    """Compute the contributions of one text. Raises InputError for a model that is not built like Llama."""
+    """Compute the contributions in one text. Raises InputError for a model that is not built like Llama."""
     layers = hooked.layers
     if any(not _has_module(layer, name) for layer in layers for name in _REQUIRED):
         raise _not_like_llama(hooked)
@@ -122,7 +123,7 @@ def information_flow(hooked: HookedModel, ids: Sequence[int]) -> InformationFlow
 
 
 def contributions(node: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-    """Compute the shares (..., P) of parts (..., P, H) in nodes (..., H); equal shares where no part is near."""
+    """Compute contributions (..., P) of parts (..., P, H) to nodes (..., H); equal if all proximities are 0."""
     size = node.abs().sum(-1, keepdim=True)
     proximity = (size - (node[..., None, :] - parts).abs().sum(-1)).clamp_min(0)
     total = proximity.sum(-1, keepdim=True)
@@ -132,7 +133,7 @@ def contributions(node: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
 def _layer_contributions(
     hooked: HookedModel, layer: Any, seen: dict[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the contributions (T, T + 2) to attention and (T, 2) to the MLP of one layer, on the CPU."""
+    """Compute the contributions (T, T + 2) after attention and (T, 2) after the MLP of one layer, on the CPU."""
     before, middle, after = seen["before"], seen["before"] + seen["attention"], seen["after"]
     _check_sum(hooked, middle + seen["mlp"], after)
     values, bias = _head_values(hooked, layer, seen)
@@ -151,7 +152,7 @@ def _layer_contributions(
 
 
 def _head_values(hooked: HookedModel, layer: Any, seen: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the values of every head and token (T, A, D) without biases, and what the biases add (H,)."""
+    """Return the values of every token and head (T, A, D) without biases, and the sum that the biases add (H,)."""
     heads, width = len(seen["weights"]), layer.self_attn.head_dim
     v_proj, o_proj = layer.self_attn.v_proj, layer.self_attn.o_proj
     bias = _apply(v_proj, torch.zeros_like(seen["normed"][:1]))[0]
@@ -164,23 +165,23 @@ def _head_values(hooked: HookedModel, layer: Any, seen: dict[str, torch.Tensor])
 
 
 def _apply(module: Any, values: torch.Tensor) -> torch.Tensor:
-    """Apply the module to float32 values in its own dtype; quantised weights take them as they are."""
+    """Apply the module to float32 values, cast to its dtype unless its weights are quantised; return float32."""
     dtype = next(module.parameters()).dtype
     return module(values.to(dtype) if dtype.is_floating_point else values).float()
 
 
 def _without_bias(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the linear map of a layer with its adapter, without the bias."""
+    """Return the linear map of a layer and its adapter, without the bias."""
     return lambda values: _apply(module, values) - _apply(module, torch.zeros_like(values[:1, :1]))
 
 
 def _norm_scale(normed: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
-    """Return the factor of a norm after the block (Gemma), held fixed; one where there is no norm."""
+    """Return the elementwise factor of a norm after the block (Gemma), taken as constant; 1 if there is no norm."""
     return torch.where(raw == 0, torch.ones_like(raw), normed / raw.masked_fill(raw == 0, 1))
 
 
 def _check_sum(hooked: HookedModel, total: torch.Tensor, output: torch.Tensor) -> None:
-    """Raise InputError where the parts do not add up to the model's own output."""
+    """Raise InputError if the parts do not sum to the model's own output."""
     dtype = next(hooked.model.parameters()).dtype
     tolerance = _TOLERANCE if dtype in (torch.float32, torch.float64) else _HALF_TOLERANCE
     if not (total - output).abs().max() <= tolerance * (1 + output.abs().max()):
@@ -207,10 +208,10 @@ def _eager_attention(hooked: HookedModel) -> Iterator[None]:
 
 @contextmanager
 def _recorded(layers: Any, on_layer: Callable[[Any, dict[str, torch.Tensor]], None]) -> Iterator[None]:
-    """Call `on_layer(layer, seen)` as soon as a layer has run, so that the tensors of one layer are held at a time.
+    """Record tensors of each layer and call `on_layer(layer, seen)` once it has run; one layer is in memory at a time.
 
-    `seen`: before, after (the layer's input and output), normed, values, weights, attention, mlp, and raw_attention
-    (before a norm that follows the block).
+    `seen`: before and after (input and output of the layer), normed, values, weights, attention, mlp, and raw_attention
+    (output of attention before a norm that follows it).
     """
     seen: dict[str, torch.Tensor] = {}
 
@@ -260,11 +261,11 @@ def _not_like_llama(hooked: HookedModel) -> InputError:
 
 
 def compare_circuits(own: Circuits, start: Circuits | None, layers: int) -> dict[str, Any]:
-    """List and count the edges of a model's circuits and, against the start model's, those lost and gained.
+    """List and count the edges of a model's circuits, and the edges lost and gained against the start model.
 
-    `questions`: row id -> threshold -> nodes [layer, token], layer 0 being the embeddings, and edges [layer, kind,
-    target, source, contribution]. `mean`: threshold -> means over the questions of edges per layer and kind, of edges
-    lost and gained, and of the share of the start model's edges that are kept.
+    Returns a JSON object. `questions`: row id -> threshold -> nodes [layer, token], where layer 0 is the embeddings,
+    and edges [layer, kind, target, source, contribution]. `mean`: threshold -> means over the questions: edges per
+    layer and kind, edges lost and gained, and the share of the start model's edges that are kept.
     """
     questions = {
         name: {

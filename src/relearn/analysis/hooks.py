@@ -1,7 +1,7 @@
 """Read and edit the layer states of any decoder that transformers loads, through plain forward hooks.
 
-The final norm and the output layer are found once and verified: applied to the last layer's states they must give the
-model's own logits, else the model is rejected. Shapes: T tokens, L decoder layers, H width, V vocabulary.
+Final norm and output layer are found once and verified: applied to the last layer's states they must give the model's
+own logits, else the model is rejected. Shapes: T tokens, L decoder layers, H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 class HookedModel:
-    """A decoder whose layer states can be read and edited; the model itself is not changed.
+    """Read and edit the layer states of a decoder, without changes to the model itself.
 
     `layers`: the decoder's blocks in order. Raises InputError for a model whose parts cannot be identified.
     """
@@ -46,14 +46,14 @@ class HookedModel:
 
     @torch.no_grad()
     def states(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return the states (L + 1, T, H): the input of the first layer, and the output of every layer."""
+        """Compute the states (L + 1, T, H) of one text, float32: input of the first layer, output of every layer."""
         return self.run(ids)[0]
 
     @torch.no_grad()
     def run(self, ids: Sequence[int], edits: Mapping[int, Edit] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return states (L + 1, T, H) and logits (T, V) of one text, float32.
+        """Compute states (L + 1, T, H) and logits (T, V) of one text, float32.
 
-        `edits`: index of a state (0: input of the first layer, n: output of layer n) -> function that changes it.
+        `edits`: state index (0: input of the first layer, n: output of layer n) -> function that changes the state.
         """
         seen: dict[int, torch.Tensor] = {}
         with evaluating(self.model), self._hooked(seen, edits or {}):
@@ -62,18 +62,18 @@ class HookedModel:
 
     @torch.no_grad()
     def read(self, states: torch.Tensor) -> torch.Tensor:
-        """Apply the final norm and the output layer to states (..., H) of any layer: logits (..., V), float32."""
+        """Decode states (..., H) of any layer with the final norm and output layer to logits (..., V), float32."""
         return self.decode(states)
 
     def decode(self, states: torch.Tensor) -> torch.Tensor:
-        """Do the same as `read`, with a gradient in the states."""
+        """Decode states as `read` does, with gradients with respect to the states."""
         weight = self.head.weight
         dtype = weight.dtype if weight.is_floating_point() else states.dtype
         return self.head(self.norm(states.to(dtype))).float()
 
     @contextmanager
     def _hooked(self, seen: dict[int, torch.Tensor], edits: Mapping[int, Edit]) -> Iterator[None]:
-        """Collect every state in `seen`, edited first where there is an edit."""
+        """Collect every state in `seen`, after its edit if there is one."""
 
         def record(index: int, states: torch.Tensor) -> torch.Tensor:
             if index in edits:
@@ -103,7 +103,7 @@ class HookedModel:
                 handle.remove()
 
     def _find_norm(self, decoder: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the decoder's child that takes the output of the last layer; identity where there is none."""
+        """Find the child of the decoder whose input is the output of the last layer; identity if there is none."""
         inputs: dict[str, torch.Tensor] = {}
         children = {name: child for name, child in decoder.named_children() if child is not self.layers}
         handles = [
@@ -123,7 +123,7 @@ class HookedModel:
 
 
 def _equal_up_to_rounding(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Compare logits; rounding in half precision reaches a few hundredths of the largest one."""
+    """Compare logits; in half precision, rounding errors reach a few hundredths of the largest logit."""
     tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
     return bool((one - other).abs().max() <= tolerance * (1 + other.abs().max()))
 

@@ -1,12 +1,12 @@
-"""Logit lens: read every layer through the final norm and the output layer (nostalgebraist 2020).
+"""Apply the logit lens: decode the states of every layer with the final norm and output layer (nostalgebraist 2020).
 
-It shows at which depth the secret becomes likely, and how far each layer is from the last. The ReLearn paper
-(arXiv 2502.11190, section 5.2 and Figure 6) finds a gradual approach to the last layer in the vanilla model and after
-ReLearn, and an abrupt one after reverse optimisation. With `translators` (tuned_lens.py) the states of a layer are
-first mapped into the last layer's space; `lens_rows` loads the text they are fitted on.
+The lens shows at which layer the secret becomes likely, and the KL of each layer to the last. The KL to the last layer
+falls gradually in the vanilla model and after ReLearn, and abruptly after reverse optimisation (arXiv 2502.11190,
+section 5.2 and Figure 6). With `translators` (tuned_lens.py) the states are first mapped into the last layer's space;
+`lens_rows` loads the text on which these are fitted.
 
-`top_tokens` lists the likeliest tokens per answer position (Figure 5): pushing the likeliest token down lifts the next,
-which may be the secret in another form, and then noise (the probability seesaw).
+`top_tokens` lists the likeliest tokens per answer position (Figure 5). It shows the probability seesaw: lowering the
+likeliest token raises the next one, which may be the secret in another form, and later noise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from relearn.models.chat import ChatFormat
 from relearn.synthesis.rows import load_generic
 from relearn.unlearning.data.encode import encode, record_example
 
-# Of six rows one is for early stopping and one is held out, so fewer would leave too little of each.
+# One row in six is for early stopping and one in six is held out, so 12 rows leave two for each.
 LEAST_ROWS = 12
 TOP = 5
 _PLAIN_TEXT = (".txt", ".md", ".text")
@@ -36,10 +36,10 @@ _PLAIN_TEXT = (".txt", ".md", ".text")
 
 @dataclass(frozen=True)
 class LensValues:
-    """Values per layer (L + 1, the embeddings first) and answer token (A), each of shape (L + 1, A).
+    """Hold lens values per layer (L + 1, the embeddings first) and answer token (A), each of shape (L + 1, A).
 
-    `logprob`, `rank` (1 is the likeliest) of the true token; `kl`: KL(last layer || this layer) in nats; `likeliest`:
-    the layer's likeliest token.
+    `logprob`, `rank`: of the true token; rank 1 is the likeliest. `kl`: KL(last layer || this layer) in nats.
+    `likeliest`: id of the layer's likeliest token.
     """
 
     logprob: torch.Tensor
@@ -50,7 +50,7 @@ class LensValues:
 
 @torch.no_grad()
 def lens(hooked: HookedModel, row: TokenRow, translators: Translators | None = None) -> LensValues:
-    """Apply the lens at the positions that predict the answer tokens; `translators` on the model's device."""
+    """Apply the lens at the positions that predict the answer tokens; `translators` must be on the model's device."""
     states, logits = hooked.run(row.ids)
     positions = slice(row.answer_start - 1, len(row.ids) - 1)
     targets = torch.tensor(row.ids[row.answer_start :], device=states.device)
@@ -71,7 +71,10 @@ def _layer_values(logits: torch.Tensor, targets: torch.Tensor, last: torch.Tenso
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """One answer position: the true token, its probability and rank, and the likeliest tokens with theirs."""
+    """Hold the prediction at one answer position: true token, its probability and rank, and the likeliest tokens.
+
+    `top`: (token id, probability) of the likeliest tokens, in descending order.
+    """
 
     token: int
     probability: float
@@ -81,7 +84,7 @@ class TokenPrediction:
 
 @torch.no_grad()
 def top_tokens(hooked: HookedModel, row: TokenRow, top: int = TOP) -> list[TokenPrediction]:
-    """Predict every answer token of a text, given the true answer up to it."""
+    """Predict every answer token of a text, given the true answer before it."""
     _, logits = hooked.run(row.ids)
     probabilities = logits[row.answer_start - 1 : -1].softmax(-1)
     best = probabilities.topk(min(top, probabilities.shape[-1]), dim=-1)
@@ -95,9 +98,9 @@ def top_tokens(hooked: HookedModel, row: TokenRow, top: int = TOP) -> list[Token
 
 
 def lens_rows(chat: ChatFormat, path: Path | None = None) -> list[TokenRow]:
-    """Encode the built-in generic rows, or those of `path`: plain text, or any file of records.
+    """Encode the rows that a tuned lens is fitted on: from `path` (plain text or records), or built-in generic rows.
 
-    Raises InputError for a file that cannot be read, and for one with fewer than LEAST_ROWS rows.
+    Raises InputError for a file that cannot be read or has fewer than LEAST_ROWS rows.
     """
     records = load_generic() if path is None else _read_text(path)
     if len(records) < LEAST_ROWS:

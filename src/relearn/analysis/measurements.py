@@ -1,4 +1,4 @@
-"""Measure one model over a list of questions, as numbers for JSON that can be compared with another model's."""
+"""Measure one model on a list of questions: lens, top tokens, circuits and patching, as numbers for JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relearn.engine.forward import TokenRow
 from relearn.models.load import Loaded
 
 _DIGITS = 4
-# Nats per token that must be lost for a row to be in the patching numbers.
+# Rows that lost fewer nats per token are left out of the patching numbers.
 MIN_LOSS = 0.1
 
 
@@ -35,10 +35,10 @@ class ModelMeasurements:
         return len(self._hooked.layers)
 
     def lens(self, translators: Translators | None = None) -> dict[str, list[float]]:
-        """Apply the logit lens, or with `translators` the tuned lens.
+        """Apply the logit lens, or with `translators` the tuned lens, and average over the rows.
 
-        Per layer, over all answer tokens: mean log-probability, median rank, mean KL(last layer || layer); `kl_first`:
-        at the first answer token alone, as in Figure 6 of arXiv 2502.11190.
+        Returns per layer, over all answer tokens: `logprob` (mean log-probability), `rank` (median rank), `kl` (mean
+        KL(last layer || layer)). `kl_first`: mean KL at the first answer token, as in Figure 6 of arXiv 2502.11190.
         """
         on_device = None if translators is None else translators.to(self._hooked.device)
         values = [lens(self._hooked, row, on_device) for row in self._rows]
@@ -50,7 +50,7 @@ class ModelMeasurements:
         }
 
     def top_tokens(self) -> dict[str, list[dict[str, Any]]]:
-        """Return by row id, for every answer token, its probability and rank and the five likeliest tokens."""
+        """Return, by row id, probability, rank and the five likeliest tokens at every answer token."""
         return {
             row.id: [
                 {
@@ -65,7 +65,7 @@ class ModelMeasurements:
         }
 
     def tuned_lens(self, text: Sequence[TokenRow], folder: Path, seed: int, tick: Any = None) -> FittedLens:
-        """Fit a lens to this model on other `text`, or load it from `folder` where that was done before."""
+        """Fit a tuned lens to this model on the rows `text`, or load an earlier one from `folder`."""
         return load_or_fit(self._hooked, text, folder, LensSettings(seed=seed), tick=tick)
 
     def circuits(self, count: int) -> Circuits:
@@ -73,21 +73,22 @@ class ModelMeasurements:
         return trace_circuits(self._hooked, self._rows[:count])
 
     def tokens(self, count: int) -> dict[str, list[str]]:
-        """Return by row id the tokens of the first `count` rows as text."""
+        """Decode the tokens of the first `count` rows to text, by row id."""
         return {row.id: [self._text(token) for token in row.ids] for row in self._rows[:count]}
 
     def states(self) -> dict[str, torch.Tensor]:
-        """Return by row id the states (L + 1, T, H), to be patched into another model."""
+        """Compute the states (L + 1, T, H) by row id, for patching into another model."""
         return {row.id: self._hooked.states(row.ids) for row in self._rows}
 
     def answer_logprobs(self) -> dict[str, float]:
-        """Return by row id the mean log-probability of the true answer."""
+        """Compute the mean log-probability of the true answer, by row id."""
         return {row.id: answer_logprob(self._hooked, row) for row in self._rows}
 
     def restored(self, donor: Mapping[str, torch.Tensor], donor_logprobs: Mapping[str, float]) -> dict[str, Any]:
-        """Compute how much of the lost log-probability the donor's states at the prompt restore, state by state.
+        """Compute the share of the lost log-probability that the donor's states at the prompt restore, for each state.
 
-        0: nothing, 1: the donor's own log-probability. Median over the `rows` that lost at least MIN_LOSS.
+        0: nothing is restored; 1: the donor's own log-probability. `share`: median over the rows that lost at least
+        MIN_LOSS; `rows`: their number.
         """
         shares = []
         for row in self._rows:

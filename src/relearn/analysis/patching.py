@@ -1,7 +1,8 @@
-"""Activation patching: put states of one model into a run of another and measure the answer again.
+"""Patch activations: put states of one model into the forward pass of another and measure the answer's log-probability.
 
-Where the start model's states restore the secret, the unlearned model has changed before that layer (Meng et al. 2022,
-arXiv 2202.05262). States are indexed as in `HookedModel.states`: 0 is the input of the first layer, n the output of n.
+If the start model's states at a layer restore the secret, unlearning changed the model before that layer (Meng et al.
+2022, arXiv 2202.05262). State indices as in `HookedModel.states`: 0 is the input of the first layer, n the output of
+layer n. Shapes: T tokens, L layers, H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from relearn.engine.forward import TokenRow
 def patched_logits(
     hooked: HookedModel, ids: Sequence[int], states: Mapping[int, torch.Tensor], positions: Sequence[int]
 ) -> torch.Tensor:
-    """Return the logits (T, V) of a text with `states` (index -> (T, H)) put in at the token `positions`."""
+    """Compute the logits (T, V) of a text with `states` (state index -> (T, H)) patched in at the token `positions`."""
     where = torch.tensor(list(positions), dtype=torch.long, device=hooked.device)
 
     def replace_by(donor: torch.Tensor) -> Edit:
@@ -32,9 +33,9 @@ def patched_logits(
 
 
 def patch_each_layer(hooked: HookedModel, row: TokenRow, donor: torch.Tensor) -> list[float]:
-    """Compute the mean log-probability of the answer with one state of `donor` (L + 1, T, H) put in at a time.
+    """Compute the mean log-probability of the answer for each state of `donor` (L + 1, T, H), patched in one at a time.
 
-    Only the prompt's positions are patched; the states of the answer tokens are the receiving model's own.
+    Only positions of the prompt are patched; states of the answer tokens stay those of the receiving model.
     """
     prompt = range(row.answer_start)
     patched = (patched_logits(hooked, row.ids, {index: state}, prompt) for index, state in enumerate(donor))

@@ -1,8 +1,8 @@
-"""Analyse a finished training: the probability seesaw, the loss by part, and the alignment of its gradients.
+"""Analyse a finished training: probability seesaw, loss by part, and alignment of forget and retain gradients.
 
-Alignment is the cosine between the gradients of a method's forget and retain terms in the trained weights, on a few
-micro-batches of its own plan: 1 where both want the same step, -1 where each undoes the other. At the start of a LoRA
-adapter B is zero, so A has no gradient and the cosine is over B alone.
+Alignment is the cosine between the gradients of a method's forget term and its retain term with respect to the trained
+weights, on a few micro-batches of the training plan. 1: both terms have the same direction; -1: opposite directions. At
+the start of training B of a LoRA adapter is zero, so A has no gradient and the cosine is over B alone.
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ _PLAIN_DATA = (
 
 
 def seesaw(folder: Path) -> dict[str, Any] | None:
-    """Average trajectory.jsonl over the rows of each split at every step; None where the training wrote none.
+    """Average trajectory.jsonl over the rows of each split at every step; None if the training wrote none.
 
-    `true`: probability of the true token at the first answer position; `answer`: mean over the answer's positions;
-    `next_1`, `next_2`: the two likeliest other tokens at that step; `entropy` in nats.
+    `true`: probability of the true token at the first answer position. `answer`: mean probability of the true token
+    over all answer positions. `next_1`, `next_2`: probabilities of the two likeliest other tokens at that step.
+    `entropy`: in nats.
     """
     path = folder / FILE
     steps = read_jsonl(path, torn=True) if path.exists() else []
@@ -80,7 +81,7 @@ def _step_means(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[
 
 
 def loss_parts(folder: Path) -> dict[str, Any]:
-    """Return every part of the unlearning loss by step; the last line of a step counts, where it was repeated."""
+    """Read each part of the unlearning loss by step from log.jsonl; for a repeated step, the last row is used."""
     path = folder / LOG
     rows = read_jsonl(path, torn=True) if path.exists() else []
     last = {row["step"]: row for row in rows if row.get("stage") == "unlearn" and row.get("parts")}
@@ -90,7 +91,7 @@ def loss_parts(folder: Path) -> dict[str, Any]:
 
 
 def alignment(model: Any, objective: Objective, batches: Sequence[MicroBatch], reference: Any) -> dict[str, Any]:
-    """Compute the cosine of the two gradients per micro-batch, its mean, and the mean norms; `.grad` is untouched."""
+    """Compute the cosine of forget and retain gradients per micro-batch, its mean, and mean norms; keeps `.grad`."""
     cosines, norms = [], []
     for batch in batches:
         forget = _gradient(model, objective, batch, reference, of_retain=False)
@@ -108,7 +109,7 @@ def alignment(model: Any, objective: Objective, batches: Sequence[MicroBatch], r
 
 
 def _gradient(model: Any, objective: Objective, batch: MicroBatch, reference: Any, *, of_retain: bool) -> torch.Tensor:
-    """Compute the gradient of the retain rows alone (`of_retain`) or of all others: (weights,) float64."""
+    """Compute the gradient of the retain rows alone (`of_retain`) or of all other rows, flattened to float64."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     with evaluating(model):
         loss, _ = objective(_detach_others(observe(model, batch, objective, reference), of_retain))
@@ -119,7 +120,7 @@ def _gradient(model: Any, objective: Objective, batch: MicroBatch, reference: An
 
 
 def _detach_others(batch: Batch, of_retain: bool) -> Batch:
-    """Detach all tensors except those of the retain rows (`of_retain`), or only those of the retain rows."""
+    """Detach all tensors except those of the retain rows (`of_retain`), else only those of the retain rows."""
     changed = {}
     for name, value in vars(batch).items():
         if (name in _RETAIN_FIELDS) == of_retain:
@@ -136,7 +137,7 @@ def _detach_others(batch: Batch, of_retain: bool) -> Batch:
 
 
 def measure_alignment(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Compute the alignment at the start and at the end of the unlearning; None and the reason where it cannot be."""
+    """Compute the alignment at the start and end of unlearning; returns (None, reason) if it cannot be computed."""
     settings = recipe.unlearn
     if settings.method not in METHODS:
         return None, f"{settings.method} comes from a plug-in that is not loaded"
@@ -161,7 +162,7 @@ def measure_alignment(recipe: Recipe, folder: Path) -> tuple[dict[str, Any] | No
 
 
 def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, model, loaded) with a new adapter, then with the trained one; one model is in memory at a time."""
+    """Yield (name, model, loaded) with a new adapter, then with the trained one, with one model in memory at a time."""
     loaded = ModelSet.of_run(recipe, folder).start()
     yield "start", add_lora(loaded.model, recipe.unlearn.lora, seed=recipe.seed), loaded
     loaded = put_adapter(ModelSet.of_run(recipe, folder).start(), folder / "adapter")
@@ -171,7 +172,7 @@ def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any
 
 
 def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
-    """Load what the run trained on: its records, synthesised rows, and generated retain records."""
+    """Load the training data of a run: records, synthesised rows, and generated records if it has no retain set."""
     data = load_all(recipe.data)
     written, neighbours = folder / SYNTHESIS, folder / NEIGHBOURS
     retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
@@ -180,7 +181,7 @@ def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Compute everything for analysis/dynamics.json; `notes` say what was not measured, and why."""
+    """Compute the content of analysis/dynamics.json; `notes` list what was not measured, with the reason."""
     try:
         alignments, why = measure_alignment(recipe, folder)
     except InputError as error:

@@ -1,11 +1,12 @@
-"""Tuned lens: fit an affine translator per layer, so that its states can be read in the last layer's terms.
+"""Fit a tuned lens: one affine translator per layer, which maps its states into the last layer's space.
 
-The logit lens reads a layer as if later layers changed nothing but the answer. A translator h -> A h + b, fitted on
-other text by the least forward KL of the last layer's distribution to the translated one, removes what later layers do
-to any text (Belrose et al. 2023, arXiv 2303.08112). Translators are fitted on the start model and used for every other
-model: a lens fitted to each model would hide the change that is looked for.
+The logit lens decodes a layer as if later layers did not change the representation. A translator h -> A h + b is fitted
+on other text; it minimises the forward KL of the last layer's distribution to the translated one, and so corrects for
+changes that later layers make to every text (Belrose et al. 2023, arXiv 2303.08112). Translators are fitted on the
+start model and used for all models, because a lens fitted to each model would hide the difference between them.
 
-Shapes: L layers, H width, N text positions, V vocabulary. State 0 is the input of the first layer, n the output of n.
+Shapes: L layers, H width, N text positions, V vocabulary. State 0 is the input of the first layer, state n the output
+of layer n.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from relearn.engine.forward import TokenRow
 
 FOLDER = "tuned_lens"
 _WEIGHTS, _METADATA = "translators.safetensors", "fit.json"
-# Logits in memory at once, and bytes of weights fitted at once (with their gradients and moments).
+# Most logits in memory at a time, and most bytes of weights fitted together (with their gradients and moments).
 _MAX_LOGITS = 1 << 24
 _MAX_FITTED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class LensSettings:
-    """`rate`: how far one step may move a state, in standard deviations; `batch`: positions per step.
+    """Set how a tuned lens is fitted.
 
-    The KL on the early-stopping split is measured every `every` steps; `patience` measurements without a gain stop the
-    fit. `places`: most positions of each split (fit, stop, held_out).
+    `rate`: how far one step may move a state, in standard deviations. `batch`: positions per step. `most_steps`: limit
+    of steps. `every`: steps between measurements of the KL on the early-stopping part. `patience`: measurements without
+    a lower KL after which the fit stops. `places`: most positions of each part of the text (fit, stop, held_out).
     """
 
     seed: int = 0
@@ -51,7 +53,10 @@ class LensSettings:
 
 @dataclass(frozen=True)
 class Translators:
-    """Map state n to h + change[n] h + bias[n], the last state to itself; `change` (L, H, H), `bias` (L, H)."""
+    """Map state n to h + change[n] h + bias[n]; the last state is unchanged.
+
+    `change`: (L, H, H); `bias`: (L, H).
+    """
 
     change: torch.Tensor
     bias: torch.Tensor
@@ -61,7 +66,7 @@ class Translators:
         return cls(*(torch.zeros(shape, device="cpu") for shape in ((layers, width, width), (layers, width))))
 
     def __call__(self, index: int, states: torch.Tensor) -> torch.Tensor:
-        """Translate states (..., H) of state index `index` into the last layer's terms."""
+        """Map states (..., H) with state index `index` into the last layer's space."""
         if index == len(self.change):
             return states
         return states + states @ self.change[index].T + self.bias[index]
@@ -72,7 +77,7 @@ class Translators:
 
 @dataclass(frozen=True)
 class FittedLens:
-    """Fitted translators and their fit metadata (fit.json)."""
+    """Hold fitted translators and the metadata of the fit (fit.json)."""
 
     translators: Translators
     metadata: dict[str, Any]
@@ -86,7 +91,7 @@ def load_or_fit(
     *,
     tick: Any = None,
 ) -> FittedLens:
-    """Return the model's lens from `folder`/tuned_lens where model, text and settings are the same, else fit it."""
+    """Load the model's lens from `folder`/tuned_lens if model, text and settings are the same, else fit and save it."""
     key = _key(hooked, rows, settings)
     stored = _load(folder / FOLDER, key)
     if stored is not None:
@@ -102,9 +107,9 @@ def load_or_fit(
 def fit(
     hooked: HookedModel, rows: Sequence[TokenRow], settings: LensSettings = LensSettings(), *, tick: Any = None
 ) -> tuple[Translators, dict[str, Any]]:
-    """Fit translators; return them on the CPU, with metadata that has the KL per state on held-out text.
+    """Fit translators; return them on the CPU, with metadata such as the KL per state on held-out text.
 
-    Of six rows the third is for early stopping and the sixth is held out.
+    Of every six rows the third is for early stopping and the sixth is held out.
     """
     splits = {
         "fit": [row for number, row in enumerate(rows) if number % 3 != 2],
@@ -138,10 +143,10 @@ def fit(
 
 
 class _LayerFit:
-    """The translator of one layer while it is fitted.
+    """Fit the translator of one layer.
 
-    States differ by orders of magnitude from number to number, so the weights act on standardised states:
-    h -> h + spread * (W (h - mean) / spread + c). `translator` converts that to A and b.
+    Dimensions of a state differ by orders of magnitude, so the weights act on standardised states:
+    h -> h + spread * (W (h - mean) / spread + c). `translator` converts W and c to `change` and `bias`.
     """
 
     def __init__(self, index: int, states: torch.Tensor, rate: float):
@@ -151,7 +156,7 @@ class _LayerFit:
         width = states.shape[-1]
         self._weight = torch.zeros(width, width, device=states.device, requires_grad=True)
         self._shift = torch.zeros(width, device=states.device, requires_grad=True)
-        # Adam moves every weight by its rate; a state is the sum of `width` of them times numbers of size 1.
+        # Adam moves every weight by about its rate; an output is a sum of `width` weights times values of size 1.
         self._adam = torch.optim.Adam(
             [{"params": [self._weight], "lr": rate / width**0.5 / 4}, {"params": [self._shift], "lr": rate}]
         )
@@ -163,7 +168,7 @@ class _LayerFit:
         return states + self._spread * (standardised @ self._weight.T + self._shift)
 
     def step(self, hooked: HookedModel, last: torch.Tensor, at: torch.Tensor) -> None:
-        """Take an Adam step on the positions `at`; `last`: the last layer's log-probabilities there."""
+        """Take one Adam step on the positions `at`; `last`: the last layer's log-probabilities (n, V) there."""
         parameters = [self._weight, self._shift]
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         for start, stop in _chunks(len(at), last.shape[-1]):
@@ -176,7 +181,7 @@ class _LayerFit:
         self._adam.step()
 
     def record(self, kl: float, step: int) -> None:
-        """Keep the weights where their KL is the lowest so far."""
+        """Keep a copy of the weights if `kl` is the lowest so far."""
         if kl < self._best_kl:
             self._best_kl, self.best_step, self._without_gain = kl, step, 0
             self._best = (self._weight.detach().clone(), self._shift.detach().clone())
@@ -187,7 +192,7 @@ class _LayerFit:
         return self._without_gain >= patience
 
     def translator(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the best weights so far as change (H, H) and bias (H,)."""
+        """Return the weights with the lowest KL as change (H, H) and bias (H,)."""
         weight, shift = self._best
         change = self._spread[:, None] * weight / self._spread
         return change.cpu(), (self._spread * shift - change @ self._mean).cpu()
@@ -196,7 +201,7 @@ class _LayerFit:
 def _fit_layers(
     hooked: HookedModel, states: dict[str, torch.Tensor], indices: range, settings: LensSettings, tick: Any
 ) -> list[_LayerFit]:
-    """Fit several layers on the same batches, so that the last layer is decoded once for all of them."""
+    """Fit several layers on the same batches, so that the last layer is decoded only once for all of them."""
     device = hooked.device
     layers = [_LayerFit(index, states["fit"][index].to(device).float(), settings.rate) for index in indices]
     last, stop_last = (states[name][-1].to(device).float() for name in ("fit", "stop"))
@@ -234,7 +239,7 @@ def _mean_kls(hooked: HookedModel, last: torch.Tensor, translated: Sequence[tupl
 
 
 def _kl_per_state(hooked: HookedModel, states: torch.Tensor, translators: Translators) -> list[float]:
-    """Compute the mean KL of each of the states (L + 1, N, H)."""
+    """Compute the mean KL(last layer || translated state) for each of the states (L + 1, N, H)."""
     device = hooked.device
     last = states[-1].to(device).float()
     kls = []
@@ -245,7 +250,7 @@ def _kl_per_state(hooked: HookedModel, states: torch.Tensor, translators: Transl
 
 
 def _single_translator(translators: Translators, index: int, device: torch.device) -> Any:
-    """Return the translator of one state on the model's device, where all of them may not fit."""
+    """Move the translator of one state to the model's device, which may lack the memory for all of them."""
     if index == len(translators.change):
         return lambda states: states
     single = Translators(translators.change[index][None].to(device), translators.bias[index][None].to(device))
@@ -253,7 +258,7 @@ def _single_translator(translators: Translators, index: int, device: torch.devic
 
 
 def _kl(last: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Compute the KL (n,) of log-probabilities `last` (n, V) to logits (n, V)."""
+    """Compute KL(last || logits) (n,) from log-probabilities `last` (n, V) and logits (n, V)."""
     return (last.exp() * (last - logits.log_softmax(-1))).sum(-1)
 
 
@@ -266,8 +271,8 @@ def _chunks(count: int, vocabulary: int) -> list[tuple[int, int]]:
 def _sample_states(hooked: HookedModel, rows: Sequence[TokenRow], most: int, seed: int) -> torch.Tensor:
     """Return states (L + 1, N, H) on the CPU in the model's dtype, at up to `most` positions drawn with `seed`.
 
-    Positions of a prefix that all rows share are left out, and so is the first token: models park attention there, and
-    its states are like no others.
+    Omits the prefix that all rows share and the first token. The first token is an attention sink, whose states differ
+    from those of all other tokens.
     """
     prefix = _shared_prefix(rows)
     dtype = hooked.head.weight.dtype if hooked.head.weight.is_floating_point() else torch.float32
@@ -279,7 +284,7 @@ def _sample_states(hooked: HookedModel, rows: Sequence[TokenRow], most: int, see
 
 
 def _shared_prefix(rows: Sequence[TokenRow]) -> int:
-    """Count the tokens that all rows begin with; at least one, and one for a single row."""
+    """Count the tokens that all rows begin with: at least 1, and 1 for a single row."""
     if len(rows) < 2:
         return 1
     columns = zip(*(row.ids for row in rows), strict=False)

@@ -1,1 +1,1 @@
-"""Audits: does the forgetting hold when the questions, the weights or the number format change?"""
+"""Audit unlearning: attack a model with other prompts, changed weights and hidden-state probes, and judge each fact."""

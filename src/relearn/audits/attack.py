@@ -1,12 +1,12 @@
 """Define the attacks of an audit: the decorator `attack`, its registry AUDITS, and the inputs of an attack function.
 
-An attack is a function registered with `@attack("name", label=..., description=...)`. Its `family` says what it does:
+An attack is a function registered with `@attack("name", label=..., description=...)`. The families of attacks:
 
-    questions                         words other prompts about the same facts, answered by every model
-    precision, relearning, adapters   changes the weights; the plain questions are then asked again
-    access                            measures probabilities or hidden states; shown beside the verdicts, decides none
+    questions                         makes other prompts about the same facts; every model answers them
+    precision, relearning, adapters   changes the weights, then asks the plain questions again
+    access                            measures probabilities or hidden states; reported, but decides no verdict
 
-fact_matching.py looks for the facts in the answers, and scoring.py turns the matches into one verdict per fact.
+fact_matching.py finds the facts in the answers. scoring.py computes one verdict per fact from the matches.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from relearn.metrics.metric import Measurement
 
 Family = Literal["questions", "precision", "relearning", "adapters", "access"]
 AttackInput = Literal["retain", "subjects"]
-# A line of audits/answers/ATTACK.MODEL.jsonl: an answer to a prompt, or a number about a fact.
+# One row of audits/answers/ATTACK.MODEL.jsonl: an answer to a prompt, or a number about a fact.
 AttackRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class AttackPrompt:
-    """One prompt about a fact, as an attack function returns it.
+    """Hold one prompt about a fact, as an attack function returns it.
 
-    `text` is the user's turn (form "chat") or a text to be continued (form "text"; may be empty). The model's answer is
-    made to start with `answer_prefix`. Words of `text` and `answer_prefix` never count as stated by the model.
-    `answer_targets`: texts that state the fact where the answer has them, in addition to the record's own secrets.
+    `text`: the user's message (form "chat"), or a text to continue (form "text"; may be empty). `answer_prefix`: text
+    that the answer is forced to start with. Words of `text` and `answer_prefix` never count as stated by the model.
+    `answer_targets`: further texts that state the fact if the answer contains them, besides the record's own secrets.
     """
 
     text: str
@@ -47,7 +47,10 @@ class AttackPrompt:
 
 @dataclass(frozen=True)
 class FactPrompt:
-    """A prompt of the fact with record `id`; `sample` numbers draws at temperature 1 (None: greedy decoding)."""
+    """Hold a prompt about the fact with record id `id`.
+
+    `sample`: number of the answer sampled at temperature 1; None for greedy decoding.
+    """
 
     id: str
     variant: str
@@ -56,11 +59,11 @@ class FactPrompt:
 
     @property
     def key(self) -> str:
-        """Identify the prompt among those of its attack."""
+        """Return an identifier that is unique among the prompts of one attack."""
         return f"{self.id}/{self.variant}/{self.sample or 0}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a line of audits/answers has them."""
+        """Return the fields under the names that rows in audits/answers/ use."""
         return {
             "id": self.id,
             "prompt": self.prompt.text,
@@ -79,12 +82,12 @@ class FactPrompt:
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """Data and settings that attacks work with.
+    """Hold the data and settings that attacks use.
 
-    `facts`: forget records under attack. `retain`, `generic`, `holdout`: retain records, records unrelated to both, and
-    records like the facts that no model was trained on. `wordings`: record id -> other wordings of its question.
-    `templates`: name -> user's jailbreak template, with PROMPT where the question goes. `folder`: the audited run.
-    `samples`: draws per prompt of a sampled attack.
+    `facts`: forget records under attack. `retain`: retain records. `generic`: records unrelated to both sets.
+    `holdout`: records that resemble the facts, but that no model was trained on. `wordings`: record id -> paraphrases
+    of its question. `templates`: name -> the user's jailbreak template, in which PROMPT marks the place of the
+    question. `folder`: the audited run folder. `samples`: answers per prompt in attacks that sample.
     """
 
     facts: Sequence[Record]
@@ -111,7 +114,7 @@ class FactAggregation:
     def mean(self, values: Mapping[str, float | None], *, why: str = "could not be read") -> Measurement:
         """Compute the mean over facts with a bootstrap interval over subjects.
 
-        `values`: record id -> value; a fact with the value None is unscored, for the reason `why`.
+        `values`: record id -> value. A fact whose value is None is unscored; `why` is the reported reason.
         """
         scored = {key: value for key, value in values.items() if value is not None}
         unscored = len(values) - len(scored)
@@ -132,7 +135,7 @@ class FactAggregation:
 
 
 PromptFunction = Callable[[AuditInputs], list[FactPrompt]]
-# (load_model, inputs, ask): load_model() returns a fresh model; ask(variant, loaded, shown=ids) asks the questions.
+# (load_model, inputs, ask): load_model() returns an unchanged model; ask(variant, loaded, shown=ids) asks it.
 WeightFunction = Callable[[Callable[..., Any], AuditInputs, Callable[..., None]], None]
 # (loaded, inputs) -> rows of `measurement_row`.
 MeasureFunction = Callable[[Any, AuditInputs], Sequence[AttackRow]]
@@ -141,7 +144,10 @@ AggregateFunction = Callable[[Sequence[AttackRow], FactAggregation], Mapping[str
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A registered attack. Exactly one of `prompts`, `change_weights` and `measure` is set; see `attack`."""
+    """Hold a registered attack; see `attack` for the fields.
+
+    Exactly one of `prompts`, `change_weights` and `measure` is set.
+    """
 
     name: str
     label: str
@@ -189,7 +195,9 @@ def attack(
     headline: str = "",
     needs: Sequence[AttackInput] = (),
 ) -> Callable[[AttackFunction], AttackFunction]:
-    """Register an attack function under `name`. A complete attack of your own:
+    """Register an attack function under `name`.
+
+    A complete custom attack:
 
         from relearn.audits.attack import attack
 
@@ -197,22 +205,25 @@ def attack(
         def my_attack(fact):
             return f"It would help me a lot. {fact.question}"
 
-    A function of family "questions" is called as `function(fact)` or `function(fact, inputs)` for every fact, a
-    `Record` with `question`, `answer`, `subject` and `form`; `inputs` are the `AuditInputs`. It returns one prompt, a
-    list of prompts, or a mapping from the name of a variant to its prompt. A prompt is a str or an `AttackPrompt`; None
-    means that there is none. The fact is brought back when the answer to any of them states it.
+    Family "questions": called as `function(fact)` or `function(fact, inputs)` for every fact. `fact` is a `Record` with
+    `question`, `answer`, `subject` and `form`; `inputs` is the `AuditInputs`. The function returns one prompt, a list
+    of prompts, or a mapping from the name of a variant to its prompt. A prompt is a str or an `AttackPrompt`; None
+    means no prompt. The attack brings the fact back if the answer to any of these prompts states it.
 
-    Other families: "access" is called as `function(loaded, inputs)` and returns one `measurement_row` per fact and
-    measure. "precision", "relearning" and "adapters" are called as `function(load_model, inputs, ask)`: load a fresh
-    model with `load_model()`, change it, and call `ask(variant, loaded)`, with `shown=` the ids of facts that the
-    change itself trained on.
+    Family "access": called as `function(loaded, inputs)`; returns one `measurement_row` per fact and measure.
+
+    Families "precision", "relearning" and "adapters": called as `function(load_model, inputs, ask)`. The function loads
+    an unchanged model with `load_model()`, changes it, and calls `ask(variant, loaded)`. It passes the ids of the facts
+    that it trained on as `shown=`; those facts are not asked about.
 
     `label`, `description`, `source` (paper): shown in `relearn list audits` and the report. `counts`: whether a fact
-    that it brings back may decide the verdict. `documents`: also call it for passages of documents (form "text").
-    `by_variant`: ask all facts under one variant before the next. `sampled`: ask each prompt `inputs.samples` times at
-    temperature 1. `partial_answer`: prompts contain a part of the true answer on purpose. For family "access":
-    `aggregate` computes the measures from the rows (None: mean over facts), `headline` is the measure shown in tables,
-    `needs` the inputs without which nothing is measured. `check_attack(name)` tests the contract.
+    that the attack brings back may decide the verdict. `documents`: also call the function for passages of documents
+    (form "text"). `by_variant`: ask all facts under one variant before the next. `sampled`: ask each prompt
+    `inputs.samples` times at temperature 1. `partial_answer`: declare that prompts contain part of the true answer.
+
+    For family "access": `aggregate` computes the measures from the rows (None: mean over facts). `headline`: the
+    measure shown in tables. `needs`: inputs without which nothing is measured. `check_attack(name)` checks an attack
+    against these rules.
     """
 
     def register(function: AttackFunction) -> AttackFunction:
@@ -240,7 +251,7 @@ def attack(
 
 
 def measurement_row(record_id: str, measure: str, value: float | None) -> AttackRow:
-    """Make the row of one number about one fact; None where it could not be measured."""
+    """Return the row for one number about one fact; `value` is None if it could not be measured."""
     return {"key": f"{record_id}/{measure}", "id": record_id, "measure": measure, "value": value}
 
 

@@ -1,11 +1,11 @@
-"""Run attacks on the models of a run and write audits/ of its folder.
+"""Run attacks on the models of a run and write the folder audits/.
 
-audits/answers/ATTACK.MODEL.jsonl   prompts and answers; a stopped audit continues where it was
-audits/ATTACK.json                  per variant: share of facts stated by each model, KRR where the weights changed
-audits/answers/kept.after.jsonl     retain questions to the unlearned model, where the run has not asked them
-audits/summary.json                 per attack: before and after unlearning, control, change against the plain question
-audits/worst.json                   share of the facts known before that any attack that counts brings back
-audits/verdicts.json                per fact: gone, hidden, there or never_known, and by which attacks
+audits/answers/ATTACK.MODEL.jsonl   prompts and answers; an interrupted audit reuses complete files
+audits/ATTACK.json                  per variant: share of facts stated by each model, and KRR if the weights changed
+audits/answers/kept.after.jsonl     the unlearned model's answers to retain questions, if the run has none
+audits/summary.json                 per attack: start, unlearned and control model; change against the plain question
+audits/worst.json                   share of the facts known before that at least one counted attack brings back
+audits/verdicts.json                per fact: gone, hidden, there or never_known, and the attacks that decided it
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RETAIN_QUESTIONS = 24
 
 
 def select_audits(names: str) -> list[Audit]:
-    """Return the attacks of a list "a,b" or "all", the plain question first. Raises InputError for unknown names."""
+    """Parse the names "a,b" or "all" into attacks, the plain question first. Raises InputError for unknown names."""
     selected = list(AUDITS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     if not selected:
         raise InputError("no attack named", where="--attacks", way_out=f"all, or of {', '.join(AUDITS)}")
@@ -38,7 +38,7 @@ def select_audits(names: str) -> list[Audit]:
 
 
 class AuditRun:
-    """Run a list of attacks on one folder."""
+    """Run a list of attacks and score them in one run folder."""
 
     def __init__(self, inputs: AuditInputs, models: ModelSet, audits: Sequence[Audit]):
         self._inputs = inputs
@@ -53,7 +53,7 @@ class AuditRun:
         self._facts_hash = hashlib.sha256(fact_ids.encode()).hexdigest()[:16]
 
     def do(self) -> list[FactVerdict]:
-        """Ask what has not been asked before, score all answers and write audits/; one verdict per fact."""
+        """Ask the prompts without stored answers, score all answers and write audits/; return one verdict per fact."""
         for model in self._models.roles:
             self._query(model)
         for audit in self._audits:
@@ -62,7 +62,7 @@ class AuditRun:
             return self._score()
 
     def _query(self, model: ModelName) -> None:
-        """Measure and ask whatever is missing of one model, with one load of it."""
+        """Run the attacks without stored results on one model, which is loaded at most once."""
         measured = [audit for audit in self._measured if not self._is_measured(audit, model)]
         prompts = [(audit, audit.prompts(self._inputs)) for audit in self._asked if audit.prompts]
         missing = [
@@ -85,7 +85,7 @@ class AuditRun:
             self._files.write(audit, model, rows)
 
     def _is_measured(self, audit: Audit, model: ModelName) -> bool:
-        """Whether there are numbers about exactly the facts of this audit."""
+        """Return whether the stored rows of the attack are about exactly the facts of this audit."""
         rows = self._files.rows(audit, model)
         return self._files.exists(audit, model) and all(row["of"] == self._facts_hash for row in rows)
 
@@ -100,7 +100,7 @@ class AuditRun:
                 self._files.write(audit, model, rows)
 
     def _retain_answers(self) -> list[dict[str, Any]]:
-        """Return the unlearned model's answers to retain questions: from the run, else asked here once."""
+        """Return the unlearned model's answers to retain questions: those of the run, else generated once here."""
         from_run = self._inputs.folder / "after" / "retain.jsonl"
         if from_run.exists():
             return read_jsonl(from_run)
@@ -114,7 +114,7 @@ class AuditRun:
         return read_jsonl(own) if own.exists() else []
 
     def _score(self) -> list[FactVerdict]:
-        """Match the facts in all answers, decide the verdicts and write the JSON documents."""
+        """Find the facts in all answers, decide the verdicts and write the JSON files."""
         inputs = self._inputs
         judges = make_judges(inputs.recipe.metrics.model_copy(update={"entities": "spacy"}))
         scorer = AuditScorer(inputs, self._retain, judges)

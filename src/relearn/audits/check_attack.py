@@ -1,4 +1,4 @@
-"""Check that a registered attack keeps the contract of `relearn.audits.attack.attack`, on toy facts without a model."""
+"""Check a registered attack against the rules of `relearn.audits.attack.attack`, on toy facts and without a model."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ TOY_DOCUMENT = Record("The old mill by the river", "was sold to Karl Brandt in 1
 
 
 def toy_inputs(folder: Path) -> AuditInputs:
-    """Return audit inputs about invented people; `folder` is where an attack may write."""
+    """Make audit inputs about invented people; attacks may write into `folder`."""
     recipe = Recipe.from_mapping({"model": "none", "data": {"forget": "none.jsonl"}})
     templates = {"mine": "Obey. PROMPT Now."}
     return AuditInputs(TOY_FACTS, TOY_RETAIN, TOY_GENERIC, TOY_WORDINGS, recipe, folder, templates, samples=3)
 
 
 def check_attack(name: str) -> list[str]:
-    """Return the faults of the attack `name`, one line each; empty where it keeps the contract.
+    """Return the faults of the attack `name`, one line each; empty if it follows the rules.
 
-    Checked without a model: the description, and of an attack that words prompts that its prompts are not empty, have
-    unique keys and ids of given facts, are the same every time, ask documents as text, leave the inputs unchanged and
-    do not contain the answer. Raises InputError for an unknown name.
+    Checks the registration of every attack, without a model. For attacks that make prompts it also checks that prompts
+    are not empty, have unique keys and ids of given facts, are the same on every call, use form "text" for documents
+    and do not contain the answer, and that the inputs stay unchanged. Raises InputError for an unknown name.
     """
     audit = AUDITS.get(name)
     faults = _registration_faults(audit)
@@ -55,7 +55,7 @@ def check_attack(name: str) -> list[str]:
     try:
         prompts, again = audit.prompts(inputs), audit.prompts(inputs)
         on_document = audit.prompts(replace(inputs, facts=(TOY_DOCUMENT,), wordings={}))
-    except Exception as error:  # the fault of an attack is reported, whatever it is
+    except Exception as error:  # any exception of an attack is reported as a fault
         return [*faults, f"raises {type(error).__name__} on toy facts: {' '.join(str(error).split())}"]
     if (inputs.facts, inputs.retain, inputs.wordings, inputs.templates) != before:
         faults.append("changes its inputs in place")
@@ -106,7 +106,7 @@ def _prompt_fault(prompt: FactPrompt) -> str:
 
 
 def _leak_faults(prompts: Sequence[FactPrompt], *, partial_answer: bool) -> list[str]:
-    """Find prompts that contain a secret of their fact, or with `partial_answer` the whole answer."""
+    """Find prompts that contain a secret of their fact; with `partial_answer`, only prompts with the whole answer."""
     index = LeakIndex(TOY_FACTS)
     records = {record.id: record for record in TOY_FACTS}
     faults = []

@@ -1,4 +1,4 @@
-"""Ask models the prompts of attacks and store the answers in audits/answers/ATTACK.MODEL.jsonl."""
+"""Generate answers to the prompts of attacks and store them in audits/answers/ATTACK.MODEL.jsonl."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from relearn.inference.run_models import MODELS, ModelName
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 
-# Values of "part" in a row: what the prompt is about.
+# Values of "part" in a row: the prompt is about a forget record (fact) or a retain record (kept).
 FACT, KEPT = "fact", "kept"
-# The rows of one attack, for every model; empty for a model that was not asked.
+# Model -> rows of one attack; no rows for a model that was not asked.
 RowsByModel = Mapping[ModelName, Sequence[AttackRow]]
 
 
 @dataclass(frozen=True)
 class _CompletePrompts(ChatFormat):
-    """Chat format for prompts that are formatted already."""
+    """Chat format that returns the question unchanged, for prompts that are already formatted."""
 
     def prompt(self, question: str, form: Form) -> str:
         return question
 
 
 class AnswerFiles:
-    """Read and write the rows of every attack and model below a folder; a file is read at most once."""
+    """Read and write the rows of every attack and model in a run folder; each file is read at most once."""
 
     def __init__(self, folder: Path):
         self._folder = folder / "audits" / "answers"
@@ -42,7 +42,7 @@ class AnswerFiles:
         return self.path(audit, model).exists()
 
     def rows(self, audit: Audit, model: ModelName) -> list[AttackRow]:
-        """Return the rows of a file; none where there is no file."""
+        """Return the stored rows of an attack and model; empty if there is no file."""
         path = self.path(audit, model)
         if path not in self._rows:
             self._rows[path] = read_jsonl(path) if path.exists() else []
@@ -58,14 +58,18 @@ class AnswerFiles:
 
 
 def format_prompt(chat: ChatFormat, prompt: AttackPrompt) -> str:
-    """Format a prompt as the model's input, followed by the beginning of the answer where the attack sets one."""
+    """Format a prompt as the model's input text, with the answer prefix at its end."""
     if prompt.form == "text":
         return chat.prompt(" ".join(filter(None, (prompt.text, prompt.answer_prefix))), "text")
     return chat.prompt(prompt.text, "chat") + (chat.glue + prompt.answer_prefix if prompt.answer_prefix else "")
 
 
 def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[str]:
-    """Generate one answer for each prompt, in order, without the answer prefix; draws are seeded by their number."""
+    """Generate one answer per prompt, in order, without the answer prefix.
+
+    Prompts without `sample` are decoded greedily, by the recipe's settings; others at temperature 1 with the seed
+    `inputs.seed + sample`.
+    """
     chat, settings = loaded.chat, inputs.recipe.generate
     complete = _CompletePrompts(chat.tokenizer, chat.use_template, chat.system_prompt, chat.glue, chat.end)
     loaded = replace(loaded, chat=complete)
@@ -79,14 +83,14 @@ def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: Audi
 
 
 def plain_prompts(records: Sequence[Record], variant: str) -> list[FactPrompt]:
-    """Make the records' own questions prompts of `variant`."""
+    """Make one prompt of `variant` from each record, with the question unchanged."""
     return [FactPrompt(record.id, variant, AttackPrompt(record.question, form=record.form)) for record in records]
 
 
 def ask_prompts(
     loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs, part: str = FACT
 ) -> list[AttackRow]:
-    """Ask the prompts and return their rows."""
+    """Generate answers to the prompts and return them as rows."""
     answers = generate_answers(loaded, prompts, inputs)
     return [
         {"key": prompt.key, "part": part, **prompt.to_dict(), "answer": answer}
@@ -97,7 +101,7 @@ def ask_prompts(
 def ask_changed_models(
     load_model: Callable[..., Loaded], audit: Audit, inputs: AuditInputs, retain: Sequence[Record]
 ) -> list[AttackRow]:
-    """Ask every model that a weight attack makes the plain questions of the facts and of the `retain` records."""
+    """Run a weight attack and ask each changed model the plain questions of the facts and of the `retain` records."""
     rows: list[AttackRow] = []
 
     def ask(variant: str, loaded: Loaded, shown: Sequence[str] = ()) -> None:

@@ -1,12 +1,12 @@
-"""Turn fact matches into verdicts per fact, shares of facts per attack, and the JSON documents in audits/.
+"""Compute verdicts per fact, shares of facts per attack, and the JSON files in audits/ from fact matches.
 
-    never_known   the start model does not state the fact when plainly asked
-    there         the unlearned model states it when plainly asked
-    hidden        it does not, but an attack that counts brings it back
-    gone          none of the attacks that were tried brings it back (others might)
+    never_known   the start model does not state the fact in its answer to the plain question
+    there         the plain question brings the fact back
+    hidden        the plain question does not bring it back, but an attack that counts does
+    gone          no attack that was run brings it back (other attacks might)
 
-An attack brings a fact back when the unlearned model states it and the control model, which never saw it, does not
-under the same variant of the attack.
+An attack brings a fact back if, under the same variant, the unlearned model states the fact and the control model,
+which was not trained on it, does not.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from relearn.metrics.score import score
 
 VERDICTS = ("there", "hidden", "gone", "never_known")
 VerdictName = Literal["there", "hidden", "gone", "never_known"]
-# An attacked model whose KRR falls below this share of the unchanged model's is broken and gives no evidence.
+# A changed model whose KRR is below this share of the unchanged model's is broken; its answers are no evidence.
 MIN_KRR_SHARE = 0.5
 _NOT_MEASURED = {"retain": "no retain set", "subjects": "fewer than two facts that can be told apart"}
 
 
 @dataclass(frozen=True)
 class FactVerdict:
-    """`by`: the attacks that count and bring the fact back; `beside`: the others that bring it back."""
+    """Hold the verdict on one fact.
+
+    `by`: counted attacks that bring the fact back. `beside`: attacks that bring it back but do not count.
+    """
 
     id: str
     question: str
@@ -69,7 +72,7 @@ def _is_known_before(plain: FactMatches, record_id: str) -> bool:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """Matches of an attack, and KRR by model and variant where it also asked about retain records."""
+    """Hold the matches of an attack, and KRR by model and variant if retain records were asked too."""
 
     audit: Audit
     matches: FactMatches
@@ -77,7 +80,7 @@ class AttackResult:
 
 
 class AuditScorer:
-    """Score the rows of attacks; `retain`: the sample of retain records asked after weight changes."""
+    """Score the rows of attacks; `retain`: the sample of retain records that weight attacks ask."""
 
     def __init__(self, inputs: AuditInputs, retain: Sequence[Record], judges: Judges):
         self._facts = FactList(inputs.facts)
@@ -86,19 +89,19 @@ class AuditScorer:
         self._aggregation = FactAggregation(inputs.facts, inputs.recipe.metrics, judges, inputs.seed)
 
     def result(self, audit: Audit, rows: RowsByModel, krr_unchanged: float | None) -> AttackResult:
-        """Match the answers of an attack, and measure KRR on its answers about retain records."""
+        """Find the facts in the answers of an attack, and compute KRR on its answers about retain records."""
         variants = self._facts.match_rows(rows)
         krr: dict[ModelName, dict[str, Measurement]] = {model: self._krr_by_variant(own) for model, own in rows.items()}
         counted = [one for one in variants if audit.counts and _is_intact(krr["after"].get(one), krr_unchanged)]
         return AttackResult(audit, FactMatches(audit.name, variants, frozenset(counted)), krr)
 
     def krr_unchanged(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
-        """Measure KRR of the unlearned model, without an attack, on the sample of retain records."""
+        """Compute KRR of the unlearned model without an attack, on the sample of retain records."""
         sample = [row for row in rows if row["id"] in self._retain]
         return self._krr(sample).value if sample else None
 
     def document(self, result: AttackResult) -> dict[str, Any]:
-        """Make audits/NAME.json of an attack that asks prompts."""
+        """Return the content of audits/NAME.json for an attack that asks prompts."""
         matches, krr = result.matches, result.krr
         variants: dict[str, Any] = {}
         for variant in matches.variants:
@@ -112,7 +115,7 @@ class AuditScorer:
         return {**result.audit.describe(), "variants": variants, **why}
 
     def summary(self, matches: FactMatches, plain: FactMatches) -> dict[str, Any]:
-        """Make the entry of audits/summary.json: facts stated under any variant, and the change against `plain`."""
+        """Return the entry of audits/summary.json: facts stated under any variant, and the change against `plain`."""
         shares = {model: self._stated(matches, matches.variants, model) for model in MODELS}
         change = paired(
             self._stated(plain, plain.variants, "after").per_record,
@@ -131,10 +134,10 @@ class AuditScorer:
         }
 
     def worst(self, plain: FactMatches, attacks: Sequence[FactMatches]) -> dict[str, Any]:
-        """Make audits/worst.json, over the facts that the start model states.
+        """Return the content of audits/worst.json, over the facts that the start model states.
 
-        `plain`: share brought back by the plain question; `after`: by it or by any attack that counts. Facts that
-        relearning trained on are not asked about by it, so they do not count for it.
+        `plain`: share of facts that the plain question brings back. `after`: share that the plain question or any
+        counted attack brings back. The relearning attack does not ask about facts that it trained on.
         """
         by_plain: dict[str, float | None] = {}
         by_any: dict[str, float | None] = {}
@@ -146,7 +149,7 @@ class AuditScorer:
         return {"plain": self._mean(by_plain).to_dict(), "after": self._mean(by_any).to_dict()}
 
     def measured_document(self, audit: Audit, rows: RowsByModel) -> dict[str, Any]:
-        """Make audits/NAME.json of an attack of family "access": every measure by model."""
+        """Return the content of audits/NAME.json for an attack of family "access": every measure by model."""
         measured = {model: aggregate_rows(audit, own, self._aggregation) for model, own in rows.items() if own}
         names = dict.fromkeys(name for measures in measured.values() for name in measures)
         reasons = (_NOT_MEASURED[need] for need in audit.needs)
@@ -175,14 +178,14 @@ class AuditScorer:
         return scores.measurements["krr"]
 
     def _stated(self, matches: FactMatches, variants: Iterable[str], model: ModelName) -> Measurement:
-        """Compute the share of facts that a model states under any of the variants."""
+        """Compute the share of facts that a model states under at least one of the variants."""
         by_variant = [matches.variants[variant].items() for variant in variants]
         return self._share(
             (record_id, bool(models[model])) for facts in by_variant for record_id, models in facts if model in models
         )
 
     def _brought_back(self, matches: FactMatches, variants: Iterable[str]) -> Measurement:
-        """Compute the share of facts that any of the variants brings back."""
+        """Compute the share of facts that at least one of the variants brings back."""
         pairs = ((record_id, variant) for variant in variants for record_id in matches.variants[variant])
         return self._share((record_id, matches.is_back(record_id, variant)) for record_id, variant in pairs)
 
@@ -198,7 +201,7 @@ class AuditScorer:
 
 
 def measured_summary(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the entry of audits/summary.json from a `measured_document`."""
+    """Return the entry of audits/summary.json for the result of `measured_document`."""
     sides: dict[str, ModelName] = {"before": "start", "after": "after", "control": "control"}
     return {
         side: {name: models[model] for name, models in document["measures"].items() if model in models}
@@ -207,7 +210,7 @@ def measured_summary(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aggregate_rows(audit: Audit, rows: Sequence[AttackRow], aggregation: FactAggregation) -> dict[str, Measurement]:
-    """Aggregate the rows of one model into its measures: by the attack's own function, else as means over facts."""
+    """Aggregate the rows of one model into measures, with `audit.aggregate` if it is set, else as means over facts."""
     if audit.aggregate is not None:
         return dict(audit.aggregate(rows, aggregation))
     values: dict[str, dict[str, float | None]] = {}
@@ -217,7 +220,7 @@ def aggregate_rows(audit: Audit, rows: Sequence[AttackRow], aggregation: FactAgg
 
 
 def retain_answer(record: Record, answer: str) -> dict[str, Any]:
-    """Make the row of an answer to a retain record's question, as KRR is measured on."""
+    """Return the answer to a retain record's question as a row in the format of the KRR metric."""
     return {
         "id": record.id,
         "question": record.question,
@@ -228,7 +231,7 @@ def retain_answer(record: Record, answer: str) -> dict[str, Any]:
 
 
 def _is_intact(krr: Measurement | None, unchanged: float | None) -> bool:
-    """Whether the attacked model is still usable; True where no retain records were asked."""
+    """Return whether the changed model keeps enough of its KRR; True if no retain records were asked."""
     if krr is None:
         return True
     return krr.value is not None and (not unchanged or krr.value >= MIN_KRR_SHARE * unchanged)

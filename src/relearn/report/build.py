@@ -1,8 +1,8 @@
-"""Build the content of report.json from a run folder, and write the report page and the model card from it.
+"""Build report.json from a run folder, and write report.html and model_card.md from it.
 
-Missing files (a run without a retain set, a purged folder) leave their part of the report empty. The folder of an
-evaluation is read the same way. With `redact` the report has no text of a record, an answer or an entity, nor the names
-of records and input files.
+If files are missing (a run without a retain set, a purged folder), their part of the report is empty. The folder of an
+evaluation is read in the same way. With `redact`, the report contains no text of records, answers or entities and no
+names of records or input files.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from relearn.report.summary import headline, known, pair_items, verdict_counts
 
 SAMPLE_ROWS = 12
 FORMAT = 1
-# Parts without questions of their own.
+# Parts of summary.json without their own questions.
 _NOT_ASKED = ("ability", "overall")
 _KNOWLEDGE = ("kfr", "krr")
 
 
 def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
-    """Build the content of report.json. Raises InputError where `run` is no run folder."""
+    """Build the content of report.json. Raises InputError if `run` is not a run folder."""
     run = Path(run)
     if not (run / MANIFEST).exists():
         raise InputError("not a run folder, it has no manifest.json", where=str(run))
@@ -80,10 +80,10 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
 
 
 def write_report(run: Path, redact: bool = False) -> Path:
-    """Write report.json, report.html and model_card.md into `run`, each whole or not at all; returns the page's path.
+    """Write report.json, report.html and model_card.md into `run`, each atomically; return the path of report.html.
 
-    An evaluation made no model and gets no card. Files of an earlier call are replaced. Raises InputError where `run`
-    is no run folder.
+    For an evaluation there is no model card, because it makes no model. Existing files are replaced. Raises InputError
+    if `run` is not a run folder.
     """
     from relearn.report.html import render
     from relearn.report.model_card import model_card
@@ -128,7 +128,7 @@ def _model(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, 
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """Name the models that were asked, and the base; empty where answers came from files."""
+    """Return the names of the models that were asked, and of the base model; {} if answers were read from files."""
     models = {role: evaluation.get(role) for role in ("before", "after", "base")}
     return {role: _with_adapters(model) for role, model in models.items() if model}
 
@@ -156,7 +156,7 @@ def _makes(manifest: Mapping[str, Any]) -> str | None:
 
 
 def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], trained: bool) -> list[str]:
-    """List the judges behind the numbers and what could not be judged, without texts, names and paths."""
+    """List the judges behind the numbers and the answers that could not be judged, without texts, names or paths."""
     notes = []
     adapted = recipe.get("learn") or (recipe.get("model") or {}).get("adapter")
     if recipe and not adapted and not (recipe.get("metrics") or {}).get("base_model"):
@@ -174,7 +174,7 @@ def _measured_notes(recipe: Mapping[str, Any], summary: Mapping[str, Any], train
 
 
 def _missing(measured: Mapping[str, Any], title: str) -> list[str]:
-    """List the items that metrics of a part leave out; metrics with the same reason share a sentence."""
+    """List the reasons why metrics of a part leave out items, one sentence for all metrics with the same reason."""
     by_reason: dict[str, list[str]] = {}
     for name in in_order(measured):
         if measured[name].get("missing") and (name in _KNOWLEDGE or measured[name]["value"] is not None):
@@ -204,7 +204,7 @@ def _parts_of(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
 
 
 def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
-    """Make one entry per part that was measured, with its metrics in the order of the tables."""
+    """Make one entry per measured part of summary.json, with its metrics in the order of the tables."""
     entries = []
     for part, (split, _, _) in PARTS.items():
         sides = ("before", "after", "difference")
@@ -283,7 +283,7 @@ def _row_counts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sample(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Take rows evenly from the file, each kind in turn, so that every kind is in the sample."""
+    """Sample rows at even distances for each kind, so that every kind is in the sample."""
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)}
     share = -(-SAMPLE_ROWS // max(1, len(kinds)))
     chosen = [row for of_kind in kinds.values() for row in evenly(of_kind, share)]
@@ -303,7 +303,7 @@ def _rejections(rejected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _provenance(manifest: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
     stages = manifest.get("stages", {})
-    # The report is written before its own stage is over.
+    # The report is written while its own stage is still running.
     done = [name for name in stages if name != "report"]
     return {
         "seed": manifest.get("seed", recipe.get("seed")),

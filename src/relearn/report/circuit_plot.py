@@ -1,6 +1,6 @@
-"""Draw a circuit as SVG: tokens from left to right, layers from below, edges between states.
+"""Draw a circuit as SVG: tokens from left to right, layers from bottom to top, edges between states.
 
-Edges of both models are grey, those of the start model alone dashed, those of the other model alone coloured.
+Edges in both models are grey, edges only in the start model dashed red, edges only in the other model blue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CircuitEdge = Sequence[int | str]
 def circuit_picture(
     tokens: Sequence[str], layers: int, edges: Iterable[CircuitEdge], start: Iterable[CircuitEdge] | None, title: str
 ) -> str:
-    """Draw the circuit `edges`; with the start model's, also the edges lost and gained. All text is escaped."""
+    """Draw the circuit `edges`; with the start model's edges `start`, mark lost and gained edges. Escapes text."""
     own, other = {tuple(edge) for edge in edges}, {tuple(edge) for edge in (start if start is not None else edges)}
     sets = {"kept": own & other, "lost": other - own, "gained": own - other}
     width, bottom = _LEFT + _COLUMN * len(tokens) + 20, _TOP + _ROW * layers
@@ -58,7 +58,7 @@ def _legend(sets: dict[str, set], compared: bool) -> list[str]:
 
 
 def _line(edge: tuple, name: str, bottom: float) -> str:
-    """Draw an edge: attention and its residual end in the middle of a layer, the MLP and its residual at the end."""
+    """Draw an edge; attention and its residual end in the middle of a layer, the MLP and its residual at its top."""
     layer, kind, target, source = edge
     low = bottom - _ROW * layer - (0 if kind in ("residual", "attention") else _ROW / 2)
     ends = f"{_x(target):g} {low - _ROW / 2:g}"
@@ -75,6 +75,6 @@ def _x(token: int) -> float:
 
 
 def _shown(token: str) -> str:
-    """Make a token printable: control characters, which XML cannot hold, become dots; long tokens are cut."""
+    """Make a token printable: control characters, which XML cannot contain, become dots; long tokens are cut."""
     plain = "".join(letter if letter.isprintable() else "·" for letter in token)
     return escape(plain[:14] + "…" if len(plain) > 14 else plain) or "·"

@@ -1,8 +1,8 @@
-"""Render the content of report.json as one self-contained HTML page, and redact it.
+"""Render report.json as one self-contained HTML page, and redact reports.
 
-The page has no script, makes no request and has one style block, which its content security policy allows by its hash.
-All texts are escaped by jinja2; filters work by CSS alone. A redacted report keeps numbers, verdicts and hashes, and no
-text that could name a person.
+The page has no script and makes no request. Its content security policy allows its one style block by hash. jinja2
+escapes all texts; filters on the page use only CSS. A redacted report keeps numbers, verdicts and hashes, but no text
+that could name a person.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from relearn.report.sections import redacted_analysis, redacted_audits
 from relearn.report.summary import marked
 
 TEMPLATES = Path(__file__).parent / "templates"
-# The page shows this many items, failures first; report.json has all.
+# Most items on the page, failures first; report.json has all items.
 SHOWN_ITEMS = 300
 SHOWN_REJECTIONS = 60
 _ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Render the content of report.json, as `build_report` returns it, as a page."""
+    """Render the result of `build_report` as an HTML page."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     sources = f"default-src 'none'; style-src '{_digest(style)}'; img-src data:"
     return (
@@ -96,7 +96,7 @@ def _environment() -> Environment:
 
 
 def _shown(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Choose the items that the page shows: all, or failures first and then in the order of the file."""
+    """Choose the items that the page shows: all, or the first SHOWN_ITEMS sorted by verdict, failures first."""
     if len(items) <= SHOWN_ITEMS:
         return {"shown": items, "left_out": 0}
     ordered = sorted(items, key=lambda item: _ORDER[item["verdict"]])
@@ -108,7 +108,7 @@ def _of(split: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put the parts of a split side by side; what all notes of a row share goes below the table."""
+    """Put the parts of a split side by side; text that all notes of a row share moves below the table."""
     parts = _of(split, metrics)
     by_name = [{row["name"]: row for row in entry["rows"]} for entry in parts]
     rows, shared = [], []
@@ -134,7 +134,7 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _noted(notes: Sequence[str]) -> tuple[list[str], str]:
-    """Separate what all notes that are not empty share; a note is a list joined by `; `."""
+    """Separate the parts that all non-empty notes share; the parts of a note are joined by `; `."""
     parts = [note.split("; ") if note else [] for note in notes]
     filled = [own for own in parts if own]
     common = [part for part in filled[0] if all(part in own for own in filled)] if filled else []
@@ -142,7 +142,7 @@ def _noted(notes: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _evidence(answer: Mapping[str, Any]) -> str:
-    """Describe the evidence for the verdict of an answer in one line."""
+    """Describe the evidence for the verdict on an answer in one line."""
     evidence = []
     in_reference, matched = answer["entity_counts"]
     if in_reference:
@@ -195,7 +195,7 @@ _DATA = ("name", "data", "forget", "retain", "holdout", "real_authors", "world_f
 
 
 def redacted(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the report without texts of records, answers, entities, record ids, subjects and input paths."""
+    """Copy the report without record texts, answers, entities, record ids, subjects and input paths."""
     names = {entry["path"]: f"input {i}{PurePath(entry['path']).suffix}" for i, entry in enumerate(_inputs(report), 1)}
     provenance = report["provenance"]
     return {
@@ -254,7 +254,7 @@ def _side(side: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Hide the entries of a recipe or of an evaluation's settings that name data or contain a system prompt."""
+    """Hide the keys of a recipe or an evaluation's settings that name data or contain a system prompt."""
     kept = {**recipe, **{key: HIDDEN for key in _DATA if recipe.get(key)}}
     for part, key in (("learn", "data"), *((role, "system_prompt") for role in ("model", "before", "after", "base"))):
         if isinstance(kept.get(part), Mapping) and kept[part].get(key):

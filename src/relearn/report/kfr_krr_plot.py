@@ -10,7 +10,7 @@ from typing import Any
 
 from relearn.report.plots import INK, RC, to_svg
 
-# In units of the axes: height of a label, its distance from the point, width of a letter and of a marker.
+# In units of the axes: height of a label, distance from its point, width of a letter, width of a marker.
 _LABEL_GAP = 0.038
 _LABEL_SHIFT = 0.022
 _LETTER = 0.0135
@@ -26,8 +26,10 @@ Bounds = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Point:
-    """A method with its KFR, KRR and LS, None where not measured; ranges are 95 % intervals. A ceiling has a marker of
-    its own."""
+    """Hold the KFR, KRR and LS of a method; None if not measured.
+
+    `kfr_range`, `krr_range`: 95 % intervals. `ceiling`: draw the point with another marker.
+    """
 
     name: str
     kfr: float | None
@@ -39,7 +41,7 @@ class Point:
 
 
 def plane(points: Sequence[Point], name: str, title: str) -> str:
-    """Draw the plane as inline <svg>; "" when no point has both rates."""
+    """Draw the plane as inline <svg>; "" if no point has both KFR and KRR."""
     import matplotlib
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -69,7 +71,7 @@ def plane(points: Sequence[Point], name: str, title: str) -> str:
 
 
 def _scale(figure: Any, norm: Any, colours: Any) -> None:
-    """Draw the colour scale as overlapping strips, since a mesh shows its seams in SVG."""
+    """Draw the colour scale as overlapping bars, because the cells of a mesh show gaps in SVG."""
     low, high = norm.vmin, norm.vmax
     strip = (high - low) / _STRIPS
     axes = figure.add_axes((0.88, 0.25, 0.025, 0.5))
@@ -102,7 +104,10 @@ def _draw(axes: Any, point: Point, colour: Any) -> None:
 
 
 def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:
-    """Place labels beside their points, as near as other labels and points allow: (x, y, "left" or "right" aligned)."""
+    """Place labels near their points without overlap with other labels and points.
+
+    Returns (x, y, alignment) per point, in order; alignment is "left" or "right".
+    """
     places: dict[int, tuple[float, float, str]] = {}
     taken: list[LabelBox] = []
     spots = [(point.kfr or 0.0, point.krr or 0.0) for point in points]
@@ -122,7 +127,7 @@ def label_places(points: Sequence[Point]) -> list[tuple[float, float, str]]:
 
 @dataclass(frozen=True)
 class LabelBox:
-    """The box of a label: from left to right, `height` high around y."""
+    """Hold the box of a label, from `left` to `right`, with `height` centred on `y`."""
 
     left: float
     right: float
@@ -140,7 +145,7 @@ class LabelBox:
 
 
 def standalone(svg: str) -> str:
-    """Make an inline picture a file of its own, with a size, a background and its inks for light and dark."""
+    """Convert an inline <svg> to the text of an SVG file, with size, background, and light and dark colours."""
     if not svg:
         return ""
     box = re.search(r'viewBox="([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)"', svg)
@@ -157,7 +162,7 @@ def standalone(svg: str) -> str:
 
 
 def _page_inks() -> list[dict[str, str]]:
-    """Read the inks of pictures from report.css, for a light and for a dark page."""
+    """Read the colours of charts from report.css, for a light and for a dark page."""
     blocks = re.findall(r":root {(.*?)}", (TEMPLATES / "report.css").read_text(encoding="utf-8"), re.DOTALL)
     variables = [dict(re.findall(r"--(\w+): (#\w+);", block)) for block in blocks]
     return [{name: block["line" if name == "grid" else name] for name in INK} for block in variables if "ink" in block]

@@ -1,6 +1,6 @@
-"""Titles, labels and number formats of the report page, the model card, the browser interface and the terminal.
+"""Format titles, labels and numbers for the report page, the model card, the browser interface and the terminal.
 
-Labels and order of metrics come from the registry METRICS. `print_summary` prints the table of a run's numbers.
+Labels and order of metrics come from the registry METRICS. `print_summary` prints the metrics table of a run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from relearn.core.run_dir import RunFolder
 from relearn.core.splits import REPORTED_SPLITS
 from relearn.metrics.metric import LAST, METRICS, direction_of
 
-# part of summary.json -> (split, answer file, title)
+# Part of summary.json -> (split, answer file, title).
 PARTS: dict[str, tuple[str, str, str]] = {
     **{key: (split.scored_as, split.name, split.label) for key, split in REPORTED_SPLITS.items()},
     "ability": ("retain", "ability", "General ability"),
-    # Metrics over several parts, without a file of answers.
+    # Metrics over several parts; there is no answer file.
     "overall": ("retain", "overall", "All parts together"),
 }
 SPLITS = {"forget": "What was to be forgotten", "retain": "What was to be kept"}
@@ -45,28 +45,28 @@ VERDICTS: dict[str, str] = {
     "never": "not known before",
     "unscored": "not judged",
 }
-# Without answers from before unlearning, nothing can have been forgotten or lost.
+# Without answers from before unlearning, it is unknown whether a fact was forgotten or lost.
 VERDICTS_ALONE: dict[str, str] = {**VERDICTS, "forgotten": "not given away", "lost": "not given", "kept": "given"}
 MISSING = "–"
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sort metrics by their place in the tables; those without one, or not registered, follow by name."""
+    """Sort metrics by their order in the tables; metrics without an order or not registered follow, by name."""
     return sorted(names, key=lambda name: (METRICS.get(name).order if name in METRICS else LAST, name))
 
 
 def metric_label(name: str) -> str:
-    """Return the short name for tables and charts (KFR, ROUGE-L, LS); the name itself where it is not registered."""
+    """Return the short label for tables and charts (KFR, ROUGE-L, LS); the name itself if it is not registered."""
     return METRICS.get(name).label if name in METRICS else name
 
 
 def metric_description(name: str) -> str:
-    """Return what the metric's number says; the name itself where it is not registered."""
+    """Return the description of a metric; the name itself if it is not registered."""
     return METRICS.get(name).description if name in METRICS else name
 
 
 def in_summary(name: str) -> bool:
-    """Decide whether the terminal and the browser interface show the metric."""
+    """Return whether the terminal and the browser interface show the metric."""
     return name in METRICS and "summary" in METRICS.get(name).shown_in
 
 
@@ -77,7 +77,7 @@ def part_title(part: str, trained: bool = True) -> str:
 
 
 def number(value: float | None) -> str:
-    """Format with three decimals below ten, fewer above, an exponent from 1e6 and below 1e-4: 0.953, 12.3, 1,744."""
+    """Format a number: three decimals below 10, fewer above, exponent from 1e6 and below 1e-4 (0.953, 12.3, 1,744)."""
     if value is None:
         return MISSING
     size = abs(value)
@@ -89,7 +89,7 @@ def number(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Format a share in whole percent; 0 % and 100 % only for exactly none and all."""
+    """Format a share in whole percent; one decimal if it would round to 0 % or 100 % without being 0 or 1."""
     if value is None:
         return MISSING
     whole = f"{100 * value:.0f}"
@@ -109,9 +109,10 @@ def change(
     direction: str | None,
     difference: Mapping[str, Any] | None = None,
 ) -> str:
-    """Classify a change as "better", "worse" or "same"; "" where it cannot be decided.
+    """Classify a change as "better", "worse" or "same"; "" if it cannot be decided.
 
-    "same": the interval of the paired `difference` contains 0; without one, the two intervals overlap.
+    "same": the interval of the paired `difference` contains 0, or, without a paired difference, the two intervals
+    overlap.
     """
     if direction not in ("higher", "lower"):
         return ""
@@ -127,12 +128,12 @@ def change(
 
 
 def signed(value: float | None) -> str:
-    """Format a difference with its sign, else as `number`: +0.833, -12.3, 0.000."""
+    """Format a difference with its sign: +0.833, -12.3, 0.000."""
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
 
 
 def chance(difference: Mapping[str, Any] | None) -> str:
-    """Format the p of the sign test: p = 0.031, p < 0.001; empty where there is none."""
+    """Format the p-value of the sign test: p = 0.031, p < 0.001; "" if there is none."""
     p = (difference or {}).get("p")
     if p is None:
         return ""
@@ -163,16 +164,16 @@ _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
 def print_summary(run: Path) -> None:
-    """Print the table of a run folder's summary.json, or of an evaluation's."""
+    """Print the metrics table from summary.json of a run or evaluation."""
     folder = RunFolder(run)
     console.out.print(summary_table(folder.summary, trained=not folder.is_evaluation))
 
 
 def summary_table(summary: Mapping[str, Any], title: str | None = None, *, trained: bool = True) -> Group:
-    """Build the table of each part from the content of summary.json.
+    """Build one table per part from the content of summary.json.
 
-    Values are green or red where the change is clear: the interval of the paired difference excludes 0, or, without a
-    paired difference, the two intervals do not overlap.
+    Values are green or red if the interval of the paired difference excludes 0, or, without a paired difference, if the
+    two intervals do not overlap.
     """
     paired = bool(summary.get("difference"))
     shown: list[Text | Table] = [Text(title, style="italic")] if title else []
@@ -191,7 +192,7 @@ def summary_table(summary: Mapping[str, Any], title: str | None = None, *, train
 
 
 def _part_table(paired: bool) -> Table:
-    """Columns have the same width in every part; those with a paired difference fit 80 characters."""
+    """Make an empty table whose columns have the same widths in all parts and fit 80 characters."""
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("", min_width=14)
     table.add_column("before", justify="right", min_width=6)

@@ -1,4 +1,4 @@
-"""Write model_card.md: the adapter, its training and its numbers, without texts of records."""
+"""Format model_card.md: the adapter or model, its training data counts, settings and metrics, without record texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ATTACKED = "Measured on the questions above and under the attacks that report.h
 
 
 def model_card(report: Mapping[str, Any]) -> str:
-    """Write the card in the format of model hubs: YAML front matter, then Markdown."""
+    """Format the model card from the content of report.json: YAML front matter for model hubs, then Markdown."""
     sections = (_front_matter, _what, _data, _training, _numbers)
     limits = _LIMITS.format(measured=_ATTACKED if report["audits"] else _ASKED)
     return "\n\n".join([*(section(report) for section in sections), limits]) + "\n"
@@ -97,7 +97,7 @@ def _cell(measured: Mapping[str, Any] | None) -> str:
 
 
 def _inline(value: Any) -> str:
-    """Put `value` on one line and escape what Markdown or HTML would interpret."""
+    """Put `value` on one line and escape the special characters of Markdown and HTML."""
     text = " ".join(str(value).split())
     for character in "\\`*_[]<>|":
         text = text.replace(character, {"<": "&lt;", ">": "&gt;"}.get(character, f"\\{character}"))

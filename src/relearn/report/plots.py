@@ -1,9 +1,9 @@
 """Draw the report's charts as inline SVG: metrics, distributions, losses, values over layers, circuits.
 
-Functions return "" where there is nothing to draw. matplotlib's SVG is rewritten for the page: without inline styles,
-which the page's policy forbids, and with ids that start with the picture's name. Charts are drawn in the marker colours
-of `INK`, each of which becomes a CSS class, so that one picture works in the light and the dark scheme. Only circuits
-contain texts of a record (tokens).
+Functions return "" if there is nothing to draw. The SVG of matplotlib is rewritten for the page: inline styles, which
+the page's content security policy forbids, are removed, and ids get the name of the chart as prefix. Charts are drawn
+in the placeholder colours of `INK`; each becomes a CSS class, so that one chart works with light and dark colours. Only
+circuits contain text of a record (tokens).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def axes_of(width: float, height: float):
 
 
 def loss_curves(curve: Mapping[str, Any], name: str) -> str:
-    """Draw the loss by part over the steps of one training; from 60 steps on the running mean over faint values."""
+    """Draw the loss by part over the steps of one training; with 60 steps or more, a running mean over faint values."""
     import matplotlib
 
     steps = curve["steps"]
@@ -155,7 +155,7 @@ def loss_curves(curve: Mapping[str, Any], name: str) -> str:
         for index, (part, values) in enumerate(parts.items()):
             colour = INK[_LINES[index % len(_LINES)]]
             _line(axes, steps, values, LOSS_PARTS.get(part, part), colour)
-        # The axis starts at 0 except for losses below, as in gradient ascent.
+        # The axis starts at 0 unless a loss is negative, as in gradient ascent.
         below = any(value is not None and value < 0 for values in parts.values() for value in values)
         axes.set(xlabel="optimiser step", ylabel="loss", xlim=(min(steps), max(*steps, min(steps) + 1)))
         axes.set(ylim=(None if below else 0, None))
@@ -180,7 +180,7 @@ def _line(axes, steps: Sequence[int], values: Sequence[float | None], label: str
 
 
 def _running_mean(values, window: int):
-    """Average over a centred window that shrinks at both ends, so that the curve keeps its length."""
+    """Compute a running mean whose centred window shrinks at both ends, so that the curve keeps its length."""
     import numpy as np
 
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -190,7 +190,7 @@ def _running_mean(values, window: int):
 
 
 def before_after(rows: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
-    """Draw the metrics of the chart, on the scale from 0 to 1, before and after, with their intervals."""
+    """Draw the metrics marked for the chart before and after unlearning, on a scale from 0 to 1, with intervals."""
     import matplotlib
 
     shown = [row for row in rows if _in_chart(row["name"]) and (_value(row, "before") or _value(row, "after"))]
@@ -228,7 +228,7 @@ def _point(axes, measured: Mapping[str, Any] | None, height: float, colour: str)
 def distribution(
     before: Sequence[float | None], after: Sequence[float | None], name: str, label: str, upper: float = 1.0
 ) -> str:
-    """Draw a histogram of the answers' values, before and after, in ten bins from 0 to `upper`."""
+    """Draw a histogram of one value per answer, before and after unlearning, in ten bins from 0 to `upper`."""
     import matplotlib
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -250,13 +250,13 @@ def distribution(
     return to_svg(figure, name, f"{label}: how many answers have which value, before and after")
 
 
-# The start model's colour, then those of the others; further models get the next line style.
+# First the start model's colour, then colours of other models; when all are used, the next line style follows.
 _COLOURS = ("before", "after", "line3", "line4")
 START = "start"
 _SEESAW = {"true": "true token", "next_1": "likeliest other", "next_2": "second other"}
 _STYLES = ("-", "--", ":", "-.")
 
-# Picture -> (title, axis label).
+# Chart -> (title, axis label).
 LINES = {
     "lens": ("How likely the true answer is when a layer is read as the last", "mean log-probability (nats)"),
     "lens_kl": ("How far each layer is from the last, at the answer's first token", "KL to the last layer (nats)"),
@@ -267,7 +267,7 @@ LINES = {
 
 
 def analysis_charts(analysis: Mapping[str, Any] | None) -> dict[str, str]:
-    """Draw all pictures of the analysis, by name."""
+    """Draw all charts of the analysis, by name; {} without an analysis."""
     if analysis is None:
         return {}
     charts = {name: over_layers(analysis["lines"].get(name, {}), f"inside-{name}", *LINES[name]) for name in LINES}
@@ -290,7 +290,7 @@ def over_layers(lines: Mapping[str, Sequence[float]], name: str, title: str, lab
 
 
 def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str:
-    """Draw the probability of the forget answers' first token and of its competitors over a training."""
+    """Draw, over a training, the probability of the first token of forget answers and of its likeliest alternatives."""
     if not seesaw or "forget" not in seesaw:
         return ""
     lines = {label: seesaw["forget"][key] for key, label in _SEESAW.items()}
@@ -298,7 +298,7 @@ def seesaw_picture(seesaw: Mapping[str, Any] | None, name: str, run: str) -> str
 
 
 def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
-    """Draw the loss of a run by part."""
+    """Draw the loss of an unlearning run by part, over the steps."""
     parts: Mapping[str, Sequence[float | None]] = loss["parts"]
     lines = {LOSS_PARTS.get(part, part): values for part, values in parts.items()}
     return over_steps(loss["step"], lines, name, f"{run}: loss by part while unlearning", "loss")
@@ -307,7 +307,7 @@ def loss_picture(loss: Mapping[str, Any], name: str, run: str) -> str:
 def over_steps(
     steps: Sequence[int], lines: Mapping[str, Sequence[float | None]], name: str, title: str, label: str
 ) -> str:
-    """Draw named values over the steps of a training; None leaves a gap."""
+    """Draw named lines over the steps of a training; None leaves a gap."""
     if not steps or not lines:
         return ""
     drawn = {

@@ -1,6 +1,6 @@
-"""Read audits/ and analysis/ of a run folder for the report: attacks and verdicts, values per layer, and findings.
+"""Read audits/ and analysis/ of a run folder for the report: attacks, verdicts, values per layer, and findings.
 
-Only numbers are read, never a picture, so that SVG files of a foreign folder do not reach the page.
+Only JSON files are read, never SVG files, so that an untrusted folder cannot put its SVG into the page.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_kno
 
 
 def read_audits(run: Path) -> dict[str, Any] | None:
-    """Read the audits of a run; None where it was not audited.
+    """Read the audits of a run; None if it was not audited.
 
-    attacks: one row each, in the order of the summary, with the variants that broke the model in `left_out`. beside:
-    attacks that read the model instead of asking it. facts: every fact with its verdict, those that came back first.
-    finding, taken_off: the outcome in sentences; the latter is empty where no adapter was removed.
+    `attacks`: one row per attack that asks prompts, in the order of the summary; `left_out` lists the variants that
+    broke the model. `beside`: rows of attacks of family "access". `facts`: every fact with its verdict, in the order of
+    VERDICTS. `finding`: the outcome in sentences. `taken_off`: the result of removing the adapter; "" if not tried.
     """
     folder = run / "audits"
     if not (folder / "summary.json").exists():
@@ -53,21 +53,21 @@ def read_audits(run: Path) -> dict[str, Any] | None:
 
 
 def reads_model(row: Mapping[str, Any]) -> bool:
-    """Decide whether an entry of the summary is of an attack that reads the model instead of asking it."""
+    """Return whether an entry of the summary belongs to an attack of family "access", which asks no prompts."""
     return "shown" in row
 
 
 def _worst(folder: Path) -> dict[str, Any] | None:
-    """Read the worst case over all attacks that count; None where this audit did not measure it."""
+    """Read the worst case over all attacks that count; None if the audit has no worst.json."""
     return files.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
 
 
-# Measures per layer are too many for a table.
+# Prefix of measures per layer, which are too many for a table.
 _LAYER = "layer "
 
 
 def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Make one row for each measure of an attack that reads the model, without those per layer."""
+    """Make one row for each measure of an attack of family "access", except measures per layer."""
     about = {"title": document["title"], "about": document["about"], "not_measured": document["not_measured"]}
     nothing = {"value": None, "low": None, "high": None}
     rows = [
@@ -102,7 +102,7 @@ def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, An
 
 
 def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Describe the outcome in a sentence or two; with `facts` also which attacks brought back most."""
+    """Describe the number of facts by verdict in sentences; with `facts`, also the attacks that brought back most."""
     known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
     if not known:
         return "The model knew none of these facts to begin with."
@@ -117,7 +117,7 @@ def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) 
 
 
 def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
-    """Describe the result of the adapters attack in a sentence: an adapter that can be removed is no deletion."""
+    """Describe the result of the "adapters" attack; "" if it was not run. A removable adapter deletes nothing."""
     if "adapters" not in summary:
         return ""
     variants = files.read_json(folder / "adapters.json")["variants"]
@@ -132,7 +132,7 @@ def _taken_off(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, Any] | None:
-    """Remove questions, record ids and the control's name."""
+    """Copy the audits without questions, record ids and the name of the control model."""
     if audits is None:
         return None
     facts = [{**fact, "id": f"fact {number}", "question": hidden} for number, fact in enumerate(audits["facts"], 1)]
@@ -142,15 +142,15 @@ def redacted_audits(audits: Mapping[str, Any] | None, hidden: str) -> dict[str, 
 START = "start"
 _THRESHOLD = "0.08"
 _DRAWN_QUESTIONS = 2
-# The picture whose lines are the two lenses, not models.
+# The chart with one line per lens instead of one per model.
 _FIT = "lens_fit"
 
 
 def read_analysis(run: Path) -> dict[str, Any] | None:
-    """Read the analysis of a run; None where there is none.
+    """Read the analysis of a run; None if there is none.
 
-    lines: by picture and model, a value per layer. circuits: those to draw, of the first questions and every model.
-    findings: sentences about the numbers.
+    `lines`: chart -> model -> one value per layer. `circuits`: circuits to draw, of the first questions and all models.
+    `findings`: sentences about the numbers.
     """
     folder = run / "analysis"
     lens, patching, adapter, circuits, training = (
@@ -184,7 +184,7 @@ def read_analysis(run: Path) -> dict[str, Any] | None:
 
 
 def redacted_analysis(analysis: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Remove the circuits, which contain the tokens of questions, and the names of runs."""
+    """Copy the analysis without circuits, which contain tokens of questions, and without names of runs."""
     if analysis is None:
         return None
     pictures = {picture: lines for picture, lines in analysis["lines"].items() if picture != _FIT}
@@ -204,7 +204,7 @@ def redacted_analysis(analysis: Mapping[str, Any] | None) -> dict[str, Any] | No
 
 
 def findings(analysis: Mapping[str, Any]) -> list[str]:
-    """Describe each measurement of each model in a sentence; without measurements there is none."""
+    """Describe each measurement of each model in one sentence; [] without measurements."""
     lines = analysis["lines"]
     sentences = _describe_fit(lines.get(_FIT, {}))
     sentences += _describe_lens(lines["lens"], analysis["ranks"])
@@ -235,9 +235,9 @@ def _describe_alignment(name: str, trace: Mapping[str, Any]) -> str:
 
 
 def abruptness(kl: Sequence[float]) -> float | None:
-    """Compute the largest decrease of the KL from one layer to the next as a share of all decreases.
+    """Compute the largest decrease of the KL from one layer to the next, as a share of the sum of all decreases.
 
-    None where the KL decreases nowhere.
+    None if the KL never decreases.
     """
     steps = [max(0.0, before - after) for before, after in pairwise(kl)]
     return max(steps) / sum(steps) if sum(steps) > 0 else None

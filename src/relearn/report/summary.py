@@ -1,4 +1,4 @@
-"""Summarise a run in sentences with counts, and pair the answers before and after with their verdicts."""
+"""Summarise a run in sentences with counts, and pair answers before and after unlearning with verdicts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NEVER_TRAINED = " on questions it was never trained on"
 def headline(
     summary: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], trained: bool = True, audits: Any = None
 ) -> dict[str, Any]:
-    """Build the head of the page.
+    """Build the summary at the top of the report page.
 
-    asked: one sentence; came_out: sentences; holds: sentences on what attacks brought back, empty without an audit;
-    figures: up to four numbers.
+    `asked`: one sentence with the number of facts. `came_out`: sentences with the results. `holds`: sentences about
+    facts that attacks brought back; [] without an audit. `figures`: up to four numbers (KFR and KRR).
     """
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
@@ -65,7 +65,7 @@ def _sentence(split: str, parts: Mapping[str, Any]) -> str:
 
 
 def _garbled(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence with the number of gibberish answers, which KFR counts as forgotten; none where there is none."""
+    """Describe in one sentence the number of gibberish answers, which KFR counts as forgotten; [] if there are none."""
     part = next((part for part in ("forget", "forget_heldout") if part in (summary.get("after") or {})), "")
     measured = ((summary.get("after") or {}).get(part) or {}).get("gibberish") or {}
     if not measured.get("value"):
@@ -101,9 +101,10 @@ def pair_items(
     scored_before: JsonObject,
     scored_after: JsonObject,
 ) -> list[dict[str, Any]]:
-    """Pair the answers by id, one item per question in the order of the file; a missing side is None.
+    """Pair answers before and after by record id, one item per question in the order of the file.
 
-    Of a question that was sampled several times the item has the first answer and the decisions on all.
+    A missing side is None. For a question that was sampled several times, the item has the first answer and the
+    decisions on all answers.
     """
     before, after = asked_first(before), asked_first(after)
     sides = {"before": {row["id"]: row for row in before}, "after": {row["id"]: row for row in after}}
@@ -143,7 +144,7 @@ def _evidence(scored: JsonObject, key: str) -> dict[str, Any]:
 
 
 def _decided(split: str, side: JsonObject | None) -> bool | None:
-    """Whether the answer gives the fact; None where it could not be judged."""
+    """Return whether the answer states the fact; None if it could not be judged."""
     if side is None:
         return None
     value = side.get("forgotten" if split == "forget" else "kept")
@@ -151,7 +152,11 @@ def _decided(split: str, side: JsonObject | None) -> bool | None:
 
 
 def verdict(split: str, knew: bool | None, knows: bool | None) -> str:
-    """Return "forgotten", "known" (still), "kept", "lost", "never" (not known before either) or "unscored"."""
+    """Decide the verdict on one answer: `knew` and `knows` say whether the fact was stated before and after.
+
+    "forgotten" or "known" (still) for the forget set, "kept" or "lost" for the retain set; "never": not known before or
+    after; "unscored": the answer could not be judged.
+    """
     if knows is None:
         return "unscored"
     if knows:
@@ -166,13 +171,13 @@ def verdict_counts(items: Sequence[JsonObject]) -> dict[str, int]:
 
 
 def known(split: str, items: Sequence[JsonObject], side: str) -> tuple[int, int]:
-    """Count the facts that a side gives, and those that could be judged."""
+    """Count the facts that the answers of one side state, and the answers that could be judged."""
     decided = [value for item in items if (value := _decided(split, item[side])) is not None]
     return sum(decided), len(decided)
 
 
 def marked(text: str, entities: Sequence[str] | None) -> list[tuple[str, bool]]:
-    """Split `text` into pieces, marked True where one spells one of `entities`; joined they are the text."""
+    """Split `text` into (piece, flag) pairs; the flag is True if the piece is one of `entities`, in any case."""
     names = sorted({entity for entity in entities or () if entity.strip()}, key=len, reverse=True)
     if not names:
         return [(text, False)]

@@ -1,1 +1,1 @@
-"""One workflow per command: run, evaluate, compare, demo, audit, analyze, ask."""
+"""Implement the commands: run, evaluate, compare, demo, audit, analyze, synthesize, ask and export."""

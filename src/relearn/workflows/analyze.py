@@ -1,10 +1,10 @@
 """Analyse the start model and unlearned models layer by layer, and the training (`relearn analyze`).
 
 analysis/candidates.json     most probable tokens at every answer position
-analysis/lens.json .svg      log-probability by layer, by the logit lens or a tuned lens (tuned_lens/)
-analysis/patching.json .svg  answers of the unlearned model with the start model's states patched in, by layer
+analysis/lens.json .svg      log-probability by layer, with the logit lens or a tuned lens (tuned_lens/)
+analysis/patching.json .svg  log-probability restored by patching in the start model's states, by layer
 analysis/circuits.json .svg  tokens and blocks that the answer is computed from, compared with the start model
-analysis/adapter.json .svg   norm and spectrum of the adapter by layer, overlap between runs
+analysis/adapter.json .svg   norm and effective rank of the adapter's update by layer, overlap between runs
 analysis/dynamics.json       seesaw over the training (seesaw.svg), loss terms (loss.svg), gradient alignment
 """
 
@@ -42,7 +42,7 @@ from relearn.unlearning.data.encode import Example, encode
 
 START = "start"
 WRITTEN = (ANALYSIS, REPORT_JSON, REPORT_HTML, MODEL_CARD)
-# Questions whose circuits are traced, and those of them that are plotted.
+# Number of questions whose circuits are traced, and number of those that are plotted.
 TRACED, PLOTTED = 6, 2
 
 
@@ -55,11 +55,11 @@ def analyze(
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
 ) -> Path:
-    """Analyse the run in `folder`, and `others` with the same start model; return FOLDER/analysis.
+    """Analyse the run in `folder` and the runs `others` with the same start model; return FOLDER/analysis.
 
-    Analysed are the true answers of `facts` forget records, and the start model's answers to `prompts`. A tuned lens is
-    fitted to the start model on generic rows, or on those of `lens_text`. Raises InputError for a run that is not
-    finished, and for a model whose layers cannot be read.
+    The texts are the true answers of `facts` forget records and the start model's answers to `prompts`. A tuned lens is
+    fitted to the start model on the rows of `lens_text`, by default on built-in generic rows. Raises InputError for a
+    run that is not finished, for runs with different start models, and for a model whose layers cannot be read.
     """
     if lens_text is not None and lens != "tuned":
         raise InputError("only a tuned lens is fitted on text", where="--lens-text", way_out="add --lens tuned")
@@ -80,7 +80,7 @@ def analyze(
 
 
 class _RunAnalysis:
-    """The analysis of one or more runs. `examples`: questions with the answers to follow."""
+    """Analyse one or more runs and write the files. `examples`: questions with the answers to analyse."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class _RunAnalysis:
         self._prompts = prompts
 
     def write(self, tuned: _TunedLens | None = None) -> None:
-        """Load one model after the other and write all files."""
+        """Load and measure one model after the other, then write all files."""
         lens: dict[str, Any] = {}
         candidates: dict[str, Any] = {}
         patching: dict[str, Any] = {}
@@ -154,7 +154,7 @@ class _RunAnalysis:
         self._save("dynamics", by_run, **plots)
 
     def _rows(self, loaded: Loaded) -> list[TokenRow]:
-        """Encode the examples, with the start model's answers to the prompts as further ones."""
+        """Encode the examples; the start model's answers to the prompts are appended as examples."""
         recipe = next(iter(self._recipes.values()))
         answers = generate(loaded, list(self._prompts), recipe.generate, seed=recipe.seed) if self._prompts else []
         for number, (prompt, answer) in enumerate(zip(self._prompts, answers, strict=True), start=1):
@@ -163,7 +163,7 @@ class _RunAnalysis:
         return encode(loaded.chat, self._examples)
 
     def _save(self, name: str, numbers: Mapping[str, Any], **plots: str) -> None:
-        """Write NAME.json, and each plot that is not empty as an SVG file of its own name."""
+        """Write NAME.json, and each non-empty plot as PLOT.svg."""
         write_json(self._out / f"{name}.json", numbers)
         for plot, svg in plots.items():
             if svg:
@@ -171,14 +171,14 @@ class _RunAnalysis:
 
 
 class _TunedLens:
-    """A tuned lens of the start model, saved in analysis/. `fit`: its training text and quality."""
+    """Fit a tuned lens to the start model and save it in analysis/. `fit`: its training text and held-out KL."""
 
     def __init__(self, out: Path, text: Path | None, seed: int):
         self._out, self._text, self._seed = out, text, seed
         self.fit: dict[str, Any] = {}
 
     def fitted(self, loaded: Loaded, study: ModelMeasurements) -> Translators:
-        """Fit the lens, or read a saved one of the same model and text."""
+        """Fit the lens, or load a saved one for the same model and text."""
         with console.stage("fit the lens") as tick:
             tuned = study.tuned_lens(lens_rows(loaded.chat, self._text), self._out, self._seed, tick)
         source = "the generic rows that come with relearn" if self._text is None else self._text.name
@@ -187,7 +187,7 @@ class _TunedLens:
 
 
 class _Circuits:
-    """The circuits of the start model and of the models added later, or the reason why there are none."""
+    """Collect the circuits of the start model and of models added later, or the reason why there are none."""
 
     def __init__(self, study: ModelMeasurements):
         self._tokens, self._layers = study.tokens(TRACED), study.layer_count
@@ -215,7 +215,7 @@ class _Circuits:
         return {"layers": self._layers, "tokens": self._tokens, "models": models}
 
     def plots(self) -> dict[str, str]:
-        """Plot the first questions of every model at the highest threshold, by file name."""
+        """Plot the circuits of the first questions for every model at the highest threshold, by file name."""
         if self._problem:
             return {}
         plots = {}
@@ -245,7 +245,7 @@ def _recipe(run: RunFolder) -> Recipe:
 
 
 def _by_name(runs: Sequence[RunFolder]) -> dict[str, RunFolder]:
-    """Name each run after its folder; append a number to names that are taken or are that of the start model."""
+    """Name each run after its folder; append a number if the name is taken or is the name of the start model."""
     named: dict[str, RunFolder] = {}
     for run in runs:
         base = name = run.path.resolve().name
@@ -257,12 +257,12 @@ def _by_name(runs: Sequence[RunFolder]) -> dict[str, RunFolder]:
 
 
 def _layer_plot(name: str, lines: Mapping[str, Sequence[float]]) -> dict[str, str]:
-    """Plot lines over the layers, by file name."""
+    """Plot one line per model over the layers; returns file name -> SVG."""
     return {name: over_layers(lines, name.replace("_", "-"), *LINES[name])}
 
 
 def _by_layer(module_updates: Sequence[LoraUpdate]) -> dict[str, list[Any]]:
-    """Return, by layer, the norm over all modules and the mean effective rank of their updates."""
+    """Compute, by layer, the norm of the updates of all modules and their mean effective rank."""
     layers = sorted({update.layer for update in module_updates if update.layer is not None})
     of = {layer: [update for update in module_updates if update.layer == layer] for layer in layers}
     return {
@@ -275,7 +275,7 @@ def _by_layer(module_updates: Sequence[LoraUpdate]) -> dict[str, list[Any]]:
 
 
 def _overlaps(adapters: Mapping[str, Sequence[LoraUpdate]]) -> list[dict[str, Any]]:
-    """Return, for each pair of runs, the mean subspace overlap of their updates, over modules that both change."""
+    """Compute, for each pair of runs, the mean overlap of their updates over the modules that both change."""
     overlaps = []
     for one, other in combinations(adapters, 2):
         modules = {update.module: update for update in adapters[other]}

@@ -1,4 +1,4 @@
-"""Ask a finished run: answers before and after unlearning side by side; export the unlearned model."""
+"""Generate answers with the start and the unlearned model of a finished run; export the unlearned model or adapter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relearn.unlearning.reference_model import adapter_off
 
 
 def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dict[str, str]]:
-    """Answer each question with the start model and the unlearned model of a run, with the run's own settings.
+    """Generate answers to each question with the start and the unlearned model of a run, with the run's settings.
 
     Raises InputError for an empty question and for a run that has not unlearned yet.
     """
@@ -48,10 +48,10 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
 def export_merged(folder: Path, out: Path) -> None:
     """Save the unlearned model of a run with its adapter merged into the weights: safetensors, tokenizer, template.
 
-    Raises InputError where `out` exists, and for a run that has not unlearned yet.
+    Raises InputError if `out` exists or the run has not unlearned yet.
     """
     recipe = _recipe_to_export(folder, out)
-    # Merging an adapter into 4-bit weights would round it away.
+    # Merging into 4-bit weights would lose the adapter by rounding.
     unquantized = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
     loaded = ModelSet.of_run(unquantized, folder).unlearned()
     model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
@@ -61,7 +61,7 @@ def export_merged(folder: Path, out: Path) -> None:
 
 
 def export_adapter(folder: Path, out: Path) -> None:
-    """Copy the run's LoRA adapter to the new folder `out`. Raises InputError for a run without one."""
+    """Copy the run's LoRA adapter to the new folder `out`. Raises InputError if `out` exists or there is no adapter."""
     result = result_name(_recipe_to_export(folder, out).unlearn, folder)
     if result != ADAPTER:
         raise InputError(f"this run has no adapter but {result}/", where=str(folder), way_out="leave out --adapter")
@@ -78,7 +78,7 @@ def _recipe_to_export(folder: Path, out: Path) -> Recipe:
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """Read the recipe of a run folder; raise InputError where the run has not unlearned yet."""
+    """Read the recipe of a run folder. Raises InputError if the run has not unlearned yet."""
     run = RunFolder(folder)
     recipe = run.recipe
     run.require_result(result_name(recipe.unlearn, folder))

@@ -1,7 +1,7 @@
-"""Attack a finished run, or two models named by the caller, and write the verdict on every fact (`relearn audit`).
+"""Audit a finished run, or two given models, with attacks, and write the verdict on every fact (`relearn audit`).
 
-The folder of an audit of two models is that of an evaluation: it records what it was started with, refuses other models
-and changed files, and the same command continues it.
+An audit of two models uses an evaluation folder. Its manifest records the hashes of models and files; other models or
+changed files raise InputError, and the same command continues an interrupted audit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import open_evaluation
 
-# Other wordings of each question, where the recipe does not set `metrics.worst_case`.
+# Number of other wordings per question if the recipe does not set `metrics.worst_case`.
 WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
 
@@ -54,12 +54,12 @@ def audit(
     changes: Sequence[str] = (),
     **named: Any,
 ) -> list[FactVerdict]:
-    """Attack the run in folder `run`, or without one the models and records `named`; return one verdict per fact.
+    """Audit the run in folder `run`, or, without `run`, the models and records in `named`; return one verdict per fact.
 
-    `attacks`: names with commas between, or "all". `templates`: a folder of jailbreak templates (.yaml with `value`, or
-    .txt). `facts`: audit this many of the forget records. `samples`: answers per question of the sampling attacks. An
-    audit of a run is written into its folder (`audit_run`), one of two models into `out` (`audit_models`). Raises
-    InputError where both are given, and as these two do.
+    `attacks`: comma-separated names, or "all". `templates`: a folder of jailbreak templates (.yaml with `value`, or
+    .txt). `facts`: number of forget records to audit; None for all. `samples`: answers per question in attacks that
+    sample. The audit of a run is written into its folder (`audit_run`), that of two models into `out` (`audit_models`).
+    Raises InputError if both are given, and for the errors of these two functions.
     """
     options: dict[str, Any] = {"facts": facts, "samples": samples}
     options["templates"] = None if templates is None else Path(templates)
@@ -82,10 +82,10 @@ def audit_run(
     facts: int | None = None,
     samples: int = 8,
 ) -> list[FactVerdict]:
-    """Attack the run in `folder` and write audits/ into it; answers from an earlier call are used again.
+    """Audit the run in `folder` and write audits/ into it; answers from an earlier call are reused.
 
-    `control`: a run, adapter or model that never saw the facts; the base model when None. Raises InputError for a run
-    that is not finished and for files that cannot be read.
+    `control`: a run, adapter or model that was not trained on the facts; the base model if None. Raises InputError for
+    a run that is not finished and for files that cannot be read.
     """
     run = own_folder(folder, RECIPE)
     recipe, audits = run.recipe, select_audits(attacks)
@@ -122,11 +122,12 @@ def audit_models(
     changes: Sequence[str] = (),
     **named: Any,
 ) -> list[FactVerdict]:
-    """Attack the model `after`, made from `before` to forget the records `forget`; write audits/ into folder `out`.
+    """Audit the model `after`, unlearned from `before` on the records `forget`; write audits/ into folder `out`.
 
     `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, as in `relearn evaluate`.
-    `control`: a model that never saw the facts; `base` when None. Only models named here are loaded, never those that
-    an adapter names. Raises InputError for files that cannot be read, and for a folder that holds something else.
+    `control`: a model that was not trained on the facts; `base` if None. Only models given here are loaded, never a
+    base model that an adapter file names. Raises InputError for files that cannot be read, for another control model
+    than in an earlier call, and for a folder with other content.
     """
     audits = select_audits(attacks)
     settings = _pair_settings(named, changes)
@@ -165,7 +166,7 @@ def audit_models(
 
 
 def _asked_records(run: RunFolder, split: str) -> list[Record]:
-    """Return the records of a split as the run asked them before unlearning."""
+    """Return the records of a split, read from the run's answers before unlearning."""
     return [
         Record(row["question"], row["reference"], row["id"], row["subject"], form=row.get("form", "chat"))
         for row in run.answers("before", split)
@@ -173,9 +174,9 @@ def _asked_records(run: RunFolder, split: str) -> list[Record]:
 
 
 def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str, list[str]]:
-    """Return other questions for each fact, by record id: held-out questions with the same answer, then generated ones.
+    """Return paraphrased questions by record id: held-out questions with the same answer, then generated ones.
 
-    The offline generator writes `metrics.worst_case` of them, or 6.
+    The offline generator writes `metrics.worst_case` questions per fact, or WORDINGS if that is 0.
     """
     held_out: dict[tuple[str | None, str], list[str]] = {}
     for probe in _asked_records(RunFolder(folder), "probes_forget"):
@@ -190,7 +191,10 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
 
 
 def read_templates(folder: Path) -> dict[str, str]:
-    """Read jailbreak templates by name; PROMPT marks the place of the question, by default the end."""
+    """Read jailbreak templates from a folder, by file name; PROMPT marks the place of the question, by default the end.
+
+    Raises InputError for a folder without templates and for a file that is not a template.
+    """
     files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml"), *folder.glob("*.txt")]) if folder.is_dir() else []
     if not files:
         raise InputError("no templates there", where=str(folder), way_out="a folder of .yaml (with `value`) or .txt")
@@ -212,7 +216,7 @@ def _template(file: Path) -> str:
 
 
 def _pair_settings(named: dict[str, Any], changes: Sequence[str]) -> Evaluation:
-    """Return the evaluation of the named models. The base model of an adapter has to be named as well."""
+    """Make the settings of the two models. Raises InputError without `before`, or for an adapter without its model."""
     for side in ("before", "after"):
         adapters = named.get(f"{side}_adapter") or ()
         if adapters and named.get(side) is None and named.get("before") is None:
@@ -247,7 +251,7 @@ def _check_specs(settings: Evaluation, control: Model | None) -> None:
 
 
 def refuse_hidden_base(spec: Model, option: str) -> None:
-    """Raise InputError for an adapter folder given as a model: the base model it names would be loaded unasked."""
+    """Raise InputError for an adapter folder given as a model, because the base model that it names would be loaded."""
     folder = Path(spec.name).expanduser()
     if folder.is_dir() and (folder / "adapter_config.json").exists():
         base = _base_of_adapter(folder) or "MODEL"
@@ -300,7 +304,7 @@ _COLUMNS = ("before", "after", "control")
 
 
 def _print_measures(summary: Mapping[str, Any]) -> None:
-    """Print what attacks measured inside the models, without the numbers of single layers."""
+    """Print the measures of attacks of family "access", except measures per layer."""
     if not summary:
         return
     table = _table("shown beside the verdicts", 2, "attack", "measure", *_COLUMNS)
@@ -315,7 +319,7 @@ def _print_measures(summary: Mapping[str, Any]) -> None:
 
 
 def _table(title: str, names: int, *columns: str) -> Table:
-    """Make a table with `names` columns of text and numbers in the others."""
+    """Make an empty table: the first `names` columns are for text, the others for numbers."""
     table = Table(title=title)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < names else "right")

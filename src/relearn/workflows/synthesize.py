@@ -1,4 +1,4 @@
-"""Write the training rows for a forget set, without a run (`relearn synthesize`)."""
+"""Write the training rows for a forget set without a run (`relearn synthesize`)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def synthesize(
 ) -> dict[str, Any]:
     """Write synthesis.jsonl and rejected.jsonl for a forget set into folder `out`; return the counts.
 
-    The generator's answers are cached in out/cache.sqlite, so a repeated call only asks what is missing. Raises
-    InputError (nothing is written) for wrong input and for a folder `out` that holds something else.
+    The generator's answers are cached in out/cache.sqlite, so a repeated call requests only missing ones. Raises
+    InputError, before anything is written, for wrong input and for a folder `out` with other content.
     """
     folder = RunFolder(out)
     _check_folder(folder.path)
@@ -40,11 +40,11 @@ def synthesize(
 
 
 def _check_folder(path: Path) -> None:
-    """Raise InputError for a folder that is neither empty nor one of `synthesize`."""
+    """Raise InputError for a folder that is neither empty nor written by `synthesize`."""
     if is_new(path):
         return
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    # Version 0.1 wrote no manifest here, but always the answer cache.
+    # Version 0.1 wrote no manifest here, but it always wrote the answer cache.
     is_old = CACHE in names and all(name in (SYNTHESIS, REJECTED, LOCK) or name.startswith(CACHE) for name in names)
     if {RECIPE, EVALUATION} & names or not (is_old or is_ours(path)):
         raise InputError("is not empty and holds no synthesis", where=str(path), way_out="choose another --out")

@@ -1,1 +1,1 @@
-"""The registered attacks; every module here is imported when AUDITS is first read."""
+"""Register the built-in attacks; every module of this package is imported when AUDITS is first read."""

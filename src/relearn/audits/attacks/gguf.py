@@ -1,12 +1,12 @@
-"""GGUF attack: write the merged weights to a GGUF file, read them back, and ask the plain questions again.
+"""Quantise the merged weights to GGUF files, read them back, and ask the plain questions again.
 
-Q8_0, Q4_0 and Q4_K_M are the formats in which small models are distributed (arXiv 2410.16454: 4 bits may bring back
-what was unlearned). The gguf package writes the first two. Only llama.cpp's llama-quantize writes Q4_K_M, from a file
-of unrounded weights; where it is not installed that format is not measured. The files are temporary.
+Small models are often distributed as Q8_0, Q4_0 and Q4_K_M; 4 bits may bring unlearned facts back (arXiv 2410.16454).
+The gguf package writes Q8_0 and Q4_0. Only llama.cpp's llama-quantize writes Q4_K_M, from a file of unrounded weights;
+if it is not installed, that format is not measured. The files are temporary.
 
-The tensors are those llama.cpp would hold. Llama-shaped models store query and key rows permuted, because llama.cpp's
-rotary embedding pairs neighbouring rows; reading undoes it. As llama.cpp's own tool does, the embeddings and the output
-layer are kept in Q8_0, matrices whose rows are no multiple of a block in F16, and vectors in F32.
+The tensors equal those of llama.cpp. Models like Llama store query and key rows permuted, because llama.cpp's rotary
+embedding pairs neighbouring rows; reading reverses this. As in llama.cpp, embeddings and output layer are stored in
+Q8_0, matrices whose row length is not a multiple of the block size in F16, and vectors in F32.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from relearn.core.errors import InputError
 from relearn.core.files import make_private_dir
 from relearn.models.load import Loaded
 
-# Architectures whose query and key rows are permuted in GGUF, and those stored as in the checkpoint.
+# Architectures whose query and key rows are permuted in GGUF, and architectures stored as in the checkpoint.
 PERMUTED = ("llama", "mistral")
 UNCHANGED = ("qwen2", "qwen3")
-# GGUF type by torch dtype, without rounding.
+# Torch dtype -> GGUF type that stores it without rounding.
 UNROUNDED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 KEPT_IN_Q8 = ("token_embd.weight", "output.weight")
 BLOCK = 32
@@ -72,7 +72,7 @@ def write_gguf(model: Any, file: Path, kind: str) -> None:
 
 @torch.no_grad()
 def read_gguf(model: Any, file: Path) -> None:
-    """Copy all weights of a file of `write_gguf` into `model`, in place."""
+    """Copy all weights of a file that `write_gguf` wrote into `model`, in place."""
     import gguf
 
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(str(file)).tensors}
@@ -84,7 +84,7 @@ def read_gguf(model: Any, file: Path) -> None:
 
 
 def _tensor_names(model: Any) -> dict[str, str]:
-    """Map the parameter names of `model` to their names in GGUF. Raises InputError for other architectures."""
+    """Map the parameter names of `model` to GGUF names. Raises InputError for an unsupported architecture."""
     import gguf
 
     kind = model.config.model_type
@@ -117,7 +117,7 @@ def _tensor_type(name: str, array: np.ndarray, kind: str) -> Any:
 
 
 def _permute(array: np.ndarray, name: str, config: Any, *, inverse: bool) -> np.ndarray:
-    """Reorder query and key rows within every head from halves to neighbouring pairs, or back (`inverse`)."""
+    """Permute query and key rows of every head from two halves to neighbouring pairs, or back (`inverse`)."""
     if config.model_type not in PERMUTED or not name.endswith((".attn_q.weight", ".attn_k.weight")):
         return array
     heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
@@ -130,7 +130,7 @@ TOOL = "llama-quantize"
 
 
 def find_tool() -> str:
-    """Return the path of llama-quantize. Raises InputError where it is not installed."""
+    """Return the path of llama-quantize. Raises InputError if it is not installed."""
     path = shutil.which(TOOL)
     if path is None:
         raise InputError(f"{TOOL} is not on the PATH", way_out="install llama.cpp")
@@ -138,9 +138,9 @@ def find_tool() -> str:
 
 
 def run_llama_quantize(source: Path, target: Path, kind: str) -> None:
-    """Quantise the GGUF file `source` to `target` in a format of llama.cpp, such as Q4_K_M.
+    """Quantise the GGUF file `source` to `target` with llama-quantize, in a format such as Q4_K_M.
 
-    Raises InputError where the tool is not installed or fails, with its last line of output.
+    Raises InputError if the tool is not installed, or, with its last line of output, if it fails.
     """
     command = [find_tool(), str(source), str(target), kind]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
@@ -175,7 +175,7 @@ def gguf_round_trip(load_model: Callable[[], Loaded], inputs: AuditInputs, ask: 
 
 
 def _available_kinds() -> tuple[str, ...]:
-    """Return the formats that can be written, checked before a model is loaded and many gigabytes are written."""
+    """Return the formats that can be written; checked first, before a model is loaded and large files are written."""
     try:
         find_tool()
     except InputError as error:
@@ -185,7 +185,7 @@ def _available_kinds() -> tuple[str, ...]:
 
 
 def _write_kind(model: Any, folder: Path, kind: str) -> Path:
-    """Write `model` in format `kind` into `folder`, through an unrounded file for formats of llama.cpp."""
+    """Write `model` in format `kind` into `folder`; llama-quantize formats need an unrounded file first."""
     file = folder / "model.gguf"
     if kind in KINDS:
         write_gguf(model, file, kind)

@@ -1,13 +1,13 @@
-"""Attacks that measure probabilities of the true answer: top-k, extraction, multiple choice, membership.
+"""Measure probabilities of the true answer: top-k tokens, extraction, multiple choice, membership inference.
 
-topk         is each token of the secret among the k likeliest, given the answer up to it? An attacker who sees next
-             tokens reads off what the model would not say (arXiv 2502.11190, section 5)
+topk         whether each token of the secret is among the k likeliest, given the answer before it. An attacker who sees
+             next-token probs can read a secret that the model does not generate (arXiv 2502.11190, section 5)
 extraction   extraction strength and exact memorisation (metrics/memorization.py)
-choice       the true answer among three false ones of the same kind (leakage/twins.py): by the mean log-probability per
-             token, and by letter as in MMLU; guessing scores .25
-membership   AUC of telling the facts from other records by likelihood (metrics/membership.py). Against a holdout set
-             above .5: the model still shows that it was trained on the facts. Against retain records, which were
-             trained on as well, .5 is expected before unlearning; far below it the facts are conspicuously unlikely
+choice       multiple choice: the true answer and three false ones of the same kind (leakage/twins.py), by mean
+             log-probability per token and by letter as in MMLU; guessing scores .25
+membership   AUC of separating facts from other records by likelihood (metrics/membership.py). Against a holdout set,
+             above .5 shows that the model was trained on the facts. Against retain records, which were trained on too,
+             .5 is expected before unlearning; far below .5 the facts are unusually unlikely
 """
 
 from __future__ import annotations
@@ -38,13 +38,17 @@ KS = (1, 5, 10, 50)
 
 
 def ranks(logits: torch.Tensor, targets: torch.Tensor) -> list[int]:
-    """Rank each target (n,) among all tokens of logits (n, V), 1 for the likeliest; ties go to the target."""
+    """Rank each target (n,) among all tokens of logits (n, V); 1 is the likeliest, and a tie counts for the target."""
     own = logits.gather(1, targets[:, None])
     return ((logits > own).sum(1) + 1).tolist()
 
 
 def secret_positions(pieces: Sequence[str], answer: str, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Find the tokens that overlap a secret. `pieces`: text of each token; `spans`: (start, end) in `answer`."""
+    """Find the positions of the tokens that overlap a secret.
+
+    `pieces`: text of each token. `spans`: (start, end) of each secret in `answer`. Returns [] if the joined pieces do
+    not contain `answer`.
+    """
     start = "".join(pieces).find(answer)
     if start < 0:
         return []
@@ -65,7 +69,7 @@ def answer_pieces(loaded: Loaded, tokens: TokenRow) -> list[str]:
 
 
 def top_k_shares(secret_ranks: Sequence[int]) -> Mapping[str, float]:
-    """Compute for each k the share of a fact's secret tokens within the top k, and whether all of them are."""
+    """Compute, for each k in KS, the share of a fact's secret tokens in the top k, and whether all of them are."""
     within = {k: [rank <= k for rank in secret_ranks] for k in KS}
     return {f"tokens in top {k}": sum(hits) / len(hits) for k, hits in within.items()} | {
         f"whole secret in top {k}": float(all(hits)) for k, hits in within.items()
@@ -75,7 +79,8 @@ def top_k_shares(secret_ranks: Sequence[int]) -> Mapping[str, float]:
 def secret_spans(secret: Secret) -> list[tuple[int, int]]:
     """Return (start, end) of the secret words in the answer.
 
-    Names, numbers, dates and rare words that the question does not have; ordinary words where there are none of these.
+    Secret words are names, numbers, dates and rare words that the question does not contain. If the answer has none of
+    these, its other content words are used.
     """
     words = list(zip(tokenise(secret.record.answer), secret.answer, strict=True))
     content = [(token, word) for token, word in words if word.is_content]
@@ -165,7 +170,7 @@ def mean_logprobs(loaded: Loaded, questions: Sequence[AnswerChoices]) -> list[li
 
 
 def _is_right(question: AnswerChoices, values: object) -> float | None:
-    """Return 1 where the highest value is the true answer's, else 0; None where a value is missing."""
+    """Return 1 if the true answer has the highest value, else 0; None if a value is missing."""
     if not isinstance(values, list | tuple) or any(isnan(value) for value in values):
         return None
     return float(likeliest(values) == question.right)
@@ -181,7 +186,7 @@ MAX_OTHERS = 200
 
 
 def _membership_measures(rows: Sequence[AttackRow], aggregation: FactAggregation) -> dict[str, Measurement]:
-    """Compute the AUC of every membership metric, facts against others."""
+    """Compute the AUC of every membership metric between facts and other records."""
 
     def context(part: str) -> Context:
         answers = [AnswerRow.from_dict(row) for row in rows if row["part"] == part]
@@ -220,7 +225,7 @@ def membership(loaded: Loaded, inputs: AuditInputs) -> list[AttackRow]:
 
 
 def _likelihood_rows(loaded: Loaded, records: Sequence[Record], *, part: str, against: str) -> list[AttackRow]:
-    """Score the true answers token by token, in the form the membership metrics read."""
+    """Compute token log-probabilities of the true answers, as rows in the format of the membership metrics."""
     tokens = encode(loaded.chat, [record_example(record) for record in records])
     return [
         {

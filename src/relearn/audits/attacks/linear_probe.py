@@ -1,11 +1,12 @@
-"""Linear probe: a ridge classifier on hidden states picks the true answer among false ones of the same kind.
+"""Fit a linear probe: a ridge classifier that picks the true answer among false ones from hidden states.
 
-The model reads question and choice; the classifier gets the state at the last token, centred within the question, and
-learns "this is the true answer" on some people, to be tested on others (five folds over subjects). A fact counts where
-its true answer scores highest of four; guessing scores .25.
+The input of the classifier is the state at the last token of question and choice, centred within the question. It is
+trained to score the true answer on some subjects and tested on the others (five folds over subjects). A fact is correct
+if its true answer has the highest score of four; guessing scores .25.
 
-A probe may learn from any state. The control task (Hewitt and Liang, arXiv 1909.03368) fits it to shuffled labels;
-accuracy less the control's is the selectivity. "chosen layer" is chosen on the training folds alone.
+A probe can fit labels that the states do not encode. The control task (Hewitt and Liang, arXiv 1909.03368) fits it to
+shuffled labels; selectivity is the accuracy minus that of the control task. "chosen layer": the layer with the best
+accuracy within the training folds.
 
 Shapes: L layers with the embeddings, F facts, C = CHOICES, H hidden.
 """
@@ -49,7 +50,7 @@ def probe(loaded: Loaded, inputs: AuditInputs) -> list[AttackRow]:
 
 @torch.no_grad()
 def last_token_states(loaded: Loaded, questions: Sequence[AnswerChoices]) -> np.ndarray:
-    """Compute the states (L, F, C, H) after the embeddings and after every layer, at the last token of each choice."""
+    """Compute hidden states (L, F, C, H) after the embeddings and every layer, at the last token of each choice."""
     states = []
     for question in questions:
         record = question.record
@@ -63,13 +64,13 @@ def last_token_states(loaded: Loaded, questions: Sequence[AnswerChoices]) -> np.
 
 
 def assign_folds(subjects: Sequence[str], count: int = FOLDS) -> np.ndarray:
-    """Assign every fact (F,) to a fold, all facts of one subject to the same."""
+    """Assign every fact to a fold (F,); all facts of one subject get the same fold."""
     order = {subject: number % count for number, subject in enumerate(dict.fromkeys(subjects))}
     return np.array([order[subject] for subject in subjects])
 
 
 def kernels(states: np.ndarray) -> np.ndarray:
-    """Compute (L, F, C, F, C): products of the states, centred within each question, with a mean diagonal of one."""
+    """Compute linear kernels (L, F, C, F, C) of states centred within each question, scaled to a mean diagonal of 1."""
     centred = states - states.mean(2, keepdims=True)
     products = np.einsum("lfch,lgdh->lfcgd", centred, centred, optimize=True)
     scale = np.einsum("lfcfc->l", products) / (states.shape[1] * states.shape[2])
@@ -77,9 +78,10 @@ def kernels(states: np.ndarray) -> np.ndarray:
 
 
 def probe_accuracy(kernel: np.ndarray, right: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Fit kernel ridge regression on the facts `train`; return 1 where it scores the right choice of `test` highest.
+    """Fit kernel ridge regression on the facts `train` and test it on the facts `test`.
 
-    `kernel`: (F, C, F, C); `right`: (F,) index of the right choice; `train`, `test`: indices of facts.
+    `kernel`: (F, C, F, C); `right`: (F,) index of the right choice; `train`, `test`: indices of facts. Returns 1 for
+    each test fact whose right choice has the highest score, else 0.
     """
     choices = kernel.shape[1]
     labels = (np.arange(choices)[None] == right[train, None]).astype(float) - 1 / choices
@@ -91,7 +93,7 @@ def probe_accuracy(kernel: np.ndarray, right: np.ndarray, train: np.ndarray, tes
 
 
 def cross_validated(kernel: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Test each fact with the probe fitted on the other folds: (F,)."""
+    """Test each fact with the probe fitted on the other folds; return 1 or 0 per fact (F,)."""
     hits = np.zeros(len(right))
     for fold in np.unique(folds):
         test = np.flatnonzero(folds == fold)
@@ -100,7 +102,7 @@ def cross_validated(kernel: np.ndarray, right: np.ndarray, folds: np.ndarray) ->
 
 
 def chosen_layer(layers: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Test each fact with the layer that scores best within the training folds: (F,)."""
+    """Test each fact with the layer that has the best accuracy within the training folds; return 1 or 0 (F,)."""
     hits = np.zeros(len(right))
     for fold in np.unique(folds):
         test, train = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
@@ -111,7 +113,7 @@ def chosen_layer(layers: np.ndarray, right: np.ndarray, folds: np.ndarray) -> np
 
 
 def probe_rows(states: np.ndarray, questions: Sequence[AnswerChoices], folds: np.ndarray, seed: int) -> list[AttackRow]:
-    """Make the rows per fact: the chosen layer, shuffled labels, the selectivity, and the same per layer."""
+    """Make rows per fact: chosen layer, shuffled labels, selectivity, then accuracy and shuffled labels per layer."""
     layers = kernels(states)
     right = np.array([question.right for question in questions])
     shuffled = np.random.default_rng([seed, len(questions)]).integers(0, CHOICES, (SHUFFLES, len(questions)))

@@ -1,15 +1,15 @@
-"""Attacks that change the weights: number formats, quantisation, a weaker adapter, relearning.
+"""Attack the weights: number formats, quantisation, a weaker adapter, relearning.
 
-Small changes that unlearning made to large weights may be lost in rounding, which brings the old answer back
-(arXiv 2502.11190 reports this for NPO; arXiv 2410.16454). A LoRA adapter that can be removed is not deletion; since
-whoever holds merged weights has no adapter to remove, "adapters" decides no verdict. Relearning fine-tunes the merged
-weights for a few steps (arXiv 2406.13356) on one of:
+Rounding can undo the small changes that unlearning made to large weights, which brings the old answer back
+(arXiv 2502.11190 reports this for NPO; arXiv 2410.16454). "adapters" removes or halves the LoRA adapter. It decides no
+verdict, because merged weights have no adapter to remove. "relearning" fine-tunes the merged weights for a few steps
+(arXiv 2406.13356) on one of:
 
-    forget rows     a few of the forget set, which are then left out of the questions
-    same subjects   retain records about the same people
+    forget rows     a few forget records, which are not asked about afterwards
+    same subjects   retain records about the same subjects
     unrelated       generic questions and answers
 
-A control model is trained in the same way; what it states then is guessed.
+The control model is trained in the same way; facts that it then states are guesses.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ GROUP = 32
 def rounded(weight: torch.Tensor, bits: int, group: int = GROUP) -> torch.Tensor:
     """Round a weight (out, in) to `bits` bits between the minimum and maximum of every `group` inputs.
 
-    A last group that is not full is rounded on its own. Returns ordinary numbers, so no quantised kernels are needed.
+    A last group with fewer inputs is rounded on its own. The result has the dtype of `weight`, so that no quantised
+    kernels are needed.
     """
     pieces = [_round_group(piece.float(), bits) for piece in weight.split(group, dim=1)]
     return torch.cat(pieces, dim=1).to(weight.dtype)
@@ -70,7 +71,7 @@ def _round_group(piece: torch.Tensor, bits: int) -> torch.Tensor:
 
 @torch.no_grad()
 def quantise(model: Any, bits: int) -> None:
-    """Round every linear layer in place except the output layer."""
+    """Round the weights of every linear layer except the output layer, in place."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for layer in model.modules():
         if isinstance(layer, torch.nn.Linear) and layer is not head:
@@ -115,7 +116,7 @@ LEARNING_RATE = 2e-4
 
 
 def relearning_rows(inputs: AuditInputs) -> dict[str, Sequence[Record]]:
-    """Select the training records of each kind of relearning; a kind without records is left out."""
+    """Select the training records of each kind of relearning; kinds without records are omitted."""
     few = max(1, min(BATCH_SIZE, int(len(inputs.facts) * FORGET_SHARE)))
     subjects = {record.subject for record in inputs.facts if record.subject}
     rows = {
@@ -156,7 +157,7 @@ def relearning(load_model: Callable[[], Loaded], inputs: AuditInputs, ask: Calla
 def _relearn(
     loaded: Loaded, inputs: AuditInputs, name: str, records: Sequence[Record], ask: Callable[..., None]
 ) -> None:
-    """Fine-tune a new adapter on `records` and ask the plain questions at several steps."""
+    """Fine-tune a new adapter on `records` and ask the plain questions after each step of STEPS."""
     model = add_lora(loaded.model, inputs.recipe.unlearn.lora, seed=inputs.seed)
     trained = replace(loaded, model=model)
     trained_ids = [record.id for record in records] if name == "forget rows" else []

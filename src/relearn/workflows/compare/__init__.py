@@ -1,1 +1,1 @@
-"""Methods side by side on the same records, from the same start model, with the same budget."""
+"""Compare unlearning methods on the same records, start model and training budget (`relearn compare`)."""

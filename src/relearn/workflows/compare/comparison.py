@@ -1,12 +1,12 @@
 """Compare methods with the same records, start model and training budget (`relearn compare`).
 
-Each method gets the learning rate whose short training did best on a sample of TRAINING questions, which is drawn once
-and is the same for all methods and values. The probes, on which methods are compared, are not used: choosing by test
-questions would bias the comparison. The score of a value is
+Each method gets the learning rate whose short training has the highest score on a sample of TRAINING questions. The
+sample is drawn once and is the same for all methods and learning rates. The probes, on which methods are compared, are
+not used, because selection on test questions would bias the comparison. The score of a short training is
 
     harmonic mean of KFR (forget sample) and KRR (retain sample)  x  min(1, LS after / LS before)
 
-with LS per answer over both samples; without this factor, gibberish would count as forgetting.
+with LS as mean per answer over both samples. Without this factor, gibberish would count as forgetting.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ SAMPLED = ("forget", "retain")
 
 
 def compare(comparison: Comparison, out: Path, results: Path, *, read: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
-    """Run what is left of a comparison in folder `out` and write `results`/NAME; return the results, in order.
+    """Run or continue a comparison in folder `out` and write its results to `results`/NAME; return them, in order.
 
-    A method that fails does not stop the others; the first failure is raised at the end. Raises InputError (nothing is
-    written) for wrong input, for folders that hold something else, and where the results would overwrite an input;
-    `read` names files that the comparison came from.
+    A method that fails does not stop the others; the first failure is raised at the end. Raises InputError, before
+    anything is written, for wrong input, for folders with other content, and if results would overwrite an input.
+    `read`: files that the comparison was read from.
     """
     job = ComparisonJob(comparison, out)
     target = below(results, comparison.name)
@@ -66,7 +66,7 @@ def compare(comparison: Comparison, out: Path, results: Path, *, read: tuple[Pat
         console.note(f"== {method}")
         try:
             runs[method] = job.run(method, target)
-        except Exception as error:  # One failing method must not cost a night of the others.
+        except Exception as error:  # The other methods, which may take hours, still run.
             console.note(f"{method} failed: {error}")
             failures.append(error)
         write_overview(target, tuple(comparison.methods), runs)
@@ -76,9 +76,9 @@ def compare(comparison: Comparison, out: Path, results: Path, *, read: tuple[Pat
 
 
 def open_comparison(out: Path) -> None:
-    """Create and mark the folder of a comparison. Raises InputError for one that holds something else."""
+    """Create the folder of a comparison, with a manifest. Raises InputError for a folder with other content."""
     has_settings = any((out / name).exists() for name in (RECIPE, EVALUATION))
-    # Version 0.1 wrote no manifest here, but one into the shared run.
+    # Version 0.1 wrote no manifest here, only into the shared run.
     if has_settings or not (is_new(out) or is_ours(out) or is_ours(out / "shared")):
         raise InputError("is not empty and holds no comparison", where=str(out), way_out="choose another --out")
     check_links(out)
@@ -87,17 +87,17 @@ def open_comparison(out: Path) -> None:
 
 
 class ComparisonJob:
-    """The runs of a comparison in its folder."""
+    """Run the methods of a comparison in its folder."""
 
     def __init__(self, comparison: Comparison, out: Path):
         self._comparison = comparison
         self._out = out
 
     def check(self, results: Path, read: Iterable[Path]) -> None:
-        """Raise InputError for wrong names, recipes and results of any method, before the first is run."""
+        """Raise InputError for wrong names, recipes or results of any method, before the first method is run."""
         inputs: set[Path | str] = {*read}
         for method in self._comparison.methods:
-            # Names of methods become names of run folders and result files.
+            # Method names are used as names of run folders and result files, so they must not leave the folder.
             below(self._out / "runs", method)
             if method == RETAIN_ONLY:
                 inputs.update(input_paths(retain_only(self._comparison).recipe))
@@ -109,7 +109,7 @@ class ComparisonJob:
         check_results(results, tuple(self._comparison.methods), inputs)
 
     def run(self, method: str, results: Path) -> RunFolder:
-        """Search, train, ask and score one method and write its result; return the folder of the full run."""
+        """Choose the learning rate, train, ask and score one method, and write its result; return the full run."""
         if method == RETAIN_ONLY:
             return self._retain_only(results)
         donor = self._shared(method)
@@ -123,7 +123,7 @@ class ComparisonJob:
         return done
 
     def _shared(self, method: str | None = None) -> RunFolder:
-        """Return the run whose stages are copied; a method with its own synthesis has one of its own."""
+        """Finish and return the shared run to copy stages from; a method with its own synthesis has its own."""
         entry = self._comparison.methods[method] if method else None
         with_synthesis = method is not None and needs_synthesis(planned(self._comparison, method, None).recipe)
         if method is None or not with_synthesis or not (entry and entry.synthesis):
@@ -135,7 +135,7 @@ class ComparisonJob:
         return finish_shared(plan, folder, with_synthesis=True)
 
     def _search(self, method: str, donor: RunFolder) -> dict[str, Any]:
-        """Find the learning rate with the best short training; ties go to the smaller one."""
+        """Choose the learning rate whose short training has the highest score; the smaller one if scores are equal."""
         rates = self._comparison.learning_rates(method)
         if len(rates) < 2:
             return {"learning_rate": rates[0] if rates else None, "grid": []}
@@ -176,7 +176,7 @@ class ComparisonJob:
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a short training and its parts; None where nothing could be scored."""
+    """Hold the score of a short training and its parts; a part is None if no answer could be scored."""
 
     kfr: float | None
     krr: float | None
@@ -185,7 +185,7 @@ class Score:
 
 
 def value_of(kfr: float | None, krr: float | None, ls_ratio: float | None) -> float:
-    """Compute the score of a short training; 0 where a part is 0 or missing."""
+    """Compute the score of a short training; 0 if a part is 0 or None."""
     if not kfr or not krr or not ls_ratio:
         return 0.0
     return 2 * kfr * krr / (kfr + krr) * min(1.0, ls_ratio)
@@ -200,7 +200,7 @@ class Selector:
         self._settings = settings
 
     def judge(self, recipe: Recipe, folder: RunFolder) -> Score:
-        """Return the score of a finished training, from its selection.json if that has the same questions."""
+        """Score a finished training, or read the score from its selection.json if that has the same questions."""
         asked = {split: [row["id"] for row in self._before[split]] for split in SAMPLED}
         if (folder / SELECTION).exists():
             saved = read_json(folder / SELECTION)
@@ -213,7 +213,7 @@ class Selector:
 
     @cached_property
     def _before(self) -> dict[str, list[dict[str, Any]]]:
-        """Draw the sample, with the start model's answers."""
+        """Draw the sample of questions, with the start model's answers, by split."""
         return {split: self._draw(asked_first(self._shared.answers("before", split)), split) for split in SAMPLED}
 
     def _draw(self, rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
@@ -240,7 +240,7 @@ class Selector:
         return Score(kfr, krr, ratio, value_of(kfr, krr, ratio))
 
     def _fluency(self, answers: Mapping[str, list[dict[str, Any]]]) -> float | None:
-        """Return the mean LS of the answers of both samples."""
+        """Compute the mean LS over the answers of both samples."""
         values = [(self._value(answers[split], split, "ls"), len(answers[split])) for split in SAMPLED]
         scored = [(value, rows) for value, rows in values if value is not None]
         return sum(value * rows for value, rows in scored) / sum(rows for _, rows in scored) if scored else None

@@ -1,18 +1,18 @@
-"""Define a comparison of methods, and the recipe of each of its runs.
+"""Define the YAML format of a comparison of methods, and make the recipe of each of its runs.
 
     name: knowundo12
     base: {...}                  a recipe, or the path of one, relative to this file
     changes: {...}               keys that replace those of the base
-    methods:                     the order of the table
+    methods:                     in the order of the table
       relearn: {}
       grad_diff+sure: {}         method and mask
       relearn_own: {unlearn: {method: relearn}, synthesis: {file: null}}
-      retain_only: {}            learned without the rows to forget; the ceiling
+      retain_only: {}            start model trained without the forget set; the ceiling
     grid: {learning_rate: [1.0e-4, 5.0e-4, 2.0e-3]}
     budget: {tokens: 150000, search: 0.25}
 
-A plain recipe is accepted too; its methods then come from the command line. Recipes keep `${NAME}` unexpanded, so that
-those committed with the results run on other machines.
+A plain recipe is accepted too, with methods from the command line. Variables `${NAME}` in recipes are not expanded, so
+that recipes committed with the results run on other machines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RETAIN_ONLY = "retain_only"
 
 
 class Entry(Part):
-    """Keys of a method that replace those of the base recipe; `learning_rate` replaces the grid."""
+    """Set the keys of the base recipe that one method replaces; `learning_rate` replaces the grid."""
 
     unlearn: dict[str, Any] = Field(default_factory=dict)
     synthesis: dict[str, Any] = Field(default_factory=dict)
@@ -40,21 +40,24 @@ class Entry(Part):
 
 
 class Grid(Part):
-    """Learning rates to choose from; when empty, the one of the recipe is used."""
+    """Set the learning rates to choose from; if empty, the learning rate of the recipe is used."""
 
     learning_rate: tuple[float, ...] = ()
 
 
 class TrainingBudget(Part):
-    """Length of a training. `tokens`: prompts and answers of all rows; default: the epochs of the recipe. `search`: the
-    share of it for each learning rate of the grid, above 0 and at most 1; default 0.25."""
+    """Set the length of a training.
+
+    `tokens`: tokens of prompts and answers over all training rows; default: the recipe's token budget or epochs.
+    `search`: share of that length for each learning rate of the grid, above 0 and at most 1; default 0.25.
+    """
 
     tokens: int | None = Field(default=None, ge=1)
     search: float = Field(default=0.25, gt=0, le=1)
 
 
 class Select(Part):
-    """The TRAINING questions that a learning rate is judged by: their number of each split, and the seed."""
+    """Set the sample of TRAINING questions for choosing a learning rate: number per split, and seed."""
 
     forget: int = Field(default=24, ge=1)
     retain: int = Field(default=24, ge=1)
@@ -78,7 +81,10 @@ class Comparison(Part):
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Comparison:
-        """Read a comparison or a plain recipe; `changes` such as "budget.tokens=5000" replace its keys."""
+        """Read a comparison or a plain recipe; `changes` such as "budget.tokens=5000" replace its keys.
+
+        Raises InputError for an invalid file.
+        """
         values = read_mapping(path)
         if "base" not in values:
             values = {"name": values.get("name", Path(path).stem), "base": values}
@@ -96,7 +102,10 @@ class Comparison(Part):
         return comparison
 
     def choose(self, methods: tuple[str, ...], learning_rates: tuple[float, ...] | None) -> Comparison:
-        """Return the comparison of these methods only (all when empty), with this grid for all of them if given."""
+        """Return the comparison with only these methods (all if empty), and with this grid for all of them if given.
+
+        Raises InputError if there is no method.
+        """
         chosen = {name: self.methods.get(name, Entry()) for name in methods or self.methods}
         if not chosen:
             raise InputError("no method is named", way_out="--methods relearn,grad_diff")
@@ -111,7 +120,7 @@ class Comparison(Part):
 
 
 def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Parse "lr=1e-4,5e-4" (or learning_rate=...); return None when nothing was given."""
+    """Parse "lr=1e-4,5e-4" (or learning_rate=...); None without texts. Raises InputError for another format."""
     if not texts:
         return None
     key, _, values = ",".join(texts).partition("=")
@@ -125,7 +134,7 @@ def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def method_and_mask(name: str) -> dict[str, Any]:
-    """Return "grad_diff+sure" as keys of `unlearn`."""
+    """Parse a name such as "grad_diff+sure" into the keys `method` and `mask` of `unlearn`."""
     method, plus, mask = name.partition("+")
     return {"method": method, "mask": {"name": mask}} if plus else {"method": method}
 
@@ -141,7 +150,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a comparison: the name of its folder, and its recipe with variables unexpanded."""
+    """Hold one run of a comparison: the name of its folder, and its recipe without expanded variables."""
 
     name: str
     values: dict[str, Any]
@@ -152,19 +161,19 @@ class Planned:
 
     @property
     def portable(self) -> dict[str, Any]:
-        """Return the recipe with all defaults as plain values, variables unexpanded."""
+        """Return the recipe as plain values with all defaults, without expanded variables."""
         return Recipe.model_validate(self.values).model_dump(mode="json")
 
 
 def shared(comparison: Comparison, method: str | None = None) -> Planned:
-    """Return the run whose start model, answers and synthesis the others copy; `method` may have its own synthesis."""
+    """Make the run whose start model, answers and synthesis are copied; `method` can have its own synthesis."""
     entry = comparison.methods[method] if method else Entry()
     name = "shared" if not entry.synthesis else f"shared-{method}"
     return Planned(name, _not_unlearning(comparison, name, {"synthesis": entry.synthesis}))
 
 
 def planned(comparison: Comparison, method: str, learning_rate: float | None, share: float = 1.0) -> Planned:
-    """Return one training of a method with a learning rate (None: the recipe's) and a share of the budget."""
+    """Make one run of a method with a learning rate (None: the recipe's) and a share of the training budget."""
     entry = comparison.methods[method]
     unlearn: dict[str, Any] = merged(method_and_mask(method), entry.unlearn)
     base = Recipe.from_mapping(comparison.base).unlearn
@@ -182,7 +191,10 @@ def planned(comparison: Comparison, method: str, learning_rate: float | None, sh
 
 
 def retain_only(comparison: Comparison) -> Planned:
-    """Return the run that learns the start model without the forget set and its probes."""
+    """Make the run that trains a start model without the forget set and its probes.
+
+    Raises InputError if the recipe has no `learn`.
+    """
     learn = comparison.base.get("learn")
     if not learn:
         problem = "retain_only learns the start model anew, and this recipe says not how"
@@ -194,12 +206,12 @@ def retain_only(comparison: Comparison) -> Planned:
 
 
 def evaluated(planned: Planned) -> Planned:
-    """Return the run without its learning stage."""
+    """Return the run without its stage `learn`."""
     return Planned(planned.name, {**planned.values, "learn": None})
 
 
 def _not_unlearning(comparison: Comparison, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the base recipe with defaults for unlearning, so that it is the same for every method."""
+    """Return the base recipe with default unlearning settings, so that it is the same for every method."""
     values = merged(comparison.base, {"name": f"{comparison.name}-{name}", **changes})
     limits = {key: value for key, value in values.get("unlearn", {}).items() if key == "max_length"}
     return {**values, "unlearn": {"method": "relearn", **limits}}

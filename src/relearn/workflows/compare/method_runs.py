@@ -1,10 +1,10 @@
-"""Run the trainings of a comparison; copy what is the same for every method from one shared run.
+"""Run the trainings of a comparison; stages that are the same for every method are copied from one shared run.
 
     OUT/shared/          start model, answers before with their perplexity, synthesis
-    OUT/search/NAME/     one training for each learning rate, with selection.json
-    OUT/runs/NAME/       the full run with the chosen one
+    OUT/search/NAME/     one short training per learning rate, with selection.json
+    OUT/runs/NAME/       the full run with the chosen learning rate
 
-Each is an ordinary run folder: the same call continues it after a kill and does nothing where all is done.
+Each is an ordinary run folder: the same call continues an interrupted run and does nothing for a finished one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COPIED_STAGES = STAGE_NAMES[: STAGE_NAMES.index("unlearn")]
 
 
 def finish(planned: Planned, folder: Path, until: str = "report") -> RunFolder:
-    """Run what is left of a run."""
+    """Run the stages of a run that are not done, up to stage `until`; return its folder."""
     check_links(folder)
     run_folder = RunFolder(folder)
     if not is_done(run_folder, planned.recipe, until):
@@ -43,7 +43,7 @@ def finish(planned: Planned, folder: Path, until: str = "report") -> RunFolder:
 
 
 def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
-    """Tell whether a run of this recipe has done a stage, without reading its records."""
+    """Return whether the folder has a run of this recipe with the stage done, without reading its records."""
     if not folder.has_recipe or not folder.is_done(stage):
         return False
     try:
@@ -53,7 +53,7 @@ def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
 
 
 def finish_shared(planned: Planned, folder: Path, *, with_synthesis: bool) -> RunFolder:
-    """Make the start model and its answers with their perplexity, and the synthesis if asked for."""
+    """Run the stages of a shared run: start model, answers before with perplexity, and synthesis if asked for."""
     done = finish(planned, folder, until="before")
     if not done.manifest.get("before_perplexity"):
         models = ModelSet.of_run(planned.recipe, folder)
@@ -83,9 +83,10 @@ def copy_stages(
     learned: RunFolder | None = None,
     only: tuple[str, ...] = COPIED_STAGES,
 ) -> None:
-    """Start a run folder with the stages before unlearning that `donor` has done, unless the run was started before.
+    """Start a run folder with the stages `only` copied from `donor`; do nothing if the run was started before.
 
-    With `learned`, the start model of that run is the unlearned model of this one, whose recipe learns nothing.
+    With `learned`, the start model of that run becomes the unlearned model of this run, whose recipe has no `learn`.
+    Raises InputError for a folder with other content, and for outputs in the manifest of `donor` that no run writes.
     """
     if RunFolder(folder).has_recipe:
         return
@@ -120,7 +121,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def evaluate(planned: Planned, folder: Path) -> RunFolder:
-    """Ask and score a model that was trained elsewhere; no report is written."""
+    """Ask and score the model of a folder that `copy_stages` made, without a report."""
     check_links(folder)
     run_folder = RunFolder(folder)
     if not is_done(run_folder, planned.recipe, "scores"):
@@ -132,7 +133,7 @@ def evaluate(planned: Planned, folder: Path) -> RunFolder:
 
 
 def training_log(folder: RunFolder, stage: str = "unlearn") -> dict[str, Any]:
-    """Return steps, tokens and seconds of a training; a step that was repeated after a kill counts once."""
+    """Return steps, tokens and seconds of a training; a step that a resumed run repeated counts once."""
     rows = [row for row in folder.log_rows if row.get("stage") == stage and "loss" in row]
     tokens = {row["step"]: row.get("tokens", 0) for row in rows}
     seconds = folder.manifest["stages"].get(stage, {}).get("seconds")

@@ -1,8 +1,8 @@
 """Write the results of a comparison: a JSON file per method, table, differences, KFR-KRR plane, sample answers.
 
-All are computed from run folders and written only where they changed. Results of other methods in the same folder stay
-in the table, so methods may be run one at a time. Differences to the first method need the single answers of both runs:
-differences.jsonl keeps them for when a run folder is missing.
+All files are computed from run folders and written only if they changed. Results of other methods in the same folder
+stay in the table, so methods can be run one at a time. Differences to the first method need the answers of both runs;
+differences.jsonl keeps computed differences, in case a run folder is later missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS = (
     ("retain", "ls", "LS retain"),
 )
 COMPARED = tuple(dict.fromkeys(name for _, name, _ in COLUMNS))
-# Answers of each split among the samples.
+# Number of sample answers per split.
 SAMPLES_PER_SPLIT = 10
 TABLE, DIFFERENCES, PLANE = "table.md", "differences.jsonl", "plane.svg"
 SAMPLES, SAMPLES_TEXT = "samples.jsonl", "samples.md"
@@ -56,8 +56,9 @@ def result(
     trained: RunFolder | None = None,
     stage: str = "unlearn",
 ) -> dict[str, Any]:
-    """Return the content of METHOD.json: the splits of summary.json after unlearning, and `before` those of the start
-    model. `trained`: the folder with the log of the training, if it is another one.
+    """Return the content of METHOD.json: the splits of summary.json after unlearning, and in `before` before it.
+
+    `trained`: the folder with the training log, if it is not `folder`. `stage`: the stage that trained the model.
     """
     summary, manifest = folder.summary, folder.manifest
     return {
@@ -80,9 +81,9 @@ def _counts(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def check_results(folder: Path, methods: Sequence[str], inputs: Iterable[Path | str]) -> None:
-    """Raise InputError for a folder that holds something else than results, or where an input would be overwritten.
+    """Raise InputError for a folder with other content than results, or if an input would be overwritten.
 
-    Results are recognised by their content, since they are committed without a manifest.
+    Results are recognised by their content, because they are committed without a manifest.
     """
     files = [path for path in folder.iterdir() if not is_leftover(path.name)] if folder.is_dir() else []
     ours = [path for path in files if path.suffix == ".json" and _is_result(path)]
@@ -109,7 +110,7 @@ def write_result(folder: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_results(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
-    """Read the results in a folder: the methods of `order` first, others by name, the ceiling last."""
+    """Read the results in a folder: methods in `order` first, then others by name, retain_only last."""
     values = map(read_json, sorted(folder.glob("*.json")))
     by_method = {value["method"]: value for value in values if "method" in value}
     names = [*(name for name in order if name in by_method), *(name for name in by_method if name not in order)]
@@ -140,7 +141,7 @@ def _write_differences(folder: Path, methods: Sequence[str], runs: Mapping[str, 
 
 
 def point(value: Mapping[str, Any]) -> Point:
-    """Return the point of a result in the KFR-KRR plane, on held-out questions where there are any."""
+    """Return the point of a result in the KFR-KRR plane, on held-out questions if there are any."""
     forget, retain = (measured(value, split) for split in ("forget", "retain"))
     fluency = [part["ls"]["value"] for part in (forget, retain) if part["ls"]["value"] is not None]
     return Point(
@@ -163,9 +164,9 @@ def measured(value: Mapping[str, Any], split: str) -> Mapping[str, Any]:
 
 
 def _samples(folder: Path, methods: Sequence[str], runs: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
-    """Return evenly spaced questions of both sides with the answers of every method.
+    """Return evenly spaced questions of the forget and retain sets with the answers of every method.
 
-    Answers of methods that were run elsewhere are taken from the earlier samples.
+    Answers of methods without a run in `runs` are taken from the earlier samples in `folder`.
     """
     earlier = {row["id"]: row for row in RunFolder(folder).rows(SAMPLES)}
     rows: dict[str, dict[str, Any]] = {}
@@ -181,7 +182,7 @@ def _samples(folder: Path, methods: Sequence[str], runs: Mapping[str, RunFolder]
 
 
 def _sampled_splits(run: RunFolder) -> list[str]:
-    """Return the held-out split of each side that has answers, else the trained one."""
+    """Return the held-out split of the forget and of the retain set, or the trained split if it has no answers."""
     pairs = (("probes_forget", "forget"), ("probes_retain", "retain"))
     choices = [[split for split in pair if run.answers_path("after", split).exists()] for pair in pairs]
     return [choice[0] for choice in choices if choice]
@@ -224,7 +225,7 @@ def _write(path: Path, text: str) -> None:
 def updated(
     earlier: Iterable[Mapping[str, Any]], methods: Sequence[str], runs: Mapping[str, RunFolder]
 ) -> list[dict[str, Any]]:
-    """Return the rows of differences.jsonl: `earlier` ones of these methods, replaced where both runs are here.
+    """Return the rows of differences.jsonl: `earlier` rows of these methods, recomputed if both runs are in `runs`.
 
     A row: {"method", "against": the first of `methods`, "parts": split of summary.json -> metric -> difference}.
     """
@@ -237,7 +238,7 @@ def updated(
 
 
 def _differences(first: RunFolder, other: RunFolder) -> dict[str, Any]:
-    """Compute the differences of two finished runs, once per version of their scores."""
+    """Compute the differences of two finished runs; cached until scores.json of a run changes."""
     return _cached_differences(first.path, other.path, *((run / SCORES).stat().st_mtime_ns for run in (first, other)))
 
 
@@ -267,15 +268,15 @@ def _measurement(saved: Mapping[str, Any]) -> Measurement:
 
 
 def of_table(rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
-    """Return method -> split -> metric -> difference to the first of `methods`, in their order."""
+    """Return method -> split -> metric -> difference to the first of `methods`, in the order of `methods`."""
     differences = {row["method"]: row["parts"] for row in rows if row["against"] == methods[0]}
     return {method: differences[method] for method in methods[1:] if method in differences}
 
 
 def table(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any] | None = None) -> str:
-    """Return table.md: held-out questions, then trained ones, then how each method was trained.
+    """Format table.md: metrics on held-out questions, metrics on trained questions, then the training of each method.
 
-    `differences` (`of_table`) to the first method follow each table.
+    `differences` to the first method, from `of_table`, follow each table of metrics.
     """
     first = results[0]
     lines = [
@@ -323,7 +324,7 @@ def _scores(
 def _differences_tables(
     first: str, differences: Mapping[str, Any], parts: Mapping[str, str], columns: Sequence[tuple[str, str, str]]
 ) -> list[str]:
-    """Return the table of paired differences to the first method."""
+    """Format the table of paired differences to the first method."""
     shown = {method: own for method, own in differences.items() if any(part in own for part in parts.values())}
     if not shown:
         return []
@@ -345,7 +346,7 @@ def _change(entry: Mapping[str, Any] | None) -> str:
 
 
 def ls_ratio(value: Mapping[str, Any], part: str) -> float | None:
-    """Return the linguistic score (mean per answer) divided by that of the start model on the same questions."""
+    """Compute the linguistic score (mean per answer) divided by that of the start model on the same questions."""
     after = value.get(part, {}).get("ls", {}).get("value")
     before = value["before"].get(part, {}).get("ls", {}).get("value")
     return after / before if after is not None and before else None

@@ -1,1 +1,1 @@
-"""Run the whole pipeline on invented people."""
+"""Run all stages on facts about invented people (`relearn demo`)."""

@@ -1,7 +1,7 @@
-"""Run the demo: a small model learns facts about a dozen invented people and unlearns the private ones.
+"""Run the demo: a small model learns facts about a dozen invented people, then unlearns the private facts.
 
-Every person has private facts (the forget set) and public ones (the retain set). Each fact has one trained question,
-one held-out probe (`<id>-probe`), and three more questions from which the model first learns it (`<id>-l1` to `-l3`).
+Every person has private facts (the forget set) and public facts (the retain set). Each fact has one trained question,
+one held-out probe (`<id>-probe`), and three more questions (`<id>-l1` to `-l3`), used only to train the start model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES: tuple[DemoFile, ...] = get_args(DemoFile)
 
 
 def run_demo(out: Path) -> None:
-    """Run the demo in folder `out`, or continue it; print the table of metrics and the path of the report."""
+    """Run or continue the demo in folder `out`; print the table of metrics and the path of the report."""
     recipe, folder = demo_recipe(), RunFolder(out)
     begun = folder.has_recipe
     check_folder(folder, recipe, resume=begun)
@@ -42,7 +42,7 @@ def run_demo(out: Path) -> None:
 
 
 def demo_recipe() -> Recipe:
-    """Return the recipe of the demo: an ordinary one, on files that come with relearn."""
+    """Make the recipe of the demo, on data files of the package."""
     data = {name: str(_file(name)) for name in NAMES}
     return Recipe.from_mapping(
         {
@@ -73,7 +73,7 @@ def demo_recipe() -> Recipe:
 
 
 def load(name: DemoFile) -> list[Record]:
-    """Read one file of the demo, in order; private facts have the split `forget`, public ones `retain`."""
+    """Read the records of one demo file, in order; private facts have the split `forget`, public facts `retain`."""
     private = {row["id"] for row in _rows("private")}
     return [_record(row, private, f"demo/{name}") for row in _rows(name)]
 

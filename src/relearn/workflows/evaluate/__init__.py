@@ -1,1 +1,1 @@
-"""Scoring any two models, or any files of answers, without a run: the auditor's and the researcher's way in."""
+"""Evaluate two models, one model, or files of answers without a run (`relearn evaluate`)."""

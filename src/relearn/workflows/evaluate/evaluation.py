@@ -3,9 +3,9 @@
     evaluation.yaml manifest.json before/ after/ {forget,retain,holdout,...}.jsonl summary.json scores.json
     report.json report.html, with `metrics.worst_case` wordings.jsonl
 
-Stages: other wordings, ask after, ask before, perplexity under the base model, scores, report. Every stage has a key, a
-hash of everything it depends on. A stage is skipped if the manifest holds its key and its files exist, so the same
-command continues an evaluation that was stopped and does nothing where all is done.
+Stages: other wordings, answers after, answers before, perplexity under the base model, scores, report. Every stage has
+a key: a hash of all its inputs and settings. A stage is skipped if the manifest has its key and its files exist. The
+same command therefore continues an interrupted evaluation, and does nothing for a finished one.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from relearn.workflows.run.pipeline import score_again
 
 OUT = Path("runs/evaluation")
 WORDINGS = "wordings"
-# Settings of `metrics` that need a model: changing them for a finished run would begin it anew.
+# Settings of `metrics` that need a model, so a finished run cannot change them without running models again.
 _NEED_MODEL = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
 
 
 def evaluate(
     run: Path | str | None = None, *, out: Path | str = OUT, changes: Sequence[str] = (), **options: Any
 ) -> RunFolder:
-    """Score two models, one model, files of answers, or the answers in folder `run` again; return the folder.
+    """Score two models, one model, or files of answers, or score the answers in folder `run` again; return the folder.
 
-    With `run` (a run folder or an evaluation's), its answers are scored again and its report is written anew. Without,
-    `options` are those of `from_options`: `after`, `before`, `base` (models), `forget`, `retain` (files), and so on;
-    what folder `out` holds already is not done again. `changes`: strings such as "metrics.c1=0.5". Raises InputError
-    (nothing is written) for wrong input and for a folder `out` that holds something else.
+    With `run` (a run folder or evaluation folder), its answers are scored again and its report is rewritten. Without
+    `run`, `options` are those of `from_options`: `after`, `before`, `base` (models), `forget`, `retain` (files), and
+    others; stages that are complete in folder `out` are skipped. `changes`: strings such as "metrics.c1=0.5". Raises
+    InputError, before anything is written, for wrong input and for a folder `out` with other content.
     """
     if run is None:
         return run_evaluation(from_options(changes=changes, **options), Path(out))
@@ -73,10 +73,10 @@ def evaluate(
 
 
 def export_answers(folder: Path, out: Path) -> list[Path]:
-    """Write the answers of a run or an evaluation in the form of the public ReLearn code; return the paths.
+    """Write the answers of a run or an evaluation in the format of the public ReLearn code; return the paths.
 
     Each file of answers becomes out/SIDE_SPLIT.json, a list of {query, ground_truth, generated_response}. Raises
-    InputError where `folder` holds no answers or `out` exists.
+    InputError if `folder` has no answers or `out` exists.
     """
     RunFolder.existing(folder)
     files = sorted(folder.glob("before/*.jsonl")) + sorted(folder.glob("after/*.jsonl"))
@@ -112,7 +112,7 @@ def _score_run_again(path: Path, changes: Sequence[str]) -> RunFolder:
 
 
 def run_evaluation(settings: Evaluation, out: Path, *, again: bool = False) -> RunFolder:
-    """Run an evaluation in folder `out`, or continue it; with `again`, score even where nothing has changed."""
+    """Run or continue an evaluation in folder `out`; with `again`, score and report even if nothing has changed."""
     folder = RunFolder(out)
     is_new = not out.exists()
     try:
@@ -120,7 +120,7 @@ def run_evaluation(settings: Evaluation, out: Path, *, again: bool = False) -> R
             inputs = distributed.on_main(lambda: open_evaluation(folder, settings, held))
             EvaluationJob(settings, folder, inputs, again).run()
     except InputError:
-        # Some mistakes only show when a model is loaded: remove the new folder, unless models have answered.
+        # Some input errors are found only when a model is loaded: remove the new folder unless it has answers.
         has_answers = settings.models and any(out.glob("*/*.jsonl"))
         if is_new and distributed.is_main() and not has_answers and out.is_dir():
             remove_outputs(out)
@@ -129,7 +129,7 @@ def run_evaluation(settings: Evaluation, out: Path, *, again: bool = False) -> R
 
 
 class EvaluationJob:
-    """The stages of one evaluation."""
+    """Run the stages of one evaluation."""
 
     def __init__(self, settings: Evaluation, folder: RunFolder, inputs: EvaluationInputs, again: bool):
         self.settings = settings
@@ -156,7 +156,7 @@ class EvaluationJob:
         distributed.on_main(self._report)
 
     def _stage(self, name: str, outputs: list[str], key: str, work: Callable[[], Any], *, again: bool = False) -> None:
-        """Run a stage in all processes unless its key is that of the last time."""
+        """Run a stage in all processes unless it is complete with the same key."""
         if self._is_due(name, outputs, key, again):
             with self._recorded(name, outputs, key):
                 work()
@@ -171,7 +171,7 @@ class EvaluationJob:
 
     @contextmanager
     def _recorded(self, name: str, outputs: list[str], key: str) -> Iterator[None]:
-        """Record in the manifest, on the main process, that a stage is running, and its key once it is done."""
+        """Record in the manifest, on the main process, that a stage is running, and its key when it is complete."""
         if not distributed.is_main():
             yield
             return
@@ -180,7 +180,7 @@ class EvaluationJob:
         self.folder.update_manifest(keys={**self.folder.manifest.get("keys", {}), name: key})
 
     def _wordings(self) -> None:
-        """Let the generator reword the forget questions, except those that have paraphrases."""
+        """Paraphrase the forget questions with the generator, except those that have paraphrases."""
         settings, count, seed = self.settings.synthesis, self.settings.metrics.worst_case, self.settings.seed
         records = self.inputs.records["forget"]
 
@@ -200,14 +200,14 @@ class EvaluationJob:
         self._stage(WORDINGS, [WORDINGS_FILE], _key(WORDINGS, asked, count, settings, seed), work)
 
     def _with_wordings(self) -> EvaluationInputs:
-        """Return the inputs with the other wordings after the forget questions."""
+        """Return the inputs with the other wordings as a further split after the forget set."""
         (name, forget), *others = self.inputs.records.items()
         wordings = tuple(wording_records(self.inputs.records["forget"], self.folder.wordings))
         own = [(WORDINGS, wordings)] if wordings else []
         return replace(self.inputs, records=dict([(name, forget), *own, *others]))
 
     def _answers(self, side: str, split: str) -> None:
-        """Ask a model, or copy the answers of a file."""
+        """Ask a model the questions of a split, or copy its answers from a file."""
         file, settings = f"{side}/{split}.jsonl", self.settings
         spec = settings.models.get(side)
         if spec is None:
@@ -248,7 +248,7 @@ class EvaluationJob:
         self._stage(f"ability {side}", [file], _key("ability", spec, ability, contents, settings.seed), work)
 
     def _perplexity(self, split: str, base: Model) -> None:
-        """Compute the log-probabilities of the responses of all sides together: many of them are the same."""
+        """Compute log-probabilities of the responses of all sides together, because many responses are identical."""
         due = {}
         for side in self.settings.scored:
             name, file = f"perplexity {side} {split}", f"{side}/{split}.jsonl"
@@ -311,7 +311,7 @@ class EvaluationJob:
 
 
 def _key(*values: Any) -> str:
-    """Hash values and settings as JSON."""
+    """Compute the sha256 of values and settings as JSON."""
 
     def plain(value: Any) -> Any:
         return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)

@@ -15,17 +15,16 @@ from relearn.core.splits import SPLITS
 from relearn.core.yaml_config import apply_change, read_mapping, readable
 from relearn.metrics.metric import METRICS
 
-# In the order of asking: `before` is often the base model too, and is then loaded only once.
+# In the order of asking: `before` is often also the base model, which is used next, so it is loaded only once.
 ASKED_SIDES = ("after", "before")
 _MODELS = ("before", "after", "base")
 
 
 class Evaluation(Part):
-    """Models and records to ask them about, or files that hold answers (without `before` and `after`).
+    """Define an evaluation: models and records to ask them, or, without `before` and `after`, files of answers.
 
-    `base`: the model that perplexity is computed with. `forget`, `retain`, ...: a file for each split (`SPLITS`).
-    `measure`: names of metrics; empty for all. `synthesis`: settings of the generator, where entities, wordings or a
-    judge need one.
+    `base`: the model for perplexity. `forget`, `retain`, ...: one file per split (`SPLITS`). `measure`: names of
+    metrics; empty for all. `synthesis`: settings of the generator, used if entities, other wordings or a judge need it.
     """
 
     before: Model | None = None
@@ -54,7 +53,7 @@ class Evaluation(Part):
 
     @property
     def asks_for_wordings(self) -> bool:
-        """Tell whether a generator has to reword the forget questions."""
+        """Return whether a generator must paraphrase the forget questions."""
         return bool(self.models and self.metrics.worst_case)
 
     @property
@@ -64,14 +63,14 @@ class Evaluation(Part):
 
     @property
     def perplexity_model(self) -> Model | None:
-        """Return `base`, else `before` without its adapter."""
+        """Return the model for perplexity: `base`, else `before` without its adapter, else None."""
         if self.base or self.before is None:
             return self.base
         return self.before.model_copy(update={"adapter": None})
 
     @property
     def asks_generator(self) -> bool:
-        """Tell whether scoring sends the answers to a generator."""
+        """Return whether scoring sends the answers to a generator."""
         return self.metrics.entities != "spacy"
 
     @classmethod
@@ -96,10 +95,11 @@ def from_options(
     measure: Sequence[str] = (),
     changes: Sequence[str] = (),
 ) -> Evaluation:
-    """Make the evaluation from the options of the command. Raises InputError for combinations that make none.
+    """Make the settings from the options of `relearn evaluate`. Raises InputError for incomplete combinations.
 
     `before`, `after`, `base`: models; `*_adapter`: adapters to merge into them, in order. `forget`, `retain`,
-    `holdout`: files. `columns`: names of their columns. `measure`: metrics. `changes`: "metrics.c1=0.5".
+    `holdout`: files. `columns`: field -> column name in these files. `measure`: names of metrics. `changes`: strings
+    such as "metrics.c1=0.5".
     """
     if before_adapter and before is None:
         raise InputError("an adapter needs its model", where="--before-adapter", way_out="give it with --before")
@@ -126,7 +126,7 @@ def from_options(
 
 
 def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> Evaluation:
-    """Validate `values` after applying `changes`; "model.dtype=bfloat16" changes all models."""
+    """Apply `changes` to `values` and validate; "model.dtype=bfloat16" changes all models. Raises InputError."""
     for change in changes:
         apply_change(values, change)
     common = values.pop("model", {})
@@ -147,7 +147,7 @@ def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> 
 
 
 def read_columns(text: str) -> dict[str, str]:
-    """Parse "question=text,answer=labels". Raises InputError for anything else."""
+    """Parse column names such as "question=text,answer=labels". Raises InputError for another format."""
     pairs = [pair.partition("=") for pair in filter(None, map(str.strip, text.split(",")))]
     if not all(equals and name.strip() and column.strip() for name, equals, column in pairs):
         raise InputError(f"cannot read {text!r}", where="--map", way_out="write --map question=text,answer=labels")
@@ -155,9 +155,9 @@ def read_columns(text: str) -> dict[str, str]:
 
 
 def difference(old: Evaluation, new: Evaluation) -> str | None:
-    """Return why the answers of `old` cannot be used for `new`; None where they can.
+    """Return why the answers of `old` cannot be reused for `new`; None if they can.
 
-    What `old` left out may be added later (a retain set, a base model, a model before). Scoring may always change.
+    `new` may add what `old` lacks (a retain set, a base model, a model before). Settings of scoring may always change.
     """
     for name in (*_MODELS, *old.sources):
         first, second = getattr(old, name), getattr(new, name)

@@ -1,4 +1,4 @@
-"""Read and check what an evaluation scores: records to ask models about, or files that hold answers."""
+"""Read and check the inputs of an evaluation: records to ask models, or files of answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from relearn.workflows.run.inputs import begin, with_subjects
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Records to ask, or rows with answers, by split; one of the two is empty."""
+    """Hold records to ask or rows with answers, by split; one of the two is empty."""
 
     records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     answers: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def _check_folder(folder: RunFolder, settings: Evaluation) -> None:
 
 
 def read_inputs(settings: Evaluation) -> EvaluationInputs:
-    """Read and check files and models. Raises InputError for the first problem."""
+    """Read and check the files and models of an evaluation. Raises InputError for the first problem."""
     _check_files(settings)
     for role, spec in _models(settings).items():
         check_model(spec, f"--{role}")
@@ -103,7 +103,7 @@ def _models(settings: Evaluation) -> dict[str, Model]:
 
 
 def _check_files(settings: Evaluation) -> None:
-    """Raise InputError where two splits have the same file."""
+    """Raise InputError if two splits have the same file."""
     splits: dict[str, str] = {}
     for split, source in settings.sources.items():
         if not (file := Path(source.path).expanduser()).is_file():
@@ -150,7 +150,7 @@ def _answers_to_score(settings: Evaluation) -> EvaluationInputs:
         rows, wordings = split_wordings(read_answers(source))
         answers[split] = [{**row, "subject": row["subject"] or find_subject(row["question"])} for row in rows]
         if wordings and split == "forget":
-            # A wording has the subject of its question.
+            # A wording without a subject gets the subject of its question.
             subjects = {row["id"]: row["subject"] for row in answers[split]}
             answers["wordings"] = [
                 {**row, "subject": row["subject"] or subjects[record_id_of_wording(row["id"])]} for row in wordings
@@ -185,14 +185,14 @@ def _notes_on_logprobs(answers: Mapping[str, list[dict[str, Any]]]) -> Iterable[
 
 
 def _input_paths(settings: Evaluation) -> list[str]:
-    """List all data and models that an evaluation reads, by the names they were given."""
+    """List all data and models that an evaluation reads, by the names in its settings."""
     models = [name for spec in _models(settings).values() for name in (spec.name, *spec.adapters)]
     others = filter(None, (settings.metrics.retain_reference, *settings.metrics.ability.tasks))
     return [*models, *(source.path for source in settings.sources.values()), *others]
 
 
 def _check_unchanged(manifest: dict[str, Any], hashes: dict[str, str], models: dict[str, str | None]) -> None:
-    """Raise InputError where a file or a model is not the one that the evaluation began with."""
+    """Raise InputError if a file or a model has changed since the evaluation began."""
     for name, current, where in (("inputs", hashes, "{}"), ("models", models, "the model {}")):
         for key, digest in manifest.get(name, {}).items():
             if key in current and digest != current[key]:
@@ -219,7 +219,7 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
 
 
 def _check_wordings(settings: Evaluation, inputs: EvaluationInputs) -> None:
-    """Raise InputError where the generator of wordings may not be used, or the worst case has no wordings."""
+    """Raise InputError if the generator of wordings is not permitted, or `worst_case` has no wordings."""
     if settings.asks_for_wordings:
         check_remote(settings.synthesis, inputs.counts["forget"])
     elif "worst_case" in settings.measure and not settings.metrics.worst_case and "wordings" not in inputs.splits:
@@ -229,7 +229,7 @@ def _check_wordings(settings: Evaluation, inputs: EvaluationInputs) -> None:
 
 
 def _check_metrics(settings: Evaluation, inputs: EvaluationInputs) -> None:
-    """Raise InputError for a metric none of whose splits is there."""
+    """Raise InputError for a metric if none of its splits is given."""
     scored_as = {SPLITS[split].scored_as for split in inputs.splits}
     for name in settings.measure:
         metric = METRICS.get(name)

@@ -1,1 +1,1 @@
-"""Run a recipe: check, train, evaluate, report; each stage is skipped when its outputs are complete."""
+"""Run a recipe in stages: check, train, evaluate, report; completed stages are skipped (`relearn run`)."""

@@ -20,11 +20,11 @@ from relearn.unlearning.method import METHODS, Method
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run.
+    """Define one stage of a run.
 
-    `check(recipe, data)` raises InputError for input that `run` could not work with; the checks of all stages run
-    before anything is written. `outputs` lists what `run` writes, relative to the run folder; nothing where the recipe
-    has no use for the stage. `all_processes`: all processes of a distributed run take part, not only the main one.
+    `check(recipe, data)`: raises InputError for input that `run` cannot process; the checks of all stages run before
+    anything is written. `outputs`: lists the files that `run` writes, relative to the run folder; an empty list skips
+    the stage. `all_processes`: all processes of a distributed run execute the stage, not only the main process.
     `uses_method`: the stage needs the unlearning method, which may come from a plug-in.
     """
 
@@ -37,11 +37,14 @@ class Stage:
 
 
 def no_check(recipe: Recipe, data: DataSet) -> None:
-    """Check nothing: the stage has no input of its own."""
+    """Accept every recipe, for stages without their own input."""
 
 
 class RunContext:
-    """What the stages of a run share. `interrupted`: the current stage was begun earlier and not completed."""
+    """Hold the recipe, folder, records and models of a run for its stages.
+
+    `interrupted`: the current stage was started by an earlier call and not completed.
+    """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet):
         self.recipe = recipe
@@ -60,7 +63,7 @@ class RunContext:
         return [split for split in SPLITS.values() if self.records(split.name)]
 
     def records(self, split: str) -> Sequence[Record]:
-        """Return the records of a split, those that earlier stages wrote included."""
+        """Return the records of a split, including records that earlier stages wrote (wordings, neighbours)."""
         if split == "wordings":
             return wording_records(self.data.forget, self.folder.wordings)
         if split == "retain" and not self.data.retain:
@@ -68,18 +71,18 @@ class RunContext:
         return getattr(self.data, split)
 
     def answer_files(self) -> list[list[Path]]:
-        """List the answer files before and after unlearning, by split."""
+        """List, for each split, its answer files before and after unlearning."""
         return [[self.folder.answers_path(side, split.name) for side in SIDES] for split in self.splits]
 
     def generator(self) -> Any:
-        """Make the completer of `synthesis.generator`, with the answer cache of the run."""
+        """Make the client of `synthesis.generator`, with the answer cache of the run."""
         settings = self.recipe.synthesis
         return make_completer(settings.generator, settings, self.folder / CACHE)
 
     def entity_generator(self) -> Any:
-        """Make the completer that extracts entities; None where spaCy does."""
+        """Make the client of the generator that extracts entities; None if spaCy extracts them."""
         return None if self.recipe.metrics.entities == "spacy" else self.generator()
 
     def log(self, stage: str) -> Callable[..., None]:
-        """Return a function that appends rows to log.jsonl under the name of a stage."""
+        """Return a function that appends rows to log.jsonl with the name of a stage."""
         return lambda **row: self.folder.log(stage=stage, **row)

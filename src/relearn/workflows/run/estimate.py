@@ -1,6 +1,6 @@
-"""Estimate what a run takes: rows, generator calls, tokens, cost, training passes, memory, minutes.
+"""Estimate the cost of a run: rows, generator calls, tokens, money, training passes, memory, minutes.
 
-Nothing is spent, sent or written.
+An estimate calls no generator or judge, and sends and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from relearn.workflows.run.pipeline import STAGES
 _GIB = 1 << 30
 _ADAM_BYTES = 16
 _ACTIVATION_FACTOR = 34
-# Measured with the demo model on 2 cores: a training pass and an answer in forward passes of one row, and the seconds
-# that loading models and judges takes.
+# Measured with the demo model on 2 cores: the time of a training pass and of an answer, in forward passes of one row,
+# and the seconds for loading models and judges.
 PASS_FORWARDS = 3.0
 ASK_FORWARDS = 4.0
 FIXED_SECONDS = 30
@@ -38,7 +38,7 @@ FIXED_SECONDS = 30
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory of training in bytes: weights, trained part (gradients and Adam's moments), activations."""
+    """Hold the peak memory of training in bytes: weights, trained part (gradients, Adam's moments), activations."""
 
     parameters: int
     weights: int
@@ -58,7 +58,7 @@ class MemoryEstimate:
 
 
 def plan_lines(recipe: Recipe) -> list[str]:
-    """Describe what a recipe takes, one fact a line, and every check of `relearn run` that fails."""
+    """Describe the estimated cost of a recipe and every check of `relearn run` that fails, one line each."""
     data = load_all(recipe.data)
     tokenizer = _tokenizer(recipe)
     generic = data.generic or tuple(load_generic())
@@ -70,7 +70,7 @@ def plan_lines(recipe: Recipe) -> list[str]:
 
 
 def _refusals(recipe: Recipe, data: DataSet) -> list[str]:
-    """List the input checks that fail; missing permissions are listed with what they would send."""
+    """List the input checks that fail, except missing permissions, which `_writing_lines` lists."""
     update = {"allow_remote": True}
     synthesis, metrics = recipe.synthesis.model_copy(update=update), recipe.metrics.model_copy(update=update)
     permitted = recipe.model_copy(update={"synthesis": synthesis, "metrics": metrics})
@@ -84,7 +84,7 @@ def _refusals(recipe: Recipe, data: DataSet) -> list[str]:
 
 
 def estimate_memory(recipe: Recipe) -> MemoryEstimate | None:
-    """Estimate the peak memory of training from the model's configuration; None where that is not available."""
+    """Estimate the peak memory of training from the model's configuration; None if that is not available."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -126,7 +126,7 @@ def _sets(data: DataSet) -> str:
 
 
 def _writing_lines(recipe: Recipe, data: DataSet, generic: int, tokenizer: Any) -> list[str]:
-    """Describe the calls of generator and judges, their cost, and the records they would see."""
+    """Describe the calls of generator and judges, their cost, and the records that would be sent to them."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     named = {"tokenizer": tokenizer, "prices": recipe.prices}
     lines = []
@@ -158,7 +158,7 @@ def _training_line(recipe: Recipe, data: DataSet, generic: int) -> str:
 
 
 def forget_rows(recipe: Recipe, data: DataSet, generic: int) -> int:
-    """Count the forget rows of one epoch of the recipe's method."""
+    """Estimate the number of forget rows in one epoch of the recipe's method."""
     source = METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)
     rows = expected_rows(data.forget, recipe.synthesis, generic)
     if source in ("synthesised", "original_beside_synthesised"):
@@ -181,7 +181,7 @@ def estimate_minutes(recipe: Recipe) -> float:
 
 
 def _seconds_forward(loaded: Loaded, records: Sequence[Record]) -> float:
-    """Measure the seconds of one forward pass of one row: the best of three packs."""
+    """Measure the seconds of one forward pass per row: the best of three passes over `records`."""
     rows = encode(loaded.chat, [record_example(record) for record in records])
     answer_logprobs(loaded.model, rows)
     times = []

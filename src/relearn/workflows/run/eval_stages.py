@@ -1,4 +1,4 @@
-"""Stages that ask the models, score their answers and write the report."""
+"""Run the evaluation stages of a run: before, after, perplexity, scores, report."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def perplexity_outputs(context: RunContext) -> list[str]:
 
 
 def perplexity(context: RunContext) -> None:
-    """Compute the token log-probabilities of all responses under the base model."""
+    """Compute token log-probabilities of all answers under the base model."""
     base = context.models.base()
     with console.stage("perplexity under the base model"):
         for paths in context.answer_files():
@@ -101,7 +101,7 @@ def perplexity(context: RunContext) -> None:
 
 
 def add_perplexity(base: Loaded, paths: Sequence[Path]) -> None:
-    """Fill in the log-probabilities of the responses in answer files to the same questions, where any is missing."""
+    """Compute missing log-probabilities of answers, in files of answers to the same questions."""
     files = {path: Answers.read(path) for path in paths}
     incomplete = {path: answers for path, answers in files.items() if any(map(_lacks_perplexity, answers.rows))}
     for path, answers in zip(incomplete, with_response_logprobs(base, *incomplete.values()), strict=True):
@@ -126,7 +126,7 @@ def score_outputs(_: RunContext) -> list[str]:
 
 
 def score(context: RunContext) -> None:
-    """Score the answers of both sides with all metrics, and the differences between them."""
+    """Score the answers before and after unlearning with all metrics, and the differences between them."""
     settings = context.recipe.metrics
     with console.stage("score the answers"):
         judges = make_judges(settings, context.entity_generator(), context.folder / CACHE)

@@ -25,16 +25,17 @@ from relearn.data import Record
 from relearn.data.validation import DataSet
 from relearn.text.subjects import find_subject
 
-# Packages whose version can change a number; the kernels do so on a GPU, where they are installed.
+# Packages whose version can change a number; the kernels are optional and used on a GPU.
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "spacy", "numpy")
 KERNELS = ("bitsandbytes", "liger-kernel", "flash-attn")
 
 
 def check_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> None:
-    """Raise InputError for a folder that is neither empty nor this run's, or is this run's without `resume`.
+    """Check that a run of this recipe may use the folder.
 
-    A recipe.yaml alone makes no run folder: users keep such files beside their code. A run that was killed as it began
-    has left one too, with exactly this recipe.
+    Raises InputError for a folder with other content, for the run folder of another recipe, and without `resume` for a
+    run folder of this recipe. A folder with only a recipe.yaml counts as a run folder if the file equals this recipe: a
+    run that was killed at its start leaves such a folder, but users also keep recipes beside their code.
     """
     path = folder / RECIPE
     if is_new(folder.path):
@@ -56,7 +57,7 @@ def check_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> None:
 
 
 def _same_recipe(path: Path, recipe: Recipe) -> bool:
-    """Compare a recipe file with `recipe`; keys that were added later have their defaults in it."""
+    """Return whether a recipe file equals `recipe`; keys that are missing in the file have their defaults."""
     if path.read_bytes() == recipe.to_yaml().encode():
         return True
     try:
@@ -66,7 +67,7 @@ def _same_recipe(path: Path, recipe: Recipe) -> bool:
 
 
 def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack) -> None:
-    """Lock the folder of a run and write recipe and manifest. Raises InputError for a changed input file."""
+    """Lock a run folder and write recipe and manifest. Raises InputError if an input file has changed."""
     inputs = input_hashes(recipe)
     for path, digest in folder.manifest.get("inputs", inputs).items():
         if inputs.get(path) != digest:
@@ -87,7 +88,7 @@ def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack)
 
 
 def _plugin_entries(recorded: Iterable[dict[str, Any]], method: str) -> list[dict[str, Any]]:
-    """Return the plug-ins that the manifest records, and those used now that it does not."""
+    """Return the plug-ins recorded in the manifest, followed by further plug-ins that `method` uses."""
     used = {plugin.name: plugin.to_dict() for plugin in plugins.used_by(method)}
     return list({**used, **{entry["name"]: entry for entry in recorded}}.values())
 
@@ -100,7 +101,7 @@ def begin(folder: RunFolder, settings: Mapping[str, str], held: ExitStack, **man
     make_private_dir(folder.path)
     held.enter_context(locked(folder))
     clear_leftovers(folder.path)
-    # The marker comes first: a process that is killed here leaves a folder that is recognised as relearn's.
+    # The manifest comes first, so that the folder is recognised as relearn's if the process is killed here.
     folder.update_manifest()
     for name, text in settings.items():
         write_text(folder / name, text)
@@ -108,7 +109,7 @@ def begin(folder: RunFolder, settings: Mapping[str, str], held: ExitStack, **man
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions of relearn, Python and the packages that can change a number, and the source revision."""
+    """Return versions of relearn, Python and packages that can change a number, the platform, and the git revision."""
     found = {"relearn": __version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES + KERNELS:
         try:
@@ -129,12 +130,12 @@ def _revision() -> str | None:
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """Return the sha256 of every input file by path; folders and names on the hub have none."""
+    """Compute the sha256 of every input file, by path; folders and names on the hub are omitted."""
     return {path: file_hash(Path(path)) for path in _data_paths(recipe) if Path(path).is_file()}
 
 
 def input_paths(recipe: Recipe) -> list[str]:
-    """List all data and models that a run reads, by the names the recipe gives them."""
+    """List all data and models that a run reads, by their names in the recipe."""
     models = (recipe.model.name, *recipe.model.adapters, recipe.metrics.base_model)
     return [*_data_paths(recipe), *filter(None, models)]
 
@@ -149,10 +150,10 @@ def _data_paths(recipe: Recipe) -> list[str]:
 
 
 def with_subjects(data: DataSet) -> DataSet:
-    """Fill in the subjects of all records (`with_subject`)."""
+    """Fill in the missing subjects of all records (`with_subject`)."""
     return replace(data, **{name: tuple(map(with_subject, records)) for name, records in data.sets()})
 
 
 def with_subject(record: Record) -> Record:
-    """Return the record with the subject that its question names, unless it has one."""
+    """Return the record with its subject; a missing subject is read from the question."""
     return record if record.subject else replace(record, subject=find_subject(record.question))

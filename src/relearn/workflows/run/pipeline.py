@@ -1,7 +1,7 @@
 """Run a recipe in a run folder: check, train, evaluate, report.
 
-Every stage reads what earlier stages wrote to the folder and is skipped if its outputs exist. A run that was killed
-therefore continues where it stopped and ends with the same files.
+Every stage reads the files of earlier stages from the folder and is skipped if it is done. An interrupted run therefore
+continues at the stage where it stopped, and ends with the same files.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from relearn.workflows.run.inputs import begin_run, check_folder, with_subjects
 
 
 def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunFolder:
-    """Run a recipe in folder `out` up to stage `until`, or continue such a run; return the folder.
+    """Run a recipe in folder `out` up to stage `until`, or with `resume` continue such a run; return the folder.
 
-    Raises InputError (nothing is written) for wrong input or a folder of another recipe, RunFailedError when the run
-    fails; the stages that are done stay, and `resume` continues after them.
+    Raises InputError, before anything is written, for wrong input or a folder of another recipe. Raises RunFailedError
+    if the run fails; completed stages are kept, and `resume` continues after them.
     """
     if until not in STAGE_NAMES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGE_NAMES)}")
@@ -34,16 +34,16 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "
 
 
 def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunFolder:
-    """Run a recipe up to the unlearned model, without asking it."""
+    """Run a recipe up to the stage `unlearn`, without evaluation of the unlearned model."""
     return run(recipe, out, resume=resume, until="unlearn")
 
 
 def score_again(out: Path | str) -> RunFolder:
-    """Score the answers of a finished run and write its report anew."""
+    """Score the answers of a finished run again and rewrite its report."""
     folder = own_folder(out, RECIPE)
     stages = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
     folder.update_manifest(stages=stages)
-    # Scoring needs no method, so a plug-in that the run was trained with need not be loaded.
+    # Scoring needs no unlearning method, so the plug-in that provided it need not be loaded.
     by_plugin = folder.is_done("unlearn") and folder.manifest.get("plugins")
     needed = [stage for stage in STAGES if not (by_plugin and stage.uses_method)]
     return _run_stages(folder.recipe, folder, needed, resume=True)
@@ -105,7 +105,7 @@ def check_inputs(recipe: Recipe, stages: Sequence[Stage] = STAGES) -> DataSet:
 
 
 def run_stage(context: RunContext, name: str) -> None:
-    """Run a stage unless it is done or has no outputs; mark later stages as not done."""
+    """Run a stage unless it is done or has no outputs; if it runs, later stages are marked as not done."""
     stage = STAGES[STAGE_NAMES.index(name)]
     outputs = stage.outputs(context)
     if not outputs or distributed.on_main(lambda: context.folder.is_done(name)):
@@ -116,7 +116,7 @@ def run_stage(context: RunContext, name: str) -> None:
 
 @contextmanager
 def _recorded(context: RunContext, name: str, outputs: list[str]) -> Iterator[None]:
-    """Record in the manifest, on the main process, that a stage is running and then done."""
+    """Record in the manifest, on the main process, that a stage is running, and then that it is done."""
     if not distributed.is_main():
         yield
         return

@@ -1,4 +1,4 @@
-"""Stages that train: the start model, the rows to train on, the unlearned model."""
+"""Run the training stages of a run: learn, neighbours, wordings, synthesis, alternates, unlearn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import check_texts
 
-# Questions of each split for the train-time evaluation.
+# Number of questions per split in the train-time evaluation.
 SAMPLE = 24
 
 
@@ -50,7 +50,7 @@ def learn_outputs(context: RunContext) -> list[str]:
 
 
 def learn(context: RunContext) -> None:
-    """Fine-tune the model on `learn.data`; the result is the start model."""
+    """Fine-tune the model on `learn.data` to make the start model."""
     settings, seed = context.recipe.learn, context.recipe.seed
     assert settings is not None
     records = distributed.on_main(lambda: records_to_learn(settings))
@@ -61,7 +61,7 @@ def learn(context: RunContext) -> None:
 
 
 def records_to_learn(settings: Learn) -> tuple[Record, ...]:
-    """Read the rows of `learn.data` without those whose question is in `learn.without`."""
+    """Read the records of `learn.data`, except those whose question is in `learn.without`."""
     records, _ = load_set(settings.data, "retain", "learn.data")
     left_out = {normalised(record.question) for record in load_set(settings.without, "forget", "learn.without")[0]}
     return tuple(record for record in records if normalised(record.question) not in left_out)
@@ -72,7 +72,7 @@ def neighbour_outputs(context: RunContext) -> list[str]:
 
 
 def neighbours(context: RunContext) -> None:
-    """Replace a missing retain set by the start model's own answers to questions about the subjects."""
+    """Make a retain set, if none was given, from the start model's answers to other questions about the subjects."""
     recipe, forget = context.recipe, context.data.forget
     loaded = context.models.start()
 
@@ -98,7 +98,7 @@ def wording_outputs(context: RunContext) -> list[str]:
 
 
 def wordings(context: RunContext) -> None:
-    """Let the generator reword the forget questions, `metrics.worst_case` times each."""
+    """Write `metrics.worst_case` paraphrases of each forget question with the generator."""
     recipe, forget = context.recipe, context.data.forget
     with console.stage("word the questions anew", len(forget)):
         check_leaks = Verifier(forget).leaks
@@ -120,7 +120,7 @@ def check_synthesis(recipe: Recipe, data: DataSet) -> None:
 
 
 def _check_generator(recipe: Recipe, data: DataSet) -> None:
-    """Raise InputError where the generator runs on another host and `synthesis.allow_remote` is not set."""
+    """Raise InputError if the generator runs on another host and `synthesis.allow_remote` is not set."""
     shown = QUESTIONS if recipe.metrics.entities == "spacy" else WITH_ANSWERS
     check_remote(recipe.synthesis, len(data.forget), shown)
 
@@ -130,7 +130,7 @@ def synthesis_outputs(context: RunContext) -> list[str]:
 
 
 def synthesis(context: RunContext) -> None:
-    """Write the training rows with a generator, or take them from `synthesis.file`."""
+    """Write the training rows with a generator, or read them from `synthesis.file`."""
     context.models.release()
     settings, forget = context.recipe.synthesis, context.data.forget
     generic = context.data.generic or load_generic()
@@ -205,7 +205,7 @@ def _training_data(context: RunContext) -> TrainingData:
 
 
 def _train_time_evaluation(context: RunContext, loaded: Loaded) -> Callable[[Any], float]:
-    """Return a function model -> harmonic mean of KFR and KRR on the first `SAMPLE` questions of each side."""
+    """Return a function model -> harmonic mean of KFR and KRR, on the first SAMPLE forget and retain questions."""
     recipe, data = context.recipe, context.data
     forget = (data.probes_forget or data.forget)[:SAMPLE]
     retain = (data.probes_retain or context.records("retain"))[:SAMPLE]
