@@ -1,4 +1,4 @@
-"""Compute gradient ascent losses on original answers: GA, with token weights (WGA, SatImp), or random answers (LLMU)."""
+"""Compute gradient ascent losses on original answers: GA, with token weights (WGA, SatImp), random answers (LLMU)."""
 
 from __future__ import annotations
 
