@@ -1,1 +1,1 @@
-"""Metrics: answers on disk in, numbers with intervals out, without the model that gave the answers."""
+"""Compute metrics with intervals from saved answers, without the model that generated them."""

@@ -1,8 +1,8 @@
 """Read files of answers, and export answers with the columns of other tools.
 
-Known columns: question, answer, response; question, reference, response (a run folder's own files); query,
-ground_truth, generated_response (the public ReLearn code). Others are named with a map. Rows are matched by id, never
-by text: another wording of a question has the id that a run gives it (`synthesis/questions.py`).
+Known columns: question, answer, response; question, reference, response (files of a run folder); query, ground_truth,
+generated_response (the public ReLearn code). A map gives the names of other columns. Rows are matched by id, never by
+text. Another wording of a question gets the same id as in a run (`synthesis/questions.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DIGITS = re.compile(r"\s*[0-9]{1,9}\s*", re.ASCII)
 
 
 def count_in(value: Any, name: str, where: str) -> int | None:
-    """Read a count from a cell of JSON, CSV or Parquet; None where it is empty. Raises InputError for others."""
+    """Read a count from a cell of JSON, CSV or Parquet; None for an empty cell. Raises InputError for other values."""
     if value is None or value == "" or value != value:
         return None
     if isinstance(value, str) and _DIGITS.fullmatch(value):
@@ -39,7 +39,7 @@ def count_in(value: Any, name: str, where: str) -> int | None:
 
 
 def with_ids(placed: PlacedRows) -> list[AnswerFields]:
-    """Give every row without an id one made of its content, the same in each repeat.
+    """Add an id made of the content to every row without one; it is the same in each repeat.
 
     Raises InputError for an id that is not unique within a repeat.
     """
@@ -67,7 +67,7 @@ def with_ids(placed: PlacedRows) -> list[AnswerFields]:
 
 
 def _renumber_repeats(rows: Sequence[AnswerFields]) -> None:
-    """Number the repeats from 0, whether a file counts them from 1 or has seeds in their place."""
+    """Renumber the repeats from 0; a file may count from 1 or have seeds instead."""
     rank = {number: place for place, number in enumerate(sorted({row.get("repeat", 0) for row in rows}))}
     for row in rows:
         if "repeat" in row or len(rank) > 1:
@@ -84,14 +84,14 @@ def _check_same(where: str, row: AnswerFields, first_where: str, first: AnswerFi
 
 
 def split_wordings(rows: Sequence[AnswerFields]) -> tuple[list[AnswerFields], list[AnswerFields]]:
-    """Split into (the rows of the questions themselves, those of other wordings of one of these questions)."""
+    """Split rows into those of the original questions and those of other wordings of these questions."""
     ids = {row["id"] for row in rows}
     own = [row for row in rows if record_id_of_wording(row["id"]) not in ids]
     return own, [row for row in rows if record_id_of_wording(row["id"]) in ids]
 
 
 def _name_wordings(placed: PlacedRows) -> None:
-    """Set the ids of other wordings of a record; the lowest wording number is the record's own question."""
+    """Set the ids of other wordings of a record; the lowest wording number is the original question."""
     lowest: dict[str, int] = {}
     for where, row in placed:
         if row.get("wording") is not None and row["id"] is None:
@@ -107,7 +107,7 @@ def _name_wordings(placed: PlacedRows) -> None:
 
 
 class _ContentIds:
-    """Ids made of content: HASH, and HASH-2, HASH-3, ... where the same content occurs again, skipping ids in use."""
+    """Make ids from content hashes: HASH, then HASH-2, HASH-3, ... for repeated content, skipping ids in use."""
 
     def __init__(self, taken: set[str]):
         self._taken = taken
@@ -140,17 +140,17 @@ FORMS = ("chat", "text")
 _COUNTS = ("wording", "repeat")
 _RESPONSES = frozenset(layout[2] for layout in LAYOUTS)
 _ALWAYS = ("reference_logprobs", "response_logprobs")
-# Lone surrogates, as in an answer cut inside an emoji: they cannot be written to a file.
+# Lone surrogates (an answer cut inside an emoji) cannot be written to a file.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_answers(source: DataSource) -> list[dict[str, Any]]:
-    """Read the rows of a JSON, JSON lines, CSV or Parquet file in the form of a run folder's own.
+    """Read answer rows from a JSON, JSON lines, CSV or Parquet file, with the fields of a run folder's files.
 
-    Each has id, question, reference, subject, form, response, reference_logprobs, response_logprobs, and the other
+    Each row has id, question, reference, subject, form, response, reference_logprobs, response_logprobs, and the other
     fields of `AnswerRow` that the file has. A row without an id gets the hash of question and reference, with -2, -3
-    where that repeats; one with a `wording` number gets the id that a run gives it; `repeat` counts from 0. Raises
-    InputError for columns that fit no known layout or more than one, for a missing, null or wrong-typed field (a null
+    for repeated content. A row with a `wording` number gets the same id as in a run. `repeat` counts from 0. Raises
+    InputError for columns that match no known layout or several, for a missing, null or wrong-typed field (a null
     answer is not an empty answer) and for an id that occurs twice within a repeat.
     """
     placed = read_rows(source)[: source.limit]
@@ -162,13 +162,13 @@ def read_answers(source: DataSource) -> list[dict[str, Any]]:
 
 
 def has_responses(source: DataSource) -> bool:
-    """Decide whether a file has a column of responses, under a known name or the one in `source.map`."""
+    """Return True if a file has a column of responses, with a known name or the name in `source.map`."""
     columns = {column for _, values in read_rows(source)[: source.limit] for column in values}
     return bool(columns & (_RESPONSES | {source.map.get("response")}))
 
 
 def exported(rows: Iterable[Mapping[str, Any]], layout: tuple[str, str, str] = RELEARN_CODE) -> list[dict[str, str]]:
-    """Return the three texts of a run folder's rows under the column names of `layout`, in the same order."""
+    """Export question, reference and response of a run folder's rows with the column names of `layout`, in order."""
     return [dict(zip(layout, (row["question"], row["reference"], row["response"]), strict=True)) for row in rows]
 
 
@@ -251,7 +251,7 @@ def _id(value: Any, where: str) -> str | None:
 
 
 def _measured(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Check and return what was measured on models; the two that every row of a run has are None if absent."""
+    """Check and return the values measured on models; the two that every row of a run has are None if absent."""
     measured: dict[str, Any] = dict.fromkeys(_ALWAYS)
     for name, (is_valid, expected) in _MEASURED.items():
         value = values.get(name)
@@ -268,15 +268,15 @@ def _measured(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _counts(values: Mapping[str, Any], mapped: Mapping[str, str], where: str) -> dict[str, int]:
-    """Return the numbers of the wording and of the repeat, where the row has them."""
+    """Return the wording and repeat numbers that the row has."""
     counts = {name: count_in(values.get(mapped.get(name, name)), name, where) for name in _COUNTS}
     return {name: count for name, count in counts.items() if count is not None}
 
 
 def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tags and choices, where these columns have the form of a run's own files.
+    """Return tags and choices if these columns have the types of a run's files.
 
-    Other tools use the same names for other things.
+    Other tools use the same column names for other values.
     """
     fields = {name: values[name] for name in ("tags", "choices") if _are_texts(values.get(name))}
     if _is_count(values.get("choice")) and values["choice"] < len(fields.get("choices", ())):

@@ -1,18 +1,17 @@
-"""Quality of the answers: grades by a language model, useful forgetting, and invented particulars.
+"""Measure the quality of answers: grades by a language model, useful forgetting, and invented entities.
 
-Grades: fluency, relevance and forgetting from 1 to 5 (arXiv 2502.11190), as llm_judge.py asks for them. Answers that
-could not be graded are unscored and counted in the note.
+Grades: fluency, relevance and forgetting from 1 to 5 (arXiv 2502.11190), see llm_judge.py. Answers without a grade are
+unscored and counted in the note.
 
-Useful forgetting: KFR alone reaches 1 with silence and gibberish. An answer counts here where all three hold:
+Useful forgetting: empty answers and gibberish give a KFR of 1. Here an answer counts if it is
     forgotten   as in KFR;
     fluent      the judge's grade is at least 3; without a judge, not gibberish;
     relevant    the judge's grade is at least 3; without a judge, the answer names the subject, or the cosine of its
                 sentence embedding and the question's is at least 0.25 (docs/metrics.md, "Useful forgetting").
 
-Invented particulars: ReLearn's new answers must carry no made-up specifics (arXiv 2502.11190, section 3), while a model
-that was only pushed away from the truth makes up others, which KFR counts as forgetting. Counted are the entities of
-the answer with a capital or a digit of which no such word is in the question, the reference or the subject's name. A
-particular that happens to be true is counted too, since no world knowledge is used.
+Invented entities: ReLearn's new answers must not contain made-up details (arXiv 2502.11190, section 3). KFR counts them
+as forgetting. Counted are entities of the answer whose words with a capital or a digit are all absent from the
+question, the reference and the subject's name. A true entity is counted too, because no world knowledge is used.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ NEAR = 0.25
 
 
 def grade_measurement(context: Context, aspect: Aspect) -> Measurement:
-    """Compute the mean grade of the answers in one aspect."""
+    """Compute the mean judge grade (1 to 5) of the answers in one aspect."""
     judge = context.judges.grader
     if judge is None:
         return context.mean([None] * len(context), why="no judge (metrics.judge)")
@@ -67,7 +66,7 @@ _add_grade("forgetting", "how little of the reference answers give away", {"forg
 
 
 def fluent(context: Context) -> list[bool | None]:
-    """Decide whether every answer is fluent; where the judge failed, by the gibberish check."""
+    """Classify each answer as fluent by the judge's grade, or by the gibberish check without a grade."""
     found: list[bool | None] = [row_gibberish(row) is None for row in context]
     if context.judges.grader is None:
         return found
@@ -76,7 +75,7 @@ def fluent(context: Context) -> list[bool | None]:
 
 
 def relevant(context: Context) -> list[bool | None]:
-    """Decide whether every answer is about its question; None where neither judge nor embeddings can decide."""
+    """Classify each answer as relevant to its question; None without a grade, a named subject and embeddings."""
     found = _relevant_by_rules(context)
     if context.judges.grader is None:
         return found
@@ -96,7 +95,7 @@ def _relevant_by_rules(context: Context) -> list[bool | None]:
 
 
 def names_subject(text: str, subject: str | None) -> bool:
-    """Decide whether a word of the subject's name, of three letters or more, is in the text."""
+    """Return True if the text has a word of the subject's name with three letters or more."""
     if not subject:
         return False
     words = set(entity_form(text).split())
@@ -114,7 +113,7 @@ def names_subject(text: str, subject: str | None) -> bool:
     shown_in=("chart", "summary"),
 )
 def useful_forgetting(context: Context) -> Measurement:
-    """An answer that fails one condition is 0; it is unscored only where none fails and one is unknown."""
+    """Compute the share of useful answers: 0 if a condition fails, unscored if none fails and one is unknown."""
     items = list(zip(decisions(context, forgotten), fluent(context), relevant(context), strict=True))
     names = ("not forgotten", "not fluent", "not relevant")
     failed = Counter(name for item in items for name, holds in zip(names, item, strict=True) if holds is False)
@@ -147,18 +146,18 @@ def invented(context: Context) -> Measurement:
 
 
 def invented_entities(entities: list[str], row: AnswerRow) -> list[str]:
-    """Return the entities of an answer of which no word is in the question, the reference or the subject's name."""
+    """Return the answer's entities with no specific word in the question, the reference or the subject's name."""
     known = set(norms(f"{row.question} {row.reference} {row.subject or ''}"))
     return [entity for entity in entities if (words := _specific_words(entity)) and not known & words]
 
 
 def _specific_words(entity: str) -> set[str]:
-    """The words of an entity that have a capital letter or a digit."""
+    """Return the words of an entity that have a capital letter or a digit."""
     words = ((token.norm, entity[token.start : token.end]) for token in tokenise(entity))
     return {norm for norm, text in words if any(sign.isupper() or sign.isdigit() for sign in text)}
 
 
 def _without_sentence_starts(entities: list[str], row: AnswerRow) -> list[str]:
-    """Drop single words that open a sentence, where the capital is no sign of a name."""
+    """Remove single words at the start of a sentence, because their capital letter does not mark a name."""
     starts = {text.split()[0].strip(",;:.!?") for text in sentences(row.response) if text.split()}
     return [entity for entity in entities if entity not in starts or any(sign.isdigit() for sign in entity)]

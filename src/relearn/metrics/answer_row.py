@@ -1,4 +1,4 @@
-"""One answer of a model: question, reference, response and log-probabilities, as in before/ and after/ of a run."""
+"""Define the answer row: question, reference, response and log-probabilities, as in before/ and after/ of a run."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ AnswerDict = TypeVar("AnswerDict", bound=Mapping[str, Any])
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A question, its reference answer, a model's response, and log-probabilities of answers.
+    """Hold a question, its reference answer, a model's response, and log-probabilities of answers.
 
-    Log-probabilities are natural ones, (tokens,), the tokens that close the turn included: `closing_tokens` counts
-    those at the end of the reference. None means not measured, an empty tuple a text without tokens.
+    Log-probabilities are in nats, (tokens,), and include the end-of-turn tokens: `closing_tokens` is their number at
+    the end of the reference. None means not measured; an empty tuple means a text without tokens.
 
     reference_logprobs, reference_hits, reference_moments: (reference tokens,) under the model: the log-probability of
-        each token, whether it was the likeliest, and (mean, variance) of the log-probability of a token drawn from the
+        each token, True if it was the likeliest, and (mean, variance) of the log-probability of a token drawn from the
         model's distribution at that position.
-    paraphrased_logprobs: of the paraphrased reference. perturbed_logprobs: of each wrong answer of like form.
+    paraphrased_logprobs: of the paraphrased reference. perturbed_logprobs: of each wrong answer of the same form.
     base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`),
         for the reference attack and for PPL.
-    repeat: 0, or the number of the sample (`generate.repeats`); ids are unique within each.
+    repeat: 0, or the number of the sample (`generate.repeats`); ids are unique within a repeat.
     form: "chat", or "text" for a passage and its continuation. tags: kinds of probe; see data/record.py.
-    choices, choice: of a multiple-choice question the texts and the index of the right one.
+    choices, choice: the texts of a multiple-choice question's choices and the index of the right one.
     letter_logprobs, choice_logprobs: (choices,) of each choice's letter and of its text, summed over its tokens, in the
         layouts of inference/choice_logprobs.py.
     """
@@ -63,7 +63,7 @@ class AnswerRow:
 
 
 def asked_first(rows: Iterable[AnswerDict]) -> list[AnswerDict]:
-    """Keep the answers of the first time each question was asked (lowest `repeat`), in their order."""
+    """Select the answer with the lowest `repeat` of each question, in the same order."""
     first: dict[str, AnswerDict] = {}
     for row in rows:
         if (row.get("repeat") or 0) < (first.setdefault(row["id"], row).get("repeat") or 0):

@@ -1,4 +1,4 @@
-"""Check that a registered metric keeps the rules that scoring and the report rely on."""
+"""Check that a registered metric follows the rules that scoring and the report need."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PARTS: dict[str, ScoredSplit] = {
 
 
 class _CapitalisedWords:
-    """Entity extractor: every word with a capital letter."""
+    """Extract every word with a capital letter as an entity."""
 
     name = "capitalised words"
 
@@ -55,7 +55,7 @@ class _CapitalisedWords:
 
 
 class _SameText:
-    """Entailment judge: equal texts entail each other, others are neutral."""
+    """Judge equal texts as entailment and other texts as neutral."""
 
     name = "same text"
     truncated = 0
@@ -65,12 +65,12 @@ class _SameText:
 
 
 def check_metric(name: str) -> list[str]:
-    """Measure a metric on made-up answers; return one line for each rule that it breaks, none if it keeps all.
+    """Check a metric on made-up answers, and return one line for each rule that it breaks.
 
     The rules: it has a label, a description, known directions and a known unit. It gives one finite value or None per
-    row; rows without a value, and those that lack an input it needs, are unscored and not zero; no rows give no value.
-    The value is within its interval and the bounds of its unit. The order of the rows changes nothing, and the rows are
-    not changed. The answers are empty, degenerate and in several scripts, with and without log-probabilities; no model
+    row. Rows without a value or without an input it needs are unscored, not zero; without rows there is no value. The
+    value is within its interval and the bounds of its unit. The order of the rows has no effect, and the rows do not
+    change. The test answers are empty, degenerate and in several scripts, with and without log-probabilities; no model
     is loaded. Raises InputError for a name that is not registered.
     """
     metric = METRICS.get(name)

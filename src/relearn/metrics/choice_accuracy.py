@@ -1,12 +1,12 @@
-"""Accuracy on multiple-choice questions (WMDP, arXiv 2403.03218; MMLU) and recall by kind of probe (RWKU, 2406.10890).
+"""Measure accuracy on multiple-choice questions (WMDP, arXiv 2403.03218; MMLU) and recall on probes (RWKU, 2406.10890).
 
-`choice_accuracy` compares the log-probabilities of the choices' letters under a prompt that lists them, as WMDP, MMLU
-and lm-eval do. `choice_accuracy_by_text` compares the texts of the choices under the bare question, each
-log-probability divided by the text's length in characters (lm-eval's acc_norm). A model that has forgotten is at
-chance, 1/k for k choices; one well below it still has the knowledge and avoids it.
+`choice_accuracy` compares the log-probabilities of the choices' letters after a prompt that lists the choices, as WMDP,
+MMLU and lm-eval do. `choice_accuracy_by_text` compares the texts of the choices after the question alone, with each
+log-probability divided by the text's length in characters (lm-eval's acc_norm). A model without the knowledge has
+chance accuracy, 1/k for k choices; an accuracy well below shows that it has the knowledge and avoids it.
 
 `probe_recall` is ROUGE-L recall on rows with tags (fill-in, question, attacks; `data/record.py`). All three metrics
-have a value for each tag in `groups`; their own value is the mean over all rows, so that kinds weigh by their size.
+have a value for each tag in `groups`; the value of the metric is the mean over all rows.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 
 PAPER = "arXiv 2403.03218"
 BETTER: Mapping[ScoredSplit, Better] = {"forget": "lower", "retain": "higher"}
-# More tags than this are names of rows, not kinds of probes.
+# With more tags than this, tags are names of rows, not kinds of probes.
 MAX_KINDS = 40
 
 
 def kinds(rows: Sequence[AnswerRow]) -> list[str]:
-    """Return the tags of the rows in alphabetical order; none where there are too many to be kinds."""
+    """List the tags of the rows in alphabetical order; empty with more than `MAX_KINDS` tags."""
     tags = sorted({tag for row in rows for tag in row.tags})
     return tags if len(tags) <= MAX_KINDS else []
 
 
 def mean_by_kind(context: Context, values: Sequence[float | None], note: str = "", why: str = "") -> Measurement:
-    """Compute the mean over all rows, with that over the rows of each kind in `groups`."""
+    """Compute the mean over all rows, and the mean over the rows of each tag in `groups`."""
     groups = {}
     for kind in kinds(context.rows):
         own = [(row, value) for row, value in zip(context, values, strict=True) if kind in row.tags]
@@ -71,7 +71,7 @@ _choice_metric = partial(metric, source=PAPER, better=BETTER, needs=["logprobs"]
 
 
 def likeliest(values: Sequence[float]) -> int:
-    """Return the index of the highest value, the first of equal ones."""
+    """Return the index of the highest value, the first one among equals."""
     return max(range(len(values)), key=lambda at: (values[at], -at))
 
 
@@ -96,12 +96,12 @@ def choice_accuracy_by_text(context: Context) -> Measurement:
 
 
 def right_by_letter(row: AnswerRow) -> float | None:
-    """Return 1 where the right letter is the likeliest, else 0; None without choices or log-probabilities of them."""
+    """Return 1 if the right letter is the likeliest, else 0; None without choices or their log-probabilities."""
     return _right(row, row.letter_logprobs)
 
 
 def right_by_text(row: AnswerRow) -> float | None:
-    """Return 1 where the right text is the likeliest per character, else 0; None as in `right_by_letter`."""
+    """Return 1 if the right text is the likeliest per character, else 0; None as in `right_by_letter`."""
     if row.choice_logprobs is None or len(row.choice_logprobs) != len(row.choices):
         return None
     return _right(row, [lp / max(1, len(text)) for lp, text in zip(row.choice_logprobs, row.choices, strict=True)])
@@ -114,7 +114,7 @@ def _right(row: AnswerRow, values: Sequence[float] | None) -> float | None:
 
 
 def chance(rows: Sequence[AnswerRow]) -> float | None:
-    """Return the expected accuracy of guessing; None without choices."""
+    """Compute the expected accuracy of guessing; None without choices."""
     sizes = [len(row.choices) for row in rows if is_choice(row)]
     return fmean(1 / size for size in sizes) if sizes else None
 

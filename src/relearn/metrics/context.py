@@ -1,6 +1,6 @@
-"""What a metric is computed from: the answer rows of one part, or of all parts, and what several metrics share.
+"""Define the input of metrics: the answer rows of one part or of all parts, with values that several metrics share.
 
-Shared quantities (entity coverage, entailment verdicts, word counts) are computed when first used, and once.
+The shared values (entity coverage, entailment verdicts, word counts) are computed once, when they are first used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relearn.metrics.retain_reference import RetainReference
 
 @dataclass(frozen=True)
 class Context(Sequence[AnswerRow]):
-    """The answer rows of one split of one model; iterating over it gives the rows."""
+    """Hold the answer rows of one split of one model, as a sequence, with settings and judges."""
 
     rows: Sequence[AnswerRow]
     _: KW_ONLY
@@ -44,15 +44,15 @@ class Context(Sequence[AnswerRow]):
 
     @cached_property
     def coverage(self) -> list[Coverage | None]:
-        """Entity coverage of every row; None where it could not be measured."""
+        """Compute the entity coverage of every row; None if it could not be measured."""
         return coverages(self.rows, self.judges)
 
     @cached_property
     def verdicts(self) -> list[NLIVerdict | None]:
-        """Entailment verdict of every row; None without a judge and for an empty answer.
+        """Compute the entailment verdict of every row; None without a judge or for an empty answer.
 
-        On the forget set the answer is the premise (does it still say the reference?), on the retain set the reference
-        (arXiv 2502.11190).
+        The premise is the answer on the forget set (does the answer still entail the reference?), and the reference on
+        the retain set (arXiv 2502.11190).
         """
         judge = self.judges.entailment
         if judge is None:
@@ -66,11 +66,14 @@ class Context(Sequence[AnswerRow]):
 
     @cached_property
     def lexical_counts(self) -> list[LexicalCounts]:
-        """Token counts, vocabulary and perplexity of every response."""
+        """Count tokens and vocabulary, and compute the perplexity, of every response."""
         return [lexical_counts(row) for row in self.rows]
 
     def mean(self, values: Sequence[float | None], note: str = "", why: str = "") -> Measurement:
-        """Mean over the scored rows with its interval. values: (rows,), None = unscored; `why`: the reason for None."""
+        """Compute the mean over the scored rows and its interval.
+
+        values: (rows,), None = unscored. why: the reason for None.
+        """
         return self.summarise(values, mean_interval, note, why)
 
     def summarise(
@@ -80,7 +83,7 @@ class Context(Sequence[AnswerRow]):
         note: str = "",
         why: str = "",
     ) -> Measurement:
-        """As `mean`, for another statistic: `mean_interval` or `median_interval`."""
+        """Compute a statistic over the scored rows and its interval, with `mean_interval` or `median_interval`."""
         per_record = {row.id: value for row, value in zip(self.rows, values, strict=True)}
         scored = self.sorted_by_id(index for index, value in enumerate(values) if value is not None)
         unscored = len(values) - len(scored)
@@ -98,17 +101,17 @@ class Context(Sequence[AnswerRow]):
         return Measurement(value, low=low, high=high, per_record=per_record, note=note, why=why, **counts)
 
     def sorted_by_id(self, indices: Iterable[int]) -> list[int]:
-        """Indices of rows in the order of the rows' ids, so that the order of a file does not change an interval."""
+        """Sort row indices by row id, so that the order of a file does not change an interval."""
         return sorted(indices, key=lambda index: self.rows[index].id)
 
     def clusters(self, indices: Sequence[int]) -> Clusters:
-        """The subjects of these rows as bootstrap clusters; a row without a subject is a cluster of its own."""
+        """Group these rows by subject into bootstrap clusters; a row without a subject is its own cluster."""
         return group([self.rows[index].subject for index in indices], len(indices))
 
 
 @dataclass(frozen=True)
 class JointContext:
-    """All parts of one model. contexts: by part (forget, retain, ...); reference: a retain-only run to compare with."""
+    """Hold the contexts of all parts (forget, retain, ...) of one model; `reference`: scores of a retain-only run."""
 
     contexts: Mapping[str, Context]
     _: KW_ONLY
@@ -121,7 +124,7 @@ class JointContext:
         return self.contexts[part].rows if part in self.contexts else ()
 
     def measurement(self, part: str, name: str) -> Measurement:
-        """The metric `name` on one part, measured once. Raises InputError for a metric over several parts."""
+        """Measure the metric `name` on one part, once. Raises InputError for a metric over several parts."""
         if (part, name) not in self._measurements:
             measured = split_metric(name).measure(self.contexts[part])
             assert measured is not None

@@ -16,7 +16,7 @@ BUILTIN = "builtin"
 def load_entailment(
     name: str = BUILTIN, revision: str | None = None, *, batch_size: int = 32, device: str | None = None
 ) -> PairJudge:
-    """Load the judge `builtin`, or a model from a folder or a hub name whose configuration names the three labels.
+    """Load an entailment judge: `builtin`, or a folder or hub name of a model with the three labels in its config.
 
         judge = load_entailment()
         judge([("She lives in Oslo.", "She lives in Norway.")])  # [{"entailment": p, "neutral": p, "contradiction": p}]
@@ -49,7 +49,7 @@ def load_entailment(
 
 
 class TransformersJudge(PairJudge):
-    """A sequence-classification model in float32; deterministic."""
+    """Judge pairs with a sequence-classification model in float32; deterministic."""
 
     def __init__(self, name: str, tokenizer, model, batch_size: int = 32, device: str | None = None):
         import torch

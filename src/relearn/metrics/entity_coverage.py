@@ -2,10 +2,10 @@
 
     E = |entities of the reference matched in the answer| / |entities of the reference|
 
-One entity of the answer matches at most one of the reference, so E <= 1; entities of the question are left out on both
-sides. An entity of the reference that is in the answer word for word counts even if the extractor missed it. General
-nouns that any answer may use ("career", "inspiration") count only where the reference has nothing more specific; on
-TOFU and KnowUnDo that separates vague and false answers better from faithful paraphrases.
+One entity of the answer matches at most one of the reference, so E <= 1. Entities of the question are left out of both.
+An entity of the reference that is in the answer word for word counts, even if the extractor missed it. General nouns
+("career", "inspiration") count only if the reference has no specific entity; on TOFU and KnowUnDo this separates vague
+and false answers better from faithful paraphrases.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coverage:
-    """reference: the entities that count; matched: those found in the answer; answer: the entities of the answer.
+    """Hold the entities of one row; `value` is E, or None if no entity of the reference counts.
 
-    `value` is E, None where no entity of the reference counts.
+    reference: the entities that count; matched: those found in the answer; answer: the entities of the answer.
     """
 
     reference: tuple[str, ...]
@@ -42,7 +42,7 @@ class Coverage:
 
 
 def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None]:
-    """Compute the coverage of each row, in order; None without an extractor or matcher and where a call failed."""
+    """Compute the entity coverage of each row; None without an extractor or matcher, or if a call failed."""
     if judges.missing is not None or judges.matcher is None:
         return [None] * len(rows)
     entities = judges.entities([text for row in rows for text in (row.question, row.reference, row.response)])
@@ -54,7 +54,7 @@ def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None
 def _sides(
     row: AnswerRow, query: list[str] | None, reference: list[str] | None, answer: list[str] | None
 ) -> tuple[list[str], list[str]] | None:
-    """The entities that count, of the reference and of the answer; None where an extraction failed."""
+    """Return the entities of the reference and of the answer that count; None if an extraction failed."""
     if query is None or reference is None or answer is None:
         return None
     counted = _specific(_without_subject(without_query(reference, row.question, query), row))
@@ -63,7 +63,7 @@ def _sides(
 
 
 def _without_subject(entities: list[str], row: AnswerRow) -> list[str]:
-    """Drop the subject's name where the question has part of it ("Marta"), unless the name is the answer itself."""
+    """Remove the subject's name if the question has part of it ("Marta"), unless there is no other entity."""
     subject = set(entity_form(row.subject or "").split())
     if not subject & set(entity_form(row.question).split()):
         return entities
@@ -72,7 +72,7 @@ def _without_subject(entities: list[str], row: AnswerRow) -> list[str]:
 
 
 def _specific(entities: list[str]) -> list[str]:
-    """Drop general nouns, unless there is nothing else; an entity with a capital or a digit is never general."""
+    """Remove general nouns unless there is no other entity; an entity with a capital or a digit is not general."""
     named = [entity for entity in entities if not (entity.islower() and all(map(is_ordinary, norms(entity))))]
     return named or entities
 

@@ -1,8 +1,7 @@
-"""Fluency by word counts and perplexity: PPL, Brunet's index, Honoré's statistic, and the linguistic score of them.
+"""Measure fluency by word counts and perplexity: PPL, Brunet's index, Honoré's statistic, and the linguistic score LS.
 
-`lexical_indices.py` has the formulas. One huge perplexity in the mean of a data set brings LS to 0. So LS is given as
-the paper (arXiv 2502.11190) computes it (`ls_paper`: means over the data set first) and per response (`ls` mean,
-`ls_median` median).
+`lexical_indices.py` has the formulas. `ls_paper` is LS of the means over the data set, as in arXiv 2502.11190; a single
+huge perplexity makes it 0. `ls` is the mean and `ls_median` the median of LS over the responses.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def ls_median(context: Context) -> Measurement:
     shown_in=["summary"],
 )
 def ls_paper(context: Context) -> Measurement:
-    """Compute LS of the means of PPL, BI and HS. Empty answers have no perplexity but count in the other two means."""
+    """Compute LS of the means of PPL, BI and HS; empty answers have no perplexity, but count in the other means."""
     counts = context.lexical_counts
     per_record = dict(zip((row.id for row in context), _ls_values(context), strict=True))
     scored = (
@@ -109,7 +108,7 @@ def _nan_if_none(value: float | None) -> float:
 
 
 def _score_of_means(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(items, 3) of PPL (nan = none), BI, HS and (resamples, items) draws -> (resamples,) LS of the means."""
+    """Compute LS of the means: (items, 3) of PPL (nan = none), BI, HS and (resamples, items) draws -> (resamples,)."""
     measured = ~np.isnan(columns[:, 0])
     ppl = weights @ np.where(measured, columns[:, 0], 0.0) / np.maximum(weights @ measured, 1)
     bi, hs = (weights @ columns[:, 1:] / weights.sum(axis=1, keepdims=True)).T
@@ -121,7 +120,7 @@ def _ls_values(context: Context) -> list[float | None]:
 
 
 def _lacks_perplexity(context: Context) -> bool:
-    """Whether answers with words have no perplexity; the zeros of empty answers cannot be the value of the set."""
+    """Return True if no perplexity was measured and an answer has words; zeros of empty answers are then no value."""
     return bool(_missing(context)) and any(counts.n for counts in context.lexical_counts)
 
 

@@ -1,14 +1,13 @@
-"""Classify answers that are no language, which KFR counts as forgotten: the metric `gibberish`.
+"""Detect gibberish answers, which KFR counts as forgotten: the metric `gibberish`.
 
 An answer is gibberish when it is
     empty      without a letter or digit;
-    looping    its word triples repeat: 2^H / T < 0.5, with H the entropy in bits of the T triples (characters where
-               words are very long or the script has no spaces);
-    salad      its words are in random order (word_salad.py) or run together; English text alone is examined;
+    looping    its word triples repeat: 2^H / T < 0.5, with H the entropy in bits of the T triples (characters if words
+               are very long or the script has no spaces);
+    salad      its words are in random order (word_salad.py) or run together; only English text is examined;
     surprising its perplexity under the base model is far above that of any language.
-The perplexity is the one of LS, under the model before any fine-tuning, so that memorised text does not count as fluent
-nor forgotten text as gibberish. Where measured it also clears an answer whose word order looks random but whose
-perplexity is that of prose. Thresholds and what they were measured on: docs/metrics.md, "Gibberish".
+The perplexity is that of LS, under the model before any fine-tuning, so it does not depend on memorised text. An answer
+with the perplexity of prose is never salad. Thresholds and their data: docs/metrics.md, "Gibberish".
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ KINDS: tuple[GibberishKind, ...] = ("empty", "looping", "salad", "surprising")
 DISTINCT = 0.5
 ORDER = 0.4
 PROSE_PPL, BABBLE_PPL = 40.0, 1000.0
-# The perplexity of fewer tokens depends on a single name.
+# With fewer tokens a single name decides the perplexity.
 MIN_TOKENS = 8
 _MAX_WORD_LENGTH = 15
 
 
 def gibberish_kind(text: str, logprobs: Sequence[float] | None = None) -> GibberishKind | None:
-    """Return the first of KINDS that applies to the text; None for language.
+    """Classify a text as the first of KINDS that applies; None if it is not gibberish.
 
-    logprobs: (tokens,) of the text under the base model, where measured.
+    logprobs: (tokens,) of the text under the base model, or None if not measured.
     """
     if not any(character.isalnum() for character in text):
         return "empty"
@@ -51,7 +50,7 @@ def gibberish_kind(text: str, logprobs: Sequence[float] | None = None) -> Gibber
 
 
 def distinct_share(units: Sequence[str]) -> float:
-    """Compute 2^H / T of the T triples of `units`: 1 where all differ or there are none, 1/T where all are equal."""
+    """Compute 2^H / T of the T triples of `units`: 1 if all differ or there are none, 1/T if all are equal."""
     triples = Counter(zip(units, units[1:], units[2:], strict=False))
     total = sum(triples.values())
     if not total:
@@ -61,7 +60,7 @@ def distinct_share(units: Sequence[str]) -> float:
 
 
 def _units(text: str) -> Sequence[str]:
-    """Split into words; into characters where words are too long to be any, as in a loop without spaces ('s's's)."""
+    """Split a text into words, or into characters if words are too long (a loop without spaces, 's's's)."""
     tokens = words(text)
     if sum(map(len, tokens)) <= _MAX_WORD_LENGTH * len(tokens):
         return [unit for token in tokens for unit in (token if _too_long(token) else (token,))]
@@ -69,7 +68,7 @@ def _units(text: str) -> Sequence[str]:
 
 
 def _too_long(token: str) -> bool:
-    """Whether a token is too long for a word; a line of punctuation marks is not."""
+    """Return True if a token is too long for a word and not a line of punctuation marks."""
     return len(token) > _MAX_WORD_LENGTH and any(map(str.isalnum, token))
 
 

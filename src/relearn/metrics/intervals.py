@@ -1,9 +1,9 @@
-"""Compute 95 % bootstrap intervals: the spread of a number over other samples of items of the same kind.
+"""Compute 95 % bootstrap intervals of a statistic over items or clusters of items.
 
-Questions about one subject are alike, so with `clusters` whole subjects are resampled, each with all its items
-(Cameron, Gelbach and Miller 2008). The percentiles are those of Hesterberg's expanded interval (arXiv 1411.5279), since
-the plain ones are too narrow for few clusters: for 12 clusters the 1.1 and 98.9 %, for 200 the 2.4 and 97.6 %.
-`interval_of_sets` is for a number that depends on several sets of answers; each set is resampled independently.
+Questions about one subject are not independent, so with `clusters` whole subjects are resampled, each with all its
+items (Cameron, Gelbach and Miller 2008). Percentile intervals are too narrow for few clusters, so the percentiles of
+Hesterberg's expanded interval (arXiv 1411.5279) are used: 1.1 and 98.9 % for 12 clusters, 2.4 and 97.6 % for 200.
+`interval_of_sets` is for a statistic of several sets of answers; each set is resampled independently.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
 ResampledStatistic = Callable[[list[np.ndarray]], np.ndarray]
 ClusterLabels = Sequence[Hashable | None]
 ONE_SUBJECT = "all items are of one subject: the interval is over items, as if they had nothing in common"
-# Draw counts held at once: items times resamples in `bootstrap`, resamples in `interval_of_sets`.
+# Draw counts in memory at once: items times resamples in `bootstrap`, resamples in `interval_of_sets`.
 _MAX_COUNTS = 2_000_000
 _RESAMPLES_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """codes: (items,) the cluster of each item, 0 to count - 1; note: why the clusters are not those of the labels."""
+    """Hold bootstrap clusters: `codes` (items,) are the cluster of each item, from 0 to count - 1.
+
+    note: the reason if the clusters are not those of the labels.
+    """
 
     codes: np.ndarray
     count: int
@@ -37,7 +40,7 @@ class Clusters:
 
 
 def group(labels: ClusterLabels | None, items: int) -> Clusters:
-    """Make one cluster per label and one per item without a label; one per item where all labels are the same."""
+    """Make one cluster per label and per item without a label; one per item if all labels are the same."""
     if labels is None:
         return Clusters(np.arange(items), items)
     if len(labels) != items:
@@ -58,10 +61,10 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Compute the interval of `statistic` over clusters (without `clusters`: items) drawn with replacement.
+    """Compute the bootstrap interval of `statistic` over clusters (without `clusters`: items).
 
-    columns: (items, values per item). The interval is widened, where needed, to contain the statistic of the items
-    themselves (few resamples, skewed statistics). Draws depend on the order of the items, so callers sort them by id.
+    columns: (items, values per item). The interval is widened if needed (few resamples, skewed statistics) to contain
+    the statistic of the original items. Draws depend on the order of the items, so callers sort them by id.
     """
     grouped = group(clusters, len(columns))
     rng = np.random.default_rng(seed)
@@ -78,12 +81,12 @@ def _expanded_interval(values: np.ndarray, clusters: int, own: float) -> tuple[f
 
 
 def value_of(columns: np.ndarray, statistic: Statistic) -> float:
-    """Compute the statistic of the items as they are, each counted once."""
+    """Compute the statistic of the original items, each counted once."""
     return float(statistic(columns, np.ones((1, len(columns))))[0])
 
 
 def _item_counts(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.ndarray:
-    """(resamples, items): how often each item is drawn; all items of a cluster equally often."""
+    """Draw the count of each item in each resample, (resamples, items); items of a cluster have equal counts."""
     drawn = rng.integers(0, grouped.count, size=(resamples, grouped.count))
     drawn += grouped.count * np.arange(resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=resamples * grouped.count).reshape(resamples, grouped.count)
@@ -91,7 +94,7 @@ def _item_counts(rng: np.random.Generator, grouped: Clusters, resamples: int) ->
 
 
 def lower_tail(clusters: int) -> float:
-    """Return the lower percentile of the expanded interval: 2.5, less for few clusters."""
+    """Compute the lower percentile of the expanded interval: 2.5 for many clusters, less for few."""
     from scipy.special import ndtr, stdtrit
 
     if clusters < 2:
@@ -105,7 +108,7 @@ def mean(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def median(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute the median of the first column, for an even number of draws the mean of the two in the middle."""
+    """Compute the median of the first column, as a `Statistic`; with an even count the mean of the two middle values."""
     return weighted_median(columns[:, 0], weights)
 
 
@@ -145,9 +148,10 @@ def _with_interval(
 def interval_of_sets(
     sets: Sequence[Sequence[AnswerRow]], statistic: ResampledStatistic, value: float, *, resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Compute the interval of a statistic of several sets, widened where needed to contain `value`, that of the sets.
+    """Compute the bootstrap interval of a statistic of several sets, each resampled independently.
 
-    Draws depend on the order of the rows, so callers sort them by id. Resamples with a nan statistic are left out.
+    It is widened if needed to contain `value`, the statistic of the original sets. Draws depend on the order of the
+    rows, so callers sort them by id. Resamples with a nan statistic are left out.
     """
     rng = np.random.default_rng(seed)
     grouped = [group([row.subject for row in rows], len(rows)) for rows in sets]
@@ -163,11 +167,11 @@ def interval_of_sets(
 
 
 def _multinomial_item_counts(rng: np.random.Generator, grouped: Clusters, resamples: int) -> np.ndarray:
-    """As `_item_counts`, from another random stream, which the published intervals of sets are drawn with."""
+    """Draw counts like `_item_counts` from another random stream, with which the published intervals were computed."""
     probabilities = np.full(grouped.count, 1 / grouped.count)
     return rng.multinomial(grouped.count, probabilities, size=resamples).astype(np.float32)[:, grouped.codes]
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """Compute the harmonic mean; 0 where a value is 0."""
+    """Compute the harmonic mean; 0 if a value is 0 or less."""
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)

@@ -1,7 +1,7 @@
-"""Estimate the language-model calls that measuring a run needs, their cost, and what they reveal to remote hosts.
+"""Estimate the language-model calls to measure a run, their cost, and the texts that they send to remote hosts.
 
-Built-in judges need none. A prompted entity extractor gets every question and reference once and the model's answers
-before and after; a grading judge gets every answer once per grade; other wordings are written three to a call.
+Built-in judges need no calls. A prompted entity extractor gets every question and reference once, and the model's
+answers before and after unlearning. A grading judge gets every answer once per grade. One call writes three wordings.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from relearn.synthesis.questions import WORDING_VARIANTS, variant_group, variant
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")
-# Of each call: (tokens read, tokens written).
+# (tokens read, tokens written) of each call.
 CallSizes = Iterable[tuple[int, int]]
 
 
 def judge_cost(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
-    """Estimate calls, tokens and money by purpose, and what leaves this machine. Sends nothing itself."""
+    """Estimate calls, tokens and cost by purpose, and the texts sent to other hosts; makes no calls."""
     count, metrics, prices = token_counter(tokenizer), recipe.metrics, recipe.prices
     generator = recipe.synthesis.generator
     sets = {name: records for name, records in data.sets() if name != "generic"}

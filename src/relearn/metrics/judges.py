@@ -1,10 +1,10 @@
-"""The judges that metrics share: entity extractors, the entity matcher, the entailment judge, the grading model.
+"""Make the judges that metrics share: entity extractors, the entity matcher, the entailment judge, the grading model.
 
-`Judges` caches entities and grades by text, so that what is the same before and after unlearning (every question and
-every reference) is computed once.
+`Judges` caches entities and grades by text, so that texts that are the same before and after unlearning (questions and
+references) are processed once.
 
-`PromptedEntities` extracts entities with a language model, as in the paper (arXiv 2502.11190, appendix C.5). Its reply
-must be one line separated by commas, or "None"; any other is a failure, and the item is unscored.
+`PromptedEntities` extracts entities with a language model, as in arXiv 2502.11190, appendix C.5. The reply must be one
+line separated by commas, or "None"; any other reply is a failure, and the item is unscored.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ _LABEL = re.compile(r"^entities\s*:\s*", re.IGNORECASE)
 
 
 class PromptedEntities:
-    """Extract entities with a language model; with a cached completer, once per text over all models and runs."""
+    """Extract entities with a language model; a cached completer is called once per text over all runs."""
 
     def __init__(self, completer: Completer):
         self.name = completer.name
         self._completer = completer
 
     def extract(self, texts: Sequence[str]) -> list[list[str] | None]:
-        """Return None where the call failed or the reply could not be parsed. A text without words is not sent."""
+        """Extract the entities of each text; None if the call failed or the reply could not be parsed.
+
+        A text without words is not sent.
+        """
         sent = [text for text in texts if any(map(str.isalnum, text))]
         completions = self._completer.complete([entity_prompt(text) for text in sent])
         entities = {
@@ -55,7 +58,7 @@ def entity_prompt(text: str) -> Prompt:
 
 
 def parse_entities(answer: str, text: str) -> list[str] | None:
-    """Parse a reply into the entities that are in `text`; None for a reply that is no list or lists none of them."""
+    """Parse a reply into the entities that are in `text`; None if it is not a list or has no such entity."""
     line = _LABEL.sub("", answer.strip()).rstrip(".")
     if line.lower() in _NONE:
         return []
@@ -68,7 +71,7 @@ def parse_entities(answer: str, text: str) -> list[str] | None:
 
 
 def _is_in(entity: str, text: str) -> bool:
-    """Whether the entity's words follow each other in the text, or it is the start of a word there (a plural)."""
+    """Return True if the text has the entity's words in sequence, or a longer word with the entity (a plural)."""
     return occurs_in(entity, text) or entity.casefold() in text.casefold()
 
 
@@ -78,10 +81,11 @@ EXTRACTORS = ("spacy", "generator", "both")
 
 @dataclass
 class Judges:
-    """extractors: the union of their entities counts. grader: the language model that grades answers from 1 to 5.
+    """Hold the judges of a measurement, and cache entities and grades.
 
-    missing: why entity coverage cannot be measured; None when it can. entailment_missing: why the entailment judge that
-    the settings name is absent.
+    extractors: the union of their entities is used. grader: the language model that grades answers from 1 to 5.
+    missing: the reason why entity coverage cannot be measured, or None. entailment_missing: the reason why the
+    entailment judge of the settings could not be loaded, or None.
     """
 
     extractors: Sequence[Extractor] = ()
@@ -99,7 +103,7 @@ class Judges:
         return f"by {names}, matched by {self.matcher.name if self.matcher else 'nothing'}"
 
     def entities(self, texts: Sequence[str]) -> list[list[str] | None]:
-        """Extract the entities of every text; None where an extractor failed, which is tried again on the next call."""
+        """Extract the entities of every text; None if an extractor failed (the next call tries again)."""
         new = [text for text in dict.fromkeys(texts) if text not in self._entities]
         answers = [extractor.extract(new) for extractor in self.extractors] if new else []
         for text, *by_extractor in zip(new, *answers, strict=True):
@@ -108,7 +112,7 @@ class Judges:
         return [self._entities.get(text) for text in texts]
 
     def grades(self, rows: Sequence[AnswerRow], aspect: Aspect) -> list[Graded]:
-        """Grade every row; grades that failed are asked for again on the next call. Needs a grader."""
+        """Grade every row in one aspect; the next call tries failed grades again. Needs a grader."""
         keys = [(aspect, row.question, row.reference, row.response) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._grades}
         grades: dict[tuple[str, str, str, str], Graded] = {}
@@ -119,11 +123,11 @@ class Judges:
 
 
 def make_judges(settings: config.Metrics, completer: Completer | None = None, cache: Path | None = None) -> Judges:
-    """Make the judges that `settings` name.
+    """Make the judges of the metrics settings.
 
-    completer: extracts entities for `entities: generator` and `both`. cache: the answer cache for the replies of a
-    grading judge (`judge`). A built-in model that is not installed is no error: metrics that need it are unscored and
-    say what to install. Raises InputError for an invalid setting.
+    completer: extracts entities for `entities: generator` and `both`. cache: the cache for replies of a grading judge
+    (`judge`). If a built-in model is not installed, metrics that need it are unscored, with the package to install in
+    their note. Raises InputError for an invalid setting.
     """
     if settings.entities not in EXTRACTORS:
         raise InputError(

@@ -1,21 +1,21 @@
-"""Knowledge forgetting rate and knowledge retention rate (arXiv 2502.11190, equations 1 and 2), and variants of them.
+"""Measure knowledge forgetting rate and knowledge retention rate (arXiv 2502.11190, equations 1 and 2), and variants.
 
     KFR = mean [ E < c1  or  entailment(answer, reference) = contradiction ]
     KRR = mean [ E > c2  and entailment(reference, answer) != contradiction ]
 
-E is the entity coverage (entity_coverage.py). Where the reference names no entity beside those of the question, the
-entailment verdict alone decides; without one the item is unscored. An empty answer has E = 0. KFR counts any answer
-without the reference's entities as forgotten, gibberish and silence included: read it beside `gibberish` and `ls`.
+E is the entity coverage (entity_coverage.py). If the reference has no entities except those of the question, only the
+entailment verdict is used; without a verdict the item is unscored. An empty answer has E = 0. KFR counts any answer
+without the reference's entities as forgotten, also gibberish and empty answers: see `gibberish` and `ls` too.
 
-Graded KFR and KRR replace the two thresholds by the soft coverage S (the largest sum of closeness over one-to-one pairs
-of entities, over the entities of the reference) and the judge's probability p of contradiction:
+Graded KFR and KRR use the soft coverage S and the judge's probability p of contradiction instead of thresholds:
 
     graded_krr = S (1 - p)          graded_kfr = 1 - S (1 - p)
 
-Closeness is 1 for a pair of the strict rule and falls to 0 at the cosine of unrelated entities (text/entities.py), so
-S >= E. Without entities in the reference S = 1; without a judge p = 0; without either the item is unscored.
+S is the largest sum of closeness over one-to-one pairs of entities, divided by the number of reference entities.
+Closeness is 1 for a match of E, and 0 at the cosine of unrelated entities (text/entities.py), so S >= E. Without
+reference entities S = 1, without a judge p = 0; without both the item is unscored.
 
-Worst case (arXiv 2509.02820): a fact counts as forgotten only if no wording of its question brings it back.
+Worst case (arXiv 2509.02820): a fact counts as forgotten only if the answers to all wordings of its question do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.entities import Matcher, best_total
 
 PAPER = "arXiv 2502.11190"
-# The public code, unlike the paper, asks for more coverage where the reference has few entities.
+# The public code, unlike the paper, has a higher c1 for references with few entities.
 FEW_ENTITIES = 3
 FEW_ENTITIES_C1 = 0.5
 WORDINGS = "forget_wordings"
@@ -69,14 +69,14 @@ def krr(context: Context) -> Measurement:
 
 
 def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
-    """Decide whether the answer no longer gives the reference away; None when that cannot be decided."""
+    """Return True if the answer does not give the reference (KFR), None if this is unknown."""
     few = settings.few_entities and coverage is not None and len(coverage.reference) <= FEW_ENTITIES
     given = _gives_reference(coverage, verdict, lambda value: value >= (FEW_ENTITIES_C1 if few else settings.c1))
     return None if given is None else not given
 
 
 def kept(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
-    """Decide whether the answer still gives the reference; None when that cannot be decided."""
+    """Return True if the answer gives the reference (KRR), None if this is unknown."""
     return _gives_reference(coverage, verdict, lambda value: value > settings.c2)
 
 
@@ -102,7 +102,7 @@ def _as_values(decided: Sequence[bool | None]) -> list[float | None]:
 
 
 def item_evidence(context: Context) -> dict[str, dict[str, Any]]:
-    """Return by row id what the KFR or KRR decision rests on, and the decision under "forgotten" or "kept"."""
+    """Return by row id the entities and verdict of the KFR or KRR decision, and the decision ("forgotten", "kept")."""
     key, decide = ("forgotten", forgotten) if context.split == "forget" else ("kept", kept)
     evidence = zip(context.rows, context.coverage, context.verdicts, decisions(context, decide), strict=True)
     return {
@@ -118,7 +118,7 @@ def item_evidence(context: Context) -> dict[str, dict[str, Any]]:
 
 
 def knowledge_note(context: Context) -> str:
-    """Name the judges that KFR and KRR rest on in this measurement."""
+    """Describe the judges that KFR and KRR use in this measurement."""
     judges = context.judges
     if judges.missing is not None:
         return f"not measured: {judges.missing}"
@@ -131,7 +131,7 @@ def knowledge_note(context: Context) -> str:
 
 
 def why_unscored(context: Context) -> str:
-    """Name the reasons why items have no decision, with the number of items for each."""
+    """List the reasons why items have no decision, with the number of items for each."""
     pairs = list(zip(context.coverage, context.verdicts, strict=True))
     counts = {
         "entities not found out": sum(coverage is None for coverage, _ in pairs),
@@ -144,7 +144,7 @@ def why_unscored(context: Context) -> str:
 
 
 def soft_coverages(coverages: Sequence[Coverage | None], matcher: Matcher | None) -> list[float | None]:
-    """Compute S of every item, in [0, 1]; None without entities or where the reference has none that counts."""
+    """Compute the soft coverage S of every item, in [0, 1]; None without entities that count in the reference."""
     if matcher is None:
         return [None] * len(coverages)
     closeness = matcher.closeness([(item.reference, item.answer) if item else ((), ()) for item in coverages])
@@ -161,9 +161,9 @@ def _soft_coverage(coverage: Coverage, total: float) -> float | None:
 
 
 def graded_kept(measured: bool, soft: float | None, verdict: NLIVerdict | None) -> float | None:
-    """Compute S (1 - p) of an item; None with neither S nor verdict, or where the judge failed.
+    """Compute S (1 - p) of an item; None without S and verdict, or if the judge or the extraction failed.
 
-    measured: whether the item's entities could be extracted; None otherwise.
+    measured: True if the item's entities could be extracted.
     """
     if not measured or (verdict is not None and verdict.label is None):
         return None
@@ -173,7 +173,7 @@ def graded_kept(measured: bool, soft: float | None, verdict: NLIVerdict | None) 
 
 
 def contradiction(verdict: NLIVerdict) -> float:
-    """Return the probability of contradiction; 1 or 0 for a judge that gives labels alone."""
+    """Return the probability of contradiction; 1 or 0 if the judge gives only labels."""
     if verdict.probabilities is None:
         return float(verdict.label == "contradiction")
     return min(1.0, max(0.0, verdict.probabilities["contradiction"]))
@@ -223,10 +223,10 @@ def graded_krr(context: Context) -> Measurement:
     shown_in=["summary"],
 )
 def worst_case(parts: JointContext) -> Measurement | None:
-    """Combine the KFR decisions on all wordings of each question, its own included.
+    """Combine the KFR decisions on all wordings of each question, including the original one.
 
-    None where there are no other wordings and `metrics.worst_case` asks for none. A fact is unscored where no wording
-    brings it back and an answer could not be judged.
+    None if there are no other wordings and `metrics.worst_case` is 0. A fact is unscored if no answer gives it and at
+    least one answer has no decision.
     """
     context = parts.contexts.get("forget")
     if context is None or not (parts.rows(WORDINGS) or parts.settings.worst_case):
@@ -245,7 +245,7 @@ def worst_case(parts: JointContext) -> Measurement | None:
 
 
 def all_hold(conditions: Sequence[bool | None]) -> bool | None:
-    """Return False where a condition fails, None where none fails and one is unknown, else True."""
+    """Return False if a condition is False, else None if a condition is None, else True."""
     if False in conditions:
         return False
     return None if None in conditions else True

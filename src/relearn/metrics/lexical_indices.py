@@ -5,12 +5,13 @@
     HS  = 100 ln N / (1 - V1/V + 0.1), at most 1e6, 0 if N <= 1     higher is richer
     LS  = harmonic mean of s(-ln PPL), s(-ln BI), s(ln HS),  s = sigmoid          (arXiv 2502.11190, equations 3 to 5)
 
-N tokens, V different ones, V1 that occur once. Since s(-ln x) = 1/(1+x), LS = 3 / (3 + PPL + BI + 1/HS): at most 0.6.
+N: number of tokens, V: of different tokens, V1: of tokens that occur once. s(-ln x) = 1/(1+x), so
+LS = 3 / (3 + PPL + BI + 1/HS), at most 0.6.
 
-Words are those of NLTK's `word_tokenize`, which splits sentences with punkt, a model that has to be downloaded. Here a
-rule replaces punkt: a run of . ! ? ends a sentence when white space and something that can begin a sentence follow,
-unless the stop belongs to an abbreviation or an initial. Differences: an abbreviation that ends a sentence does not end
-it here ("He lives in the U.S. She ..."), and one outside the list below ends a sentence before a capital letter.
+Words are tokenised as in NLTK's `word_tokenize`, which splits sentences with punkt, a model to download. Here a rule
+replaces punkt: . ! ? end a sentence before white space and a character that can begin a sentence, unless the stop is
+part of an abbreviation or an initial. Differences from punkt: an abbreviation never ends a sentence ("He lives in the
+U.S. She ..."), and an abbreviation outside the list below ends a sentence before a capital letter.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _WIDE_END = re.compile(r"(?<=[。！？])\s*(?=\S)")
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of `text`, in order, without the white space around them."""
+    """Split `text` into sentences, in order, without the white space around them."""
     found: list[str] = []
     start = 0
     for match in _END.finditer(text):
@@ -67,7 +68,7 @@ def _ends_sentence(before: str, stop: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased tokens of `text`, as `word_tokenize(text.lower())` gives them but for the sentence rule above."""
+    """Split `text` into lower-cased tokens like `word_tokenize(text.lower())`, except for the sentence rule above."""
     tokeniser = _treebank()
     return [token for sentence in sentences(text) for token in tokeniser.tokenize(sentence.lower())]
 
@@ -81,13 +82,16 @@ def _treebank():
 
 HS_CAP = 1e6
 PPL_CAP = 1e30
-# An empty answer has no index of its own; as in the paper's public code it counts as a very poor one.
+# The index of an empty answer, a very poor value, as in the paper's public code.
 EMPTY_BI = 1000.0
 
 
 @dataclass(frozen=True)
 class LexicalCounts:
-    """n: tokens; v: types; v1: types that occur once; ppl: perplexity, None where no log-probability was measured."""
+    """Hold token counts of one answer, and compute its indices.
+
+    n: tokens; v: types; v1: types that occur once; ppl: perplexity, None without log-probabilities.
+    """
 
     n: int
     v: int
@@ -104,7 +108,7 @@ class LexicalCounts:
 
     @property
     def ls(self) -> float | None:
-        """0 for an answer without words, measured or not; None for others without perplexity."""
+        """Compute LS; 0 for an answer without words, None for other answers without perplexity."""
         if self.n == 0:
             return 0.0
         return None if self.ppl is None else float(linguistic_score(self.ppl, self.bi, self.hs))
@@ -117,7 +121,7 @@ def lexical_counts(row: AnswerRow) -> LexicalCounts:
 
 
 def perplexity(logprobs: Sequence[float] | None) -> float | None:
-    """Compute exp(-mean), at most 1e30 so that sums stay finite; None without tokens and where the mean is nan."""
+    """Compute the perplexity exp(-mean), at most 1e30 so that sums are finite; None without tokens or for a nan mean."""
     if not logprobs:
         return None
     mean = sum(logprobs) / len(logprobs)
@@ -137,5 +141,5 @@ def honore(n: int, v: int, v1: int) -> float:
 
 
 def linguistic_score(ppl: FloatOrArray, bi: FloatOrArray, hs: FloatOrArray) -> np.ndarray:
-    """Compute LS elementwise, in closed form; 0 where Honoré's statistic is 0."""
+    """Compute LS elementwise, in closed form; 0 if Honoré's statistic is 0."""
     return np.where(np.greater(hs, 0), 3 / (3 + ppl + bi + 1 / np.where(np.greater(hs, 0), hs, 1.0)), 0.0)

@@ -1,13 +1,12 @@
 """Grade answers from 1 to 5 for fluency, relevance and forgetting with a language model, and check such a judge.
 
-One prompt asks for one grade of one answer. A reply counts only when its last line is the grade in the requested form;
-any other, and a failed call, is a failure of that item. The rubrics are prompts/{fluency,relevance,forgetting}.txt;
-their version is part of the prompt, and so of the key of the answer cache. An empty answer is not sent: by the rubrics
-its grades are 1, 1 and 5.
+One prompt asks for one grade of one answer. The last line of a reply must be the grade in the requested form; any other
+reply and a failed call are failures of the item. The rubrics are prompts/{fluency,relevance,forgetting}.txt; their
+version is part of the prompt, and so of the cache key. An empty answer is not sent: its grades are 1, 1 and 5.
 
-`judge_check` has a judge grade ten answers about invented people that were graded by hand (data/judge_cases.json). Each
-aspect needs enough readable replies, grades near those by hand, and rank correlation with them: a judge that always
-replies 4 is often near and never in order. Ten cases detect unfit judges; they do not rank good ones.
+`judge_check` compares a judge with hand grades of ten answers about invented people (data/judge_cases.json). Each
+aspect needs enough readable replies, grades near the hand grades, and a rank correlation with them (a judge that always
+replies 4 is often near, but has no correlation). Ten cases find bad judges; they do not rank good ones.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Aspect = Literal["fluency", "relevance", "forgetting"]
 ASPECTS: tuple[Aspect, ...] = ("fluency", "relevance", "forgetting")
 RUBRIC = "1"
 MAX_TOKENS = 160
-# Characters of an answer that the judge sees, so that the prompt fits into its context.
+# Most characters of an answer in the prompt, so that the prompt fits into the judge's context.
 MAX_RESPONSE = 8000
 _EMPTY: dict[Aspect, int] = {"fluency": 1, "relevance": 1, "forgetting": 5}
 _BOLD = r"(?:\*\*)?"
@@ -44,14 +43,14 @@ _GRADE = re.compile(rf"{_BOLD}score{_BOLD}\s*:\s*{_BOLD}\s*([1-5])(?:\s*/\s*5)?{
 
 @dataclass(frozen=True)
 class Graded:
-    """grade: from 1 to 5, or None with the reason in `failure` ("failed", "not understood")."""
+    """Hold a grade from 1 to 5, or None with the reason in `failure` ("failed", "not understood")."""
 
     grade: int | None
     failure: str = ""
 
 
 def grade(rows: Sequence[AnswerRow], aspect: Aspect, completer: Completer) -> list[Graded]:
-    """Grade every row, in order. An error of the judge is a failure of the item, never an exception."""
+    """Grade every row in one aspect, in order; an error of the judge is a failure of the item, not an exception."""
     sent = [row for row in rows if row.response.strip()]
     replies = iter(_replies(completer, [grade_prompt(row, aspect) for row in sent]))
     return [read_grade(next(replies)) if row.response.strip() else Graded(_EMPTY[aspect]) for row in rows]
@@ -83,9 +82,9 @@ def read_grade(reply: Completion) -> Graded:
 
 
 def _replies(completer: Completer, prompts: Sequence[Prompt]) -> list[Completion]:
-    """Complete the prompts; after an error again, as long as each call adds replies to the cache.
+    """Complete the prompts; after an error try again as long as each call adds replies to the cache.
 
-    Prompts without a reply then have a failed completion.
+    Prompts without a reply get a failed completion.
     """
     previous = -1
     while True:
@@ -103,10 +102,10 @@ def _replies(completer: Completer, prompts: Sequence[Prompt]) -> list[Completion
 
 
 class NamedGrader:
-    """The judge that `metrics.judge` names; its model is loaded on the first call."""
+    """Complete prompts with the judge of `metrics.judge`; its model is loaded on the first call."""
 
     def __init__(self, settings: config.Metrics, cache: Path | None = None):
-        """Raise InputError for an invalid judge, and for one on another host unless that is allowed."""
+        """Raise InputError for an invalid judge, or for a judge on another host without `allow_remote`."""
         check_remote_judge(settings)
         self.name = str(settings.judge)
         self._cache = cache
@@ -120,7 +119,7 @@ class NamedGrader:
 
 
 def check_remote_judge(settings: config.Metrics) -> None:
-    """Raise InputError for an invalid judge, and where texts would leave this machine without `allow_remote`."""
+    """Raise InputError for an invalid judge, or for a judge on another host without `allow_remote`."""
     if not settings.judge:
         return
     if settings.judge.partition(":")[0] == "templates":
@@ -136,16 +135,16 @@ def check_remote_judge(settings: config.Metrics) -> None:
         )
 
 
-# The least share of readable replies and of grades at most one off, and the least rank correlation, per aspect.
+# Minimum per aspect: share of readable replies, share of grades at most one off, rank correlation.
 MIN_READ, MIN_NEAR, MIN_ORDER = 0.9, 0.8, 0.6
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of a judge with the grades by hand in one aspect.
+    """Hold the agreement of a judge with the hand grades in one aspect.
 
-    read: readable replies of `asked`. exact, near: shares of those with the same grade, and at most one off. off: mean
-    distance. order: Spearman's rank correlation, None for fewer than three or for constant grades.
+    read: number of readable replies, of `asked`. exact, near: their shares with the same grade, and with a grade at
+    most one off. off: mean distance. order: Spearman's rank correlation, None for fewer than three or constant grades.
     """
 
     asked: int
@@ -163,7 +162,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class JudgeCheck:
-    """Agreement of a judge with the hand-graded answers, by aspect."""
+    """Hold the agreement of a judge with the hand grades, by aspect."""
 
     judge: str
     agreement: dict[Aspect, Agreement]
@@ -181,7 +180,7 @@ class JudgeCheck:
 
 
 def judge_check(completer: Completer) -> JudgeCheck:
-    """Have a judge grade the ten answers in all three aspects: 30 prompts without private data."""
+    """Compare a judge with the hand grades of ten answers in all three aspects: 30 prompts without private data."""
     cases = judge_cases()
     rows = [AnswerRow(str(at), case["question"], case["reference"], case["response"]) for at, case in enumerate(cases)]
     agreements: dict[Aspect, Agreement] = {
@@ -193,13 +192,13 @@ def judge_check(completer: Completer) -> JudgeCheck:
 
 @lru_cache
 def judge_cases() -> tuple[dict, ...]:
-    """Load the cases: question, reference, response, the three grades by hand, and the reasons."""
+    """Load the hand-graded cases: question, reference, response, three grades, and the reasons."""
     text = resources.files("relearn.metrics").joinpath("data/judge_cases.json").read_text(encoding="utf-8")
     return tuple(json.loads(text))
 
 
 def agreement(by_hand: Sequence[int], by_judge: Sequence[int | None]) -> Agreement:
-    """Compare the judge's grades (None: not readable) with those by hand."""
+    """Compare the judge's grades (None: not readable) with the hand grades."""
     pairs = [(hand, judge) for hand, judge in zip(by_hand, by_judge, strict=True) if judge is not None]
     if not pairs:
         return Agreement(len(by_hand), 0, None, None, None, None)

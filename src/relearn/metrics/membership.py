@@ -1,16 +1,16 @@
-"""Membership inference: tell the forget set from a holdout set that was never trained on, by likelihood.
+"""Measure membership inference: AUC of likelihood attacks between the forget set and an untrained holdout set.
 
-An attack gives every reference answer a score, higher for what looks trained on:
+An attack gives every reference answer a score, which is higher for answers that were probably trained on:
 
     loss              mean log-probability of the tokens                       (Yeom et al., arXiv 1709.01604)
-    zlib              the same over the length of the text compressed          (Carlini et al., arXiv 2012.07805)
+    zlib              loss divided by the length of the compressed text        (Carlini et al., arXiv 2012.07805)
     min_k             mean of the k % least likely tokens                      (Shi et al., arXiv 2310.16789)
     min_k_plus_plus   the same of (ln p - mean) / sd under the model's own     (Zhang et al., arXiv 2404.02936)
-    reference         mean log-probability less that under the base model      (Carlini et al., arXiv 2012.07805)
+    reference         loss minus loss under the base model                     (Carlini et al., arXiv 2012.07805)
 
 `mia_*` is the AUC: the share of pairs in which the forget answer scores higher than the holdout answer, ties counted
-half. 1: nothing was forgotten; 0.5: like a model that never saw the set; below: the forget set is conspicuously
-unlikely. As in OpenUnlearning min-k leaves out the tokens that close the turn, the others keep them.
+half. 1: nothing was forgotten; 0.5: like a model not trained on the set; below: the forget set is unusually unlikely.
+As in OpenUnlearning, min-k and min-k++ leave out the end-of-turn tokens; the other attacks include them.
 
     PrivLeak = 100 (A_unlearned - A_retrained) / A_retrained,   A = 1 - AUC of min-k        (MUSE, arXiv 2407.06460)
 
@@ -32,7 +32,7 @@ from relearn.metrics.intervals import interval_of_sets
 from relearn.metrics.memorization import MUSE, mean_logprob
 from relearn.metrics.metric import LAST, Measurement, metric
 
-# As in the public codes: keeps scores bounded where a distribution has next to no variance.
+# As in public code: bounds the scores if a distribution has almost no variance.
 LEAST_VARIANCE = 1e-6
 UNBOUNDED = 1e30
 REFERENCE_DIGITS = 4
@@ -43,7 +43,7 @@ MembershipScore = Callable[[AnswerRow, float], float | None]
 
 
 def min_k(values: Sequence[float] | None, k: float) -> float | None:
-    """Compute the mean of the share `k` of smallest values, at least of one; None without values."""
+    """Compute the mean of the smallest values, a share `k` of all and at least one; None without values."""
     return mean_logprob(sorted(values)[: max(1, int(len(values) * k))]) if values else None
 
 
@@ -108,7 +108,7 @@ def _reference(row: AnswerRow, _: float) -> float | None:
     own, base = mean_logprob(row.reference_logprobs), mean_logprob(row.base_logprobs)
     if own is None or base is None or own == base == -math.inf:
         return None
-    # Two passes of one model differ by rounding; such a difference is a tie and no sign of membership.
+    # Two passes of one model differ by rounding; scores with such a difference must be equal.
     return round(own - base, REFERENCE_DIGITS) if math.isfinite(own - base) else own - base
 
 
@@ -119,7 +119,7 @@ def _without_closing_tokens(row: AnswerRow, values: Sequence[float]) -> Sequence
 def membership_auc(parts: JointContext, attack: MembershipScore) -> Measurement | None:
     """Compute the AUC of forget against holdout answers; None without a holdout set.
 
-    Counts and `per_record` are those of the forget answers; the note has the holdout's.
+    Counts and `per_record` are of the forget answers; the note has the counts of the holdout answers.
     """
     forget, holdout = (sorted(parts.rows(part), key=lambda row: row.id) for part in ("forget", "holdout"))
     if not forget or not holdout:
@@ -141,7 +141,7 @@ def membership_auc(parts: JointContext, attack: MembershipScore) -> Measurement 
 
 
 def _finite(score: float | None) -> float | None:
-    """Bound the scores of impossible answers; an AUC needs their rank alone."""
+    """Bound infinite scores of impossible answers; the AUC uses only their rank."""
     return None if score is None else max(-UNBOUNDED, min(UNBOUNDED, score))
 
 
@@ -185,7 +185,7 @@ def auc(members: Sequence[float], others: Sequence[float]) -> float:
     shown_in=["summary"],
 )
 def _privleak(parts: JointContext) -> Measurement | None:
-    """Convert the min-k AUC and its interval; the retain-only run's AUC is taken as exact."""
+    """Compute PrivLeak and its interval from the min-k AUC; the retain-only run's AUC is taken as exact."""
     measured = membership_auc(parts, _min_k)
     if measured is None:
         return None
@@ -203,7 +203,7 @@ def _privleak(parts: JointContext) -> Measurement | None:
 
 
 def privleak(auc_unlearned: float, auc_retrained: float) -> float | None:
-    """Compute PrivLeak in percent from two AUCs; None where the retain-only run's is 1."""
+    """Compute PrivLeak in percent from two AUCs; None if the AUC of the retain-only run is 1."""
     if auc_retrained >= 1:
         return None
     return 100 * ((1 - auc_unlearned) - (1 - auc_retrained)) / (1 - auc_retrained)

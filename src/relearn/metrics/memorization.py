@@ -1,21 +1,21 @@
-"""Memorisation of the reference answer: token hits, probability, and ROUGE-L overlap of the response.
+"""Measure memorisation of the reference answer: token hits, probability, and ROUGE-L overlap of the response.
 
-Token hits (OpenUnlearning, arXiv 2506.12618). A hit is a reference token that was the likeliest of all; the tokens that
-close the turn are left out.
+Token hits (OpenUnlearning, arXiv 2506.12618). A hit is a reference token that the model predicts as the likeliest;
+end-of-turn tokens are left out.
 
     exact memorisation   EM = share of hits
     extraction strength  ES = 1 - k / |y|,  k = length of the shortest prefix after which every token is a hit
 
-Probability (TOFU, arXiv 2401.06121), tokens that close the turn included. Texts without tokens are unscored.
+Probability (TOFU, arXiv 2401.06121), with end-of-turn tokens. Texts without tokens are unscored.
 
     P(a | q) = exp(mean log-probability of the answer's tokens)
-    probability_options = P(a) / (P(a) + sum of P(wrong)) among wrong answers of like form
+    probability_options = P(a) / (P(a) + sum of P(wrong)) among wrong answers of the same form
 
-ROUGE-L: longest common subsequence of words. `rouge_l` is recall, stemmed, and on ASCII text equal to the rouge_score
-package; its tokeniser drops other letters, so ours keeps them (Chinese and Japanese character by character). MUSE's
-VerbMem and KnowMem (arXiv 2407.06460) are ROUGE-L F, not stemmed, of continuations (rows of form "text") and of answers
-to questions about the texts. A continuation longer than the reference loses precision, so set `generate.max_new_tokens`
-to about its length.
+ROUGE-L: longest common subsequence of words. `rouge_l` is recall with stemming, and on ASCII text equal to the
+rouge_score package. That package drops other letters; here they are kept (one character of Chinese or Japanese is a
+word). MUSE's VerbMem and KnowMem (arXiv 2407.06460) are ROUGE-L F without stemming, of continuations (rows of form
+"text") and of answers to questions about the texts. A continuation longer than the reference has a lower precision, so
+set `generate.max_new_tokens` to about the length of the reference.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def extraction_strength(hits: Sequence[bool]) -> float | None:
 
 
 def answer_hits(row: AnswerRow) -> Sequence[bool]:
-    """Return the hits at the tokens of the reference, without those that close the turn; empty where not measured."""
+    """Return the hits at the reference tokens without the end-of-turn tokens; empty if not measured."""
     hits = row.reference_hits or ()
     return hits[: max(0, len(hits) - row.closing_tokens)]
 
@@ -110,7 +110,7 @@ def _probability_options(rows: Sequence[AnswerRow]) -> list[float | None]:
 
 
 def mean_logprob(logprobs: Sequence[float] | None) -> float | None:
-    """Compute the mean over the tokens; -inf where a token is impossible, None without tokens or where it is nan."""
+    """Compute the mean log-probability; -inf if a token is impossible, None without tokens or for a nan mean."""
     if not logprobs:
         return None
     mean = math.fsum(logprobs) / len(logprobs) if -math.inf not in logprobs else -math.inf
@@ -124,7 +124,7 @@ def probability(logprobs: Sequence[float] | None) -> float | None:
 
 
 def option_probability(answer: Sequence[float] | None, wrong: Sequence[Sequence[float]] | None) -> float | None:
-    """Compute the answer's share of the probability of all options; None where it or all wrong ones lack tokens."""
+    """Compute the answer's share of the probability of all options; None without tokens in it or in the wrong ones."""
     own = mean_logprob(answer)
     others = [mean for logprobs in wrong or () if (mean := mean_logprob(logprobs)) is not None]
     if own is None or not others or max(own, *others) == -math.inf:
@@ -136,7 +136,7 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff
 
 
 class _RougeTokenizer:
-    """Lower-cased words; if `stem`, those longer than three letters are stemmed, as rouge_score does it."""
+    """Split a text into lower-cased words; with `stem`, words of more than three letters are stemmed as in rouge_score."""
 
     def __init__(self, stem: bool) -> None:
         from nltk.stem.porter import PorterStemmer
@@ -156,14 +156,14 @@ def _rouge_scorer(stem: bool):
 
 
 def rouge_l_recall(row: AnswerRow) -> float | None:
-    """Compute ROUGE-L recall, stemmed; 0 for an empty answer, None where the reference has no word."""
+    """Compute ROUGE-L recall with stemming; 0 for an empty answer, None if the reference has no word."""
     if not WORD.search(row.reference):
         return None
     return float(_rouge_scorer(True).score(row.reference, row.response)["rougeL"].recall)
 
 
 def rouge_l_f(row: AnswerRow) -> float | None:
-    """Compute ROUGE-L F, not stemmed; 0 for an empty answer, None where the reference has no word."""
+    """Compute ROUGE-L F without stemming; 0 for an empty answer, None if the reference has no word."""
     if not WORD.search(row.reference):
         return None
     return float(_rouge_scorer(False).score(row.reference, row.response)["rougeL"].fmeasure)

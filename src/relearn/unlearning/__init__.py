@@ -1,1 +1,1 @@
-"""Unlearning methods: losses, data streams, masks, the training loop, inference-time methods."""
+"""Implement unlearning methods: losses, data streams, weight masks, the training loop, inference-time methods."""

@@ -1,14 +1,15 @@
-"""Evaluate a model during training: keep the best weights, and record the probabilities of a few answers.
+"""Evaluate a model during training: keep the best weights, and record the token probabilities of a few answers.
 
-`KeepBest` scores the model every n steps. `Trajectory` records the probability seesaw of arXiv 2502.11190 (5.2): one
-forward pass over a few forget rows with their ORIGINAL answers and as many retain rows, before the first step, every
-`every` steps and after the last. Each pass is one line of trajectory.jsonl in the run folder:
+`KeepBest` scores the model every `every` steps. `Trajectory` records the "probability seesaw" of arXiv 2502.11190
+(5.2). It runs a forward pass over up to 4 forget rows with their ORIGINAL answers and up to 4 retain rows: before the
+first step, every `every` steps and after the last step. Each pass writes one line of trajectory.jsonl in the run
+folder:
 
     {"step": 20, "rows": [{"id", "split", "token", "first", "mean", "entropy", "top": [[token, p], ...]}]}
 
-`first` is the probability of the true `token` at the first answer position, `mean` that of all answer positions,
-`entropy` (nats) and `top` (the five likeliest tokens) belong to the first position. Weights, gradients and random
-numbers are not changed. A resumed training drops the lines after its checkpoint, so that it writes the same file.
+`first` is the probability of the true `token` at the first answer position. `mean` is the mean probability of the true
+tokens over all answer positions. `entropy` (nats) and `top` (the five likeliest tokens) are for the first position.
+Weights, gradients and random numbers do not change. A resumed training deletes the lines after its checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ _WEIGHTS = "weights.safetensors"
 
 
 class KeepBest(TrainerCallback):
-    """Call `evaluate(model) -> float` every `every` steps; `restore` puts the best trainable weights back."""
+    """Score the model with `evaluate(model) -> float` every `every` steps, and save the best trainable weights.
+
+    `restore` loads them into the model. `folder` holds weights.safetensors and score.json.
+    """
 
     def __init__(self, model: Any, evaluate: Callable[[Any], float], *, every: int, folder: Path, log: LogRow):
         self._model = model
@@ -66,7 +70,7 @@ class KeepBest(TrainerCallback):
         return json.loads(path.read_text())["score"] if path.exists() else float("-inf")
 
     def restore(self) -> None:
-        """Load the best weights, if there was an evaluation."""
+        """Load the best weights into the model; do nothing when no evaluation was saved."""
         if (self._folder / _WEIGHTS).exists():
             self._model.load_state_dict(load_file(self._folder / _WEIGHTS), strict=False)
 
@@ -78,9 +82,10 @@ class KeepBest(TrainerCallback):
 
 
 class Trajectory(TrainerCallback):
-    """Write to `path` what the model predicts for `rows`, forget and retain rows by split.
+    """Write the answer token probabilities of `rows` to the JSON Lines file `path` during training.
 
-    Every process runs the forward pass, because sharded weights need all of them; the main process writes.
+    `rows` maps the splits "forget" and "retain" to their rows. Every process runs the forward pass, because sharded
+    weights need all processes.
     """
 
     def __init__(self, rows: Mapping[str, Sequence[TokenRow]], every: int, path: Path, *, autocast: bool = False):
@@ -118,7 +123,10 @@ class Trajectory(TrainerCallback):
 def make_trajectory(
     chat: ChatFormat, data: TrainingData, folder: Path, *, every: int, length: int, autocast: bool = False
 ) -> Trajectory:
-    """Make the callback for a training on `data`; its rows are spread evenly over the records."""
+    """Make the `Trajectory` callback of a training on `data`, with rows chosen evenly over the records of each split.
+
+    `every` is in optimiser steps, `length` is the most tokens of a row.
+    """
     splits = {"forget": data.records, "retain": data.retain}
     rows = {
         split: encode(chat, [record_example(record) for record in evenly(records, ROWS)], max_length=length)
@@ -129,7 +137,7 @@ def make_trajectory(
 
 
 def _probabilities(logits: torch.Tensor, row: TokenRow) -> dict[str, Any]:
-    """Summarise the predictions for one row; logits (answer tokens, V)."""
+    """Compute the trajectory entry of one row from its logits (answer tokens, V)."""
     probs = logits.softmax(-1)
     targets = torch.tensor(row.ids[row.answer_start :], device=probs.device)
     target_probs = probs.gather(1, targets[:, None])[:, 0]

@@ -1,8 +1,8 @@
-"""Check that a method keeps the contract of a loss, on a small synthetic optimiser step.
+"""Test the loss of an unlearning method on a small synthetic optimiser step.
 
-`check_method(name)` returns one line for each problem, with the way to mend it; an empty list means none was found. The
-step has three rows in every stream, in float64, and can be cut into micro-batches, reordered, and given as logits or as
-states with a head.
+`check_method(name)` returns one line for each problem, with a way to fix it. An empty list means that no problem was
+found. The step has three forget rows and three retain rows in float64. The checks cut it into micro-batches, reorder
+its rows, and pass it as logits or as states with a head.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from relearn.unlearning import token_loss
 from relearn.unlearning.method import INPUTS, METHODS, Batch, LossTerms, Objective
 from relearn.unlearning.token_loss import AnswerLogits
 
-VOCABULARY, WIDTH = 11, 13  # WIDTH > VOCABULARY, so that every vector of logits belongs to some state
-# Answer tokens of every row. Each forget row has one rejected, one original and two mismatched rows beside it.
+VOCABULARY, WIDTH = 11, 13  # WIDTH > VOCABULARY, so that some state gives any vector of logits
+# Number of answer tokens of every row. Each forget row has one rejected, one original and two mismatched rows.
 LENGTHS = {
     "forget": (3, 1, 4),
     "rejected": (2, 4, 1),
@@ -38,7 +38,12 @@ MEANS = "`forget.mean(values)` for values of tokens or `forget.mean_rows(values)
 
 @dataclass(frozen=True)
 class Step:
-    """A synthetic optimiser step: states (A, WIDTH) that are `trained`, and `fixed` references, NLL as (rows,)."""
+    """Hold a synthetic optimiser step.
+
+    `trained`: states (A, WIDTH) by input name, with gradient. `fixed`: the start model's states (A, WIDTH) or NLL
+    (rows,) by input name, without gradient. `targets`: token ids (A,) by stream. `weight`: the output layer
+    (WIDTH, VOCABULARY). `state`: the numbers that the objective carries from step to step.
+    """
 
     trained: Mapping[str, torch.Tensor]
     fixed: Mapping[str, torch.Tensor]
@@ -56,7 +61,10 @@ class Step:
         shift: float = 0.0,
         times: int = 1,
     ) -> Batch:
-        """Make a micro-batch of these rows, of a step `times` as large; `shift` is added to all logits."""
+        """Make a micro-batch of the rows with these indices.
+
+        The token and row counts of the step are multiplied by `times`. `shift` is added to all logits.
+        """
         mismatched = [MISMATCHED * row + number for row in forget for number in range(MISMATCHED)]
         rows = {**dict.fromkeys(LENGTHS, forget), "mismatched": mismatched, "retain": retain}
         values: dict[str, Any] = {"state": self.state}
@@ -88,7 +96,7 @@ class Step:
 
 
 def draw(objective: Objective, seed: int = 0) -> Step:
-    """Draw a step of float64 numbers with the inputs that `objective` needs, and the forget rows."""
+    """Draw a random step in float64 with the forget rows and the inputs that `objective` needs."""
     generator = torch.Generator().manual_seed(seed)
 
     def numbers(*shape: int) -> torch.Tensor:
@@ -112,16 +120,16 @@ def draw(objective: Objective, seed: int = 0) -> Step:
 
 
 def gradients(step: Step, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Compute the gradient of the loss in everything that is trained; zeros where it does not reach."""
+    """Compute the gradient of the loss with respect to each trained input, by name; zeros where there is none."""
     inputs = list(step.trained.values())
     values = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True)
     return dict(zip(step.trained, values, strict=True))
 
 
 def check_method(name: str, options: Mapping[str, Any] | None = None, *, tolerance: float = 1e-6) -> list[str]:
-    """Find what is wrong with a registered method: one line for each problem, empty when there is none.
+    """Test a registered method, and return one line for each problem; an empty list when there is none.
 
-    `tolerance` is the relative difference between losses that counts as equal. Raises InputError for an unknown name.
+    Two losses count as equal up to the relative difference `tolerance`. Raises InputError for an unknown name.
     """
     method = METHODS.get(name)
     try:
@@ -149,14 +157,14 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Checker:
-    """Each check returns a problem, or an empty text."""
+    """Run the checks of one objective; each returns the text of a problem, or "" when there is none."""
 
     objective: Objective
     step: Step
     tolerance: float
 
     def value(self, form: InputForm) -> str:
-        """Check type, shape, finiteness and gradient of the loss."""
+        """Check that the loss and its terms are finite scalar tensors, and that the loss has a gradient."""
         try:
             loss, terms = self.objective(self.step.batch(form=form))
         except Exception as error:
@@ -174,14 +182,14 @@ class _Checker:
         return next((problem for key, term in terms.items() if (problem := _wrong_number(f"term {key!r}", term))), "")
 
     def reach(self) -> str:
-        """Check that a gradient reaches every stream that the loss takes."""
+        """Check that the gradient is not zero for any stream that the loss takes."""
         loss, _ = self.objective(self.step.batch(form="logits"))
         reached = {INPUTS[name].stream for name, values in gradients(self.step, loss).items() if values.abs().sum() > 0}
         missing = sorted({INPUTS[name].stream for name in self.step.trained} - reached)
         return f"no gradient reaches `{missing[0]}`: use it in the loss, or do not take it" if missing else ""
 
     def in_place(self) -> str:
-        """Check that the inputs are the same after the call."""
+        """Check that the loss does not change its inputs in place."""
         batch = self.step.batch(form="logits")
         before = {name: value.detach().clone() for name, value in _tensors(batch)}
         self.objective(batch)
@@ -191,14 +199,14 @@ class _Checker:
         return f"it changes `{changed[0]}` in place: write `x - y`, not `x.sub_(y)` or `x -= y`"
 
     def order(self) -> str:
-        """Check that the order of the rows does not matter."""
+        """Check that the loss does not depend on the order of the rows."""
         one, other = self.objective(self.step.batch()), self.objective(self.step.batch((2, 0, 1), (1, 2, 0)))
         if self._same(one, other):
             return ""
         return "the loss depends on the order of the rows: use neither the position of a row nor random numbers"
 
     def sizes(self) -> str:
-        """Check that micro-batches add up to the step, and that the loss is a mean over the step."""
+        """Check that the losses of micro-batches add up to the loss of the step, and that this is a mean."""
         whole = self.objective(self.step.batch())
         one, other = self.objective(self.step.batch((0, 1), (0,))), self.objective(self.step.batch((2,), (1, 2)))
         twice, twice_terms = self.objective(self.step.batch(times=2))
@@ -214,7 +222,7 @@ class _Checker:
         return f"micro-batches do not add up: the loss is a mean over the micro-batch, or has a constant; take {MEANS}"
 
     def forms(self) -> str:
-        """Check that logits, and states with a head, give the same loss in chunks of any size."""
+        """Check that logits, and states with a head in small chunks, give the same loss."""
         by_logits = self.objective(self.step.batch(form="logits"))
         with _chunks_of(CHUNK):
             by_head = self.objective(self.step.batch(form="head"))
@@ -223,7 +231,7 @@ class _Checker:
         return "logits come in chunks of tokens: a function given to `token_loss` must treat every token on its own"
 
     def shift(self) -> str:
-        """Check that a constant added to all logits, which changes no probability, does not change the loss."""
+        """Check that the loss does not change when a constant is added to all logits (the probs stay the same)."""
         if self._same(self.objective(self.step.batch()), self.objective(self.step.batch(shift=7.0))):
             return ""
         return "the loss changes when a constant is added to all logits: use log-probabilities (`log_softmax`)"

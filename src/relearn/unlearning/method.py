@@ -3,13 +3,13 @@
     @method("my_loss", paper="...", data="original", defaults=dict(beta=0.1, retain_nll=1.0))
     def my_loss(forget: AnswerLogits, forget_reference_nll: Tensor, *, beta: Positive) -> Tensor: ...
 
-Parameters before the `*` are inputs, named like the fields of `Batch`: only the forward passes they need are run. An
-input with a default may be missing from a micro-batch. Parameters after the `*` are options; their annotations say
-which values are allowed (`options.py`). The loss returns a scalar, logged under the name of the function, or the scalar
-and the named terms to log. It is this micro-batch's share of the optimiser step (`AnswerLogits.mean`, `.mean_rows`).
+Parameters before the `*` are inputs, named like the fields of `Batch`; only the forward passes they need are run. An
+input with a default may be missing from a micro-batch. Parameters after the `*` are options; their annotations define
+the allowed values (`options.py`). The loss returns a scalar, logged under the function's name, or the scalar and the
+named terms to log. The scalar is this micro-batch's share of the optimiser step (`AnswerLogits.mean`, `.mean_rows`).
 
-Two things need no code in the loss, only a place in `defaults`: `forget_weight` multiplies it, and `retain_nll` or
-`retain_kl` add the retain terms (`retain.py`). `check_method.py` tests a method on a synthetic batch.
+Some options need no code in the loss, only an entry in `defaults`: `forget_weight` multiplies the loss, `retain_nll`
+and `retain_kl` add the retain terms (`retain.py`). `check_method.py` tests a method on a synthetic batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STREAMS = ("forget", "rejected", "mismatched", "original", "retain")
 
 
 class LossInput(NamedTuple):
-    """What a loss may take: something about the rows of one stream."""
+    """Describe an input of a loss: the stream whose rows it is computed from, and its kind."""
 
     stream: str
     kind: InputKind
@@ -56,11 +56,11 @@ INPUTS = {stream: LossInput(stream, "logits") for stream in STREAMS} | {
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of a loss on one micro-batch; only those that the objective `needs` are filled in.
+    """Hold the inputs of a loss on one micro-batch; inputs that the objective does not need are None.
 
-    Streams: `forget` rows of the method's data (`Method.data`); `rejected` the answer that is not preferred to each
-    forget row's, in the same order; `mismatched` the questions of the forget rows with answers of other records;
-    `original` their questions with the original answers, None where no row of the micro-batch has one; `retain`.
+    `forget`: rows of the method's data (`Method.data`). `rejected`: one row for each forget row in the same order, with
+    the answer that is not preferred. `mismatched`: the forget questions with answers of other records. `original`: the
+    forget questions with the original answers; None if no row of the micro-batch has one. `retain`: retain rows.
     `*_reference`: the start model's predictions on the same rows, without gradient. `*_reference_nll`: its summed NLL
     of each row, (rows,) float32. `*_states`: states after the decoder layer `Objective.layer` at the positions that
     predict answer tokens, (A, width). `state`: the numbers that an objective carries from step to step.
@@ -83,14 +83,14 @@ class Batch:
 
 
 class Objective:
-    """A method with its options: what a training minimises. Called, it returns the loss and the terms to log.
+    """Compute the loss that a training minimises, and its named loss terms to log, for a method with fixed options.
 
-    Composed methods derive from it; a decorated loss function becomes a `LossObjective`.
+    A decorated loss function becomes a `LossObjective`. Methods made of other methods are subclasses.
     """
 
     @property
     def needs(self) -> frozenset[str]:
-        """The fields of `Batch` that the loss is computed from."""
+        """Return the names of the `Batch` fields that the loss is computed from."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
@@ -98,40 +98,44 @@ class Objective:
 
     @property
     def layer(self) -> int | None:
-        """The decoder layer whose states the loss takes, if any."""
+        """Return the number of the decoder layer whose states the loss takes, or None."""
         return None
 
     @property
     def source(self) -> StreamSource | None:
-        """The training data, where an option decides it; else None."""
+        """Return the source of the training data if it depends on an option, else None."""
         return None
 
     @property
     def initial_state(self) -> dict[str, float]:
-        """The numbers carried from step to step, before the first step; checkpoints hold them."""
+        """Return the numbers to carry from step to step, as they are before the first step; checkpoints save them."""
         return {}
 
     def next_state(self, state: Mapping[str, float], terms: Mapping[str, float]) -> dict[str, float]:
-        """Compute the state after an optimiser step with these terms, summed over its micro-batches."""
+        """Compute the carried numbers after an optimiser step; `terms` are sums over its micro-batches."""
         return dict(state)
 
     def needed_streams(self, kind: InputKind) -> list[str]:
-        """List the streams of which the loss takes this kind of input."""
+        """List the streams for which the loss takes this kind of input."""
         return [stream for stream in STREAMS if any(INPUTS[name] == (stream, kind) for name in self.needs)]
 
 
 class CarriedState(NamedTuple):
-    """Functions of an objective that carries numbers from step to step; both get the options as keyword arguments."""
+    """Hold the functions that compute the numbers carried from step to step; both get the options as keywords.
+
+    `first(**options)` gives the numbers before the first step, `following(state, terms, **options)` those after a step.
+    """
 
     first: Callable[..., dict[str, float]]
-    following: Callable[..., dict[str, float]]  # of the state and the terms of an optimiser step
+    following: Callable[..., dict[str, float]]
 
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A decorated function: its inputs with whether each must be there, and its options with their annotations.
+    """Describe a decorated loss function.
 
-    `enabled_by` names the option of an input that is left out, with its passes, where the option is 0.
+    `inputs` maps an input to True if it is required. `options` maps an option to its annotation. `enabled_by` maps an
+    input to an option; if the option is 0, the input is left out and its forward passes are not run.
     """
 
     function: Callable[..., Any]
@@ -144,7 +148,7 @@ class LossFunction:
     def read(
         cls, function: Callable[..., Any], enabled_by: Mapping[str, str], state: CarriedState | None
     ) -> LossFunction:
-        """Read inputs and options from the signature. Raises TypeError for an input that does not exist."""
+        """Read inputs and options from the signature. Raises TypeError for an unknown or missing parameter."""
         inputs, options, hints = {}, {}, get_type_hints(function, include_extras=True)
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -180,7 +184,7 @@ def _takes_states(names: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class LossObjective(Objective):
-    """A loss function with its options, multiplied by `forget_weight`, plus the retain terms, where it has those."""
+    """Compute a loss function with its options, times `forget_weight` and plus the retain terms if it has these."""
 
     loss: LossFunction
     options: Mapping[str, Any]
@@ -230,11 +234,11 @@ class LossObjective(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """An unlearning method as `relearn list methods` shows it.
+    """Describe a registered unlearning method, as `relearn list methods` shows it.
 
-    `build` makes the objective from the options. `data` names what the forget rows are made of
-    (`data/streams.py`). `procedure` names how the method is run: "train" is one training with the objective, the others
-    are registered in `procedures.py`.
+    `build` makes the objective from the options. `data` is the source of the forget rows (`data/streams.py`).
+    `procedure` is the name of the procedure that runs the method: "train" is one training with the objective, others
+    are registered with `procedures.procedure`.
     """
 
     name: str
@@ -246,7 +250,7 @@ class Method:
     procedure: str = "train"
 
     def objective(self, options: Mapping[str, Any]) -> Objective:
-        """Build the objective. Raises InputError for unknown options and values that are not allowed."""
+        """Build the objective. Raises InputError for an unknown option or a value that is not allowed."""
         for key in options:
             if key not in self.defaults:
                 raise InputError(
@@ -260,15 +264,15 @@ class Method:
             raise InputError(str(error), where="unlearn.options") from None
 
     def source(self, options: Mapping[str, Any]) -> StreamSource:
-        """Name what the forget rows are made of: `data`, unless an option decides it (offset)."""
+        """Return the source of the forget rows: `data`, unless it depends on an option (offset)."""
         return self.objective(options).source or self.data
 
     def needs_synthesis(self, options: Mapping[str, Any]) -> bool:
-        """Return whether vague answers have to be written before the training."""
+        """Return True if vague answers must be generated before the training."""
         return self.source(options) in SYNTHESISED_SOURCES
 
     def needs_alternates(self, options: Mapping[str, Any]) -> bool:
-        """Return whether alternate answers have to be written before the training."""
+        """Return True if alternate answers must be generated before the training."""
         return self.source(options) in ALTERNATE_SOURCES
 
 
@@ -293,12 +297,12 @@ def method(
     enabled_by: Mapping[str, str] | None = None,
     state: CarriedState | None = None,
 ) -> Callable[[Decorated], Decorated]:
-    """Register a loss function, or a class derived from `Objective` whose fields are its options, as a method.
+    """Register an unlearning method: a loss function, or a subclass of `Objective` whose fields are its options.
 
-    `defaults` are the options with their default values (or give the parameters defaults). `enabled_by` maps an input
-    to the option that switches it off at 0; `state` belongs to a loss that carries numbers from step to step. One
-    function may be registered under several names with different defaults. Raises TypeError for a signature or
-    defaults that do not fit together.
+    `defaults` are the options with their default values (the parameters may also have defaults). `enabled_by` maps an
+    input to the option that switches it off at 0. `state` is for a loss that carries numbers from step to step. One
+    function may be registered under several names with different defaults. Raises TypeError when the signature and
+    the defaults do not match.
     """
 
     def register(target: Decorated) -> Decorated:
@@ -316,7 +320,7 @@ def method(
 
 
 def _complete_options(function: Callable[..., Any], loss: LossFunction, options: dict[str, Any]) -> dict[str, Any]:
-    """Add the defaults of parameters and retain terms. Raises TypeError where options and parameters do not match."""
+    """Add the defaults of parameters and retain terms. Raises TypeError when options and parameters do not match."""
     parameters = inspect.signature(function).parameters
     own = {key: parameters[key].default for key in loss.options if key not in options}
     complete = {key: value for key, value in own.items() if value is not inspect.Parameter.empty} | options

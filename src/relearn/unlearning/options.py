@@ -1,8 +1,8 @@
-"""Check the options of methods and masks against the values their annotations allow.
+"""Check the options of methods and masks against the values that their annotations allow.
 
-`Positive` and `NotNegative` annotate numbers; `float`, `int`, `bool` and `Literal[...]` work as they are, and
-`Annotated[T, Allowed(text, accepts)]` describes anything else. Every refusal is a ValueError that names the option, its
-value and what to give instead.
+`Positive` and `NotNegative` annotate numbers. `float`, `int`, `bool` and `Literal[...]` are checked too, and
+`Annotated[T, Allowed(text, accepts)]` defines any other set of values. The ValueError for a value that is not allowed
+has the option, its value and the allowed values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values an option may have: `text` completes "give ..." in the error message."""
+    """Define the allowed values of an option; `text` completes "give ..." in the error message."""
 
     text: str
     accepts: Callable[[Any], bool]
@@ -25,7 +25,7 @@ class Allowed:
             raise ValueError(f"{name} is {value!r}: give {self.text}")
 
 
-# YAML reads 1e-1 as text, so numbers are checked for their type as well.
+# YAML reads 1e-1 as text, so the type is checked too.
 _POSITIVE = Allowed("a number above 0", lambda value: isinstance(value, int | float) and value > 0)
 _NOT_NEGATIVE = Allowed("a number of 0 or more", lambda value: isinstance(value, int | float) and value >= 0)
 Positive = Annotated[float, _POSITIVE]
@@ -38,9 +38,9 @@ _PLAIN = {
 
 
 def check_option(name: str, value: Any, annotation: Any) -> None:
-    """Raise ValueError when the annotation of an option does not allow the value; other annotations allow all."""
+    """Raise ValueError when the annotation of an option does not allow the value; unknown annotations allow all."""
     if get_origin(annotation) is Literal:
-        # By their text: YAML reads 1 as a number.
+        # Values are compared as text, because YAML reads 1 as a number.
         choices = [str(choice) for choice in get_args(annotation)]
         Allowed(" or ".join(choices), lambda given: str(given) in choices).check(name, value)
     for allowed in (_PLAIN.get(annotation), *getattr(annotation, "__metadata__", ())):
@@ -49,12 +49,12 @@ def check_option(name: str, value: Any, annotation: Any) -> None:
 
 
 def positive(**numbers: Any) -> None:
-    """Raise ValueError for the first number that is not above 0, or no number at all."""
+    """Raise ValueError for the first value that is not a number above 0."""
     for name, value in numbers.items():
         _POSITIVE.check(name, value)
 
 
 def not_negative(**numbers: Any) -> None:
-    """Raise ValueError for the first number that is below 0, or no number at all."""
+    """Raise ValueError for the first value that is not a number of at least 0."""
     for name, value in numbers.items():
         _NOT_NEGATIVE.check(name, value)

@@ -1,6 +1,7 @@
-"""Register procedures, which run a method and write its result into the run folder; `Method.procedure` names one.
+"""Register procedures, functions that run an unlearning method and write its result into the run folder.
 
-A new procedure is a function registered with `procedure` in one new file of this package.
+`Method.procedure` is the name of a procedure. A new procedure is one new file of this package with a function
+registered by `procedure`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from relearn.unlearning.method import METHODS, LogRow
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The inputs of a procedure.
+    """Hold the inputs of a procedure.
 
-    `loaded` is the start model, `model` the recipe's entry for it (a second model is loaded with the same device and
-    number format). `folder` is the run folder. `log` writes one row of numbers. `evaluate` maps a model in training to
-    a score (higher is better), or is None when the recipe asks for no train-time evaluation.
+    `loaded` is the start model, `model` its settings in the recipe (a second model is loaded with the same device and
+    number format). `folder` is the run folder. `log` writes one row of the training log. `tick` updates the progress
+    bar. `evaluate` maps a model in training to a score (higher is better); None means no evaluation during training.
     """
 
     loaded: Loaded
@@ -41,10 +42,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Procedure:
-    """`run` does the work and writes the folder `result` of the run folder, completely or not at all.
+    """Hold the functions of a procedure.
 
-    Without `result` it is adapter/, or model/ under full fine-tuning. `check` gets the recipe's `model` and `unlearn`
-    and raises InputError for errors that can be found before a run begins.
+    `run` runs the method and writes the folder `result` in the run folder, completely or not at all. If `result` is
+    None the folder is adapter/, or model/ under full fine-tuning. `check` gets the recipe's `model` and `unlearn`, and
+    raises InputError for errors that can be found before a run begins.
     """
 
     run: Callable[[Job], None]
@@ -55,7 +57,7 @@ class Procedure:
         self.run(job)
 
     def result_name(self, settings: Unlearn) -> str:
-        """Name the folder in the run that holds the result."""
+        """Return the name of the result folder in the run folder."""
         return self.result or ("model" if settings.full else "adapter")
 
 
@@ -75,9 +77,9 @@ def procedure(
 
 
 def result_name(settings: Unlearn, folder: Path | None = None) -> str:
-    """Name the folder in the run that holds the result of unlearning.
+    """Return the name of the unlearning result in the run folder: adapter, model, or the name a procedure gives.
 
-    Where the method came from a plug-in that is not loaded, the manifest of the run in `folder` names the result.
+    If the method is from a plug-in that is not loaded, the name is read from the manifest of the run in `folder`.
     """
     if folder is not None and settings.method not in METHODS:
         outputs = RunFolder(folder).manifest["stages"].get("unlearn", {}).get("outputs", [])

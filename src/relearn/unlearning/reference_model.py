@@ -1,10 +1,10 @@
-"""Keep the start model's predictions on the rows of a plan, computed once per row before the first step.
+"""Compute the start model's predictions on the rows of a plan once, before the first step, and keep them.
 
-The start model is the same weights with the adapter off. Where its distributions are needed, the states in front of the
-output layer are kept, (answer tokens, width) for each row; applying the output layer again gives the same logits. Where
-only sequence probabilities are needed (NPO, DPO), one number per row is kept. All rows are computed up front and in a
-fixed order, so that a resumed training, which starts without them, gets the same numbers to the bit. A model whose
-output layer cannot be applied separately (soft caps, scales) is run in every step instead.
+The start model is the same model with its adapter off. If a loss needs probs over the vocabulary, the states before the
+output layer are kept, (answer tokens, width) for each row; the output layer then gives the same logits. If a loss needs
+only sequence probabilities (NPO, DPO), one number per row is kept. Rows are computed in a fixed order, so that a
+resumed training gets bit-identical numbers. If the output layer cannot be applied separately (soft caps, scales), the
+start model is run in every step instead.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PACK_ROWS = 8
 
 
 class Reference:
-    """The start model's predictions on rows given at the start.
+    """Keep the start model's predictions on given rows.
 
-    `rows`: keep their distributions; `nll_rows`: keep only their summed NLL; `layer_rows`: keep the states after the
-    decoder layer `layer`.
+    `rows`: keep the states before the output layer. `nll_rows`: keep only the summed NLL. `layer_rows`: keep the states
+    after the decoder layer `layer`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Reference:
         self._nll: dict[str, torch.Tensor] = {}
         self._layers: dict[str, torch.Tensor] = {}
         self._bytes = 0
-        # Full fine-tuning leaves no start model to run again, and all processes must run a sharded one together.
+        # Full fine-tuning changes the start model's weights, and a sharded model must be run by all processes together.
         self._can_run_again = hasattr(model, "disable_adapter") and not distributed.shards_weights()
         self._trained_head, self._head = _heads(model)
         if self.exact:
@@ -61,23 +61,23 @@ class Reference:
 
     @property
     def exact(self) -> bool:
-        """Whether states can be kept instead of logits."""
+        """Return True if the states before the output layer can be kept instead of logits."""
         return self._head is not None
 
     @torch.no_grad()
     def answer_logits(self, rows: Sequence[TokenRow], step: Size) -> AnswerLogits:
-        """Return the start model's predictions for `rows`, without gradient. Rows are looked up by their id."""
+        """Return the start model's predictions for `rows`, found by row id, without gradient."""
         if all(row.id in self._states for row in rows):
             states = torch.cat([self._states[row.id] for row in rows])
             return to_answer_logits(Predicted(None, states, self._head), rows, step)
         return to_answer_logits(self._with_start_head(self._run(rows)), rows, step)
 
     def row_nll(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Return the sum of the start model's token NLL of each row: (rows,) float32."""
+        """Return the start model's NLL of each row, summed over its answer tokens: (rows,) float32."""
         return torch.stack([self._nll[row.id] for row in rows])
 
     def layer_states(self, rows: Sequence[TokenRow]) -> torch.Tensor:
-        """Return the states after the layer, at the positions that predict answer tokens: (A, H)."""
+        """Return the start model's states after `layer` at the positions that predict answer tokens: (A, H)."""
         return torch.cat([self._layers[row.id] for row in rows])
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class Reference:
             return predict(self._model, rows, layer=self._layer, head=self._trained_head)
 
     def _with_start_head(self, predicted: Predicted) -> Predicted:
-        """Use the output layer as it was at the start; without one that stands apart, leave the predictions alone."""
+        """Replace the head with the start model's output layer, if the model has a separate output layer."""
         return predicted if self._head is None else replace(predicted, head=self._head if predicted.head else None)
 
     def _fill(self, rows: Iterable[TokenRow], keep: Callable[[Sequence[TokenRow], Predicted], None]) -> None:
@@ -116,7 +116,10 @@ class Reference:
 
 
 def to_answer_logits(predicted: Predicted, rows: Sequence[TokenRow], step: Size) -> AnswerLogits:
-    """Make the input of losses from a forward pass over `rows`; `step` is the size of the stream in the whole step."""
+    """Make `AnswerLogits`, the input of losses, from a forward pass over `rows`.
+
+    `step` is the size of the stream in the whole optimiser step.
+    """
     source = predicted.logits if predicted.logits is not None else predicted.states
     assert source is not None
     targets, row = answer_targets(rows, source.device)
@@ -125,18 +128,21 @@ def to_answer_logits(predicted: Predicted, rows: Sequence[TokenRow], step: Size)
 
 
 def adapter_off(model: Any) -> AbstractContextManager[None]:
-    """Switch a LoRA adapter off, which gives the start model; leave a model without an adapter as it is."""
+    """Switch the LoRA adapter off inside the block, which gives the start model; do nothing without an adapter."""
     return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
 
 def mixed(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
-    """Multiply in bfloat16 during a pass; the output layer and the losses stay outside, in full precision."""
+    """Run a forward pass with bfloat16 autocast if `enabled`; the output layer and losses use full precision."""
     return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
 
 
 @contextmanager
 def mixed_losses(enabled: bool) -> Iterator[None]:
-    """Let the output layer on a CPU multiply bfloat16 numbers and sum in float32, so that logits are not rounded."""
+    """Multiply float32 matrices on a CPU in bfloat16 with float32 sums inside the block, if `enabled`.
+
+    The output layer is then faster, and its logits are not rounded to bfloat16.
+    """
     if not enabled:
         yield
         return
@@ -150,7 +156,10 @@ def mixed_losses(enabled: bool) -> Iterator[None]:
 
 
 def _heads(model: Any) -> tuple[torch.nn.Linear | None, torch.nn.Linear | None]:
-    """Return the output layer if it is trained, and a copy of it as it is now; None where it cannot stand apart."""
+    """Return the output layer if it is trained, else None; and the start model's output layer, if it is separate.
+
+    The second is a copy if the output layer is trained.
+    """
     head = plain_head(model)
     if head is None or not any(weight.requires_grad for weight in head.parameters()):
         return None, head

@@ -1,12 +1,12 @@
-"""Compute the retain terms, which are added to the forget loss of any method that has the options named here.
+"""Compute the retain loss terms L_GDR and L_KLR, which are added to the forget loss of methods with these options.
 
     L_GDR = mean NLL of the retain rows
     L_KLR = mean KL(P_theta || P_theta0) on the retain rows ("forward", arXiv 2502.11190 eq. 8) or
             KL(P_theta0 || P_theta) ("reverse", as public code computes it); theta0 is the start model
 
-`normaliser` "tokens" takes the mean over the answer tokens of the step. "legacy" divides the sum over answer tokens by
-the divisor of public code, all positions of rows padded to `LEGACY_LENGTH`, so that an answer token has the weight it
-has there. The terms of prompt and padding positions are left out (docs/papers.md describes the difference).
+`normaliser` "tokens" takes the mean of the KL over the answer tokens of the step. "legacy" divides its sum over answer
+tokens by the divisor of public code: all positions of the rows, padded to `LEGACY_LENGTH`. An answer token then has
+the same weight as in public code. Prompt and padding positions are left out (docs/papers.md describes the difference).
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ RETAIN_DEFAULTS: dict[str, Any] = {"retain_nll": 0.0, "retain_kl": 0.0, "directi
 
 @dataclass(frozen=True)
 class RetainWeights:
-    """`retain_nll` is the weight of L_GDR, `retain_kl` of L_KLR; at weight 0 a term and its passes are left out."""
+    """Hold the weights of the retain terms: `retain_nll` of L_GDR, `retain_kl` of L_KLR.
+
+    At weight 0 a term is left out and its forward passes are not run. Raises ValueError for a value that is not
+    allowed.
+    """
 
     retain_nll: float = 1.0
     retain_kl: float = 1.0
@@ -42,20 +46,20 @@ class RetainWeights:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The inputs of `Batch` that the terms are computed from."""
+        """Return the names of the `Batch` fields that the terms are computed from."""
         if self.retain_kl:
             return frozenset({"retain", "retain_reference"})
         return frozenset({"retain"} if self.retain_nll else ())
 
 
 def retain_terms(weights: RetainWeights, retain: AnswerLogits | None, reference: AnswerLogits | None) -> RetainLoss:
-    """Compute the weighted sum of the retain terms, and each of them unweighted as "gdr" and "klr"; 0.0 without any."""
+    """Compute the weighted sum of the retain terms, and the unweighted terms "gdr" and "klr"; 0.0 without terms."""
     if retain is None or not weights.needs:
         return 0.0, {}
     if not weights.retain_kl or reference is None:
         terms = {"gdr": retain.mean_nll()}
         return weights.retain_nll * terms["gdr"], terms
-    # The legacy mean is the sum over the same tokens, divided by another number.
+    # "legacy" has the same sum over answer tokens, but another divisor.
     scale = 1.0 if weights.normaliser == "tokens" else retain.step_tokens / _padded_positions(retain)
     losses: list[TokenLoss] = [nll, KL[weights.direction]]
     factors = [weights.retain_nll, weights.retain_kl * scale]
@@ -67,5 +71,5 @@ def retain_terms(weights: RetainWeights, retain: AnswerLogits | None, reference:
 
 
 def _padded_positions(retain: AnswerLogits) -> int:
-    """Count the positions of the step's rows as public code pads them."""
+    """Count the positions of the step's rows, each padded to `LEGACY_LENGTH`."""
     return (retain.step_rows or retain.rows) * LEGACY_LENGTH

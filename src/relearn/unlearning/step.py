@@ -1,4 +1,4 @@
-"""Compute the loss of a micro-batch: one forward pass over all its rows, the reference, and the objective."""
+"""Compute the loss of a micro-batch with one forward pass over its rows and the start model's predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relearn.unlearning.reference_model import Reference, mixed, mixed_losses, t
 def make_reference(
     model: Any, batches: Sequence[MicroBatch], objective: Objective, *, autocast: bool = False
 ) -> Reference:
-    """Run the start model once over every row of the plan whose reference the objective needs."""
+    """Compute the start model's predictions on every row of the plan for which the objective needs them."""
     return Reference(
         model,
         needed_rows(batches, objective, "reference"),
@@ -29,7 +29,7 @@ def make_reference(
 
 
 def needed_rows(batches: Sequence[MicroBatch], objective: Objective, kind: InputKind) -> list[TokenRow]:
-    """List the rows of the plan, each once, of which the objective takes this kind of input."""
+    """List the rows of the plan, each once, for which the objective takes this kind of input."""
     return [row for stream in objective.needed_streams(kind) for row in distinct_rows(batches, stream)]
 
 
@@ -43,7 +43,7 @@ def freeze_unreached(
 ) -> None:
     """Freeze the weights above the layer whose states the objective takes.
 
-    They get no gradient, and data parallelism would wait for one.
+    They get no gradient, and distributed data parallel training waits for the gradient of every trainable weight.
     """
     if objective.layer is None:
         return
@@ -64,7 +64,7 @@ def observe(
     state: Mapping[str, float] | None = None,
     autocast: bool = False,
 ) -> Batch:
-    """Run one forward pass over the rows of all streams that the objective needs, and split it by stream."""
+    """Compute the inputs of the objective on one micro-batch, with one forward pass over all streams it needs."""
     needs = objective.needs
     rows = {stream: own for stream, own in micro.streams().items() if stream in needs}
     device = next(model.parameters()).device
@@ -92,7 +92,7 @@ def step_loss(
     state: Mapping[str, float] | None = None,
     autocast: bool = False,
 ) -> tuple[torch.Tensor, LossTerms]:
-    """Compute the objective's loss on one micro-batch, and its named terms."""
+    """Compute the objective's loss on one micro-batch, and its named loss terms."""
     batch = observe(model, micro, objective, reference, state=state, autocast=autocast)
     with mixed_losses(autocast):
         return objective(batch)

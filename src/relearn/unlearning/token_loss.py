@@ -1,10 +1,10 @@
-"""Token-level losses over the logits of the answer tokens, computed in chunks so that no full (A, V) tensor is kept.
+"""Compute token losses from the logits of answer tokens in chunks, without keeping a full (A, V) tensor.
 
-Letters: A answer tokens of all rows together, H width of the model, V vocabulary. Padding, labels of -100 and the shift
-by one position are dealt with before (`engine/forward.py`). `AnswerLogits` holds either the logits (A, V), or the
-states (A, H) in front of a frozen output layer; a loss works the same on both. With states, the logits of at most
-`CHUNK_TOKENS` tokens exist at a time. The gradient of the token losses with respect to the states is computed during
-the forward pass and is all that is kept for the backward pass, so memory grows with A x H instead of A x V.
+A: number of answer tokens of all rows, H: width of the model, V: vocabulary size, c: tokens of a chunk.
+`engine/forward.py` removes padding and shifts by one position before. `AnswerLogits` has either logits (A, V), or the
+states (A, H) before a frozen output layer; a loss takes both. With states, logits of at most `CHUNK_TOKENS` tokens
+exist at a time. The gradient of the token losses with respect to the states is computed in the forward pass. Only this
+gradient is kept for the backward pass, so memory grows with A x H instead of A x V.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from relearn.engine.forward import Head
 
 CHUNK_TOKENS = 192
 Direction = Literal["forward", "reverse"]
-# (logits of a chunk (c, V), its targets (c,), the same chunk of every further argument) -> one loss per token (c,)
+# (logits (c, V), targets (c,), the same chunk of every other argument) -> one loss per token (c,)
 TokenLoss = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
 class AnswerLogits:
-    """The model's predictions at the answer tokens of some rows.
+    """Hold the model's predictions for the answer tokens of some rows.
 
-    logits (A, V), or None with `states` (A, H) and `head`, which maps states to logits; targets (A,) the true tokens;
-    row (A,) the row each token belongs to, ascending; `rows` the number of rows. `step_tokens` and `step_rows` count
-    the answer tokens and rows of this stream in the whole optimiser step, over all micro-batches and processes: means
-    divide by them, so that the losses of the micro-batches add up to the loss of the step.
+    `logits` (A, V), or None with `states` (A, H) and `head`, which maps states to logits. `targets` (A,): the true
+    tokens. `row` (A,): the index of the row of each token, ascending. `rows`: the number of rows. `step_tokens` and
+    `step_rows` count the answer tokens and rows of this stream in the whole optimiser step, over all micro-batches and
+    processes. Means divide by them, so that the losses of the micro-batches add up to the loss of the step.
     """
 
     logits: torch.Tensor | None
@@ -44,20 +44,20 @@ class AnswerLogits:
     head: Head | None = None
 
     def token_loss(self, loss: TokenLoss, *others: torch.Tensor | AnswerLogits) -> torch.Tensor:
-        """Compute one loss per answer token: (A,), with its gradient.
+        """Compute one loss per answer token, with gradient: (A,).
 
-        `loss(logits, targets, *others)` is called on chunks of tokens: logits (c, V) float32, targets (c,), and the
-        same c tokens of every tensor or `AnswerLogits` in `others` (the latter as logits), which get no gradient. The
-        loss of a token must not depend on other tokens.
+        `loss(logits, targets, *others)` is called on chunks of c tokens: logits (c, V) float32, targets (c,), and the
+        same tokens of every tensor or `AnswerLogits` in `others`. An `AnswerLogits` is passed as its logits. `others`
+        get no gradient. The loss of a token must not depend on other tokens.
         """
         return self.weighted_token_loss([loss], [1.0], *others)[0]
 
     def weighted_token_loss(
         self, losses: Sequence[TokenLoss], weights: Sequence[float], *others: torch.Tensor | AnswerLogits
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute several token losses of the same logits: their weighted sum (A,), and each of them without gradient.
+        """Compute several token losses of the same logits: their weighted sum (A,), and each (A,) without gradient.
 
-        The backward pass goes through the output layer once, however many losses there are.
+        The backward pass runs through the output layer only once for all losses.
         """
         source = self._source()
         if self.logits is not None or not (source.requires_grad and torch.is_grad_enabled()):
@@ -70,7 +70,7 @@ class AnswerLogits:
         return total, values
 
     def logits_chunk(self, start: int, stop: int) -> torch.Tensor:
-        """Return the logits of some tokens without gradient: (stop - start, V) float32."""
+        """Return the logits of the tokens `start` to `stop` without gradient: (stop - start, V) float32."""
         with torch.no_grad():
             return _logits(self._source(), self.head, start, stop)
 
@@ -79,10 +79,10 @@ class AnswerLogits:
         return self.token_loss(nll)
 
     def token_kl(self, reference: AnswerLogits | torch.Tensor, *, direction: Direction = "forward") -> torch.Tensor:
-        """Compute the KL divergence from a reference, an `AnswerLogits` or logits (A, V), at every token: (A,).
+        """Compute the KL divergence to a reference, an `AnswerLogits` or logits (A, V), at every token: (A,), nats.
 
-        "forward" is KL(P_theta || P_reference), as in the paper; "reverse" KL(P_reference || P_theta), as in the
-        public code.
+        `direction` "forward" is KL(P_theta || P_reference), as in arXiv 2502.11190. "reverse" is
+        KL(P_reference || P_theta), as in public code.
         """
         return self.token_loss(KL[direction], reference)
 
@@ -118,9 +118,9 @@ class AnswerLogits:
 
 @dataclass(frozen=True)
 class ClosedFormGradient:
-    """A token loss with a closed-form gradient, which takes a fraction of the time of autograd over a vocabulary.
+    """Compute a token loss with a closed-form gradient, which is faster than autograd over the vocabulary.
 
-    `loss` is a `TokenLoss`; `with_gradient` takes the same arguments and returns the losses (c,) and their gradient
+    `loss` is a `TokenLoss`. `with_gradient` takes the same arguments, and returns the losses (c,) and their gradient
     with respect to the logits (c, V).
     """
 
@@ -216,13 +216,16 @@ def _with_gradient(
 
 
 def _chunk_bounds(tokens: int) -> list[tuple[int, int]]:
-    """Cut into chunks of equal size: matrix products with a single row are both slow and less exact."""
+    """Cut the tokens into chunks of equal size, because matrix products with a single row are slow and less exact."""
     size = math.ceil(tokens / max(1, math.ceil(tokens / CHUNK_TOKENS)))
     return [(start, min(start + size, tokens)) for start in range(0, tokens, max(1, size))]
 
 
 class _LossThroughHead(torch.autograd.Function):
-    """Token losses through a frozen output layer; keeps d sum / d states (A, H) instead of the logits (A, V)."""
+    """Compute token losses through a frozen output layer.
+
+    The backward pass keeps the gradient with respect to the states (A, H) instead of the logits (A, V).
+    """
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Run the two trainings of a run: learning a start model from records, and unlearning."""
+"""Run the two trainings of a run: learn a start model from records, and unlearn."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def learn(
     log: LogRow,
     tick: Ticker = quiet,
 ) -> None:
-    """Train a LoRA adapter on `records` with their own answers and save it as folder/start."""
+    """Train a LoRA adapter on `records` with their original answers, and save it as folder/start."""
     rows = encode(loaded.chat, [record_example(record) for record in records])
     batches = plan_batches(
         rows, (), batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed
@@ -59,12 +59,12 @@ def learn(
 
 @procedure("train")
 def unlearn(job: Job) -> None:
-    """Train the recipe's method and save folder/adapter, or folder/model under full fine-tuning."""
+    """Run unlearning with the recipe's method, and save folder/adapter, or folder/model under full fine-tuning."""
     save_trained(job, trained(job))
 
 
 def save_trained(job: Job, model: Any) -> None:
-    """Save folder/adapter, or folder/model under full fine-tuning, and remove the checkpoints."""
+    """Save the model as folder/adapter, or folder/model under full fine-tuning, and remove the checkpoints."""
     with replaced_dir(job.folder / PROCEDURES.get("train").result_name(job.settings)) as target:
         if job.settings.full:
             state = whole_state(model)
@@ -77,16 +77,17 @@ def save_trained(job: Job, model: Any) -> None:
 
 
 def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
-    """Train the start model with the recipe's method: a fresh adapter on it, or all weights under full fine-tuning.
+    """Train the start model with the recipe's method, and return the trained model.
 
-    `model` is trained instead of the start model, as it is. `name` separates the checkpoints of several trainings in
-    one run. With `job.evaluate` the model is scored every `evaluate_every` steps; with `keep_best` the best weights are
-    kept.
+    A fresh adapter is trained, or all weights under full fine-tuning. A given `model` is trained instead, without a
+    fresh adapter. `name` separates the checkpoints of several trainings in one run. With `job.evaluate` the model is
+    scored every `evaluate_every` steps; with `keep_best` the best weights are returned. Raises InputError when the
+    method has retain terms and there are no retain rows.
     """
     settings = job.settings
     method = METHODS.get(settings.method)
     objective = method.objective(settings.options)
-    # ReLearn's forget term alone is a method of its own; the others would diverge without their retain terms.
+    # ReLearn also works without retain terms (relearn_gdf); other methods would diverge without their retain terms.
     if "retain" in objective.needs and not job.data.retain and method.family != "relearn":
         raise InputError(
             f"{settings.method} has retain terms and there are no retain rows",
@@ -100,7 +101,7 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
     callbacks: list[TrainerCallback] = []
     if settings.mask:
         callbacks.append(make_mask(settings.mask, model, batches))
-    # Of the trainings of a procedure, only the one named "unlearn" changes the model to be unlearned.
+    # Trainings with another name are parts of a method, whose trajectory is not that of the unlearned model.
     if settings.trajectory and name == "unlearn":
         callbacks.append(_trajectory(job, settings.trajectory))
     best = None
@@ -133,7 +134,7 @@ def _trajectory(job: Job, every: int) -> TrainerCallback:
 def unlearn_batches(
     chat: ChatFormat, method: Method, data: TrainingData, *, settings: Unlearn, seed: int
 ) -> list[MicroBatch]:
-    """Plan a method's training: its forget rows with the rows that belong to them, and as many retain rows."""
+    """Plan the micro-batches of a method's training: all its streams, with as many retain rows as forget rows."""
     rows = streams(method.data, data, seed)
     length = settings.max_length
     beside = {
@@ -153,7 +154,10 @@ def unlearn_batches(
 
 
 def retain_examples(records: Sequence[Record]) -> list[Example]:
-    """Make an example of every wording of every retain record: knowledge held in one wording is lost in another."""
+    """Make an example of every wording of every retain record.
+
+    Training on a single wording does not keep the answers to the other wordings.
+    """
     wordings = [(record, record.question) for record in records]
     wordings += [(record, paraphrase) for record in records for paraphrase in record.paraphrases]
     return [
@@ -163,7 +167,7 @@ def retain_examples(records: Sequence[Record]) -> list[Example]:
 
 
 def check_sharing(recipe: Recipe, processes: int) -> None:
-    """Raise InputError for settings that this number of processes cannot work with."""
+    """Raise InputError for settings that do not work with this number of processes."""
     if processes == 1:
         return
     for name, settings in (("learn", recipe.learn), ("unlearn", recipe.unlearn)):
@@ -206,7 +210,7 @@ def _loop(settings: Unlearn, seed: int) -> Loop:
 
 
 def training_passes(recipe: Recipe, learn_rows: int, unlearn_rows: int, retain_rows: int) -> int:
-    """Estimate how many rows go through the model forward and backward in all stages."""
+    """Estimate the number of forward and backward passes of rows in the learn and unlearn stages."""
     passes = learn_rows * (recipe.learn.epochs if recipe.learn else 0)
     beside = unlearn_rows if retain_rows else 0
     return round(passes + (unlearn_rows + beside) * recipe.unlearn.epochs)

@@ -1,7 +1,7 @@
-"""Train on transformers.Trainer: a planned list of micro-batches, an objective, and a check for a runaway loss.
+"""Train a model with transformers.Trainer on planned micro-batches with an objective; stop at a NaN or runaway loss.
 
-Learning a start model and unlearning are the same loop with different rows and objectives. Several processes train on
-one plan: each takes its share of every optimiser step; losses are logged and checked as sums over all processes.
+Learning a start model and unlearning use the same loop with different rows and objectives. Several processes share one
+plan: each trains on its part of every optimiser step. Losses are logged and checked as sums over all processes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from relearn.unlearning.data.batches import MicroBatch, own_accumulation, share
 from relearn.unlearning.method import LogRow, LossTerms, Objective
 from relearn.unlearning.step import freeze_unreached, make_reference, step_loss
 
-# The option is set on purpose; its successor is not in all versions of torch.
+# The option that replaces `broadcast_buffers` is not in all supported versions of torch.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Settings of a training loop, for learning and for unlearning."""
+    """Hold the settings of a training loop, for learning and for unlearning.
+
+    `warmup` is a share of the steps, `checkpoint_every` a number of steps, `runaway_loss` the loss that stops a run.
+    """
 
     learning_rate: float
     _: KW_ONLY
@@ -65,14 +68,14 @@ def train(
     tick: Ticker = quiet,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Train `model` in place over `batches`.
+    """Train `model` in place on the micro-batches `batches`.
 
-    Training continues from the newest complete checkpoint in the folder `checkpoints` and removes the folder when it is
-    done. `log` gets one row of loss terms per optimiser step. Raises RunFailedError on a NaN or runaway loss.
+    Training continues from the newest complete checkpoint in the folder `checkpoints`, which is removed at the end.
+    `log` gets one row of loss terms per optimiser step. Raises RunFailedError at a NaN or runaway loss.
     """
     trainer = ObjectiveTrainer(model, batches, objective, loop=loop, folder=checkpoints, log=log)
     trainer.remove_callback(PrinterCallback)
-    # _Progress comes last: a checkpoint is complete when the other callbacks have written their part of it.
+    # _Progress comes last, because it marks a checkpoint as complete after the other callbacks have written to it.
     for callback in (*callbacks, _Progress(tick, trainer)):
         trainer.add_callback(callback)
     newest = distributed.on_main(lambda: _newest_checkpoint(checkpoints))
@@ -87,7 +90,10 @@ def train(
 
 @dataclass
 class StepLog:
-    """The losses of an optimiser step. `worst`: the largest loss of a micro-batch, and the ids of its rows."""
+    """Sum the losses and tokens of an optimiser step.
+
+    `worst`: the largest loss of a micro-batch, and the ids of its first 4 forget rows.
+    """
 
     terms: dict[str, float] = field(default_factory=dict)
     loss: float = 0.0
@@ -96,7 +102,7 @@ class StepLog:
 
     @classmethod
     def of(cls, batch: MicroBatch, loss: torch.Tensor, terms: LossTerms) -> StepLog:
-        """Take one micro-batch's share of the step."""
+        """Make the log of one micro-batch; an idle micro-batch adds nothing."""
         if batch.idle:
             return cls()
         value = float(loss.detach())
@@ -113,7 +119,10 @@ class StepLog:
 
 
 class ObjectiveTrainer(Trainer):
-    """transformers.Trainer over planned micro-batches, with the loss of an `Objective`."""
+    """Train with transformers.Trainer on planned micro-batches and the loss of an `Objective`.
+
+    Raises InputError when the method needs the start model's predictions and they cannot be kept.
+    """
 
     def __init__(
         self, model: Any, batches: Sequence[MicroBatch], objective: Objective, *, loop: Loop, folder: Path, log: LogRow
@@ -121,7 +130,7 @@ class ObjectiveTrainer(Trainer):
         count = distributed.processes()
         own = share(batches, loop.accumulation, rank=distributed.rank(), processes=count)
         super().__init__(model=model, args=_arguments(loop, len(batches), folder, _on_cpu(model)), train_dataset=own)  # pyright: ignore[reportArgumentType]
-        # Every micro-batch is already divided by the tokens of its whole optimiser step.
+        # Losses are already divided by the token count of the whole optimiser step.
         self.loss_is_scaled_for_ga = True
         self._processes = count
         self._objective = objective
@@ -142,12 +151,12 @@ class ObjectiveTrainer(Trainer):
         freeze_unreached(model, own[0], objective, self._reference, state=self._state)
 
     def restore_state(self, checkpoint: Path) -> None:
-        """Read the state of the objective from a checkpoint."""
+        """Read the objective's carried numbers from a checkpoint, if it has any."""
         if self._state:
             self._state = read_json(checkpoint / _STATE)
 
     def save_state(self, checkpoint: Path) -> None:
-        """Write the state of the objective, if it has one, into a checkpoint."""
+        """Write the objective's carried numbers into a checkpoint, if it has any."""
         if self._state:
             write_json(checkpoint / _STATE, self._state)
 
@@ -165,11 +174,11 @@ class ObjectiveTrainer(Trainer):
         if self.accelerator.sync_gradients:
             self._sum_over_processes()
             self._check_loss()
-        # The gradient of a step is the mean over the processes, its loss their sum.
+        # The gradient of a step is averaged over the processes, but its loss is the sum over them.
         return loss * (0 if batch.idle else self._processes)
 
     def end_step(self) -> None:
-        """Compute the numbers that the objective carries into the next optimiser step."""
+        """Update the objective's carried numbers for the next optimiser step."""
         self._state = self._objective.next_state(self._state, self._step.terms)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -193,9 +202,9 @@ class ObjectiveTrainer(Trainer):
         self._step = step
 
     def _check_loss(self) -> None:
-        """Raise RunFailedError, in all processes, before a step with a NaN or runaway loss.
+        """Raise RunFailedError in all processes before an optimiser step with a NaN or runaway loss.
 
-        The limit without one in the recipe is 50, or ten times the first loss: PDU has a multiplier of 100.
+        The default limit is the larger of 50 and ten times the first loss, because the multiplier of PDU is 100.
         """
         if self._usual_loss is None and math.isfinite(self._step.loss):
             self._usual_loss = abs(self._step.loss)
@@ -241,13 +250,13 @@ def _arguments(loop: Loop, micro_batches: int, folder: Path, on_cpu: bool) -> Tr
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
-        # Processes may make different numbers of passes for a micro-batch, so none may wait for the others in a pass.
+        # The number of passes for a micro-batch may differ between processes, so a pass must not synchronise them.
         ddp_broadcast_buffers=False,
         **recompute,
-        # A model that the recipe puts on the CPU stays there, whatever else the machine has.
+        # Trainer would move a model from the CPU to a GPU.
         use_cpu=on_cpu,
     )
-    # Several GPUs without a launcher: Trainer would split the batch itself, which cannot split packed rows.
+    # With several GPUs and no launcher Trainer would split each batch, and packed rows cannot be split.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
@@ -264,9 +273,9 @@ def _newest_checkpoint(folder: Path) -> str | None:
 
 
 class _Progress(TrainerCallback):
-    """Advance the progress bar, mark checkpoints complete and remove the pickled arguments that Trainer leaves in them.
+    """Update the progress bar, mark checkpoints as complete and remove Trainer's pickled arguments from them.
 
-    A checkpoint is complete once every process has written its part of it.
+    A checkpoint is complete when every process has written its part.
     """
 
     def __init__(self, tick: Ticker, trainer: ObjectiveTrainer):

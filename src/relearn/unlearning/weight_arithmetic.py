@@ -1,10 +1,9 @@
-"""Compute the unlearned weights from finished trainings: task vectors, and TIES merges of two adapters.
+"""Compute unlearned weights from finished trainings: negated task vectors, and TIES merges of two adapters.
 
-task_vector negates a task vector: the model is trained on the original answers, and the start model is moved in the
-opposite direction. ties merges an adapter that forgets too much with one that forgets too little. Both cost as much
-training as any other method: the two trainings of ties have half of the epochs, or of the token budget, each. A
-finished adapter is kept among the checkpoints until the merged one is written, so a killed run trains it only once and
-ends with the same bytes as an undisturbed one.
+task_vector trains the model on the original answers, and changes the start model in the opposite direction. ties merges
+an adapter that forgets too much with one that forgets too little. Each of its two trainings has half of the epochs, or
+half of the token budget. A finished adapter is kept with the checkpoints until the merged one is written. So an
+interrupted run trains it only once, and ends with the same bytes as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -49,12 +48,13 @@ Start = Mapping[str, Tensor]
     defaults=dict(alpha=1.0),
 )
 def nll(forget: AnswerLogits, *, alpha: Positive) -> Tensor:
-    """Compute the NLL of the original answers, the loss of the training that gives theta_ft.
+    """Compute the NLL of the original answers, the loss of the training for a task vector, which gives theta_ft.
 
         theta_u = theta - alpha (theta_ft - theta)
 
-    With LoRA the difference is B A, so the result is the same adapter with B times -alpha. Reference:
-    mlfoundations/task_vectors. alpha: 1; the paper takes it on held-out data from 0 to 1, MUSE (arXiv 2407.06460) 5.
+    With LoRA theta_ft - theta is B A, so the result is the same adapter with B times -alpha. Reference:
+    mlfoundations/task_vectors. alpha: 1; the paper selects it on held-out data from 0 to 1, MUSE (arXiv 2407.06460)
+    has 5.
     """
     del alpha  # the procedure applies it
     return forget.mean_nll()
@@ -72,7 +72,10 @@ def _check(_model: Model, settings: Unlearn) -> None:
 
 @procedure("task_vector", check=_check)
 def task_vector(job: Job) -> None:
-    """Train on the original answers, negate, and write adapter/, or model/ under full fine-tuning."""
+    """Run task-vector unlearning: train on the original answers, negate the change of the weights, and save.
+
+    Writes adapter/, or model/ under full fine-tuning.
+    """
     chosen = METHODS.get(job.settings.method)
     chosen.objective(job.settings.options)
     alpha = {**chosen.defaults, **job.settings.options}["alpha"]
@@ -85,9 +88,10 @@ def task_vector(job: Job) -> None:
 
 @torch.no_grad()
 def negated(model: Any, start: Start, alpha: float) -> dict[str, Tensor]:
-    """Compute theta - alpha (theta_ft - theta), by name of the weight.
+    """Compute the negated weights theta - alpha (theta_ft - theta), by name of the weight.
 
-    `model` is theta_ft. With LoRA only the B matrices change and `start` is empty; else `start` holds theta.
+    `model` has the weights theta_ft. With LoRA `start` is empty, and only the B matrices are returned; else `start`
+    is theta.
     """
     weights = dict(model.named_parameters())
     if not start:
@@ -111,7 +115,7 @@ def _set_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
 
 
 def _on_negated(evaluate: Callable[[Any], float], start: Start, alpha: float) -> Callable[[Any], float]:
-    """Evaluate the model that would result, not the one that is learning the forget answers."""
+    """Make an evaluation of the negated weights instead of the weights in training."""
 
     def evaluate_negated(model: Any) -> float:
         with _with_weights(model, negated(model, start, alpha)):
@@ -122,7 +126,7 @@ def _on_negated(evaluate: Callable[[Any], float], start: Start, alpha: float) ->
 
 @contextmanager
 def _with_weights(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give the model other weights for as long as the block lasts."""
+    """Replace weights of the model inside the block."""
     parameters = dict(model.named_parameters())
     before = {name: parameters[name].detach().clone() for name in weights}
     _set_weights(model, weights)
@@ -142,15 +146,16 @@ def _with_weights(model: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
 )
 @dataclass(frozen=True)
 class Ties(Objective):
-    """TIES merge of an over- and an under-forgetting adapter (SemEval-2025 task 4).
+    """Merge an over-forgetting and an under-forgetting adapter with TIES (SemEval-2025 task 4).
 
         L = a NPO(beta) + b L_KLR + c L_GDR,    over: a, b, c = .4, .4, .2    under: a, b, c = .3, .3, .4
 
-    Of A and of B alike: the smallest 1 - density of each adapter's numbers are dropped, the sign with the greater sum
-    is elected for every number, and the mean of those that have it, times their weights, is kept (Yadav et al. 2023,
-    arXiv 2306.01708). Called, it returns the sum of both losses. Reference: zjunlp/unlearn@e1a32c1,
-    semeval25/unlearn-merging.py, which has KL(P_theta0 || P_theta) (`direction: reverse` in `over` and `under`) and
-    takes NPO of batch means. Defaults as published: beta 0.1, weights 1 and 1, density 0.8 (0.5 to 0.9).
+    A and B are merged in the same way (Yadav et al. 2023, arXiv 2306.01708). The share 1 - density of each adapter's
+    numbers with the smallest absolute values is set to 0. For every number the sign with the greater sum is chosen, and
+    the weighted mean of the numbers with that sign is taken. A call returns the sum of both losses. Reference:
+    zjunlp/unlearn@e1a32c1, semeval25/unlearn-merging.py, which has KL(P_theta0 || P_theta) (`direction: reverse` in
+    `over` and `under`) and takes NPO of batch means. Published defaults: beta 0.1, weights 1 and 1, density 0.8 (0.5 to
+    0.9).
     """
 
     over: Mapping[str, Any]
@@ -159,7 +164,7 @@ class Ties(Objective):
     density: float
 
     def __post_init__(self) -> None:
-        _ = self.objectives  # refuses impossible options of the two trainings
+        _ = self.objectives  # raises InputError for options that the trainings do not allow
         if len(self.weights) != 2:
             raise ValueError(f"weights are {list(self.weights)!r}: give two, of the over- and the under-forgetting one")
         not_negative(**{f"weights[{index}]": weight for index, weight in enumerate(self.weights)})
@@ -169,7 +174,7 @@ class Ties(Objective):
 
     @property
     def options(self) -> tuple[dict[str, Any], ...]:
-        """The options of the two trainings, over- and under-forgetting."""
+        """Return the options of the over-forgetting and the under-forgetting training."""
         defaults = METHODS.get(TRAINED_WITH).defaults
         return {**defaults, **OVER, **self.over}, {**defaults, **UNDER, **self.under}
 
@@ -208,14 +213,14 @@ def _check_ties(_model: Model, settings: Unlearn) -> None:
 
 @procedure("ties", check=_check_ties)
 def ties(job: Job) -> None:
-    """Train both adapters, merge them and write adapter/."""
+    """Run TIES unlearning: train both adapters, merge them and write adapter/."""
     settings = _ties(job.settings)
     folders = [_adapter(job, name, options) for name, options in zip(ADAPTERS, settings.options, strict=True)]
     train.save_trained(job, merged(job.loaded.model, folders, settings))
 
 
 def merged(model: Any, folders: list[Path], settings: Ties) -> Any:
-    """Put the TIES merge of the adapters in `folders` on `model` as its only adapter."""
+    """Merge the adapters in `folders` with TIES, and add the result to `model` as its only adapter."""
     from peft import PeftModel
 
     for folder in folders:
@@ -232,7 +237,7 @@ def merged(model: Any, folders: list[Path], settings: Ties) -> Any:
 
 
 def _adapter(job: Job, name: str, options: Mapping[str, Any]) -> Path:
-    """Train one adapter, unless it is there already, and return its folder."""
+    """Train one adapter unless its folder exists, and return the folder."""
     folder = job.folder / train.CHECKPOINTS / f"ties-{name}-adapter"
     if not distributed.on_main(folder.exists):
         model = train.trained(_half(job, name, options), name=f"ties-{name}")
@@ -244,7 +249,7 @@ def _adapter(job: Job, name: str, options: Mapping[str, Any]) -> Path:
 
 
 def _half(job: Job, name: str, options: Mapping[str, Any]) -> Job:
-    """Make the job of one adapter; its steps are logged as the first or the second half of the method's."""
+    """Make the job of one adapter; its steps are logged as the first or second half of the steps of `ties`."""
     budget = job.settings.token_budget
     changes = {
         "method": TRAINED_WITH,

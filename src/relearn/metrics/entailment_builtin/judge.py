@@ -21,14 +21,14 @@ from relearn.models.builtin import builtin_path
 
 HERE = Path(__file__).parent
 BatchItem = TypeVar("BatchItem", bound=Hashable)
-# Pairs whose texts are in memory at once: their hidden states take 1.5 kB a token.
+# Pairs in memory at once. Hidden states take 1.5 kB per token.
 BLOCK = 256
-# Tokens per pass. On a CPU the activations of a layer have to fit into the cache; a GPU is idle with fewer tokens.
+# Tokens per pass. On a CPU the activations of a layer must fit into the cache; a GPU needs more tokens to be busy.
 CPU_TOKENS, GPU_TOKENS = 512, 32768
 
 
 class BuiltinJudge(PairJudge):
-    """The built-in judge in float32; deterministic. Texts are cut to 512 tokens each."""
+    """Judge pairs with the built-in model in float32; deterministic. Each text is cut to 512 tokens."""
 
     def __init__(
         self, encoder: Encoder, decider: Decider, tokenizer: Tokenizer, settings: dict, device: str | None = None
@@ -48,11 +48,11 @@ class BuiltinJudge(PairJudge):
 
     @torch.inference_mode()
     def logits(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        """Compute (pairs, 3) logits before the temperature, in the order of LABELS; each text and pair once."""
+        """Compute the logits before the temperature, (pairs, 3) in the order of LABELS; each text and pair once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         ids = {text: one.ids for text, one in zip(texts, self._tokenizer.encode_batch(texts), strict=True)}
         self.truncated += sum(any(len(ids[text]) > POSITIONS for text in pair) for pair in pairs)
-        # The last token of every text is the end mark, which a truncated text keeps.
+        # A truncated text keeps its last token, the end token.
         cut = {text: [*own[: POSITIONS - 1], own[-1]] if len(own) > POSITIONS else own for text, own in ids.items()}
         states = self._in_passes(
             texts, lambda text: len(cut[text]), lambda batch: self._read([cut[text] for text in batch])
@@ -70,7 +70,7 @@ class BuiltinJudge(PairJudge):
         length: Callable[[BatchItem], int],
         work: Callable[[list[BatchItem]], Sequence[Tensor]],
     ) -> dict[BatchItem, Tensor]:
-        """Run `work` on batches of the items; return its tensor for each item."""
+        """Run `work` on batches of the items, and return the tensor of each item."""
         passes = list(_passes(items, length, self._tokens))
         results = map_on_threads(work, passes) if self._device.type == "cpu" else map(work, passes)
         return {
@@ -99,13 +99,13 @@ class BuiltinJudge(PairJudge):
 
 
 def _mask(lengths: Sequence[int]) -> Tensor | None:
-    """(rows, longest), True where a row has a token; None where all rows have the same length."""
+    """Make the mask (rows, longest), True at tokens; None if all rows have the same length."""
     longest = max(lengths)
     return None if min(lengths) == longest else torch.arange(longest) < torch.tensor(lengths)[:, None]
 
 
 def _passes(items: Sequence[BatchItem], length: Callable[[BatchItem], int], tokens: int) -> Iterator[list[BatchItem]]:
-    """Batch the items by length, shortest first, with at most `tokens` tokens, padding included, or one item each."""
+    """Batch the items by length, shortest first; a batch has one item or at most `tokens` tokens with padding."""
     batch: list[BatchItem] = []
     for item in sorted(items, key=length):
         if batch and (len(batch) + 1) * length(item) > tokens:
@@ -117,7 +117,7 @@ def _passes(items: Sequence[BatchItem], length: Callable[[BatchItem], int], toke
 
 
 def load_builtin(folder: Path = HERE, device: str | None = None) -> BuiltinJudge:
-    """Load the judge from the adapter and settings in `folder` on `device`, by default the GPU when there is one.
+    """Load the built-in judge from the adapter and settings in `folder`; `device` is the GPU by default, if any.
 
     Raises MissingPartError when all-MiniLM-L6-v2 is not installed, InputError when the adapter's hash does not match.
     """

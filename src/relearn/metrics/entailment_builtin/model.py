@@ -1,8 +1,8 @@
-"""The network of the built-in entailment judge: all-MiniLM-L6-v2 as a cross-encoder.
+"""Define the network of the built-in entailment judge: all-MiniLM-L6-v2 as a cross-encoder.
 
 The lowest layers encode premise and hypothesis separately, with the weights of the sentence model. The upper layers,
-changed by the adapter, attend to both; a learned vector is added to the tokens of each side. Each text may have as many
-tokens as the sentence model takes.
+which the adapter changes, attend to both; a learned vector is added to the tokens of each text. Each text may have 512
+tokens, as in the sentence model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EPSILON = 1e-12
 
 
 class Layer(nn.Module):
-    """A transformer layer, normalised after attention and MLP as in BERT (arXiv 1810.04805)."""
+    """Apply a transformer layer with normalisation after attention and MLP, as in BERT (arXiv 1810.04805)."""
 
     def __init__(self):
         super().__init__()
@@ -33,7 +33,7 @@ class Layer(nn.Module):
         self.norm2 = nn.LayerNorm(WIDTH, eps=EPSILON)
 
     def forward(self, hidden: Tensor, rows: PaddedRows) -> Tensor:
-        """hidden (tokens of all rows, width), no padding."""
+        """Compute hidden states (tokens of all rows, width) without padding, from states of the same shape."""
         q, k, v = rows.padded(self.qkv(hidden)).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
         read = _attend(q, k, v, rows.mask).transpose(1, 2)
         hidden = self.norm1(hidden + self.out(rows.packed(read.flatten(2))))
@@ -41,7 +41,7 @@ class Layer(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    # On a CPU the fused kernel takes several times as long over texts as short as these.
+    # The fused kernel is several times slower on a CPU for short texts.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
@@ -50,10 +50,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class PaddedRows:
-    """How rows of tokens are padded: `count` rows of up to `longest` tokens, all on one device.
+    """Convert between padded and packed rows of tokens: `count` rows of up to `longest` tokens, on one device.
 
-    mask: (count, longest), True at tokens; places: (tokens of all rows,) their flat indices. Both are None where no row
-    has padding, so that nothing has to be moved or masked.
+    mask: (count, longest), True at tokens; places: (tokens of all rows,) their flat indices. Both are None if no row
+    has padding.
     """
 
     count: int
@@ -63,26 +63,26 @@ class PaddedRows:
 
     @classmethod
     def of(cls, mask: Tensor) -> PaddedRows:
-        # Computed once for all layers, since reading the mask synchronises a GPU.
+        # Computed once for all layers, because reading the mask synchronises a GPU.
         places = mask.flatten().nonzero()[:, 0]
         count, longest = mask.shape
         return cls(count, longest) if len(places) == mask.numel() else cls(count, longest, mask, places)
 
     def padded(self, hidden: Tensor) -> Tensor:
-        """(tokens of all rows, width) to (rows, longest, width), zeros at padding."""
+        """Pad (tokens of all rows, width) to (rows, longest, width) with zeros."""
         if self.places is None:
             return hidden.view(self.count, self.longest, -1)
         out = hidden.new_zeros(self.count * self.longest, hidden.shape[-1])
         return out.index_copy(0, self.places, hidden).view(self.count, self.longest, -1)
 
     def packed(self, padded: Tensor) -> Tensor:
-        """(rows, longest, ...) to (tokens of all rows, ...)."""
+        """Pack (rows, longest, ...) to (tokens of all rows, ...)."""
         flat = padded.flatten(0, 1)
         return flat if self.places is None else flat.index_select(0, self.places)
 
 
 class Encoder(nn.Module):
-    """Embeddings and the lowest layers, applied to each text separately, with the published weights."""
+    """Encode each text separately with the embeddings and lowest layers, which have the published weights."""
 
     def __init__(self, words: int):
         super().__init__()
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(SEPARATE))
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """ids (texts, tokens) to (texts, tokens, width)."""
+        """Encode ids (texts, tokens) as states (texts, tokens, width)."""
         rows = PaddedRows(len(ids), ids.shape[1]) if mask is None else PaddedRows.of(mask)
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         hidden = self.norm(self.words(rows.packed(ids)) + self.positions(rows.packed(places)))
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
 
 class Decider(nn.Module):
-    """The upper layers over both texts and the head: logits of entailment, neutral and contradiction."""
+    """Compute the logits of entailment, neutral and contradiction with the upper layers and the head."""
 
     def __init__(self, inner: int):
         super().__init__()
@@ -112,10 +112,10 @@ class Decider(nn.Module):
         self.labels = nn.Linear(inner, 3)
 
     def forward(self, hidden: Tensor, premise: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (pairs, 3) logits.
+        """Compute the logits (pairs, 3).
 
-        hidden: (pairs, tokens, width), the premise's tokens, then the hypothesis's. premise: (pairs, tokens), True at
-        the premise's tokens. mask: (pairs, tokens), False at padding; None without padding.
+        hidden: (pairs, tokens, width), first the tokens of the premise, then those of the hypothesis. premise: (pairs,
+        tokens), True at tokens of the premise. mask: (pairs, tokens), False at padding; None without padding.
         """
         rows = PaddedRows(len(premise), premise.shape[1]) if mask is None else PaddedRows.of(mask)
         sides = torch.where(rows.packed(premise)[:, None], self.sides[0], self.sides[1])
@@ -136,10 +136,10 @@ def _mean(hidden: Tensor, where: Tensor) -> Tensor:
 
 
 def read_base(weights: Mapping[str, Tensor], inner: int) -> tuple[Encoder, Decider]:
-    """Build both halves from the tensors of the sentence model, in float32; the head stays untrained."""
+    """Build encoder and decider from the tensors of the sentence model, in float32; the head is not trained."""
     encoder = Encoder(len(weights["embeddings.word_embeddings.weight"]))
     decider = Decider(inner)
-    # The sentence model uses token type 0 alone, so its vector is added to every position.
+    # The sentence model uses only token type 0, so the vector of this type is added to every position.
     type_0 = weights["embeddings.token_type_embeddings.weight"][0]
     encoder.words.weight.data = weights["embeddings.word_embeddings.weight"].float()
     encoder.positions.weight.data = (weights["embeddings.position_embeddings.weight"] + type_0).float()

@@ -1,8 +1,8 @@
-"""Plan a training: which rows go into which micro-batch, decided before the first step.
+"""Plan the micro-batches of a training before its first step.
 
-The whole plan is a list, so a resumed run continues exactly where it stopped. Every micro-batch holds the answer tokens
-and rows of its optimiser step, so that means over the step do not depend on the accumulation. Several processes divide
-the micro-batches of every step between them (`share`), so a plan is the same for any number of processes.
+The plan is a list, so a resumed run continues exactly where it stopped. Every micro-batch has the counts of answer
+tokens and rows of its whole optimiser step, so that means over the step do not depend on the accumulation. The plan
+does not depend on the number of processes: `share` divides the micro-batches of every step between them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GROUP_BATCHES = 8
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Answer tokens and rows of one stream in one optimiser step."""
+    """Count the answer tokens and the rows of one stream in one optimiser step."""
 
     tokens: int
     rows: int
@@ -28,10 +28,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of one forward pass: forget rows, the rows that belong to each of them (`beside`, by stream), retain rows.
+    """Hold the rows of one forward pass.
 
-    `step` gives the size of every stream in the whole optimiser step. An `idle` micro-batch is a placeholder with zero
-    loss, so that all ranks take the same number of steps.
+    `forget`: forget rows. `retain`: retain rows. `beside`: the further rows of the forget rows (rejected, mismatched or
+    original answers), by stream. `step`: the size of every stream in the whole optimiser step. An `idle` micro-batch
+    has zero loss; it gives all processes the same number of micro-batches.
     """
 
     forget: tuple[TokenRow, ...]
@@ -41,13 +42,13 @@ class MicroBatch:
     idle: bool = False
 
     def streams(self) -> dict[str, tuple[TokenRow, ...]]:
-        """Map streams to their rows, without empty streams."""
+        """Map the name of each stream to its rows, without empty streams."""
         named = {"forget": self.forget, **self.beside, "retain": self.retain}
         return {name: rows for name, rows in named.items() if rows}
 
     @property
     def tokens(self) -> int:
-        """Count all tokens of prompts and answers."""
+        """Count the tokens of prompts and answers; 0 for an idle micro-batch."""
         return 0 if self.idle else sum(len(row.ids) for rows in self.streams().values() for row in rows)
 
 
@@ -62,12 +63,13 @@ def plan_batches(
     beside: Mapping[str, Mapping[str, Sequence[TokenRow]]] | None = None,
     token_budget: int | None = None,
 ) -> list[MicroBatch]:
-    """Plan `epochs` passes over the forget rows, or `token_budget` tokens, with as many retain rows as forget rows.
+    """Plan the micro-batches of `epochs` passes over the forget rows, or of `token_budget` tokens.
 
-    Retain rows come from an endless shuffled walk over the WHOLE retain set, so that every method sees all of it.
-    Batches hold rows of similar length; their order is random. `beside` maps stream and forget row id to the rows that
-    belong to it. A token budget counts all tokens of all streams, ends after the optimiser step that reaches it, and
-    takes as many epochs as necessary.
+    Each micro-batch has `batch_size` forget rows and as many retain rows; an optimiser step is `accumulation` of them.
+    Retain rows are drawn from the WHOLE retain set, shuffled and repeated without end. Rows of a micro-batch have
+    similar lengths; the order of the micro-batches is random. `beside` maps a stream and the id of a forget row to its
+    rows in that stream. The token budget counts the tokens of all streams. The plan ends after the optimiser step that
+    reaches it, after as many epochs as necessary.
     """
     walk = _endless(retain, seed)
     batches = []
@@ -89,7 +91,7 @@ def plan_batches(
 
 
 def with_step_sizes(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Set the sizes of the streams in the whole step on the micro-batches of one optimiser step."""
+    """Add the size of every stream in the step to the micro-batches of one optimiser step."""
     rows: dict[str, list[TokenRow]] = {}
     for batch in batches:
         for name, own in batch.streams().items():
@@ -99,7 +101,7 @@ def with_step_sizes(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
 
 
 def own_accumulation(accumulation: int, processes: int) -> int:
-    """Return how many micro-batches of one optimiser step each process has."""
+    """Return the number of micro-batches of one optimiser step in each process."""
     return accumulation // math.gcd(accumulation, processes)
 
 
@@ -109,11 +111,11 @@ def can_share(batch_size: int, accumulation: int, processes: int) -> bool:
 
 
 def share(batches: Sequence[MicroBatch], accumulation: int, *, rank: int, processes: int) -> list[MicroBatch]:
-    """Select the part of the plan that one process trains on.
+    """Select the micro-batches of the plan that the process `rank` trains on.
 
-    Processes take the micro-batches of a step in turn; where there are too few, each is cut into pieces. In every step
-    all processes have equally many, with idle ones where the last step has too few rows, so that together they take the
-    same steps as one process would.
+    The micro-batches of a step are dealt out to the processes in turn. Micro-batches are cut into pieces where a step
+    has too few. In every step all processes get the same number; idle micro-batches fill the last step where it has too
+    few rows. All processes together take the same optimiser steps as a single process.
     """
     if processes == 1:
         return list(batches)
@@ -129,7 +131,7 @@ def share(batches: Sequence[MicroBatch], accumulation: int, *, rank: int, proces
 
 
 def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
-    """Cut the micro-batch into pieces of every n-th row; fewer pieces when it has fewer rows."""
+    """Cut a micro-batch into `pieces` micro-batches of every n-th row, at most one per forget row."""
     pieces = min(pieces, len(batch.forget))
     return [
         replace(
@@ -143,7 +145,10 @@ def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
 
 
 def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -> tuple[TokenRow, ...]:
-    """Select the rows that belong to every n-th forget row; methods pair rows only where each has equally many."""
+    """Select the rows of one stream for every n-th of `forget` rows.
+
+    Where the forget rows do not have equally many rows, no method pairs them, and every n-th row is taken.
+    """
     each = len(rows) // forget if len(rows) % forget == 0 else 0
     if not each:
         return rows[number::pieces]
@@ -151,7 +156,7 @@ def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -
 
 
 def distinct_rows(batches: Iterable[MicroBatch], stream: str) -> list[TokenRow]:
-    """List the rows of a stream over the whole plan, each once, in the order of their ids."""
+    """List the rows of a stream in the whole plan, each once, sorted by id."""
     rows = {row.id: row for batch in batches for row in batch.streams().get(stream, ())}
     return [rows[name] for name in sorted(rows)]
 

@@ -1,4 +1,4 @@
-"""Encode texts as token rows. The ONLY place that decides which tokens are answer tokens."""
+"""Encode prompts and answers as token rows; ONLY this module decides which tokens are answer tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from relearn.models.chat import ChatFormat
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt and the target to learn. `closed` ends the target with the end of turn.
+    """Hold a prompt and the target text to learn.
 
-    `given` is a prefix of the answer that is not learned.
+    `closed`: the end of turn follows the target. `given`: a prefix of the answer that is part of the prompt, so that it
+    is not learned.
     """
 
     id: str
@@ -27,12 +28,15 @@ class Example:
 
 
 def record_example(record: Record) -> Example:
-    """Make an example of a record. A passage of a document continues after its chunk, so it is not closed."""
+    """Make an example from a record; a passage of a document gets no end of turn, because its text goes on."""
     return Example(record.id, record.question, record.answer, record.form, closed=record.form == "chat")
 
 
 def encode(chat: ChatFormat, examples: Sequence[Example], *, max_length: int | None = None) -> list[TokenRow]:
-    """Encode one row per example, in order. Raises InputError for a row over `max_length` tokens; never truncates."""
+    """Encode each example as one token row, in the same order; rows are never truncated.
+
+    Raises InputError for a row of more than `max_length` tokens.
+    """
     prompt_texts = [_prompt(chat, example) for example in examples]
     targets = [_target(chat, example) for example in examples]
     prompts = list(dict.fromkeys(prompt_texts))
@@ -41,7 +45,7 @@ def encode(chat: ChatFormat, examples: Sequence[Example], *, max_length: int | N
     rows = []
     for example, prompt, target, joint in zip(examples, prompt_texts, targets, joint_ids, strict=True):
         begin = prompt_ids[prompt]
-        # Tokens may merge across the border; generation gets the prompt alone, so the prompt's own tokens are kept.
+        # A token may span the end of the prompt. Generation gets the prompt alone, so the prompt's own tokens are kept.
         ids = joint if joint[: len(begin)] == begin else begin + _ids(chat, [target])[0]
         if max_length is not None and len(ids) > max_length:
             raise InputError(
@@ -53,7 +57,7 @@ def encode(chat: ChatFormat, examples: Sequence[Example], *, max_length: int | N
 
 
 def closing_tokens(chat: ChatFormat, row: TokenRow) -> int:
-    """Count the last tokens of the row that end the turn and are not part of the answer."""
+    """Count the end-of-turn tokens at the end of the row, which are not part of the answer text."""
     end = tuple(_ids(chat, [chat.end])[0])
     return len(end) if end and row.ids[-len(end) :] == end else 0
 
@@ -64,10 +68,10 @@ def _prompt(chat: ChatFormat, example: Example) -> str:
 
 
 def _target(chat: ChatFormat, example: Example) -> str:
-    # After a prefix the target is separated as words are, whatever the template.
+    # After a given prefix the target follows as plain text, without the separator of the chat template.
     return chat.target(example.target, "text" if example.given else example.form, closed=example.closed)
 
 
 def _ids(chat: ChatFormat, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenize all texts in one call, for which fast tokenizers use several threads."""
+    """Tokenize all texts in one call, because fast tokenizers then use several threads."""
     return chat.tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []

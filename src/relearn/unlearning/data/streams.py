@@ -1,8 +1,8 @@
-"""Build the forget rows of a method from the records: original answers, vague answers, refusals, preference pairs, ...
+"""Build the data streams of a method from records: original answers, vague answers, refusals, preference pairs.
 
-Every source keeps each answer with the question it was written for, by ids. Random draws are keyed by the seed and the
-record's id, so adding or removing a forget record changes nothing for the others. The refusals of idk_nll, idk_dpo and
-jensun vary in words, length and tone, so that a method learns to decline and not one sentence.
+Answers are paired with their questions by record id. Random draws are keyed by the seed and the record id, so adding or
+removing a forget record does not change the draws of other records. The refusals of idk_nll, idk_dpo and jensun differ
+in words, length and tone, so that a method does not learn one fixed sentence.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ REFUSALS = (
     "Thanks for asking, but I can't answer this one.",
 )
 
-# Passages of documents end in the middle of a sentence; these decline to continue it.
+# Refusals to continue a passage of a document, which ends in the middle of a sentence.
 PASSAGE_REFUSALS = (
     "... I don't know how this text goes on.",
     "... I cannot continue this passage.",
@@ -108,7 +108,7 @@ StreamSource = Literal[
     "preferred_synthesised",
     "preferred_alternates",
 ]
-# Sources whose answers a generator writes before the training; those of the others are in the records, or drawn.
+# Sources whose answers a generator writes before the training. Other sources use the records or fixed sentences.
 SYNTHESISED_SOURCES: tuple[StreamSource, ...] = ("synthesised", "original_beside_synthesised", "preferred_synthesised")
 ALTERNATE_SOURCES: tuple[StreamSource, ...] = ("preferred_alternates",)
 # Yao et al. 2023 (arXiv 2310.10683) draw five random answers for every question.
@@ -117,7 +117,11 @@ MISMATCHED_ANSWERS = 5
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The records and rows that the streams are built from. `alternates`: record id -> answers written for AltPO."""
+    """Hold the records and rows that the streams are built from.
+
+    `records`: forget records. `rows`: synthesised rows. `retain`: retain records. `alternates` maps a record id to the
+    alternate answers written for AltPO.
+    """
 
     records: Sequence[Record]
     rows: Sequence[TrainingRow] = ()
@@ -127,18 +131,18 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Streams:
-    """Forget examples, and for each other stream the examples that belong to each of them (by its id)."""
+    """Hold the forget examples; `beside` maps a stream and the id of a forget example to its examples there."""
 
     forget: list[Example]
     beside: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
 
 
 def streams(source: StreamSource, data: TrainingData, seed: int) -> Streams:
-    """Build the forget rows of a method whose training data is `source`.
+    """Build the streams of a method whose training data is `source`, except the retain rows.
 
-    Documents (`form` "text") have passages in place of questions: their answer is the continuation of the passage, and
-    text from the document itself is not closed with an end of turn. Raises RunFailedError when there are no rows,
-    InputError when there are no retain records to draw random answers from.
+    A document record (`form` "text") has a passage as prompt and the continuation of the passage as answer. No end of
+    turn follows text of the document. Raises RunFailedError when there are no forget rows, and InputError when random
+    answers are needed and there are no retain records.
     """
     result = _BUILDERS[source](data, seed)
     if not result.forget:
@@ -147,24 +151,24 @@ def streams(source: StreamSource, data: TrainingData, seed: int) -> Streams:
 
 
 def is_written(source: StreamSource) -> bool:
-    """Return whether a generator writes the answers of this source before the training."""
+    """Return True if a generator writes the answers of this source before the training."""
     return source in SYNTHESISED_SOURCES or source in ALTERNATE_SOURCES
 
 
 def _synthesised(data: TrainingData, _seed: int) -> Streams:
-    """Take vague answers, completions and generic rows (ReLearn); the original answers are in none of them."""
+    """Take the synthesised rows of ReLearn: vague answers, completions and generic rows, no original answers."""
     return Streams([_row_example(row) for row in data.rows])
 
 
 def _original_beside_synthesised(data: TrainingData, seed: int) -> Streams:
-    """Take the rows of ReLearn, and beside each vague answer the original answer to the same question."""
+    """Take the rows of ReLearn, and for each vague answer the original answer to the same question."""
     forget = _synthesised(data, seed).forget
     originals = {row.id: [_rejected(_row_example(row), record)] for row, record in _answers_to_records(data)}
     return Streams(forget, {"original": {example.id: originals.get(example.id, []) for example in forget}})
 
 
 def _original(data: TrainingData, _seed: int) -> Streams:
-    """Take every record with its own answer, whose likelihood reverse optimisation lowers."""
+    """Take every forget record with its original answer."""
     return Streams([record_example(record) for record in data.records])
 
 
@@ -173,9 +177,9 @@ def _refusals(data: TrainingData, seed: int) -> Streams:
 
 
 def _mismatched(data: TrainingData, seed: int) -> Streams:
-    """Take the original rows, and beside each the same question with answers of retain records (Yao et al. 2023).
+    """Take the original rows, and for each the same question with answers of retain records (Yao et al. 2023).
 
-    Answers of other forget records would be taught instead of forgotten, so they are not used.
+    Answers of other forget records are not used, because the training would teach them.
     """
     forget = _original(data, seed).forget
     forms: tuple[Form, ...] = ("chat", "text")
@@ -201,7 +205,7 @@ def _preferred_refusals(data: TrainingData, seed: int) -> Streams:
 
 
 def _preferred_alternates(data: TrainingData, _seed: int) -> Streams:
-    """Prefer each alternate answer to the original answer (AltPO); a record without alternates has no row."""
+    """Prefer each alternate answer to the original answer (AltPO); records without alternates are left out."""
     chosen, records = [], []
     for record in data.records:
         for answer in data.alternates.get(record.id, ()):
@@ -213,21 +217,21 @@ def _preferred_alternates(data: TrainingData, _seed: int) -> Streams:
 def _preferred_synthesised(data: TrainingData, _seed: int) -> Streams:
     """Prefer each vague answer to the original answer to the same question (relearn_dpo).
 
-    Completions of vague answers and generic rows have no original answer, and are left out.
+    Completions and generic rows have no original answer, so they are left out.
     """
     answers = _answers_to_records(data)
     return _pairs([_row_example(row) for row, _ in answers], [record for _, record in answers])
 
 
 def _answers_to_records(data: TrainingData) -> list[tuple[TrainingRow, Record]]:
-    """Pair rows that ask the question of a record with it: no completions, answer prefixes or generic rows."""
+    """Pair each vague answer with its record; leave out completions, rows with a given prefix and generic rows."""
     by_id = {record.id: record for record in data.records}
     pairs = [(row, by_id[row.record_id]) for row in data.rows if row.record_id in by_id]
     return [(row, record) for row, record in pairs if row.form == record.form and not row.given]
 
 
 def _pairs(chosen: Sequence[Example], records: Sequence[Record]) -> Streams:
-    """Put beside each chosen example the same question with the record's original answer as `rejected`."""
+    """Add a `rejected` example to each chosen one: the same question with the record's original answer."""
     table = {example.id: [_rejected(example, record)] for example, record in zip(chosen, records, strict=True)}
     return Streams(list(chosen), {"rejected": table})
 
@@ -247,15 +251,16 @@ def _refusal(record: Record, seed: int) -> Example:
 
 
 def _answers(records: Sequence[Record], form: Form) -> dict[str, str]:
-    """Map normalised answers to answers, of the records of this form, or of all where none has it."""
+    """Map normalised answers to answers, for the records of this form, or for all records if none has this form."""
     same_form = [record for record in records if record.form == form] or records
     return {_normalised(record.answer): record.answer for record in same_form}
 
 
 def _draw_answers(pool: Mapping[str, str], record: Record, seed: int) -> list[str]:
-    """Draw answers from the pool, never the record's own.
+    """Draw up to 5 answers from the pool, never the record's own answer.
 
-    The smallest keyed hashes are taken, so one answer more or less in the pool changes at most one of the draws.
+    The answers with the smallest keyed hashes are taken. So adding or removing one answer of the pool changes at most
+    one of the draws.
     """
     key = hashlib.sha256(f"{seed}/mismatched/{record.id}".encode()).digest()
 

@@ -1,1 +1,1 @@
-"""Methods that leave the weights alone and change inference: offset logits, corrupted prompts."""
+"""Implement unlearning at inference time, without a change of the weights: offset logits, corrupted prompts."""

@@ -2,8 +2,8 @@
 
     x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
 
-(Liu et al., NeurIPS 2024.) Only the prompt is corrupted, during prefill; the answer is generated as usual. Noise is
-keyed by the prompt, so a prompt always gets the same answer.
+(Liu et al., NeurIPS 2024.) e(x) are the token embeddings of the prompt x, sigma is the strength. Only the prompt is
+corrupted; the answer is generated as usual. The noise is keyed by the prompt, so a prompt always gets the same answer.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _SETTINGS = "eco.json"
 
 @dataclass(frozen=True)
 class Corruption:
-    """Change the embeddings of `tokens`: the subject's name in the question, or the whole question.
+    """Corrupt the embeddings of `tokens`: the name of the subject in the question, or the whole question.
 
-    rand_noise: normal noise on every dimension, `strength` times as strong as the embeddings themselves (root mean
-    square). zero_out: the share `strength` of a token's dimensions that are largest in size is set to 0. A question
-    without a name is corrupted as a whole.
+    `mode` "rand_noise" adds normal noise to every dimension, with a standard deviation of `strength` times the root
+    mean square of the embeddings. "zero_out" sets the dimensions of each token with the largest absolute values to 0;
+    `strength` is their share, 0 to 1. The whole question is corrupted when it has no name.
     """
 
     mode: Mode = "rand_noise"
@@ -50,7 +50,7 @@ class Corruption:
     tokens: Tokens = "subject"
 
     def __call__(self, embeddings: torch.Tensor, key: bytes) -> torch.Tensor:
-        """(n, H) -> (n, H); the same `key` gives the same noise."""
+        """Corrupt embeddings (n, H) -> (n, H); the same `key` gives the same noise."""
         if self.mode == "zero_out":
             dropped = embeddings.abs().topk(round(self.strength * embeddings.shape[-1]), dim=-1).indices
             return embeddings.scatter(-1, dropped, 0.0)
@@ -62,10 +62,11 @@ class Corruption:
 
 @dataclass(frozen=True)
 class PromptClassifier:
-    """Logistic head on sentence embeddings: p(forget | x) = s(w . e(x) + b); above `threshold` a prompt is corrupted.
+    """Classify prompts with logistic regression on sentence embeddings: p(forget | x) = s(w . e(x) + b).
 
-    `weight` (width of the encoder,) float64; `encoder` is its name. Prompts are embedded one at a time, so that the
-    result depends on nothing but the prompt.
+    A prompt is corrupted when the probability is above `threshold`. `weight` is (width of the encoder,) float64,
+    `encoder` the name of the encoder. Prompts are embedded one at a time, so that the result does not depend on other
+    prompts.
     """
 
     encoder: str
@@ -81,7 +82,7 @@ class PromptClassifier:
         return probability(self.embed.encode(questions).astype(np.float64) @ self.weight + self.bias)
 
     def flags(self, questions: Sequence[str]) -> list[bool]:
-        """Return for each question whether its prompt is corrupted."""
+        """Return True for each question whose prompt has to be corrupted."""
         return [bool(value > self.threshold) for value in self.probabilities(questions)]
 
 
@@ -91,7 +92,7 @@ def probability(logit: np.ndarray) -> np.ndarray:
 
 
 def sentence_encoder(name: str, *, batch_size: int = 1) -> SentenceEncoder:
-    """Load the encoder by built-in name, folder or name on the hub. Raises InputError when that fails."""
+    """Load a sentence encoder by built-in name, folder or name on the hub. Raises InputError when that fails."""
     encoder = SentenceEncoder(str(builtin_path(name)) if is_builtin(name) else name, batch_size)
     try:
         encoder.encode(["a question"])
@@ -105,9 +106,10 @@ def sentence_encoder(name: str, *, batch_size: int = 1) -> SentenceEncoder:
 
 
 class EcoModel(ModelWrapper):
-    """Corrupt the prompts that the classifier selects, before `inner` sees them; its weights do not change.
+    """Run the model `inner` with corrupted embeddings for the prompts that the classifier selects.
 
-    Other prompts give the numbers of `inner` to the bit, whatever they are batched with.
+    The weights of `inner` do not change. Predictions for other prompts are bit-identical to those of `inner`, for any
+    other rows in the batch.
     """
 
     def __init__(
@@ -150,9 +152,10 @@ class EcoModel(ModelWrapper):
         return self.classifier.flags([self._reader.question(prompt) for prompt in prompts])
 
     def _predict_corrupted(self, rows: Sequence[TokenRow], layer: int | None) -> Predicted:
-        """Run rows with corrupted prompts, whose corrupted tokens get ids after the vocabulary for this pass.
+        """Predict the answers of `rows` with corrupted prompts.
 
-        Rows can then be packed and share prefixes as usual: equal ids have equal embeddings.
+        For this pass each corrupted token gets a new id after the vocabulary. Rows can then be packed and share
+        prefixes as usual, because equal ids have equal embeddings.
         """
         embedding = self.inner.get_input_embeddings()
         size = embedding.weight.shape[0]
@@ -179,7 +182,7 @@ class EcoModel(ModelWrapper):
 
 
 def _merged(plain: torch.Tensor | None, corrupted: torch.Tensor | None, flags: torch.Tensor) -> torch.Tensor | None:
-    """Take the corrupted values (flagged tokens, ...) where `flags` (tokens,) is set, the plain ones elsewhere."""
+    """Take the values of `corrupted` (flagged tokens, ...) where `flags` (tokens,) is True, of `plain` elsewhere."""
     if plain is None or corrupted is None:
         return plain
     merged = plain.clone()
@@ -189,7 +192,7 @@ def _merged(plain: torch.Tensor | None, corrupted: torch.Tensor | None, flags: t
 
 @contextmanager
 def _more_tokens(embedding: Any, vectors: torch.Tensor) -> Iterator[None]:
-    """Let `embedding` map the ids after its vocabulary to `vectors` (n, H)."""
+    """Map the ids after the vocabulary of `embedding` to `vectors` (n, H) inside the block."""
     size, original = embedding.weight.shape[0], embedding.forward
 
     def forward(ids: torch.Tensor) -> torch.Tensor:
@@ -205,7 +208,7 @@ def _more_tokens(embedding: Any, vectors: torch.Tensor) -> Iterator[None]:
 
 
 class PromptReader:
-    """Find the question, and the name in it, among the tokens of a prompt."""
+    """Find the tokens of the question, or of the name of its subject, in a tokenized prompt."""
 
     def __init__(self, tokenizer: Any, chat: ChatFormat):
         self._tokenizer = tokenizer
@@ -217,7 +220,10 @@ class PromptReader:
         return text[self._span(text)].strip()
 
     def places(self, prompt: tuple[int, ...], tokens: Tokens) -> list[int]:
-        """List the positions of the question's tokens, or those of its subject's name where it has one."""
+        """List the positions of the question's tokens, or with `tokens` "subject" those of the subject's name.
+
+        A question without a name gives all its positions.
+        """
         text = self._text(prompt)
         span = self._span(text)
         start, stop = span.start, span.stop
@@ -238,7 +244,7 @@ class PromptReader:
         return slice(0, len(text))
 
     def _frame(self, chat: ChatFormat, form: Any) -> tuple[str, str]:
-        """Find the template text before and after a question, from two that differ in their first and last letter."""
+        """Find the template text before and after a question, by comparing the prompts of two different questions."""
         one, two = (
             self._text(self._tokenizer(chat.prompt(question, form), add_special_tokens=False).input_ids)
             for question in ("Who was here?", "2 trees, 3 birds")
@@ -250,13 +256,13 @@ class PromptReader:
 
 
 def _shared(one: str, two: str) -> str:
-    """Return the common prefix."""
+    """Return the longest common prefix."""
     same = (a == b for a, b in zip(one, two, strict=False))
     return one[: len(list(itertools.takewhile(bool, same)))]
 
 
 def save_eco(folder: Path, classifier: PromptClassifier, corruption: Corruption, **numbers: Any) -> None:
-    """Write classifier.safetensors and eco.json, with `numbers` from the fit beside the settings."""
+    """Write classifier.safetensors and eco.json to `folder`; `numbers` are measurements added to eco.json."""
     weights = {
         "weight": torch.from_numpy(np.ascontiguousarray(classifier.weight)),
         "bias": torch.tensor([classifier.bias], dtype=torch.float64),
@@ -267,7 +273,7 @@ def save_eco(folder: Path, classifier: PromptClassifier, corruption: Corruption,
 
 
 def load_eco(start: Loaded, folder: Path) -> Loaded:
-    """Put the classifier and corruption that `save_eco` wrote in front of the start model."""
+    """Load the ECO model from the start model and a folder that `save_eco` wrote."""
     saved = read_json(folder / _SETTINGS)
     weights = load_file(folder / _WEIGHTS)
     classifier = PromptClassifier(

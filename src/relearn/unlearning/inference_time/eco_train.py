@@ -1,16 +1,14 @@
-"""ECO (arXiv 2406.07933): fit the prompt classifier and find the strength of the corruption; the model is not trained.
+"""Fit ECO (arXiv 2406.07933): the prompt classifier and the strength sigma of the corruption; the model is not trained.
 
-    x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
     sigma = the least with  v - m(sigma) <= 0.05 (v - m(0))
 
-m(sigma) is the mean NLL of the original answers after corrupted prompts, v its surrogate value, what it would be if the
-model had never seen them. The paper takes v from other data and the sigma that comes nearest; here v is the mean NLL
-with the question blanked out, so v - m(sigma) is the information the question gives about its answer (nats per token).
+m(sigma) is the mean NLL of the original answers after corrupted prompts. v is the mean NLL with the embeddings of the
+question set to zero. v - m(sigma) is the information of the question about its answer, in nats per token. (The paper
+takes v from other data, and the sigma with m(sigma) nearest to v.) The search doubles the strength, then halves its
+last step. If corrupting the name is not enough at any strength, the whole question is corrupted.
 
-The paper fine-tunes RoBERTa as classifier; here it is a logistic head on the sentence embeddings that the metrics use,
-fitted in seconds. Its threshold, unless given, separates forget questions from others best among held-out questions.
-The strength is found by doubling and halving. Where corrupting the name is not enough at any strength (the rest of the
-question identifies the record), the whole question is corrupted.
+The classifier is a logistic regression on sentence embeddings (RoBERTa in the paper). Its threshold, unless given, is
+the one that best separates held-out forget questions from other held-out questions.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ SEARCH_RECORDS = 32
 SEARCH_BATCH = 8
 GRID = {"rand_noise": [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0], "zero_out": [0.0625, 0.125, 0.25, 0.5, 1.0]}
 HALVINGS = 3
-# The share of the information in a question that may remain.
+# The largest allowed ratio (v - m(sigma)) / (v - m(0)).
 REMAINING = 0.05
 _DEFAULTS = dict(
     encoder="all-minilm-l6-v2", threshold=None, mode="rand_noise", tokens=None, strength=None, penalty=1e-4
@@ -71,11 +69,12 @@ _DEFAULTS = dict(
 )
 @dataclass(frozen=True)
 class Eco(Objective):
-    """Settings of ECO; called, the information that questions give about their answers, v - m.
+    """Compute v - m, the information of questions about their answers, and hold the options of ECO.
 
     `encoder`: the sentence encoder of the prompt classifier; `penalty`: the weight of the squared norm of its weights.
-    `mode` rand_noise or zero_out, `tokens` subject or question, see `eco_model.py`. None is found: `threshold` on
-    held-out questions, `strength` (0.25 to 16) by search, `tokens` subject where that is enough.
+    `mode`: rand_noise or zero_out; `tokens`: subject or question, see `eco_model.py`. An option that is None is
+    found: `threshold` on held-out questions, `strength` (0.25 to 16) by search, `tokens` as subject where that is
+    enough.
     """
 
     encoder: str = "all-minilm-l6-v2"
@@ -105,7 +104,10 @@ class Eco(Objective):
         return frozenset({"forget", "forget_reference_nll"})
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, LossTerms]:
-        """Compute v - m; `forget`: answers after corrupted prompts, its reference: their NLL without the question."""
+        """Compute v - m in nats per token, and its terms m ("nll") and v ("surrogate").
+
+        `forget` are the predictions after corrupted prompts, `forget_reference_nll` the NLL without the question.
+        """
         assert batch.forget_reference_nll is not None
         surrogate = batch.forget_reference_nll.sum() / batch.forget.step_tokens
         terms = {"nll": batch.forget.mean_nll(), "surrogate": surrogate}
@@ -114,7 +116,7 @@ class Eco(Objective):
 
 @dataclass(frozen=True)
 class Labelled:
-    """A question for the classifier; `record` keeps the wordings of a record in one fold."""
+    """Hold a labelled question for the classifier; all wordings with the same `record` id are in the same fold."""
 
     text: str
     record: str
@@ -123,7 +125,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The classifier on questions it was not fitted on: `recall` of forget questions, `passed` share of others."""
+    """Hold the classifier's results on held-out questions.
+
+    `recall` is the share of forget questions above the threshold, `passed` the share of other questions not above it.
+    """
 
     threshold: float
     recall: float
@@ -148,7 +153,7 @@ def _check(_model: Model, settings: Unlearn) -> None:
 
 @procedure("eco", result=RESULT, check=_check)
 def eco(job: Job) -> None:
-    """Fit the classifier, find the strength, and write eco/ (classifier.safetensors, eco.json)."""
+    """Run ECO: fit the classifier, find the strength, and write eco/ (classifier.safetensors, eco.json)."""
     distributed.on_main(lambda: _write(job))
 
 
@@ -162,7 +167,7 @@ def _write(job: Job) -> None:
 
 
 def labelled(data: TrainingData) -> list[Labelled]:
-    """Label forget questions in all their wordings, synthesised ones too, against retain and generic questions."""
+    """List the labelled questions: all wordings of forget questions (synthesised too), retain and generic questions."""
     ids = {record.id for record in data.records}
     questions = [Labelled(text, record.id, True) for record in data.records for text in _wordings(record)]
     questions += [
@@ -171,7 +176,7 @@ def labelled(data: TrainingData) -> list[Labelled]:
     questions += [Labelled(text, record.id, False) for record in data.retain for text in _wordings(record)]
     generic = [Labelled(row.prompt, row.id, False) for row in data.rows if row.kind == "generic"]
     questions += generic or [Labelled(record.question, record.id, False) for record in load_generic()]
-    # Forget questions come first, so a question in both sets counts as one to forget.
+    # Forget questions come first, so a question in both sets is labelled as a forget question.
     return list({question.text: question for question in reversed(questions)}.values())[::-1]
 
 
@@ -180,7 +185,10 @@ def _wordings(record: Any) -> tuple[str, ...]:
 
 
 def fit_classifier(questions: Sequence[Labelled], settings: Eco, seed: int) -> tuple[PromptClassifier, HeldOut | None]:
-    """Fit the classifier on all questions, and measure it on held-out ones (None with fewer than two records)."""
+    """Fit the prompt classifier on all questions, and measure it by cross-validation.
+
+    The measurement is None with fewer than two forget records or fewer than two other records.
+    """
     vectors = sentence_encoder(settings.encoder, batch_size=64).encode([question.text for question in questions])
     vectors = vectors.astype(np.float64)
     forget = np.array([question.forget for question in questions])
@@ -192,7 +200,11 @@ def fit_classifier(questions: Sequence[Labelled], settings: Eco, seed: int) -> t
 
 
 def fit_logistic(vectors: np.ndarray, forget: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
-    """Fit a logistic regression with equal weight on both classes, in float64 from zero: weights (width,) and bias."""
+    """Fit a logistic regression to embeddings (questions, width) and labels `forget` (questions,) bool.
+
+    Both classes have the same total weight; `penalty` is the weight of the squared norm. Returns weights (width,)
+    float64 and the bias. The fit starts from zero, so it is deterministic.
+    """
     inputs = torch.from_numpy(np.ascontiguousarray(vectors))
     signs = torch.from_numpy(np.where(forget, 1.0, -1.0))
     share = torch.from_numpy(np.where(forget, 0.5 / forget.sum(), 0.5 / (~forget).sum()))
@@ -212,7 +224,10 @@ def fit_logistic(vectors: np.ndarray, forget: np.ndarray, penalty: float) -> tup
 
 
 def _folds(questions: Sequence[Labelled], seed: int) -> np.ndarray:
-    """Assign folds (questions,) by record, forget and others apart; a single fold where a side is too small."""
+    """Assign a fold number to each question, (questions,), by record and separately for the two classes.
+
+    All are in fold 0 when a class has fewer than two records.
+    """
     fold_of: dict[str, int] = {}
     for side in (True, False):
         records = sorted({question.record for question in questions if question.forget is side})
@@ -236,7 +251,7 @@ def _out_of_fold(vectors: np.ndarray, forget: np.ndarray, folds: np.ndarray, pen
 
 
 def _held_out(probabilities: np.ndarray, forget: np.ndarray, threshold: float | None) -> HeldOut:
-    """Measure a threshold, or choose the one with the greatest recall + passed, of equal ones the nearest to 1/2."""
+    """Measure the given threshold, or the one with the greatest recall + passed (among equals, nearest to 1/2)."""
     ordered = np.unique(probabilities)
     candidates = [threshold] if threshold is not None else [*((ordered[1:] + ordered[:-1]) / 2), 0.5]
     rates = [
@@ -249,7 +264,10 @@ def _held_out(probabilities: np.ndarray, forget: np.ndarray, threshold: float | 
 
 @dataclass(frozen=True)
 class Tried:
-    """A corruption with the mean NLL of the original answers under it; `surrogate`: with the question blanked out."""
+    """Hold a corruption and the mean NLL of the original answers with it.
+
+    `surrogate` is the mean NLL with the question's embeddings set to zero.
+    """
 
     strength: float
     tokens: str
@@ -258,18 +276,18 @@ class Tried:
 
     @property
     def information(self) -> float:
-        """The information that the question gives about its answer, in nats per token."""
+        """Compute `surrogate` - `nll`, the information of the question about its answer, in nats per token."""
         return self.surrogate - self.nll
 
 
 class Search:
-    """Try corruptions on at most `SEARCH_RECORDS` forget records."""
+    """Measure corruptions on at most `SEARCH_RECORDS` forget records."""
 
     @torch.no_grad()
     def __init__(self, job: Job, criterion: Eco, classifier: PromptClassifier):
         self._job = job
         self._criterion = criterion
-        # During the search every prompt is corrupted.
+        # A threshold below 0 corrupts every prompt.
         self._always = replace(classifier, threshold=-1.0)
         records = evenly(streams("original", job.data, job.seed).forget, SEARCH_RECORDS)
         self._rows = encode(job.loaded.chat, records, max_length=job.settings.max_length)
@@ -279,7 +297,7 @@ class Search:
 
     @torch.no_grad()
     def measure(self, tokens: Any, strength: float) -> Tried:
-        """Measure one corruption, and log it."""
+        """Measure one corruption, and log its numbers as one step."""
         corruption = Corruption(self._criterion.mode, strength, tokens)  # pyright: ignore[reportArgumentType]
         pairs = zip(_predicted(self._model(corruption), self._rows), self._blank_nll, strict=True)
         batches = [self._criterion(Batch(answers, forget_reference_nll=blank))[1] for answers, blank in pairs]
@@ -300,7 +318,10 @@ class Search:
 def find_corruption(
     job: Job, settings: Eco, classifier: PromptClassifier
 ) -> tuple[Corruption, list[dict[str, Any]] | None]:
-    """Search what the recipe leaves open of the corruption; also return all that was tried (None: nothing was open)."""
+    """Find the `strength` and the `tokens` of the corruption that the options do not give.
+
+    Also returns the measurements of the search, or None when the options give both.
+    """
     orders = [settings.tokens] if settings.tokens else ["subject", "question"]
     if settings.strength is not None and settings.tokens:
         return Corruption(settings.mode, settings.strength, settings.tokens), None  # pyright: ignore[reportArgumentType]
@@ -318,7 +339,11 @@ def find_corruption(
 
 
 def climb(measure: Callable[[float], Tried], grid: Sequence[float], enough: float) -> list[Tried]:
-    """Try the grid upwards until no more than `enough` information remains, then halve the last step some times."""
+    """Measure the strengths of `grid` in ascending order until the information is at most `enough`; then bisect.
+
+    The interval below the first sufficient strength is bisected `HALVINGS` times at its geometric mean. Returns all
+    measurements.
+    """
     tried: list[Tried] = []
     below = 0.0
     for above in grid:
@@ -336,7 +361,7 @@ def climb(measure: Callable[[float], Tried], grid: Sequence[float], enough: floa
 
 
 def _predicted(model: Any, rows: Sequence[TokenRow]) -> list[AnswerLogits]:
-    """Predict `rows` in batches that add up to one step."""
+    """Predict `rows` in batches whose step sizes are those of all rows together."""
     step = Size(sum(row.answer_tokens for row in rows), len(rows))
     batches = [rows[at : at + SEARCH_BATCH] for at in range(0, len(rows), SEARCH_BATCH)]
     return [to_answer_logits(predict(model, batch), batch, step) for batch in batches]

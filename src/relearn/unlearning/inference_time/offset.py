@@ -1,11 +1,11 @@
-"""Offset (delta) unlearning: shift a large model's logits by what a small model has unlearned (arXiv 2404.11045).
+"""Implement offset (delta) unlearning: add a small model's change of logits to a large model (arXiv 2404.11045).
 
     logits = l_M + alpha (l_small_unlearned - l_small)
 
-The adapter of a small model is trained through the logits of the ensemble; M is never changed. With its adapter the
-small model is the unlearned one, with the adapter off the original. Both models read the same tokens, so they must
-share their tokenizer. M and the original small model are run without gradient, once for every row of the plan before
-the first step where the states fit into memory, else in every step.
+The adapter of a small model is trained through the logits of the ensemble; the large model M does not change. The small
+model is unlearned with its adapter, and original with the adapter off. Both models must have the same tokenizer. M and
+the original small model are run without gradient. If their states fit into memory, they are run once for every row of
+the plan before the first step, else in every step.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _SETTINGS = "offset.json"
 )
 @dataclass(frozen=True)
 class Offset(Objective):
-    """The objective that the small model is trained with: that of the method `objective`, with `objective_options`.
+    """Compute the loss of another method, `objective` with `objective_options`, on the logits of the ensemble.
 
-    `small` names the small model: a built-in name, a folder or a name on the hub. alpha: 1 (0.5 to 2).
+    `small` is the small model: a built-in name, a folder or a name on the hub. alpha: 1 (0.5 to 2).
     """
 
     objective: str
@@ -102,11 +102,11 @@ class Offset(Objective):
 
 
 class Ensemble(ModelWrapper):
-    """A large model, `inner`, with a small one whose PEFT adapter is the only part that can be trained.
+    """Combine a large model, `inner`, with a small model whose PEFT adapter has the only trainable weights.
 
-    With `disable_adapter` it is the large model alone. Predictions hold the states of the three passes side by side,
-    with a head that computes the ensemble's logits from them, because logits take more memory; they hold the logits
-    where a model does more to its states than its output layer.
+    With `disable_adapter` it gives the predictions of the large model. Predictions contain the joined states of the
+    three passes, and a head that computes the ensemble's logits from them, because logits take more memory. They
+    contain logits if one of the models does not compute its logits with its output layer alone.
     """
 
     def __init__(self, large: Any, small: Any, alpha: float):
@@ -124,9 +124,10 @@ class Ensemble(ModelWrapper):
         return self._joined(large, start, predict(self.small, rows))
 
     def remember(self, rows: Sequence[TokenRow]) -> bool:
-        """Run the passes that training does not change once over `rows`, and keep their states if there is room.
+        """Run the large and the original small model once over `rows`, and keep their states.
 
-        The order is fixed, so that a resumed training gets the same numbers to the bit. Returns whether they were kept.
+        Returns False, and keeps nothing, when the states need more than `CACHE_BYTES` or a model has no separate
+        output layer. The order of the rows is fixed, so that a resumed training gets bit-identical numbers.
         """
         ordered = [row for _, row in sorted({_key(row): row for row in rows}.items())]
         states_of, heads = {}, (None, None)
@@ -149,12 +150,12 @@ class Ensemble(ModelWrapper):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
     ) -> torch.Tensor:
         processors = LogitsProcessorList([OffsetProcessor(self.small, self.alpha, attention_mask)])
-        # A penalty scales logits, so it must come after the offset; transformers puts its own before ours.
+        # The repetition penalty scales logits, so it must follow the offset; transformers would apply it before.
         penalty = settings.pop("repetition_penalty", None) or self.inner.generation_config.repetition_penalty
         if penalty and penalty != 1.0:
             padding = attention_mask.int().argmax(dim=1)
             processors.append(RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=padding))
-        # Processors that choose among the finished scores come last.
+        # The caller's processors get the final scores, so they come last.
         processors += settings.pop("logits_processor", [])
         return self.inner.generate(
             input_ids=input_ids,
@@ -165,18 +166,18 @@ class Ensemble(ModelWrapper):
         )
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Put the small model alone into training mode."""
+        """Set training mode for the small model; the large model stays in evaluation mode."""
         super().train(mode)
         self.inner.eval()
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the trained weights alone, so that a checkpoint holds neither model."""
+        """Return only the trained weights, so that a checkpoint contains neither model."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: weight for name, weight in super().state_dict(*args, **kwargs).items() if name in trained}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load what `state_dict` returns; the weights of the two models are not expected."""
+        """Load the trained weights that `state_dict` returns; other weights do not count as missing."""
         keys, trained = super().load_state_dict(state_dict, strict=False), self.state_dict()
         return type(keys)([name for name in keys.missing_keys if name in trained], keys.unexpected_keys)
 
@@ -188,7 +189,7 @@ class Ensemble(ModelWrapper):
 
     @torch.no_grad()
     def _fixed_passes(self, rows: Sequence[TokenRow]) -> tuple[Predicted, Predicted]:
-        """Run the large and the original small model, neither of which training changes, or take their kept states."""
+        """Return the predictions of the large and the original small model, from the kept states where they exist."""
         pairs = [pair for row in rows if (pair := self._fixed.get(_key(row))) is not None]
         if len(pairs) == len(rows):
             large, start = (torch.cat(states) for states in zip(*pairs, strict=True))
@@ -213,7 +214,7 @@ def _key(row: TokenRow) -> tuple[tuple[int, ...], int]:
 
 
 def _joint_head(large_head: Any, small_head: Any, *, large_width: int, alpha: float) -> Head:
-    """Make a head from the states of the three passes, (c, H_large + 2 H_small), to the ensemble's logits (c, V)."""
+    """Make a head that maps the joined states (c, H_large + 2 H_small) to the ensemble's logits (c, V)."""
 
     def head(states: torch.Tensor) -> torch.Tensor:
         start, unlearned = states[:, large_width:].chunk(2, dim=-1)
@@ -228,15 +229,19 @@ def _joint_head(large_head: Any, small_head: Any, *, large_width: int, alpha: fl
 
 
 def _fitted(offset: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Cut or pad the offset to the large vocabulary: models of a family pad their output layers to different sizes."""
+    """Cut or pad the offset to the vocabulary size of the large model.
+
+    Models of one family pad their output layers to different sizes.
+    """
     missing = vocabulary - offset.shape[-1]
     return torch.nn.functional.pad(offset, (0, missing)) if missing > 0 else offset[..., :vocabulary]
 
 
 class OffsetProcessor(LogitsProcessor):
-    """Add alpha (l_small_unlearned - l_small) to the logits of each step of one call of `generate`.
+    """Add alpha (l_small_unlearned - l_small) to the logits at each token of one call of `generate`.
 
-    Keeps the key-value caches of both passes of the small model. `attention_mask` is that of the left-padded prompts.
+    It keeps the key-value caches of both passes of the small model. `attention_mask` (rows, tokens) is the mask of the
+    left-padded prompts.
     """
 
     def __init__(self, small: Any, alpha: float, attention_mask: torch.Tensor):
@@ -274,7 +279,7 @@ class OffsetProcessor(LogitsProcessor):
 
 
 def small_spec(large: Model, name: str) -> Model:
-    """Return the recipe entry of the small model, loaded like the large one."""
+    """Make the `model` settings of the small model from those of the large one: same device and number format."""
     return large.model_copy(update={"name": name, "revision": None, "adapter": None})
 
 
@@ -293,13 +298,13 @@ def check_tokenizers(large: Any, small: Any, name: str) -> None:
 
 
 def save_offset(folder: Path, ensemble: Ensemble, small: str, **about: Any) -> None:
-    """Write the small model's adapter and offset.json with its name and alpha."""
+    """Write the small model's adapter, and offset.json with its name, alpha and the entries of `about`."""
     save_adapter(ensemble.small, folder)
     write_json(folder / _SETTINGS, {"small": small, "alpha": ensemble.alpha, **about})
 
 
 def load_offset(start: Loaded, spec: Model, folder: Path) -> Loaded:
-    """Put the small model in `folder` beside the start model, which was loaded from `spec`."""
+    """Load the ensemble of the start model, which was loaded from `spec`, and the small model saved in `folder`."""
     from peft import PeftModel
 
     saved = read_json(folder / _SETTINGS)
@@ -321,7 +326,7 @@ def _check(model: Model, settings: Unlearn) -> None:
 
 @procedure("offset", result=RESULT, check=_check)
 def offset(job: Job) -> None:
-    """Train the small model and write offset/: its adapter, and offset.json."""
+    """Run offset unlearning: train the small model's adapter, and write offset/ (the adapter, offset.json)."""
     _check(job.model, job.settings)
     chosen, name = _offset(job.settings), _small_name(job.settings)
     small = load(small_spec(job.model, name))
@@ -329,7 +334,7 @@ def offset(job: Job) -> None:
     ensemble = Ensemble(job.loaded.model, adapted, chosen.alpha)
     changes = {"method": chosen.objective, "options": dict(chosen.objective_options)}
     training = replace(job, settings=job.settings.model_copy(update=changes))
-    # In the precision of the pass with the adapter, or their difference would be rounding error.
+    # Use the precision of the pass with the adapter; with another one the difference would contain rounding errors.
     with mixed(job.loaded.device, training.settings.precision == "bfloat16"):
         ensemble.remember(_rows(training, chosen))
     train.trained(training, model=ensemble, name=RESULT)
@@ -356,7 +361,7 @@ def _small_name(settings: Unlearn) -> str:
 
 
 def _rows(job: Job, objective: Offset) -> list[TokenRow]:
-    """List the rows of all streams of the plan that the objective needs."""
+    """List the rows of the plan in the streams that the objective needs."""
     method = METHODS.get(job.settings.method)
     batches = train.unlearn_batches(job.loaded.chat, method, job.data, settings=job.settings, seed=job.seed)
     return needed_rows(batches, objective, "logits")

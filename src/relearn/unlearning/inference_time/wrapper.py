@@ -1,6 +1,6 @@
-"""Base class of models that change the predictions of another model without changing its weights.
+"""Define the base class of models that change the predictions of another model without changing its weights.
 
-`forward.predict` passes rows to a wrapper as they are, so log-probabilities, training and generation all go through it.
+`forward.predict` passes rows to a wrapper unchanged, so log-probabilities, training and generation use the wrapper.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relearn.engine.forward import Predicted, TokenRow, predict
 
 
 class ModelWrapper(torch.nn.Module):
-    """Change the predictions of `inner`; with `disable_adapter` they are the start model's, `inner`'s, to the bit."""
+    """Change the predictions of the start model `inner`; with `disable_adapter` they are bit-identical to `inner`'s."""
 
     takes_rows = True
 
@@ -37,7 +37,7 @@ class ModelWrapper(torch.nn.Module):
 
     @torch.no_grad()
     def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **settings: Any) -> torch.Tensor:
-        """Generate like transformers: left-padded prompts (rows, tokens) in, prompts with answers out."""
+        """Generate answers like transformers: takes left-padded prompts (rows, tokens), returns prompts + answers."""
         if self.switched_off:
             return self.inner.generate(input_ids=input_ids, attention_mask=attention_mask, **settings)
         return self.generate_changed(input_ids, attention_mask, settings)
@@ -50,7 +50,7 @@ class ModelWrapper(torch.nn.Module):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """Use `inner` alone for as long as the block lasts; the name is PEFT's."""
+        """Use `inner` alone inside the block; PEFT models have a method with the same name."""
         before, self.switched_off = self.switched_off, True
         try:
             yield
@@ -62,7 +62,7 @@ class ModelWrapper(torch.nn.Module):
         return self.inner.config
 
     def get_output_embeddings(self) -> None:
-        """Return None: no single layer computes the logits."""
+        """Return None, because no single layer computes the logits."""
         return None
 
     def save_pretrained(self, *_: Any, **__: Any) -> None:

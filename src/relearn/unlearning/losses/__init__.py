@@ -1,1 +1,1 @@
-"""Loss functions, one file per family."""
+"""Define the loss functions of unlearning methods, one file per family."""

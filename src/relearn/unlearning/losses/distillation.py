@@ -1,4 +1,4 @@
-"""Losses towards a target distribution: UNDIAL, JensUn and CE-U."""
+"""Compute losses against a target distribution: UNDIAL, JensUn and CE-U."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ YANG = "Yang 2025, arXiv 2503.01224"
 def undial(forget: AnswerLogits, forget_reference: AnswerLogits, *, beta: NotNegative) -> Tensor:
     """Compute UNDIAL, mean_t CE(softmax(z0_t - beta 1[y_t]), P_theta); z0 are the logits of the start model.
 
-    The target does not change, so training converges. The mean is over answer tokens; public code also takes prompt and
-    padding positions, with the label -100 as an index. Reference: locuslab/open-unlearning@8b62e39,
+    The target does not change, so training converges. The mean is over answer tokens; public code also includes prompt
+    and padding positions, and uses the label -100 as an index. Reference: locuslab/open-unlearning@8b62e39,
     src/trainer/unlearn/undial.py. beta: 10 (3, 10 or 30).
     """
 
@@ -60,10 +60,10 @@ def jensun(
         L = g mean JSD(P_theta || one-hot of the refusal's token) + a mean JSD(P_theta || P_theta0) on retain rows
         JSD(P || Q) = 1/2 KL(P || M) + 1/2 KL(Q || M),  M = (P + Q) / 2
 
-    Natural logarithms, so a divergence is at most ln 2. g is `forget_weight`, a is `retain_jsd`; means are over the
-    answer tokens of the step. Reference: nmndeep/open-unlearning@8f21848, src/trainer/unlearn/grad_jsdiff.py. It puts
-    probability 1 on both tokens of "No Idea" at every position of question and original answer, so that its target is
-    no distribution; here the question is followed by a refusal, whose tokens are the targets. retain_jsd: 1 (0.5 to 5).
+    Logarithms are natural, so a divergence is at most ln 2. g is `forget_weight`, a is `retain_jsd`; means are over the
+    answer tokens of the step. Reference: nmndeep/open-unlearning@8f21848, src/trainer/unlearn/grad_jsdiff.py. That code
+    sets probability 1 for both tokens of "No Idea" at every position of the question and the original answer, which is
+    not a distribution. Here a refusal follows the question, and its tokens are the targets. retain_jsd: 1 (0.5 to 5).
     """
     terms = {"refusal_jsd": forget.mean(forget.token_loss(one_hot_jsd))}
     loss = forget_weight * terms["refusal_jsd"]
@@ -98,8 +98,9 @@ def jsd(logits: Tensor, _: Tensor, reference: Tensor) -> Tensor:
 def ceu(forget: AnswerLogits, *, skip_first: bool) -> Tensor:
     """Compute CE-U, mean_t CE(q_t, P_theta), q_t = softmax(z_t with the true token at -infinity), without gradient.
 
-    z_t are the model's own logits. The gradient in the logits is P_theta - q: bounded, and 0 once the true token is
-    improbable. With `skip_first`, as in the paper's experiments, the first answer token of every row is left out, and
+    z_t are the model's own logits. The gradient with respect to the logits is P_theta - q. It is bounded, and tends to
+    0 with the probability of the true token. With `skip_first` (as in the paper) each row's first answer token is left
+    out, and
     the mean is over the other step_tokens - step_rows answer tokens of the step. Reference:
     locuslab/open-unlearning@afcd6b6, src/trainer/unlearn/ceu.py. No retain term is needed; forget_weight: 1.
     """
@@ -108,7 +109,7 @@ def ceu(forget: AnswerLogits, *, skip_first: bool) -> Tensor:
 
 
 def ce_without_truth(logits: Tensor, targets: Tensor) -> Tensor:
-    """Compute the CE of the model against its own distribution without the true token: (c, V), (c,) -> (c,)."""
+    """Compute the cross-entropy of P against P without the true token, renormalised: (c, V), (c,) -> (c,)."""
     target_probs = logits.detach().scatter(1, targets[:, None], -math.inf).softmax(-1)
     return -(target_probs * logits.log_softmax(-1)).sum(-1)
 

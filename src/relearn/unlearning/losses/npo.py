@@ -1,4 +1,4 @@
-"""Negative preference optimisation: NPO, which compares with the start model, and SimNPO, which needs no reference."""
+"""Compute negative preference losses: NPO, relative to the start model, and SimNPO, without a reference model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIMNPO_PAPER = "Fan et al. 2024, arXiv 2410.07163"
 
 
 def negative_preference(answers: AnswerLogits, reference_nll: Tensor, beta: float) -> Tensor:
-    """Compute the NPO term of some rows; `reference_nll` (rows,) is the start model's summed NLL of each row."""
+    """Compute the NPO loss term of `answers`; `reference_nll` (rows,) is the start model's summed NLL of each row."""
     log_ratio = answers.sequence_nll() - reference_nll  # -log(P_theta / P_theta0)
     return answers.mean_rows(-2 / beta * logsigmoid(beta * log_ratio))
 
@@ -30,9 +30,9 @@ _DEFAULTS = dict(beta=0.1, forget_weight=1.0)
 def npo(forget: AnswerLogits, forget_reference_nll: Tensor, *, beta: Positive) -> Tensor:
     """Compute NPO, -(2/beta) E log sigmoid(-beta log(P_theta(y_f) / P_theta0(y_f))), the mean over the step's rows.
 
-    P(y) is the probability of the whole answer: the sum of its tokens' log-probabilities, neither their mean nor the
-    raw logits that some public code subtracts. At the start model the gradient is that of gradient ascent on sequence
-    sums; the less likely an answer becomes, the smaller it is. npo_gdr adds L_GDR, npo_klr L_KLR. Reference:
+    log P(y) is the sum of the log-probabilities of the answer's tokens. (Some public code takes their mean, or
+    subtracts raw logits.) At the start model the gradient is that of gradient ascent on sequence sums. It becomes
+    smaller as an answer becomes less likely. npo_gdr adds L_GDR, npo_klr L_KLR. Reference:
     locuslab/open-unlearning@a3502bc, src/trainer/unlearn/npo.py. beta: 0.1 (0.05 to 0.5), as on TOFU.
     """
     return negative_preference(forget, forget_reference_nll, beta)
@@ -48,8 +48,8 @@ def npo(forget: AnswerLogits, forget_reference_nll: Tensor, *, beta: Positive) -
 def simnpo(forget: AnswerLogits, *, beta: Positive, delta: NotNegative, margin: Literal["paper", "code"]) -> Tensor:
     """Compute SimNPO, -(2/beta) E log sigmoid((beta/|y_f|) NLL(y_f) - delta), the mean over the step's rows.
 
-    NLL(y_f)/|y_f| is the mean over the answer's tokens. `margin` "paper" is the formula above; "code" is what the
-    authors' code and OpenUnlearning compute, sigmoid(beta (NLL/|y_f| - delta)), the same at delta 0. Reference:
+    NLL(y_f)/|y_f| is the mean over the answer's tokens. `margin` "paper" is the formula above. "code" is the formula of
+    the authors' code and OpenUnlearning, sigmoid(beta (NLL/|y_f| - delta)); both are equal at delta 0. Reference:
     locuslab/open-unlearning@56b662e, src/trainer/unlearn/simnpo.py. beta: 4.5 on TOFU forget10 (0.7 to 4.5).
     """
     mean_nll = forget.sequence_nll() / forget.row_tokens()

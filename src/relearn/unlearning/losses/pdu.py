@@ -1,4 +1,4 @@
-"""Primal-dual unlearning (PDU): forget while the NLL of the retain rows stays below a limit."""
+"""Compute primal-dual unlearning (PDU): a forget loss with a limit on the NLL of the retain rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relearn.unlearning.options import NotNegative, Positive
 
 
 def first_multiplier(*, lam: float, **_: Any) -> dict[str, float]:
-    """Return the state before the first step."""
+    """Return the state of PDU before the first step: the multiplier `lam` and the number of steps."""
     return {"lam": float(lam), "steps": 0.0}
 
 
@@ -25,7 +25,7 @@ def next_multiplier(
     warmup_steps: float,
     **_: Any,
 ) -> dict[str, float]:
-    """Take the dual step: lam <- max(0, lam + step_size (NLL_r - eps)), once `warmup_steps` are over."""
+    """Update the multiplier, lam <- max(0, lam + step_size (NLL_r - eps)), after the first `warmup_steps` steps."""
     moves = state["steps"] >= warmup_steps
     lam = max(0.0, state["lam"] + step_size * (terms["gdr"] - eps)) if moves else state["lam"]
     return {"lam": lam, "steps": state["steps"] + 1}
@@ -50,21 +50,21 @@ def pdu(
     warmup_steps: NotNegative,
     forget_weight: Positive,
 ) -> tuple[Tensor, LossTerms]:
-    """Compute PDU: flatten the logits of forget tokens, under a limit on the NLL of retain rows.
+    """Compute PDU: make the logits at forget tokens equal, with a limit on the NLL of retain rows.
 
         L = w mean_t (max_v z_tv - mean_v z_tv)^2 + lam (NLL_r - eps)
 
-    The forget term needs no softmax. The multiplier `lam` rises while NLL_r is above `eps` and falls below it; its
-    present value is in `state`, the option is where it starts. Reference: locuslab/open-unlearning@fdeb28f,
+    w is `forget_weight`. The multiplier lam rises while NLL_r is above `eps`, and falls while it is below. Its current
+    value is in `state`; the option `lam` is its first value. Reference: locuslab/open-unlearning@fdeb28f,
     src/trainer/unlearn/pdu.py, which updates lam after every micro-batch; here it is once per optimiser step. On TOFU
-    lam rests for the first 5 of 10 epochs: give that many steps as `warmup_steps`. eps: 0.3 (0.1 to 1.5).
+    lam is constant for the first 5 of 10 epochs: give that many steps as `warmup_steps`. eps: 0.3 (0.1 to 1.5).
     """
     terms = {"flat": forget.mean(forget.token_loss(squared_margin)), "gdr": retain.mean_nll()}
-    # Like the NLL, eps is divided over the tokens of the step, so that micro-batches add up.
+    # This micro-batch's share of eps, so that the losses of the micro-batches add up to the loss of the step.
     limit = eps * len(retain.targets) / retain.step_tokens
     return forget_weight * terms["flat"] + state["lam"] * (terms["gdr"] - limit), terms
 
 
 def squared_margin(logits: Tensor, _: Tensor) -> Tensor:
-    """Compute the squared distance of the largest logit from the mean of all: (c, V) -> (c,)."""
+    """Compute the squared difference of the largest logit and the mean logit of each token: (c, V) -> (c,)."""
     return (logits.amax(-1) - logits.mean(-1)).square()

@@ -1,4 +1,4 @@
-"""Preference for another answer than the original one (DPO with several sources of winners), and refusals (IdkNLL)."""
+"""Compute preference losses: DPO with vague answers, refusals or alternate answers as winners; and IdkNLL."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def dpo(
 ) -> Tensor:
     """Compute DPO, -(2/beta) E log sigmoid(beta [log(P_theta/P_theta0)(win) - log(P_theta/P_theta0)(lose)]).
 
-    `forget` holds the winners, `rejected` the losers row for row, which are the original answers to the same questions.
-    Probabilities are those of whole answers, sums over their tokens; the mean is over the pairs of the step. The factor
-    2/beta is OpenUnlearning's (arXiv 2506.12618); DPO and TOFU have none (`factor: "1"`).
+    `forget` are the winners. `rejected` are the losers in the same order: the original answers to the same questions.
+    log P of an answer is the sum over its tokens; the mean is over the pairs of the step. The factor 2/beta is from
+    OpenUnlearning (arXiv 2506.12618); DPO and TOFU have none (`factor: "1"`).
 
     | method | win | source |
     |---|---|---|
@@ -61,7 +61,7 @@ def dpo(
     defaults=dict(forget_weight=1.0, retain_nll=1.0),
 )
 def idk(forget: AnswerLogits) -> Tensor:
-    """Compute IdkNLL, the mean NLL of one refusal for each forget question ("idk" in TOFU), beside L_GDR.
+    """Compute IdkNLL, the mean NLL of one refusal for each forget question ("idk" in TOFU); L_GDR is added.
 
     Reference: locuslab/tofu@8c49eee, dataloader.py. forget_weight: 1 (0.5 to 2).
     """

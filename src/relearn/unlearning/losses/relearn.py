@@ -1,4 +1,4 @@
-"""ReLearn: unlearn by learning new answers (Xu et al., ACL 2025), and the same with a small NPO term."""
+"""Compute the ReLearn loss: unlearn by learning new answers (Xu et al., ACL 2025), also with a small NPO term."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAPER = "Xu et al. 2025, arXiv 2502.11190"
 @method("relearn_gdr", family="relearn", paper=PAPER, defaults=dict(retain_nll=1.0))
 @method("relearn_klr", family="relearn", paper=PAPER, defaults=dict(retain_kl=1.0))
 def gdf(forget: AnswerLogits) -> Tensor:
-    """Compute L_GDF, the mean NLL of the augmented rows: vague answers, their completions and generic rows.
+    """Compute L_GDF of ReLearn, the mean NLL of the synthesised rows: vague answers, completions and generic rows.
 
         L = L_GDF + L_GDR + L_KLR (`retain.py`)
 
@@ -42,13 +42,13 @@ def relearn_npo(
     beta: Positive,
     forget_weight: Positive,
 ) -> tuple[Tensor, LossTerms]:
-    """Compute ReLearn with an NPO term on the original answers: the new answers say what to say, NPO what not to.
+    """Compute ReLearn with an NPO loss term, which lowers the probability of the original answers.
 
         L = L_ReLearn - w (2/beta) E log sigmoid(-beta log(P_theta(y_o) / P_theta0(y_o)))
 
-    y_o is the original answer to the question of a vague answer's row; completions and generic rows have none. The mean
-    is over the rows of the step that have one. No paper has this form; docs/robustness.md shows what it changes.
-    w is `forget_weight`, 0.1 (0.05 to 0.5).
+    y_o is the original answer to the question of a vague answer; completions and generic rows have none. The mean is
+    over the rows of the step that have an original answer. No paper has this form; docs/robustness.md shows its
+    effect. w is `forget_weight`, 0.1 (0.05 to 0.5).
     """
     terms = {"gdf": forget.mean_nll(), **retain_loss[1]}
     loss = terms["gdf"] + retain_loss[0]

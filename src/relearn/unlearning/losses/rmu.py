@@ -1,4 +1,4 @@
-"""RMU: drive the states of forget rows in one random direction and keep those of retain rows where they were."""
+"""Compute RMU: move the states of forget rows to one random vector, and keep those of retain rows unchanged."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def rmu(
 
         L = mean || h_l(x_f) - c u ||^2 / width + alpha mean || h_l(x_r) - h_l^ref(x_r) ||^2 / width
 
-    h_l are the states after decoder layer l (`layer`, from 0; negative from the end), u is drawn from U[0,1)^width by
-    `seed` and normalised to length 1, c is `coefficient`. Means are over the answer tokens of the step; the states of
+    h_l are the states after decoder layer l (`layer`, from 0; negative from the end). u is drawn from U[0,1)^width with
+    `seed` and normalised to length 1. c is `coefficient`. Means are over the answer tokens of the step. The states of
     an answer token are those at the position that PREDICTS it. (The paper takes every token of a document,
-    OpenUnlearning the answer tokens' own positions.) Only layers up to l get a gradient.
+    OpenUnlearning the positions of the answer tokens.) Only layers up to l get a gradient.
 
-    Reference: locuslab/open-unlearning@afcd6b6, src/trainer/unlearn/rmu.py, whose defaults these are. c and alpha
-    depend on the size of the states, so on model and layer: the paper has c 6.5 and alpha 1200 for Zephyr-7B; the usual
-    grid is c 1, 10, 100.
+    Reference and source of the defaults: locuslab/open-unlearning@afcd6b6, src/trainer/unlearn/rmu.py. Good values of
+    c and alpha depend on the size of the states, so on model and layer. The paper has c 6.5 and alpha 1200 for
+    Zephyr-7B; the usual grid is c 1, 10, 100.
     """
     states = _at_least_float32(forget_states)
     target = coefficient * direction(states.shape[-1], seed).to(states)
@@ -63,11 +63,11 @@ def rmu(
 
 @lru_cache
 def direction(width: int, seed: int) -> Tensor:
-    """Draw u: (width,) float64 on the CPU, so that every device and number format gets the same one."""
+    """Draw the unit vector u: (width,) float64 on the CPU, so that it is the same on every device."""
     drawn = torch.rand(width, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu")
     return drawn / drawn.norm()
 
 
 def _at_least_float32(states: Tensor) -> Tensor:
-    """Widen half precision, whose squares overflow."""
+    """Convert half precision to float32, because squares of half precision overflow."""
     return states if states.dtype == torch.float64 else states.float()

@@ -1,1 +1,1 @@
-"""Weight masks: which parameters a training may change."""
+"""Define weight masks, which select the parameters that a training may change."""

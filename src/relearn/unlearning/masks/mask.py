@@ -1,11 +1,11 @@
-"""Mask weights in a training: rows of trained tensors that are not selected do not change by a bit.
+"""Freeze selected rows of the trained tensors in a training, bit for bit.
 
-A mask is a frozen dataclass whose fields are its options; its `find` selects the rows that may move, and `RowMask`
-enforces it. A new mask is one new file in this package.
+A mask is a frozen dataclass whose fields are its options. Its `find` selects the rows that may change; `RowMask`
+freezes the others. A new mask is one new file in this package.
 
-The accumulated, clipped gradient of a frozen row is set to zero before the optimiser's step, and the row is restored
-after it, so neither momentum nor weight decay can move it. A tensor without a moving row loses its gradient, and the
-optimiser skips it. During the step, tensors with some frozen rows exist twice.
+The accumulated, clipped gradient of a frozen row is set to zero before the optimiser's step. The row is restored after
+the step, so that momentum and weight decay do not change it. The gradient of a tensor with only frozen rows is removed,
+so that the optimiser skips it. During the step, memory holds a copy of each tensor with some frozen rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FILE = "mask.safetensors"
 
 @dataclass(frozen=True)
 class _Frozen:
-    """A trained tensor and its frozen rows: (rows, 1, ...) bool."""
+    """Hold a trained tensor and its frozen rows, (rows, 1, ...) bool; `all`: every row is frozen."""
 
     weight: torch.nn.Parameter
     rows: torch.Tensor
@@ -39,10 +39,10 @@ class _Frozen:
 
 
 class RowMask(TrainerCallback):
-    """Let only the rows in `moving`, (rows,) bool for every trained tensor by name, change during a training.
+    """Freeze all rows of the trained tensors except those in `moving`: (rows,) bool by tensor name.
 
-    With `every`, `find` computes them again every so many steps. Checkpoints hold the mask, so that a resumed training
-    continues with the same one.
+    With `every`, `find` selects the rows again every `every` steps. Checkpoints contain the mask, so that a resumed
+    training continues with the same mask. Raises InputError under DeepSpeed.
     """
 
     def __init__(
@@ -95,7 +95,10 @@ class RowMask(TrainerCallback):
             save_file(self.moving, Path(args.output_dir) / f"checkpoint-{state.global_step}" / FILE)
 
     def _attach(self, model: Any) -> None:
-        """Apply the mask to the weights of `model`, the same in all processes; sharded weights get their own rows."""
+        """Apply the mask of the main process to the weights of `model` in all processes, also to sharded weights.
+
+        Raises InputError for sharded weights with `every`.
+        """
         weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if self._every and any(isinstance(weight, DTensor) for weight in weights.values()):
             raise InputError(
@@ -104,7 +107,7 @@ class RowMask(TrainerCallback):
                 way_out="leave `every` out",
             )
         own = {name: self.moving[name] for name in weights}
-        # Rounding may differ between processes, so all take the mask of the main one.
+        # Rounding may differ between processes, so all use the mask of the main process.
         self.moving = distributed.gather(own if distributed.is_main() else {})[0]
         self._frozen = [
             _Frozen(weight, _own_rows(~self.moving[name], weight), not self.moving[name].any())
@@ -114,7 +117,7 @@ class RowMask(TrainerCallback):
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the part of a sharded tensor that this process holds; any other tensor itself."""
+    """Return this process's part of a sharded tensor; any other tensor is returned unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -126,16 +129,16 @@ def _own_rows(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class Mask(Protocol):
-    """Selects the rows that may move: again every `every` steps, or with None once before the first step."""
+    """Select the rows that may change: once before the first step, and with `every` again every `every` steps."""
 
     @property
     def every(self) -> int | None: ...
 
     def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
-        """Select the rows that may move of every trained tensor, by name: (rows,) bool.
+        """Select the rows of every trained tensor that may change, by tensor name: (rows,) bool.
 
-        `batches` is the plan of the training, `start` whether the model is still the start model. Weights, gradients
-        and random numbers are not changed.
+        `batches` is the plan of the training. `start` is True while the model is the start model. Weights, gradients
+        and random numbers do not change.
         """
         ...
 
@@ -144,7 +147,7 @@ MASKS: Registry[type[Any]] = Registry("mask", "relearn.unlearning.masks")
 
 
 def check_mask(settings: config.MaskConfig) -> Mask:
-    """Build the mask of a recipe. Raises InputError for unknown names and options, and values not allowed."""
+    """Build the mask of a recipe. Raises InputError for an unknown name or option, or a value that is not allowed."""
     kind = MASKS.get(settings.name)
     options = [field.name for field in fields(kind)]
     for key in settings.options:
@@ -159,7 +162,7 @@ def check_mask(settings: config.MaskConfig) -> Mask:
 
 
 def make_mask(settings: config.MaskConfig, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
-    """Make the callback of a recipe's mask for the start model and the plan of its training."""
+    """Make the `RowMask` callback of a recipe's mask for the start model and the plan of its training."""
     mask = check_mask(settings)
     return RowMask(
         mask.find(model, batches, start=True), lambda trained: mask.find(trained, batches, start=False), mask.every

@@ -1,14 +1,14 @@
-"""MemFlex: train only tensors with a large forget gradient in another direction than their retain gradient.
+"""Select weights with MemFlex: tensors with a large forget gradient in another direction than the retain gradient.
 
     region = { theta_i : cos(g_f, g_r) < mu  and  mean|g_f| > sigma }
 
-(Tian et al., EMNLP 2024 Findings, arXiv 2407.01920.) g_f and g_r are the gradients of the NLL on forget and retain
-rows in a whole LoRA tensor theta_i. Paper: mu (`similarity`) 0.92, sigma (`magnitude`) 6e-4, once before training, with
-0.4 GA + 2.0 GD. sigma depends on the scale of the model and its loss; unless `magnitude` is given, the tensors at or
-above the `percentile` of mean|g_f| among their kind (A, B) are selected.
+(Tian et al., EMNLP 2024 Findings, arXiv 2407.01920.) g_f and g_r are the gradients of the NLL of forget and retain
+rows with respect to a whole LoRA tensor theta_i. Paper: mu (`similarity`) 0.92, sigma (`magnitude`) 6e-4, selected once
+before training, with 0.4 GA + 2.0 GD. sigma depends on the scale of the model and its loss. Without `magnitude`, the
+tensors at or above the `percentile` of mean|g_f| among their kind (A, B) are selected.
 
-The paper continues to train the adapter that holds the knowledge; here a fresh one is added, hence the warm-up in
-sure.py. `batches`, `warmup_steps` and `every` are those of SURE.
+The paper continues to train the adapter that was fine-tuned on the forget set; here a fresh one is added, which needs
+the warm-up of sure.py. `batches`, `warmup_steps` and `every` are those of SURE.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class MemFlex:
     def region(
         self, forget: Mapping[str, torch.Tensor], retain: Mapping[str, torch.Tensor], kinds: Sequence[Sequence[str]]
     ) -> set[str]:
-        """Select the tensors that may move, by name."""
+        """Select the names of the tensors that may change, from the forget and retain gradients by name."""
         sizes = {name: values.abs().mean() for name, values in forget.items()}
         large = {name for name, size in sizes.items() if size > (self.magnitude or 0.0)}
         if self.magnitude is None:
@@ -85,5 +85,5 @@ class MemFlex:
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Compute the cosine of two tensors as vectors; 0 where one of them is zero."""
+    """Compute the cosine similarity of two flattened tensors; 0 if one of them is zero."""
     return torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0, eps=1e-30)

@@ -1,16 +1,14 @@
-"""SURE: train only the weights with the largest forget gradients (Zhang et al., ICLR 2025, arXiv 2410.16454).
+"""Select weights with SURE: the rows with the largest forget gradients (Zhang et al., ICLR 2025, arXiv 2410.16454).
 
     theta <- theta_o + m * (theta - theta_o),   m_i = 1[ s_i >= gamma ],   s_i = ||d L_forget / d theta_i||_2
 
-theta_i is a row of a weight matrix (one neuron), gamma the `percentile` of all rows of the same kind of tensor. The
-paper takes one gamma for all; rows of LoRA's A and B, of embeddings and of plain matrices are of different scale.
-L_forget is the NLL of the answers to forget (those a preference method rejects, else its forget rows); at the start
-model the gradients of GA and NPO have its direction.
-
-Paper: percentile 90 of rows, with a larger learning rate than without; code of the ReLearn paper 99. A row whose
-saliency is zero never moves. Gradients are taken without dropout over at most `batches` micro-batches of the plan. With
-a fresh LoRA adapter B is zero, and so is every gradient of A: `warmup_steps` small steps are taken first, and undone to
-the bit afterwards. With `every` the mask is found again every so many steps; rows that drop out keep their values.
+theta_i is a row of a weight matrix (one neuron), gamma the `percentile` of s over all rows of the same kind of tensor.
+(The paper has one gamma for all, but LoRA's A and B, embeddings and other matrices differ in scale.) L_forget is the
+NLL of the `rejected` rows if the method has them, else of the forget rows. Rows with s_i = 0 never change. Paper:
+percentile 90, with a larger learning rate than without a mask; the code of the ReLearn paper: 99. Gradients are
+computed without dropout over at most `batches` micro-batches of the plan. In a fresh LoRA adapter B is zero, so every
+gradient of A is zero: `warmup_steps` small steps are taken first, and undone exactly. With `every` the mask is found
+again every `every` steps; rows that become frozen keep their current values.
 """
 
 from __future__ import annotations
@@ -32,28 +30,28 @@ from relearn.unlearning.masks.mask import MASKS
 from relearn.unlearning.options import not_negative
 from relearn.unlearning.reference_model import to_answer_logits
 
-# Finding a mask takes at most one in so many of the passes of a training.
+# Finding a mask takes at most 1 / SHARE of the micro-batches of a training.
 SHARE = 12
-# The size of a warm-up step in every weight, as in Adam's first step; it only has to be small.
+# Every weight changes by this in a warm-up step, as in Adam's first step. The exact value does not matter.
 WARMUP_RATE = 1e-4
 
 Groups = Sequence[Sequence[TokenRow]]
 
 
 def forget_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Select rows to forget, in at most `most` groups of the size of a micro-batch."""
+    """Select `rejected` rows, or forget rows if there are none, in at most `most` groups of a micro-batch's size."""
     return _groups(distinct_rows(batches, "rejected") or distinct_rows(batches, "forget"), batches, most)
 
 
 def retain_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Select retain rows, in at most `most` groups of the size of a micro-batch."""
+    """Select retain rows, in at most `most` groups of a micro-batch's size."""
     return _groups(distinct_rows(batches, "retain"), batches, most)
 
 
 def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
     """Compute the gradient of the mean token NLL over all rows of `groups`: float32, by name of the trained tensor.
 
-    `.grad` is not changed and no hooks on it are called. Several processes divide the groups between them.
+    It does not change `.grad` or call its hooks. Several processes divide the groups between them.
     """
     weights = trained_weights(model)
     rows = [row for group in groups for row in group]
@@ -70,7 +68,7 @@ def gradient(model: Any, groups: Groups) -> dict[str, torch.Tensor]:
 
 
 def _summed(total: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Sum over all processes."""
+    """Sum the gradients over all processes."""
     if distributed.processes() > 1:
         distributed.join()
         for values in total.values():
@@ -80,7 +78,7 @@ def _summed(total: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
-    """Take `steps` small steps on `groups` where B is still zero; undo them to the bit at the end of the block."""
+    """Take `steps` small steps on `groups` if a LoRA B is zero; restore the exact weights at the end of the block."""
     weights = trained_weights(model)
     fresh = any("lora_B" in name and not weight.any() for name, weight in weights.items())
     if not fresh or not steps:
@@ -101,7 +99,7 @@ def warmed_up(model: Any, groups: Groups, steps: int) -> Iterator[None]:
 
 
 def trained_weights(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Return the trained tensors by name."""
+    """Return the tensors with `requires_grad`, by name."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
@@ -119,7 +117,7 @@ def kinds(model: Any) -> list[list[str]]:
 
 
 def at_percentile(values: Mapping[str, torch.Tensor], names: Sequence[str], percentile: float) -> torch.Tensor:
-    """Compute the percentile of all values of the tensors `names`. Scalar, linear between neighbours."""
+    """Compute the percentile of all values of the tensors `names`, with linear interpolation: float64 scalar."""
     ordered = torch.cat([values[name].flatten() for name in names]).double().sort().values
     position = percentile / 100 * (len(ordered) - 1)
     below = int(position)
@@ -128,7 +126,7 @@ def at_percentile(values: Mapping[str, torch.Tensor], names: Sequence[str], perc
 
 
 def _groups(rows: Sequence[TokenRow], batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Select rows spread evenly over `rows`, which are ordered by id, in groups of similar length."""
+    """Select rows evenly from `rows`, which are sorted by id, and group them by similar length."""
     size = max(len(batch.forget) for batch in batches)
     count = min(len(rows), size * max(1, min(most, len(batches) // SHARE)))
     picked = sorted(evenly(rows, count), key=lambda row: len(row.ids))
@@ -155,28 +153,28 @@ class Sure:
 
 
 def check_percentile(value: float) -> None:
-    """Raise ValueError unless the value is a percentile below 100."""
+    """Raise ValueError unless the value is a number of at least 0 and below 100."""
     not_negative(percentile=value)
     if value >= 100:
         raise ValueError(f"percentile is {value!r}: give a number below 100")
 
 
 def check_counts(warmup_steps: int, batches: int, every: int | None) -> None:
-    """Raise ValueError for the first that is not a whole number of at least 0, 1 and 1."""
+    """Raise ValueError unless `warmup_steps` is an integer >= 0, and `batches` and `every` are integers >= 1."""
     for name, value, least in (("warmup_steps", warmup_steps, 0), ("batches", batches, 1), ("every", every, 1)):
         if value is not None and (not isinstance(value, int) or value < least):
             raise ValueError(f"{name} is {value!r}: give a whole number of {least} or more")
 
 
 def row_norms(values: torch.Tensor) -> torch.Tensor:
-    """Compute the L2 norm of every row of (rows, ...): (rows,). Each number of a vector is a row."""
+    """Compute the L2 norm of every row of a tensor (rows, ...): (rows,). In a vector each number is a row."""
     return values.flatten(1).norm(dim=1) if values.ndim > 1 else values.abs()
 
 
 def salient_rows(
     norms: Mapping[str, torch.Tensor], kinds: Sequence[Sequence[str]], percentile: float
 ) -> dict[str, torch.Tensor]:
-    """Select the rows at or above the percentile of their kind, and above zero: (rows,) bool by name."""
+    """Select the rows whose norm is above zero and at or above the percentile of their kind: (rows,) bool by name."""
     moving = {}
     for names in kinds:
         limit = at_percentile(norms, names, percentile)
