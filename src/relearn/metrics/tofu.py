@@ -197,9 +197,9 @@ def _item_values(parts: JointContext, part: str, names: tuple[str, ...], rows: l
 
 
 def _utilities(tables: list[np.ndarray], counts: list[np.ndarray]) -> np.ndarray:
-    """Model utility of every resample, (resamples,); nan where one has no scored item of one of the nine.
+    """Compute the model utility of every resample, (resamples,); nan if one of the nine values has no scored item.
 
-    tables: (rows, 3) values per set; counts: (resamples, rows) how often each row was drawn, per set.
+    tables: (rows, 3) values per set; counts: (resamples, rows) draw counts of the rows per set.
     """
     means = []
     for table, weights in zip(tables, counts, strict=True):
