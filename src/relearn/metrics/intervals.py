@@ -108,7 +108,7 @@ def mean(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def median(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute the median of the first column, as a `Statistic`; with an even count the mean of the two middle values."""
+    """Compute the median of the first column, as a `Statistic`; for an even count the mean of the two middle values."""
     return weighted_median(columns[:, 0], weights)
 
 

@@ -121,7 +121,7 @@ def lexical_counts(row: AnswerRow) -> LexicalCounts:
 
 
 def perplexity(logprobs: Sequence[float] | None) -> float | None:
-    """Compute the perplexity exp(-mean), at most 1e30 so that sums are finite; None without tokens or for a nan mean."""
+    """Compute the perplexity exp(-mean), at most 1e30 (finite sums); None without tokens or for a nan mean."""
     if not logprobs:
         return None
     mean = sum(logprobs) / len(logprobs)

@@ -136,7 +136,7 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff
 
 
 class _RougeTokenizer:
-    """Split a text into lower-cased words; with `stem`, words of more than three letters are stemmed as in rouge_score."""
+    """Split a text into lower-cased words; `stem`: stem words of more than three letters, as rouge_score does."""
 
     def __init__(self, stem: bool) -> None:
         from nltk.stem.porter import PorterStemmer

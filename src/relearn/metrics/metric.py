@@ -1,8 +1,8 @@
 """Define and register metrics: the decorator `@metric`, the registry METRICS, and the result of a measurement.
 
-To add a metric, decorate a function with `@metric` in a file of this package or in a file of your own; nothing else has
-to name it. The path from answers to a number: `score.score` builds a `context.Context` of the answer rows, calls the
-metric's function with it, and gets a `Measurement`.
+To add a metric, decorate a function with `@metric` in a file of this package or in your own file; nothing else is
+needed. `score.score` makes a `context.Context` from the answer rows, calls the metric's function with it, and gets a
+`Measurement`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from relearn.core.errors import InputError
 from relearn.core.registry import Registry
 from relearn.metrics.answer_row import AnswerRow
 
-# "holdout": records like those of the forget set that were never trained on. Only metrics that rest on the reference
-# answer alone are measured there.
+# "holdout": records similar to the forget set that were never trained on. Only metrics that need nothing but the
+# log-probabilities of the reference answer are measured on it.
 ScoredSplit = Literal["forget", "retain", "holdout"]
 Better = Literal["higher", "lower", "closer"]
 MetricInput = Literal["entities", "entailment", "logprobs", "reference", "judge"]
@@ -29,20 +29,20 @@ UNIT_BOUNDS: Mapping[Unit, tuple[float | None, float | None]] = {
     "percent": (-100.0, None),
     "number": (None, None),
 }
-# The place of a metric that names none: after all others, in the order of their names.
+# The default `order`: after all other metrics, sorted by name.
 LAST = 1000
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The value of one metric on one set of answers, with its interval; None where no item could be scored.
+    """Hold the value of one metric on one set of answers, with its interval; None if no item could be scored.
 
-    low, high: bounds of the 95 % bootstrap interval; `clusters` is the number of subjects that were resampled.
-    n, unscored: numbers of items with and without a value; `why`: the reason for the latter.
-    per_record: the value of each item by row id, None where unscored. groups: the same measurement on the items of one
-    kind each (a probe's level, its attack). note: the judges or data that the value depends on.
-    repeats: how often each question was sampled; values are then means over the repeats, and `seed_sd` is the standard
-    deviation (n - 1) of the repeats' own values.
+    low, high: bounds of the 95 % bootstrap interval; `clusters` is the number of resampled subjects.
+    n, unscored: numbers of items with and without a value; `why`: the reason for items without a value.
+    per_record: the value of each item by row id, None if unscored. groups: the same measurement on the items with one
+    tag (a probe's level, its attack). note: the judges or data that the value depends on.
+    repeats: number of answers sampled per question. Values are then means over the repeats, and `seed_sd` is the
+    standard deviation (n - 1) of the values of the repeats.
     """
 
     value: float | None
@@ -61,7 +61,7 @@ class Measurement:
 
     @property
     def missing(self) -> str:
-        """The number of unscored items and the reason; empty when every item has a value."""
+        """Describe the number of unscored items and the reason; empty if every item has a value."""
         if not self.unscored:
             return ""
         return f"{self.unscored} of {self.n + self.unscored} unscored: {self.why or 'could not be measured'}"
@@ -85,7 +85,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric of one set of answers; the fields are the arguments of `@metric`."""
+    """Describe a registered metric of one set of answers; the fields are the arguments of `@metric`."""
 
     name: str
     label: str
@@ -102,12 +102,12 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class JointMetric(Metric):
-    """A metric that needs several parts of a run, or another run; its number is reported under `part`."""
+    """Describe a metric that needs several parts of a run, or another run; its value is reported under `part`."""
 
     part: str
 
 
-# Without the sub-package entailment_builtin, which would load torch.
+# The sub-package entailment_builtin is not searched, because it would load torch.
 METRICS: Registry[Metric] = Registry("metric", "relearn.metrics", nested=False)
 MetricFunction = TypeVar("MetricFunction", bound=Callable[..., Any])
 
@@ -136,29 +136,29 @@ def metric(
             return [len(row.response.split()) or None for row in rows]
 
     The function gets a `Context`: a sequence of `AnswerRow` (id, question, reference, response, log-probabilities, ...)
-    with the split, the settings and what several metrics share (entity coverage, entailment verdicts, judges). It
-    returns one number per row, None where the row cannot be scored; the metric is the mean over the scored rows with a
-    95 % bootstrap interval over subjects. A function that needs a note or another statistic returns a `Measurement`
-    (`Context.mean`, `Context.summarise`).
+    with the split, the settings and values that several metrics share (entity coverage, entailment verdicts, judges).
+    It returns one number per row, or None for a row that cannot be scored. The metric is the mean over the scored rows
+    with a 95 % bootstrap interval over subjects. A function that needs a note or another statistic returns a
+    `Measurement` (`Context.mean`, `Context.summarise`).
 
-    name: key in summary.json and on the command line. label: short name in tables and charts. description: what the
-        number says, shown below the label. source: paper (arXiv id) or "relearn".
+    name: key in summary.json and on the command line. label: short name in tables and charts. description: the meaning
+        of the value, shown below the label. source: paper (arXiv id) or "relearn".
     better: the splits that the metric is measured on ("forget", "retain") and the direction of improvement on each:
-        "higher", "lower", or "closer" to the value that the description names.
-    needs: inputs beside the texts: "entities", "entailment" (judges), "judge" (a grading language model; without one
-        the metric is left out unless asked for by name), "logprobs" (of the response or the choices), "reference"
-        (log-probabilities of the reference answer; the metric does not look at the response). Without them rows are
+        "higher", "lower", or "closer" to the value in the description.
+    needs: inputs in addition to the texts: "entities", "entailment" (judges), "judge" (a grading language model;
+        without one the metric is left out unless requested by name), "logprobs" (of the response or the choices),
+        "reference" (log-probabilities of the reference answer; the response is not used). Without them rows are
         unscored.
     unit: "share" (0 to 1), "grade" (1 to 5), "percent" (a relative change, at least -100), "number" (any).
-    order: place in tables, lowest first; without one after all others, by name.
-    unscored: why rows have no value, for the report. applies(rows, all_rows): whether the metric is about such rows;
-        where it is not, it is left out unless asked for by name.
-    part: for a metric over several parts of a run, the part that its number is reported under. The function then gets
-        a `JointContext` and returns a `Measurement`, or None where the run has no such parts.
+    order: position in tables, lowest first; by default after all others, sorted by name.
+    unscored: the reason for rows without a value, for the report. applies(rows, all_rows): True if the metric can be
+        measured on these rows; otherwise it is left out unless requested by name.
+    part: for a metric over several parts of a run, the part under which its value is reported. The function then gets
+        a `JointContext` and returns a `Measurement`, or None if the run has no such parts.
     shown_in: "chart" (the report's chart of shares), "summary" (the terminal and the browser interface). The report's
         tables have every metric.
 
-    Raises ValueError for a name that is already registered. `contract.check_metric(name)` checks the function.
+    Raises ValueError for a name that is already registered. `check_metric.check_metric(name)` checks the function.
     """
 
     def register(function: MetricFunction) -> MetricFunction:
@@ -174,7 +174,7 @@ def metric(
 
 
 def _measure(name: str, function: Callable[..., Any], context: Any, unscored: str) -> Measurement:
-    """Call a metric's function; turn values per row into their mean with its interval."""
+    """Call a metric's function, and convert values per row to their mean with its interval."""
     result = function(context)
     if isinstance(result, Measurement):
         return result
@@ -192,7 +192,7 @@ def split_metric(name: str) -> Metric:
     return found
 
 
-# Measures of ability tasks of which less is better.
+# Measures of ability tasks for which lower is better.
 _LOWER = ("perplexity", "bits_per_byte", "brier_score", "ter")
 
 
@@ -207,10 +207,10 @@ def direction_of(name: str, split: str) -> Better | None:
 
 @dataclass(frozen=True)
 class SplitScores:
-    """All measurements on one part of one model.
+    """Hold all measurements on one part of one model.
 
-    measurements: by metric name. items: by row id, the evidence for KFR or KRR (entities, verdict, decision); empty
-    when neither was measured. split: how the part was scored. subjects: the subject of each row, by row id.
+    measurements: by metric name. items: by row id, the entities, verdict and decision of KFR or KRR; empty if neither
+    was measured. split: the split whose metrics were measured. subjects: the subject of each row, by row id.
     """
 
     measurements: Mapping[str, Measurement]
@@ -219,11 +219,11 @@ class SplitScores:
     subjects: Mapping[str, str | None] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """Values, intervals and counts, without texts."""
+        """Return values, intervals and counts by metric name, without texts."""
         return {name: measured.to_dict() for name, measured in self.measurements.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Values, intervals, counts, the value of each item and its evidence (entities)."""
+        """Return values, intervals and counts, with the value of each item and its entities and verdict."""
         metrics = {name: measured.to_dict(per_record=True) for name, measured in self.measurements.items()}
         return {"metrics": metrics, "items": {key: dict(item) for key, item in self.items.items()}}
 
@@ -234,5 +234,5 @@ def summary(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
 
 
 def scores(parts: Mapping[str, SplitScores]) -> dict[str, Any]:
-    """Return the content of scores.json for the parts of one model, with the value and the evidence of each item."""
+    """Return the content of scores.json for the parts of one model, with the values and evidence of each item."""
     return {part: scored.to_dict() for part, scored in parts.items()}

@@ -1,6 +1,6 @@
-"""The interface of entailment judges (natural language inference): pairs of texts in, verdicts out.
+"""Define the interface of entailment judges (natural language inference), which map pairs of texts to verdicts.
 
-`entailment.py` loads the judges; `Context.verdicts` has the direction in which answers are judged.
+`entailment.py` loads the judges; `Context.verdicts` chooses premise and hypothesis.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ LABELS: tuple[Label, ...] = ("entailment", "neutral", "contradiction")
 
 @dataclass(frozen=True)
 class NLIVerdict:
-    """label: the likeliest; probabilities: of all three, summing to 1. Both are None where the judge failed."""
+    """Hold the likeliest label, and the probabilities of all three (sum 1); both are None if the judge failed."""
 
     label: Label | None
     probabilities: Mapping[Label, float] | None = None
 
 
 class EntailmentJudge(Protocol):
-    """Judges (premise, hypothesis) pairs. `truncated` counts the pairs that were cut to the model's length."""
+    """Judge (premise, hypothesis) pairs; `truncated` counts the pairs that were cut to the model's length."""
 
     name: str
     truncated: int
@@ -32,7 +32,7 @@ class EntailmentJudge(Protocol):
 
 
 class PairJudge(ABC):
-    """Base of judges that work in batches of pairs of similar length; a call returns the probabilities alone."""
+    """Judge pairs in batches of similar length (base class); a call returns only the probabilities."""
 
     def __init__(self, name: str, batch_size: int):
         self.name = name
@@ -58,7 +58,7 @@ class PairJudge(ABC):
 
 
 def verdict_of(probabilities: Sequence[float]) -> NLIVerdict:
-    """Turn three probabilities in the order of LABELS into a verdict; a failed one where they are no probabilities."""
+    """Convert three probabilities in the order of LABELS to a verdict; a failed one if they are not in [0, 1]."""
     named = dict(zip(LABELS, probabilities, strict=True))
     if not all(0 <= value <= 1 for value in probabilities):
         return NLIVerdict(None)

@@ -1,7 +1,7 @@
 """Compare two runs on the same questions: the paired difference, its interval, and a sign test.
 
-What is hard for both runs moves both numbers and drops out of their difference, so its interval is mostly narrower than
-the two separate intervals suggest. A question that either run could not score is left out.
+Questions that are hard for both runs do not affect the difference, so its interval is usually narrower than the two
+separate intervals suggest. A question that is unscored in one of the runs is left out.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from relearn.metrics.metric import Better, Measurement, SplitScores, direction_o
 
 ValuesById = Mapping[str, float | None]
 NOT_OF_ITEMS = "the number is no mean or median of its items, so this is the plain difference, without an interval"
-# Sums of the same numbers in another order differ by less than this part of them.
+# Relative rounding error of a sum of the same numbers in another order.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference, after less before; `value` is None without a pair.
+    """Hold a paired difference, after minus before; `value` is None without a pair.
 
-    low, high: bounds of the 95 % interval over subjects. n: pairs scored on both sides; unpaired: other questions.
-    wins, losses, ties: pairs that got better, worse, neither. p: exact two-sided sign test. Where there are fewer
-    clusters than pairs each cluster has one vote (`cluster_wins` against `cluster_losses`), since questions about one
-    subject are not independent.
+    low, high: bounds of the 95 % interval over subjects. n: pairs scored in both runs; unpaired: other questions.
+    wins, losses, ties: pairs that are better, worse, equal. p: exact two-sided sign test. With fewer clusters than
+    pairs the test counts clusters (`cluster_wins`, `cluster_losses`), because questions about one subject are not
+    independent.
     """
 
     value: float | None
@@ -104,14 +104,14 @@ def paired(
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Compute the exact two-sided p of wins against losses if both directions are equally likely; without ties."""
+    """Compute the p-value of the exact two-sided sign test of wins and losses, without ties; 1 without both."""
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
 def _signs(columns: np.ndarray, codes: np.ndarray, better: Better) -> np.ndarray:
-    """(clusters,): 1 where the sum of the changes is an improvement, -1 where a loss, 0 where there is no change."""
+    """Compute (clusters,): 1 if the sum of the changes is an improvement, -1 if a loss, 0 without change."""
     new, old = (np.bincount(codes, weights=column) for column in columns.T)
     sizes = np.bincount(codes, weights=np.abs(columns).sum(axis=1))
     signs = np.where(np.abs(new - old) <= _ROUNDING * sizes, 0, np.sign(new - old)).astype(int)
@@ -119,7 +119,7 @@ def _signs(columns: np.ndarray, codes: np.ndarray, better: Better) -> np.ndarray
 
 
 def _unpaired_note(ids: Sequence[str], pairs: Sized, before: ValuesById, after: ValuesById) -> str:
-    """The number of questions in no pair, with the reasons."""
+    """Describe the number of questions without a pair, with the reasons."""
     if len(ids) == len(pairs):
         return ""
     either = [key for key in ids if key in before and key in after]
@@ -133,7 +133,7 @@ def _unpaired_note(ids: Sequence[str], pairs: Sized, before: ValuesById, after: 
 
 
 def statistic_of(*sides: Measurement) -> Statistic | None:
-    """Find the statistic of the items that all these numbers are: `mean`, `median`, or None for neither."""
+    """Find the statistic of its items that every measurement is: `mean`, `median`, or None."""
     for statistic in (mean, median):
         if all(_is_statistic_of_items(statistic, measured) for measured in sides):
             return statistic
@@ -157,7 +157,7 @@ def difference(
     settings: config.Metrics,
     seed: int = 0,
 ) -> Difference | None:
-    """Compute the paired difference of one metric; None where neither run has a value."""
+    """Compute the paired difference of one metric; None if neither run has a value."""
     if before.value is None and after.value is None:
         return None
     statistic = statistic_of(*(side for side in (before, after) if side.value is not None))
@@ -179,7 +179,7 @@ def difference(
 def differences(
     before: Mapping[str, SplitScores], after: Mapping[str, SplitScores], settings: config.Metrics, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return part -> metric -> difference, as in summary.json, of what both runs measured."""
+    """Compute part -> metric -> difference, as in summary.json, for metrics measured in both runs."""
     return {
         part: {
             name: change.to_dict()
@@ -195,7 +195,7 @@ def differences(
 def summarised(
     measured: Mapping[str, Mapping[str, SplitScores]], settings: config.Metrics, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the content of summary.json: side -> part -> metric, and under "difference" after less before."""
+    """Return the content of summary.json: side -> part -> metric; "difference" is after minus before."""
     content = {side: summary(parts) for side, parts in measured.items()}
     if {"before", "after"} <= measured.keys():
         content["difference"] = differences(measured["before"], measured["after"], settings, seed)

@@ -1,6 +1,6 @@
-"""Read the scores of a retain-only run, which never saw the forget set: the baseline of forget quality and PrivLeak.
+"""Read the scores of a retain-only run (not trained on the forget set), the baseline of forget quality and PrivLeak.
 
-Read from a run folder or its scores.json, or from the TOFU_EVAL.json that OpenUnlearning writes
+The source is a run folder, its scores.json, or the TOFU_EVAL.json that OpenUnlearning writes
 ({"agg_value": x, "value_by_index": {"0": {"score": x}}} under the name of each metric).
 """
 
@@ -22,7 +22,7 @@ ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_refe
 
 @dataclass(frozen=True)
 class RetainReference:
-    """log_ratios: ln of the truth ratio of every forget question; aucs: AUC of each membership attack, by its name."""
+    """Hold ln of the truth ratio of every forget question, and the AUC of each membership attack by name."""
 
     name: str
     log_ratios: tuple[float, ...] = ()
@@ -32,7 +32,7 @@ class RetainReference:
 def load_reference(path: Path | str) -> RetainReference:
     """Load the reference from a run folder, a scores.json or a TOFU_EVAL.json.
 
-    Raises InputError where the file is none of them, or holds neither truth ratios nor membership attacks.
+    Raises InputError if the file has another format, or neither truth ratios nor membership attacks.
     """
     path = Path(path).expanduser()
     file = path / SCORES if path.is_dir() else path
@@ -51,7 +51,7 @@ def load_reference(path: Path | str) -> RetainReference:
 
 
 def _forget_metrics(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The metrics of the forget part in a scores.json, after unlearning if measured; None for another file."""
+    """Return the metrics of the forget part in a scores.json, after unlearning if measured; None for other files."""
     for side in ("after", "before"):
         part = _mapping(_mapping(content.get(side)).get("forget"))
         if part:
@@ -60,7 +60,7 @@ def _forget_metrics(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _from_scores(metrics: Mapping[str, Any]) -> tuple[tuple[float, ...], dict[str, float]]:
-    """Item values of `truth_ratio_prob` are 1 / (1 + R)."""
+    """Read ln R and AUCs from a scores.json; item values of `truth_ratio_prob` are 1 / (1 + R)."""
     shares = _numbers(_mapping(metrics.get("truth_ratio_prob")).get("per_record"))
     aucs = {name: _mapping(metrics.get(name)).get("value") for name in ATTACKS}
     return tuple(map(_log_ratio, shares)), _measured(aucs)
@@ -75,7 +75,7 @@ def _from_tofu_eval(content: Mapping[str, Any]) -> tuple[tuple[float, ...], dict
 
 
 def _numbers(values: Any) -> list[float]:
-    """The numbers in {key: x} or {key: {"score": x}}, without those that were not measured."""
+    """List the numbers in {key: x} or {key: {"score": x}}, without missing values."""
     entries = [entry.get("score") if isinstance(entry, Mapping) else entry for entry in _mapping(values).values()]
     return [float(value) for value in entries if _is_number(value)]
 

@@ -1,9 +1,9 @@
 """Score the answers of one model: every metric of one part (`score`) or of all parts of a run (`score_parts`).
 
-Where questions were sampled several times (`AnswerRow.repeat`), each repeat is scored on its own and the repeats are
-combined afterwards, so that no metric has to deal with repeats. The value of a question is its mean over the repeats,
-the value of a set is the mean over its questions with the interval over subjects, and `seed_sd` is the standard
-deviation of the set's value over the repeats, which the interval does not contain.
+If questions were sampled several times (`AnswerRow.repeat`), each repeat is scored separately and the measurements are
+combined, so that metrics need no code for repeats. The value of a question is its mean over the repeats. The value of a
+set is the mean over its questions, with the interval over subjects. `seed_sd` is the standard deviation of the set's
+value over the repeats; the interval does not include it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def score(
     seed: int = 0,
     names: Iterable[str] | None = None,
 ) -> SplitScores:
-    """Measure the metrics `names` (None: all that apply to the split) on one model's answers to one split's questions.
+    """Score one model's answers on one split with the metrics `names` (None: all that apply to the split).
 
     Raises InputError for ids that are not unique (results are kept by id, never matched by text) and for a metric that
     does not apply to the split.
@@ -63,11 +63,11 @@ def score_parts(
     names: Iterable[str] | None = None,
     reference: RetainReference | None = None,
 ) -> dict[str, SplitScores]:
-    """Measure all parts of one model: on each the metrics of its split, then the metrics over several parts.
+    """Score all parts of one model: each part with the metrics of its split, then the metrics over several parts.
 
-    parts: name -> (split, rows). Metrics over several parts look for the names forget, forget_wordings, retain,
+    parts: name -> (split, rows). Metrics over several parts use the names forget, forget_wordings, retain,
     retain_heldout, holdout, real_authors and world_facts; model utility is reported under "overall".
-    names: measure these metrics alone, each where it applies. reference: the retain-only run to compare with.
+    names: measure only these metrics, on the parts to which they apply. reference: scores of a retain-only run.
     Raises InputError for ids that are not unique within a part and for a metric that does not exist.
     """
     names = None if names is None else [METRICS.get(name).name for name in names]
@@ -115,7 +115,7 @@ def _measure_each_part(
 
 
 def metrics_of(split: ScoredSplit) -> list[str]:
-    """Return the names of the metrics of one part that are measured on a split, in alphabetical order."""
+    """List the names of the metrics of one part that are measured on a split, in alphabetical order."""
     metrics = [metric for metric in map(METRICS.get, METRICS) if not isinstance(metric, JointMetric)]
     if split == "holdout":
         return [metric.name for metric in metrics if metric.needs == ("reference",)]
@@ -125,7 +125,7 @@ def metrics_of(split: ScoredSplit) -> list[str]:
 def applicable_metrics(
     split: ScoredSplit, rows: Sequence[AnswerRow], judges: Judges, all_rows: Sequence[AnswerRow] | None = None
 ) -> list[str]:
-    """Return the metrics of a split that are about such rows; all_rows: those of all parts, where there are more."""
+    """List the metrics of a split that apply to these rows; all_rows: the rows of all parts, if there are several."""
     return [
         metric.name
         for metric in map(METRICS.get, metrics_of(split))
@@ -147,13 +147,13 @@ def _split_scores(context: Context, measurements: Mapping[str, Measurement]) -> 
 
 
 def _split_repeats(rows: Sequence[AnswerRow]) -> list[list[AnswerRow]]:
-    """Group the rows by `repeat`, in its order; one group where no question was asked twice."""
+    """Group the rows by `repeat`, in ascending order; one group if no question was sampled twice."""
     numbers = sorted({row.repeat for row in rows}) or [0]
     return [[row for row in rows if row.repeat == number] for number in numbers]
 
 
 def _split_repeats_of_parts(parts: AnswersByPart) -> list[dict[str, tuple[ScoredSplit, Sequence[AnswerRow]]]]:
-    """Group the rows of all parts by repeat; a part that was asked fewer times adds its first repeat to the others."""
+    """Group the rows of all parts by repeat; a part with fewer repeats adds its first repeat to the other groups."""
     repeats = {part: _split_repeats(rows) for part, (_, rows) in parts.items()}
     return [
         {
@@ -169,8 +169,7 @@ def _combine_scores(
 ) -> SplitScores:
     """Combine the scores of all repeats of a part.
 
-    count: how often this part was asked, where others were asked more often. Metrics over several parts count every
-    repeat.
+    count: the number of repeats of this part, if other parts have more. Metrics over several parts use all repeats.
     """
     subjects = {key: subject for scored in repeats for key, subject in scored.subjects.items()}
     names = dict.fromkeys(name for scored in repeats for name in scored.measurements)
@@ -229,14 +228,14 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
 
 
 def _partial_questions(repeats: Sequence[Measurement], per_record: Mapping[str, float | None]) -> list[str]:
-    """A note where a question's value is the mean of fewer answers than were sampled."""
+    """Make a note if a question's value is the mean of fewer answers than were sampled."""
     scored = [sum(measured.per_record.get(key) is not None for measured in repeats) for key in per_record]
     partial = sum(0 < count < len(repeats) for count in scored)
     return [f"{partial} questions are means of fewer than {len(repeats)} answers"] if partial else []
 
 
 def _combine_items(repeats: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Keep the evidence of the first answer to each question, with the decisions on all answers under `repeats`."""
+    """Keep the evidence of the first answer to each question, and add the decisions on all answers as `repeats`."""
     combined: dict[str, dict[str, Any]] = {}
     for items in repeats:
         for key, item in items.items():

@@ -1,15 +1,15 @@
-"""TOFU's truth ratio, model utility and forget quality (arXiv 2401.06121).
+"""Measure TOFU's truth ratio, model utility and forget quality (arXiv 2401.06121).
 
-Truth ratio: whether wrong answers are as likely as the right one in other words.
+Truth ratio: the probability of wrong answers relative to a paraphrase of the right answer.
 
     R = P(wrong) / P(paraphrase),   P = exp(mean log-probability per token)
 
-P(wrong) is the geometric mean over the wrong answers, as the public codes compute it; `metrics.truth_ratio: arithmetic`
-averages the probabilities, as the paper writes it. Without a paraphrase (real authors, world facts) the reference is
-used. Values per item, all computed from ln R so that very unlikely answers do not underflow:
+P(wrong) is the geometric mean over the wrong answers, as in public code; `metrics.truth_ratio: arithmetic` takes the
+arithmetic mean, as in the paper. Without a paraphrase (real authors, world facts) the reference is used. Values per
+item, all computed from ln R so that very unlikely answers do not underflow:
 
-    true_better         max(0, 1 - R)       the right answer stands out: what is to be kept
-    closer_to_1_better  min(R, 1/R)         right and wrong are alike: what is to be forgotten
+    true_better         max(0, 1 - R)       high if the right answer is likelier: for the retain set
+    closer_to_1_better  min(R, 1/R)         high if both are equally likely: for the forget set
     prob_mean           1 / (1 + R)         P(paraphrase) / (P(paraphrase) + P(wrong)), for comparing models
 
 Model utility: harmonic mean of nine: probability, ROUGE-L recall and truth ratio (true_better), each on the retain
@@ -17,8 +17,8 @@ part, on real authors and on world facts; on the last two the probability among 
 `retain` or, where its rows have no wrong answers, `retain_heldout`.
 
 Forget quality: p-value of a two-sample Kolmogorov-Smirnov test between the truth ratios of the forget set under this
-model and under one that never saw it. It depends on the number of questions: compare it only between runs on the same
-set, on a logarithmic scale.
+model and under a model not trained on it. It depends on the number of questions: compare it only between runs on the
+same set, on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def log_truth_ratio(
 ) -> float | None:
     """Compute ln R from the token log-probabilities of the right and of every wrong answer.
 
-    +-inf where one side is impossible; None where either has no tokens, or where both are impossible.
+    +-inf if one side is impossible; None if one has no tokens or both are impossible.
     """
     right = mean_logprob(paraphrased)
     wrong = [value for logprobs in perturbed or () if (value := mean_logprob(logprobs)) is not None]
@@ -62,7 +62,7 @@ def log_truth_ratio(
 
 
 def row_log_ratio(row: AnswerRow, mean: WrongAnswerMean = "geometric") -> float | None:
-    """Compute ln R of a row, against the paraphrase where it has one, else against the reference."""
+    """Compute ln R of a row, with the paraphrase if it has one, else with the reference."""
     right = row.paraphrased_logprobs if row.paraphrased_logprobs is not None else row.reference_logprobs
     return log_truth_ratio(right, row.perturbed_logprobs, mean)
 
@@ -72,7 +72,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _log_of_mean(values: Sequence[float]) -> float:
-    """ln of the mean of exp(values)."""
+    """Compute ln of the mean of exp(values)."""
     most = max(values)
     if most == -math.inf:
         return most
@@ -158,7 +158,7 @@ def _log_ratios(context: Context) -> list[float | None]:
     shown_in=["summary"],
 )
 def model_utility(parts: JointContext) -> Measurement | None:
-    """None where neither real authors nor world facts were asked."""
+    """Compute model utility; None without rows of real authors and world facts."""
     if not any(parts.rows(part) for part in OTHER_PARTS):
         return None
     retain = _retain_part(parts)
@@ -191,15 +191,15 @@ def _has(parts: JointContext, part: str, name: str) -> bool:
 
 
 def _item_values(parts: JointContext, part: str, names: tuple[str, ...], rows: list[AnswerRow]) -> np.ndarray:
-    """(rows, 3) of the items' values, nan where unscored."""
+    """Return the values of the items, (rows, 3), nan if unscored."""
     columns = [parts.measurement(part, name).per_record for name in names]
     return np.array([[np.nan if (value := of[row.id]) is None else value for of in columns] for row in rows], float)
 
 
 def _utilities(tables: list[np.ndarray], counts: list[np.ndarray]) -> np.ndarray:
-    """Model utility of every resample, (resamples,); nan where one has no scored item of one of the nine.
+    """Compute the model utility of every resample, (resamples,); nan if one of the nine values has no scored item.
 
-    tables: (rows, 3) values per set; counts: (resamples, rows) how often each row was drawn, per set.
+    tables: (rows, 3) values per set; counts: (resamples, rows) draw counts of the rows per set.
     """
     means = []
     for table, weights in zip(tables, counts, strict=True):
@@ -223,7 +223,7 @@ def _utilities(tables: list[np.ndarray], counts: list[np.ndarray]) -> np.ndarray
     shown_in=["summary"],
 )
 def _forget_quality(parts: JointContext) -> Measurement | None:
-    """None where the forget set has no wrong answers and no reference was named. A p-value has no interval."""
+    """Compute forget quality, without an interval; None without wrong answers and without a retain-only run."""
     context = parts.contexts.get("forget")
     if context is None or not context.rows:
         return None
@@ -244,10 +244,10 @@ def _forget_quality(parts: JointContext) -> Measurement | None:
 
 
 def forget_quality(log_ratios: list[float], retain_only: list[float]) -> float:
-    """Compute the p-value of the two-sample KS test, exact where scipy can; neither list may be empty."""
+    """Compute the p-value of the two-sample KS test, exact if scipy can; neither list may be empty."""
     from scipy.stats import ks_2samp
 
     with warnings.catch_warnings():
-        # Where the exact p-value is out of reach scipy warns and takes the asymptotic one, as the public codes do.
+        # If scipy cannot compute the exact p-value, it warns and takes the asymptotic one, as public code does.
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(ks_2samp(log_ratios, retain_only).pvalue)  # pyright: ignore[reportAttributeAccessIssue]

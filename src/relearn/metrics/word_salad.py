@@ -1,9 +1,9 @@
-"""Detect word salad in English text without a language model: whether its words are in random order or run together.
+"""Detect word salad in English text without a language model: words in random order, or words run together.
 
-Words are mapped to classes: a function word is its own class, any other is its ending or its kind (name, number, sign).
-A table of class pairs and triples (data/word_order.json) gives the probability of each class after the two before it.
-The score is a gain: the mean log-probability per word less the average over random orders of the same words, so that
-names, rare words and length have no effect, only the order. Word salad has a gain near 0, prose of 1 and more.
+Each word has a class: a function word is its own class, other words have the class of their ending or kind (name,
+number, sign). Counts of class pairs and triples (data/word_order.json) give the probability of a class after the two
+before it. The gain is the mean log-probability per word minus its average over random orders of the same words. So only
+the word order has an effect, not names, rare words or length. The gain of word salad is near 0, of prose 1 or more.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OTHER_LANGUAGES: dict[str, frozenset[str]] = {
 }
 
 
-# Fewer words have too few orders for a comparison.
+# With fewer words there are too few orders to compare with.
 MIN_WORDS = 6
 START = "<"
 _PART = re.compile(r"(?:https?://|www\.)\S+|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,:/-]\d+)*|\.{2,}|[^\w\s]|_")
@@ -72,7 +72,7 @@ _EXAMINED = 1500
 
 
 def word_order(text: str) -> float | None:
-    """Compute the gain in nats per word; None for few words, lists, numbers, code and other languages."""
+    """Compute the word-order gain in nats per word; None for few words, lists, numbers, code and other languages."""
     parts = parts_of(text)
     if len(parts) < MIN_WORDS or not _is_prose(text, parts) or _other_language(parts):
         return None
@@ -80,7 +80,7 @@ def word_order(text: str) -> float | None:
 
 
 def is_glued(text: str) -> bool:
-    """Decide whether at least two words, and _GLUED_SHARE of all, are run together or too long; False for code."""
+    """Return True if at least two words and a share _GLUED_SHARE are run together or too long; False for code."""
     parts = parts_of(text)
     words = [part for part in parts if part[0].isalpha()]
     glued = sum(
@@ -90,7 +90,7 @@ def is_glued(text: str) -> bool:
 
 
 def parts_of(text: str) -> list[str]:
-    """Split into words, numbers and signs; an address, a date or a contact is replaced by one part of its class."""
+    """Split a text into words, numbers and signs; an address, a date or a contact becomes one part of its class."""
     if len(text) > 2 * _EXAMINED:
         text = f"{text[:_EXAMINED]} {text[-_EXAMINED:]}"
     for span in reversed(find_spans(text)):
@@ -124,14 +124,14 @@ def _content_class(part: str, low: str) -> str:
 
 
 def _is_prose(text: str, parts: Sequence[str]) -> bool:
-    """Whether at least half of the parts are words in Latin letters, few are signs, and the text is no list."""
+    """Return True if at least half of the parts are words in Latin letters, few are signs, and it is not a list."""
     words = sum(map(_cased, parts))
     odd = sum(word_class(part) == "sign" or part in "()/" for part in parts)
     return words >= len(parts) / 2 and odd <= len(parts) / 5 and not _is_list(text)
 
 
 def _is_list(text: str) -> bool:
-    """Whether there are three lines or more, most of them short and few ending in a function word ("of the")."""
+    """Return True for three or more lines, most of them short and few with a function word at the end ("of the")."""
     lines = [line.split() for line in text.splitlines() if line.strip()]
     short = sum(len(line) <= _SHORT_LINE for line in lines)
     hanging = sum(is_function_word(line[-1].strip(_PUNCTUATION).lower()) for line in lines)
@@ -139,12 +139,12 @@ def _is_list(text: str) -> bool:
 
 
 def _cased(part: str) -> bool:
-    """Whether the part is in letters of the Latin alphabet, which has two cases."""
+    """Return True if the part has letters of the Latin alphabet, with upper and lower case."""
     return part[0].isalpha() and part[0] <= _LAST_LATIN and part.lower() != part.upper()
 
 
 def _other_language(parts: Sequence[str]) -> bool:
-    """Whether function words of another language are a share of _FOREIGN and more frequent than the English ones."""
+    """Return True if another language has a share _FOREIGN of function words, and more of them than English."""
     words = [part.lower() for part in parts if part[0].isalpha()]
     distinctive = [word for word in words if word not in _SHARED]
     most = max(sum(word in function_words for word in distinctive) for function_words in OTHER_LANGUAGES.values())
@@ -153,9 +153,9 @@ def _other_language(parts: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class OrderTable:
-    """Counts of class pairs and triples, keyed by the indices of the classes in `classes`.
+    """Hold counts of class pairs and triples, keyed by the indices of the classes in `classes`.
 
-    Probabilities are interpolated from triple to pair to single class by Witten and Bell's rule.
+    Probabilities of triples, pairs and single classes are interpolated with the Witten-Bell rule.
     """
 
     classes: tuple[str, ...]
@@ -163,7 +163,7 @@ class OrderTable:
     triples: dict[tuple[int, int, int], int]
 
     def gain(self, classes: Sequence[str]) -> float | None:
-        """Compute the mean log-probability in this order less the mean over all; None where all orders are equal."""
+        """Compute the mean log-probability in this order minus the mean over all; None if all orders are equal."""
         other = self._indices["word"]
         keys = [self._indices.get(name, other) for name in classes]
         if len(set(keys)) == 1:
@@ -174,7 +174,7 @@ class OrderTable:
         return sum(own) / len(own) - self._mean_over_orders(keys)
 
     def _mean_over_orders(self, keys: list[int]) -> float:
-        """Average log-probability of a random order: the mean over all ordered pairs of different positions."""
+        """Compute the mean log-probability of random orders: the mean over ordered pairs of different positions."""
         seen = Counter(keys)
         at, count = np.array(list(seen)), np.array(list(seen.values()), dtype=np.float64)
         logs = self._pair_logs[np.ix_(at, at)]
@@ -187,7 +187,7 @@ class OrderTable:
 
     @cached_property
     def _pair_logs(self) -> np.ndarray:
-        """(classes, classes): log-probability of the second after the first."""
+        """Compute the log-probability of the second class after the first, (classes, classes)."""
         size = len(self.classes)
         counts = np.zeros((size, size))
         for (first, second), count in self.pairs.items():
@@ -199,7 +199,7 @@ class OrderTable:
 
     @cached_property
     def _contexts(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Map two classes to (number of classes, number of different classes) that followed."""
+        """Map two classes to (count of following classes, number of different following classes)."""
         seen: Counter[tuple[int, int]] = Counter()
         kinds: Counter[tuple[int, int]] = Counter()
         for (first, second, _), count in self.triples.items():
@@ -221,7 +221,7 @@ class OrderTable:
 
 
 def count_orders(texts: Sequence[str], fewest: int = 1) -> OrderTable:
-    """Count the pairs and triples of some texts; those seen less than `fewest` times are left out."""
+    """Count the class pairs and triples of texts; those with fewer than `fewest` occurrences are left out."""
     pairs: Counter[tuple[str, str]] = Counter()
     triples: Counter[tuple[str, str, str]] = Counter()
     for text in texts:

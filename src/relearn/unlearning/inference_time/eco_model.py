@@ -1,4 +1,4 @@
-"""ECO: corrupt the embeddings of prompts that a classifier assigns to the forget set (arXiv 2406.07933).
+"""Corrupt the embeddings of prompts that a classifier assigns to the forget set (ECO, arXiv 2406.07933).
 
     x -> corrupt(e(x); sigma)   if p(forget | x) > threshold,   else x
 
