@@ -76,7 +76,7 @@ def test_make_targets_and_commands_exist(readme, project_root):
     for words in commands(readme):
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE)
-    for name in re.findall(r"`relearn (\w+)", readme):
+    for name in re.findall(r"`relearn ([a-z][a-z-]*)", readme):
         assert run_command([name, "--help"]) == 0
 
 
