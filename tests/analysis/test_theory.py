@@ -70,7 +70,7 @@ def model(tiny_model_dir):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_told_is_measured_to_first_order(model, sign):
-    """The rest is of second order: ten times smaller steps leave a hundred times less of it."""
+    """The remainder is of second order: a tenth of the step leaves a hundredth of it (first order: a tenth)."""
     rows, other = FORGET[:3], RETAIN[0]
     size = Size(sum(row.answer_tokens for row in rows), len(rows))
     direction = descent(model, sign * to_answer_logits(predict(model, rows), rows, size).mean_nll())
@@ -85,7 +85,7 @@ def test_told_is_measured_to_first_order(model, sign):
                 rest.append(float((logprobs(model, row, beside) - start - scale * told).abs().max()))
         assert float(told.abs().max()) > 1e-3
         assert rest[0] < 0.05 * 1e-3 * float(told.abs().max())
-        assert 50 < rest[0] / rest[1] < 200
+        assert 20 < rest[0] / rest[1] < 500
     assert logprobs(model, rows[0], runners_up(model, rows[0])).dtype == torch.float64
 
 

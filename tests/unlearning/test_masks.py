@@ -405,7 +405,7 @@ def in_processes(count: int, tiny_model_dir, folder, *arguments: str) -> list[di
         port = probe.getsockname()[1]
     shared = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launched = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    script = TESTS / "training" / "masked_in_two.py"
+    script = TESTS / "unlearning" / "masked_in_two.py"
     command = [sys.executable, str(script), str(tiny_model_dir), str(folder), *arguments]
     ranks = [{"RANK": str(n), "LOCAL_RANK": str(n), **launched} for n in range(count)] if count > 1 else [{}]
     running = [
