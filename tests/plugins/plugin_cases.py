@@ -53,7 +53,7 @@ def write_recipe(folder: Path, model: Path, **unlearn) -> str:
             "epochs": 5,
             "batch_size": 2,
             "learning_rate": 1e-2,
-            "lora": {"r": 2},
+            "lora": {"r": 2, "dropout": 0},
             **unlearn,
         },
         "generate": {"max_new_tokens": 6},
