@@ -155,11 +155,6 @@ def used_by(method: str) -> Iterator[Plugin]:
             yield plugin
 
 
-def provides(recorded: Iterable[Mapping[str, Any]], method: str) -> bool:
-    """Return whether one of the plug-ins in a manifest registers this method."""
-    return any(method in entry.get("registers", {}).get("method", ()) for entry in recorded)
-
-
 def require(recorded: Iterable[Mapping[str, Any]], folder: Path) -> None:
     """Raise InputError where a plug-in in the manifest of the run in `folder` is not loaded or has changed."""
     for entry in recorded:
