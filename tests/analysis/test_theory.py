@@ -80,11 +80,12 @@ def test_told_is_measured_to_first_order(model, sign):
         assert not (beside == torch.tensor(row.ids[row.answer_start :])).any()
         start, told = logprobs(model, row, beside), predicted(model, row, beside, direction)
         rest = []
-        for scale in (1e-4, 1e-5):
+        # Normalisation rounds to float32 inside the model: a remainder of a smaller step is rounding alone (5e-8).
+        for scale in (3e-3, 3e-4):
             with moved(model, direction, scale):
                 rest.append(float((logprobs(model, row, beside) - start - scale * told).abs().max()))
         assert float(told.abs().max()) > 1e-3
-        assert rest[0] < 0.05 * 1e-4 * float(told.abs().max())
+        assert rest[0] < 0.05 * 3e-3 * float(told.abs().max())
         assert 50 < rest[0] / rest[1] < 200
     assert logprobs(model, rows[0], runners_up(model, rows[0])).dtype == torch.float64
 
