@@ -22,7 +22,7 @@ from relearn.engine import forward
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_targets, predict
 from relearn.engine.model_support import can_pack, frozen_head, padded_logits
 from relearn.engine.packing import ATTENTION, rows_attention, split_packs
-from tiny import VOCABULARY
+from tiny import SIZES, VOCABULARY
 
 
 @pytest.fixture(scope="module")
@@ -100,15 +100,7 @@ def test_every_attention_separates_rows(tiny_model_dir, attention, packs):
 
 
 def mistral(window: int) -> MistralConfig:
-    return MistralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        sliding_window=window,
-    )
+    return MistralConfig(**SIZES, sliding_window=window)
 
 
 SHAPES = {
@@ -116,39 +108,13 @@ SHAPES = {
     "gpt_neox": lambda: GPTNeoXConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
     ),
-    "gemma2": lambda: Gemma2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        head_dim=8,
-        sliding_window=8,
-        final_logit_softcapping=2.0,
-    ),
+    "gemma2": lambda: Gemma2Config(**SIZES, head_dim=8, sliding_window=8, final_logit_softcapping=2.0),
     "gemma3": lambda: Gemma3TextConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        head_dim=8,
-        sliding_window=24,
-        layer_types=["sliding_attention", "full_attention"],
+        **SIZES, head_dim=8, sliding_window=24, layer_types=["sliding_attention", "full_attention"]
     ),
     "mistral": lambda: mistral(8),
     "mistral_wide": lambda: mistral(24),
-    "qwen3": lambda: Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        head_dim=8,
-    ),
+    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=8),
 }
 
 

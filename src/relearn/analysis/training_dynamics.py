@@ -17,8 +17,7 @@ import torch
 
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.files import read_jsonl
-from relearn.core.run_dir import LOG, NEIGHBOURS, SYNTHESIS
+from relearn.core.run_dir import RunFolder
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.data.validation import load_all
@@ -54,8 +53,7 @@ def seesaw(folder: Path) -> dict[str, Any] | None:
     over all answer positions. `next_1`, `next_2`: probabilities of the two likeliest other tokens at that step.
     `entropy`: in nats.
     """
-    path = folder / FILE
-    steps = read_jsonl(path, torn=True) if path.exists() else []
+    steps = RunFolder(folder).rows(FILE, torn=True)
     if not steps:
         return None
     splits = dict.fromkeys(row["split"] for row in steps[0]["rows"])
@@ -82,8 +80,7 @@ def _step_means(steps: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[
 
 def loss_parts(folder: Path) -> dict[str, Any]:
     """Read each part of the unlearning loss by step from log.jsonl; for a repeated step, the last row is used."""
-    path = folder / LOG
-    rows = read_jsonl(path, torn=True) if path.exists() else []
+    rows = RunFolder(folder).log_rows
     last = {row["step"]: row for row in rows if row.get("stage") == "unlearn" and row.get("parts")}
     steps = sorted(last)
     names = dict.fromkeys(name for step in steps for name in last[step]["parts"])
@@ -173,11 +170,9 @@ def _start_and_end(recipe: Recipe, folder: Path) -> Iterator[tuple[str, Any, Any
 
 def _training_data(recipe: Recipe, folder: Path) -> TrainingData:
     """Load the training data of a run: records, synthesised rows, and generated records if it has no retain set."""
-    data = load_all(recipe.data)
-    written, neighbours = folder / SYNTHESIS, folder / NEIGHBOURS
-    retain = data.retain or (tuple(Record(**row) for row in read_jsonl(neighbours)) if neighbours.exists() else ())
-    rows = [TrainingRow(**row) for row in read_jsonl(written)] if written.exists() else ()
-    return TrainingData(data.forget, rows, retain)
+    data, run = load_all(recipe.data), RunFolder(folder)
+    retain = data.retain or tuple(Record(**row) for row in run.neighbour_rows)
+    return TrainingData(data.forget, [TrainingRow(**row) for row in run.synthesis_rows], retain)
 
 
 def dynamics(recipe: Recipe, folder: Path) -> dict[str, Any]:

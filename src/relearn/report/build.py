@@ -25,6 +25,7 @@ from relearn.core.run_dir import (
     REJECTED,
     REPORT_HTML,
     REPORT_JSON,
+    SIDES,
     SYNTHESIS,
     RunFolder,
 )
@@ -52,8 +53,8 @@ def build_report(run: Path, redact: bool = False) -> dict[str, Any]:
     recipe, evaluation = _settings(run / RECIPE), _settings(run / EVALUATION)
     trained = not evaluation
     summary = folder.summary
-    answers = _answers(run, folder.scores, trained)
-    rows, rejected = _rows(run / SYNTHESIS), _rows(run / REJECTED)
+    answers = _answers(folder, trained)
+    rows, rejected = folder.rows(SYNTHESIS, torn=True), folder.rows(REJECTED, torn=True)
     audits = read_audits(run)
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -96,10 +97,6 @@ def write_report(run: Path, redact: bool = False) -> Path:
     if card is not None:
         files.write_text(run / MODEL_CARD, card)
     return run / REPORT_HTML
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return files.read_jsonl(path, torn=True) if path.exists() else []
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -228,11 +225,11 @@ def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     return entries
 
 
-def _answers(run: Path, scores: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
-    entries = []
+def _answers(folder: RunFolder, trained: bool) -> list[dict[str, Any]]:
+    entries, scores = [], folder.scores
     for part, (split, file, _) in PARTS.items():
-        before, after = (_rows(run / side / f"{file}.jsonl") for side in ("before", "after"))
-        scored = [(scores.get(side) or {}).get(part) or {} for side in ("before", "after")]
+        before, after = (folder.rows(f"{side}/{file}.jsonl", torn=True) for side in SIDES)
+        scored = [(scores.get(side) or {}).get(part) or {} for side in SIDES]
         items = pair_items(split, before, after, *scored)
         if items:
             entries.append(

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from relearn.core.console import visible
+from relearn.core.run_dir import SIDES
 from relearn.metrics.metric import direction_of
 from relearn.report import labels, plots
 from relearn.report.plots import analysis_charts
@@ -115,7 +116,7 @@ def _table(split: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in labels.in_order({name for named in by_name for name in named}):
         empty = {"before": None, "after": None, "difference": None, "change": ""}
         cells = [{**empty, **named.get(name, {})} for named in by_name]
-        cells = [{**cell, **{side: dict(cell[side]) for side in ("before", "after") if cell[side]}} for cell in cells]
+        cells = [{**cell, **{side: dict(cell[side]) for side in SIDES if cell[side]}} for cell in cells]
         measured = [side for cell in cells for side in (cell["before"], cell["after"]) if side]
         apart, common = _noted([side.get("note") or "" for side in measured])
         if common:
@@ -186,7 +187,7 @@ def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
 
 
 def _distribution(entry: Mapping[str, Any], value: str, label: str, upper: float = 1.0) -> str:
-    sides = [[(item[side] or {}).get(value) for item in entry["items"]] for side in ("before", "after")]
+    sides = [[(item[side] or {}).get(value) for item in entry["items"]] for side in SIDES]
     return plots.distribution(sides[0], sides[1], f"{value}-{entry['part']}", label, upper)
 
 
@@ -245,7 +246,7 @@ def _item(item: Mapping[str, Any], name: str) -> dict[str, Any]:
         "subject": None,
         "question": HIDDEN,
         "reference": HIDDEN,
-        **{side: _side(item[side]) for side in ("before", "after")},
+        **{side: _side(item[side]) for side in SIDES},
     }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from relearn.core.run_dir import SIDES
 from relearn.metrics.answer_row import asked_first
 from relearn.report.labels import counted, part_title
 
@@ -82,7 +83,7 @@ def _figures(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
         ("retain", "krr", "Kept"),
         ("retain_heldout", "krr", "Kept"),
     ):
-        before, after = (((summary.get(side) or {}).get(part) or {}).get(name) for side in ("before", "after"))
+        before, after = (((summary.get(side) or {}).get(part) or {}).get(name) for side in SIDES)
         if after:
             asked = part_title(part, trained).partition(", ")[2]
             figures.append(
@@ -123,7 +124,7 @@ def _item(
         "question": asked["question"],
         "reference": asked["reference"],
     }
-    for side in ("before", "after"):
+    for side in SIDES:
         row = sides[side].get(key)
         item[side] = row and {"response": row["response"], **_evidence(scored[side], key)}
     item["verdict"] = verdict(split, _decided(split, item["before"]), _decided(split, item["after"]))

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from relearn.audits.scoring import VERDICTS
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.files import file_hash, read_json, read_jsonl
-from relearn.core.run_dir import RECIPE, SUMMARY, RunFolder
+from relearn.core.files import file_hash, read_json
+from relearn.core.run_dir import RECIPE, SIDES, SUMMARY, RunFolder
 from relearn.core.yaml_config import read_mapping
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import direction_of
@@ -87,8 +87,9 @@ def read_facts(folder: Path) -> FactTable:
 
     Raises KeyError, TypeError or ValueError for files in another format.
     """
-    sides = {side: _answers(folder / side / "forget.jsonl") for side in ("before", "after")}
-    judged = _verdicts(folder / "audits" / "verdicts.json")
+    run = RunFolder(folder)
+    sides = {side: _answers(run.answers(side, "forget")) for side in SIDES}
+    judged = _verdicts(run)
     rows = {**sides["after"], **sides["before"]}
     facts = [_fact(key, row, sides, judged.get(key)) for key, row in rows.items()]
     ranks = {name: rank for rank, name in enumerate((*VERDICTS, NOT_AUDITED))}
@@ -98,12 +99,12 @@ def read_facts(folder: Path) -> FactTable:
     return FactTable(facts[:MAX_FACTS], {name: counts[name] for name in ranks if counts[name]}, bool(judged), text)
 
 
-def _answers(path: Path) -> dict[str, Mapping[str, Any]]:
-    return {str(row["id"]): row for row in asked_first(read_jsonl(path))} if path.exists() else {}
+def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {str(row["id"]): row for row in asked_first(rows)}
 
 
-def _verdicts(path: Path) -> dict[str, Mapping[str, Any]]:
-    verdicts = {str(row["id"]): row for row in read_json(path)} if path.exists() else {}
+def _verdicts(run: RunFolder) -> dict[str, Mapping[str, Any]]:
+    verdicts: dict[str, Mapping[str, Any]] = {str(row["id"]): row for row in run.verdicts}
     if unknown := {str(row["verdict"]) for row in verdicts.values()} - set(VERDICTS):
         raise ValueError(f"no verdicts: {unknown}")
     return verdicts
@@ -112,7 +113,7 @@ def _verdicts(path: Path) -> dict[str, Mapping[str, Any]]:
 def _fact(
     key: str, row: Mapping[str, Any], sides: Mapping[str, Mapping[str, Any]], judged: Mapping[str, Any] | None
 ) -> Fact:
-    before, after = (str(sides[side][key]["response"]) if key in sides[side] else None for side in ("before", "after"))
+    before, after = (str(sides[side][key]["response"]) if key in sides[side] else None for side in SIDES)
     verdict, by, beside = NOT_AUDITED, (), ()
     if judged is not None:
         verdict = judged["verdict"]

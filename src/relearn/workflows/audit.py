@@ -25,7 +25,7 @@ from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
 from relearn.core.files import read_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
-from relearn.core.run_dir import RECIPE, RunFolder, locked
+from relearn.core.run_dir import RECIPE, SIDES, RunFolder, locked
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelSet, check_model, fingerprint
@@ -217,7 +217,7 @@ def _template(file: Path) -> str:
 
 def _pair_settings(named: dict[str, Any], changes: Sequence[str]) -> Evaluation:
     """Make the settings of the two models. Raises InputError without `before`, or for an adapter without its model."""
-    for side in ("before", "after"):
+    for side in SIDES:
         adapters = named.get(f"{side}_adapter") or ()
         if adapters and named.get(side) is None and named.get("before") is None:
             base = _base_of_adapter(Path(adapters[0]).expanduser())

@@ -49,7 +49,7 @@ from relearn.unlearning.inference_time.eco_train import (
 )
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.ask import answers_before_and_after, export_merged
-from tiny import VOCABULARY, build_tiny_tokenizer
+from tiny import SIZES, build_tiny_tokenizer
 
 SHORT = Generate(max_new_tokens=8)
 PRIVATE = ["Where does Ada Holm live?", "At which address is Ada Holm at home, if anybody knows?"]
@@ -74,17 +74,7 @@ def talking_dir(tmp_path_factory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=1024,
-                tie_word_embeddings=False,
-                initializer_range=0.3,
-            )
+            LlamaConfig(**SIZES, max_position_embeddings=1024, tie_word_embeddings=False, initializer_range=0.3)
         )
     model.save_pretrained(folder)
     build_tiny_tokenizer().save_pretrained(folder)
