@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ScoredAs = Literal["forget", "retain", "holdout"]
+# "holdout": records similar to the forget set that were never trained on. Only metrics that need nothing but the
+# log-probabilities of the reference answer are measured on it.
+ScoredSplit = Literal["forget", "retain", "holdout"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class EvalSplit:
 
     name: str
     key: str
-    scored_as: ScoredAs
+    scored_as: ScoredSplit
     label: str
     purpose: str
     trained: bool = False

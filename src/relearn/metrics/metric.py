@@ -13,11 +13,9 @@ from typing import Any, Literal, TypeVar
 
 from relearn.core.errors import InputError
 from relearn.core.registry import Registry
+from relearn.core.splits import ScoredSplit
 from relearn.metrics.answer_row import AnswerRow
 
-# "holdout": records similar to the forget set that were never trained on. Only metrics that need nothing but the
-# log-probabilities of the reference answer are measured on it.
-ScoredSplit = Literal["forget", "retain", "holdout"]
 Better = Literal["higher", "lower", "closer"]
 MetricInput = Literal["entities", "entailment", "logprobs", "reference", "judge"]
 Unit = Literal["share", "grade", "percent", "number"]
