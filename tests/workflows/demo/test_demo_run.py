@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from relearn.core.files import read_json, read_jsonl, write_json
+from relearn.core.files import read_json, read_jsonl
 from relearn.leakage.detector import LeakIndex
 from relearn.workflows.demo.demo import load
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
-REDONE = ("unlearn", "after", "perplexity", "scores", "report")
+LONGEST = 4000  # seconds; a slow machine whose cores are shared takes half of it
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LONGEST)]
 
 
 def start(out: Path) -> subprocess.Popen:
@@ -28,13 +26,23 @@ def start(out: Path) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
-    """The demo, run once; it ends by naming its report."""
+    """Run the demo once, killed after the first checkpoint of the unlearning and resumed by the same command.
+
+    That a resumed run equals an undisturbed one to the byte is tested on the tiny model, in minutes less.
+    """
     out = tmp_path_factory.mktemp("demo") / "run"
     process = start(out)
-    said, _ = process.communicate(timeout=2000)
-    assert process.returncode == 0, said
-    assert said.strip().splitlines()[-1] == f"report: {out / 'report.html'}"
-    assert "minutes on this machine" in said
+    while process.poll() is None and not list(out.glob("checkpoints/unlearn/*/complete")):
+        time.sleep(0.2)
+    time.sleep(3)
+    assert process.poll() is None, process.communicate()[0]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = start(out)
+    printed, _ = process.communicate(timeout=LONGEST)
+    assert process.returncode == 0, printed
+    assert printed.strip().splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert "minutes on this machine" in printed
     return out
 
 
@@ -91,28 +99,11 @@ def test_no_private_answer_is_in_the_training_rows(demo, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_killed_while_unlearning_and_resumed_ends_the_same(demo, tmp_path):
-    again = tmp_path / "run"
-    shutil.copytree(demo, again)
-    manifest = read_json(again / "manifest.json")
-    stages = {name: entry for name, entry in manifest["stages"].items() if name not in REDONE}
-    write_json(again / "manifest.json", {**manifest, "stages": stages})
-    for name in ("adapter", "after"):
-        shutil.rmtree(again / name)
-    process = start(again)
-    while process.poll() is None and not list(again.glob("checkpoints/unlearn/*/complete")):
-        time.sleep(0.2)
-    time.sleep(3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    process = start(again)
-    said, _ = process.communicate(timeout=2000)
-    assert process.returncode == 0, said
-    for name in ("adapter/adapter_model.safetensors", "after/probes_forget.jsonl", "summary.json"):
-        assert (again / name).read_bytes() == (demo / name).read_bytes(), name
-    steps = [row["step"] for row in map(json.loads, (again / "log.jsonl").open()) if row.get("stage") == "unlearn"]
-    assert len(steps) > len(set(steps)), "the resumed run went back to a checkpoint"
+def test_the_killed_run_went_on_from_a_checkpoint(demo):
+    steps = [row["step"] for row in read_jsonl(demo / "log.jsonl") if row.get("stage") == "unlearn"]
+    assert len(steps) > len(set(steps)), "no step was repeated: nothing was killed"
+    assert len(steps) < 1.5 * len(set(steps)), "the training began from its first step again"
+    assert steps[-1] == max(steps)
 
 
 def test_ask_answers_before_and_after(demo):
