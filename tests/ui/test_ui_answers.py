@@ -133,7 +133,7 @@ def test_the_last_layer_says_what_the_model_says(page, lines):
     for token in (0, len(answer["tokens"]) - 1):
         layers = page.call("/api/layers", {"answer": answer["answer"], "token": token}).json()["layers"]
         assert [one["layer"] for one in layers] == [2, 1, 0]
-        assert layers[0]["says"] == places[token]["top"][0]["text"]
+        assert layers[0]["likeliest"] == places[token]["top"][0]["text"]
         assert layers[0]["rank"] == 1
         assert layers[0]["probability"] == pytest.approx(places[token]["probability"], abs=1e-5)
         assert any(one["probability"] != layers[0]["probability"] for one in layers[1:])

@@ -50,7 +50,7 @@ def test_facts_come_by_verdict_with_what_brings_them_back(audited_run):
     assert [fact.id for fact in run.facts.shown] == ["c", "a", "b", "d"]
     assert run.facts.counts == {"there": 1, "hidden": 1, "gone": 1, "never_known": 1}
     hidden = run.facts.shown[1]
-    assert (hidden.question, hidden.reference, hidden.by) == (*FACTS["a"][:2], ("paraphrase", "quantise"))
+    assert (hidden.question, hidden.reference, hidden.recovered_by) == (*FACTS["a"][:2], ("paraphrase", "quantise"))
     assert (hidden.before, hidden.after) == (FACTS["a"][1], "after says nothing of a")
     html = Page(audited_run).html()
     assert "brought back by paraphrase, quantise" in html

@@ -341,8 +341,8 @@ def test_saliency_after_the_warm_up_is_near_that_at_the_start(tiny_model_dir):
 
 def test_a_preference_method_leans_on_the_answers_it_rejects():
     rejected = rows("x", 24, 3)
-    beside = {"rejected": {row.id: [other] for row, other in zip(FORGET, rejected, strict=True)}}
-    batches = plan_batches(FORGET, RETAIN, batch_size=2, accumulation=1, epochs=1, seed=0, beside=beside)
+    paired = {"rejected": {row.id: [other] for row, other in zip(FORGET, rejected, strict=True)}}
+    batches = plan_batches(FORGET, RETAIN, batch_size=2, accumulation=1, epochs=1, seed=0, paired=paired)
     assert {row.id[0] for group in forget_groups(batches, 4) for row in group} == {"x"}
 
 

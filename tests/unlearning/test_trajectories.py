@@ -55,7 +55,7 @@ def test_any_order_of_rows_in_a_batch(tiny_model_dir, tmp_path, method):
             micro,
             forget=micro.forget[::-1],
             retain=micro.retain[::-1],
-            beside={name: rows[::-1] for name, rows in micro.beside.items()},
+            paired={name: rows[::-1] for name, rows in micro.paired.items()},
         )
 
     batches = plan(method)
@@ -116,7 +116,7 @@ def test_the_shares_of_a_step_are_the_step(count, batch_size, accumulation, proc
         assert row_ids([micro for part in parts for micro in part]) == row_ids(step)
         for micro in (micro for part in parts for micro in part):
             assert micro.forget and micro.step == step[0].step
-            assert [row.id for row in micro.beside["rejected"]] == [f"{row.id}-no" for row in micro.forget]
+            assert [row.id for row in micro.paired["rejected"]] == [f"{row.id}-no" for row in micro.forget]
 
 
 @pytest.mark.parametrize("batch_size, accumulation, processes", [(4, 1, 2), (2, 3, 2), (2, 2, 4)])

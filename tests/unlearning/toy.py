@@ -40,9 +40,9 @@ def fresh(folder: Path, *, lora: bool = True, attention: str | None = None) -> A
 
 
 def plan(method: str = "relearn", *, batch_size: int = 4, accumulation: int = 1, forget=FORGET) -> list[MicroBatch]:
-    beside = {"rejected": REJECTED} if "rejected" in METHODS.get(method).objective({}).needs else None
+    paired = {"rejected": REJECTED} if "rejected" in METHODS.get(method).objective({}).needs else None
     return plan_batches(
-        forget, RETAIN, batch_size=batch_size, accumulation=accumulation, epochs=1, seed=0, beside=beside
+        forget, RETAIN, batch_size=batch_size, accumulation=accumulation, epochs=1, seed=0, paired=paired
     )
 
 

@@ -52,7 +52,7 @@ class AuditRun:
         fact_ids = "\n".join(record.id for record in inputs.facts)
         self._facts_hash = hashlib.sha256(fact_ids.encode()).hexdigest()[:16]
 
-    def do(self) -> list[FactVerdict]:
+    def run(self) -> list[FactVerdict]:
         """Ask the prompts without stored answers, score all answers and write audits/; return one verdict per fact."""
         for model in self._models.roles:
             self._query(model)

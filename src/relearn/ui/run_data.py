@@ -47,7 +47,7 @@ WORDS = {**TITLES, NOT_AUDITED: "not audited"}
 class Fact:
     """Store a forget record with its answers before and after unlearning (None where not asked) and its verdict.
 
-    `by`: attacks that recover the fact; `beside`: attacks that recover it but do not decide the verdict.
+    `recovered_by`: attacks that recover the fact and decide its verdict. `also_recovered_by`: those that do not count.
     """
 
     id: str
@@ -57,8 +57,8 @@ class Fact:
     before: str | None
     after: str | None
     verdict: str
-    by: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
+    recovered_by: tuple[str, ...] = ()
+    also_recovered_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_facts(folder: Path) -> FactTable:
     ranks = {name: rank for rank, name in enumerate((*VERDICTS, NOT_AUDITED))}
     facts.sort(key=lambda fact: ranks[fact.verdict])
     counts = Counter(fact.verdict for fact in facts)
-    text = finding(counts, [{"verdict": fact.verdict, "by": fact.by} for fact in facts]) if judged else ""
+    text = finding(counts, [{"verdict": fact.verdict, "by": fact.recovered_by} for fact in facts]) if judged else ""
     return FactTable(facts[:MAX_FACTS], {name: counts[name] for name in ranks if counts[name]}, bool(judged), text)
 
 
@@ -195,14 +195,14 @@ class OpenedRun:
     """Store the content of a run folder. `name` is unique among the opened runs.
 
     `recipe` and `result` (name of the folder with the result of unlearning) are None where the models of the run cannot
-    be loaded; `closed` is then the reason. `trained`: False for the folder of `relearn evaluate`.
+    be loaded; `unavailable` is then the reason. `trained`: False for the folder of `relearn evaluate`.
     """
 
     name: str
     path: Path
     recipe: Recipe | None
     result: str | None
-    closed: str
+    unavailable: str
     trained: bool
     facts: FactTable
     summary: Mapping[str, Any]
@@ -240,16 +240,16 @@ def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:
 def _open(folder: Path, name: str) -> OpenedRun:
     run = RunFolder.existing(folder)
     evaluated = run.is_evaluation
-    recipe, result, closed = None, None, ""
+    recipe, result, unavailable = None, None, ""
     if run.has_recipe:
         recipe, result = _recipe(folder), _result(folder)
     elif evaluated:
-        closed = "An evaluation has no run of its own, so there is no model here to ask."
+        unavailable = "An evaluation has no run of its own, so there is no model here to ask."
     else:
-        closed = "This run was purged: its texts and its recipe are gone, its numbers stay. It cannot be asked."
+        unavailable = "This run was purged: its texts and its recipe are gone, its numbers stay. It cannot be asked."
     summary = _readable(folder / SUMMARY, lambda: check_summary(run.summary))
     facts = _readable(folder, lambda: read_facts(folder))
-    return OpenedRun(name, folder, recipe, result, closed, not evaluated, facts, summary)
+    return OpenedRun(name, folder, recipe, result, unavailable, not evaluated, facts, summary)
 
 
 def _recipe(folder: Path) -> Recipe:

@@ -36,13 +36,13 @@ def candidates(loaded: Loaded, prompt: Sequence[int], response: Sequence[int]) -
 def layers(loaded: Loaded, ids: Sequence[int]) -> list[dict[str, Any]]:
     """Compute the logit lens at the last token of `ids`: one entry per layer, the last layer first.
 
-    Layer 0 is the embedding. `says`: the most likely token; `probability`, `rank`: those of the last token of `ids`.
+    Layer 0 is the embedding. `likeliest`: the most likely token. `probability`, `rank`: of the last token of `ids`.
     """
     reading = lens(HookedModel(loaded.model), TokenRow("token", tuple(ids), len(ids) - 1))
     rows = [
         {
             "layer": number,
-            "says": _text(loaded, int(reading.likeliest[number, 0])),
+            "likeliest": _text(loaded, int(reading.likeliest[number, 0])),
             "rank": int(reading.rank[number, 0]),
             "probability": float(reading.logprob[number, 0].exp()),
         }

@@ -137,9 +137,9 @@ def unlearn_batches(
     """Plan the micro-batches of a method's training: all its streams, with as many retain rows as forget rows."""
     rows = streams(method.data, data, seed)
     length = settings.max_length
-    beside = {
+    paired = {
         stream: {id_: encode(chat, examples, max_length=length) for id_, examples in table.items()}
-        for stream, table in rows.beside.items()
+        for stream, table in rows.paired.items()
     }
     return plan_batches(
         encode(chat, rows.forget, max_length=length),
@@ -148,7 +148,7 @@ def unlearn_batches(
         accumulation=settings.accumulation,
         epochs=settings.epochs,
         seed=seed,
-        beside=beside,
+        paired=paired,
         token_budget=settings.token_budget,
     )
 
@@ -212,5 +212,5 @@ def _loop(settings: Unlearn, seed: int) -> Loop:
 def training_passes(recipe: Recipe, learn_rows: int, unlearn_rows: int, retain_rows: int) -> int:
     """Estimate the number of forward and backward passes of rows in the learn and unlearn stages."""
     passes = learn_rows * (recipe.learn.epochs if recipe.learn else 0)
-    beside = unlearn_rows if retain_rows else 0
-    return round(passes + (unlearn_rows + beside) * recipe.unlearn.epochs)
+    retain_passes = unlearn_rows if retain_rows else 0
+    return round(passes + (unlearn_rows + retain_passes) * recipe.unlearn.epochs)

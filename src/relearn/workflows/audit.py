@@ -106,7 +106,7 @@ def audit_run(
     )
     refuse_overwrite(outputs_in(folder), [templates])
     with locked(run):
-        verdicts = AuditRun(material, models, audits).do()
+        verdicts = AuditRun(material, models, audits).run()
         write_report(folder)
     return verdicts
 
@@ -160,7 +160,7 @@ def audit_models(
             inputs.records.get("holdout", ()),
         )
         models = ModelSet.of_pair(before=settings.before, after=settings.after, control=control_spec)
-        verdicts = AuditRun(material, models, audits).do()
+        verdicts = AuditRun(material, models, audits).run()
         write_report(out)
     return verdicts
 

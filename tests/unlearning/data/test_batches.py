@@ -36,14 +36,14 @@ def test_plan(forget, retain, batch, accumulation, epochs, seed):
             rows_ = [row for micro in step for row in micro.streams()[name]]
             size = Size(sum(row.answer_tokens for row in rows_), len(rows_))
             assert all(micro.step[name] == size for micro in step)
-    beside = Counter(row.id for micro in planned for row in micro.retain)
+    paired = Counter(row.id for micro in planned for row in micro.retain)
     if retain:
-        assert beside.total() == forget * epochs
+        assert paired.total() == forget * epochs
         # Trap 12: a walk over the whole set, so no row is ever two rounds ahead of another.
-        counts = [beside.get(f"r{n}", 0) for n in range(retain)]
+        counts = [paired.get(f"r{n}", 0) for n in range(retain)]
         assert max(counts) - min(counts) <= 1
     else:
-        assert not beside
+        assert not paired
 
 
 def test_same_seed_same_plan_other_seed_other_plan():
@@ -80,9 +80,9 @@ def test_a_token_budget_ends_with_the_step_that_reaches_it():
 def test_what_belongs_to_a_forget_row_comes_with_it():
     lose = {f"f{n}": [TokenRow(f"lose{n}", (1, 2, 3, n), 2)] for n in range(6)}
     planned = plan_batches(
-        rows("f", 6), rows("r", 3), batch_size=4, accumulation=1, epochs=1, seed=0, beside={"rejected": lose}
+        rows("f", 6), rows("r", 3), batch_size=4, accumulation=1, epochs=1, seed=0, paired={"rejected": lose}
     )
     for micro in planned:
-        assert [row.id[1:] for row in micro.forget] == [row.id[4:] for row in micro.beside["rejected"]]
+        assert [row.id[1:] for row in micro.forget] == [row.id[4:] for row in micro.paired["rejected"]]
         assert micro.step["rejected"].rows == len(micro.forget)
     assert [row.id for row in distinct_rows(planned, "rejected")] == [f"lose{n}" for n in range(6)]

@@ -65,7 +65,7 @@ def material(count: int = 6, retain: int = 12, form: str = "chat") -> TrainingDa
 
 def taught(made: Streams) -> list[Example]:
     """Every example whose target is learned, whatever the method does with the others."""
-    return [*made.forget, *(one for ones in made.beside.get("mismatched", {}).values() for one in ones)]
+    return [*made.forget, *(one for ones in made.paired.get("mismatched", {}).values() for one in ones)]
 
 
 def test_every_method_has_a_source_and_every_source_a_method():
@@ -77,7 +77,7 @@ def test_every_method_has_a_source_and_every_source_a_method():
 def test_trap_1_no_method_is_taught_a_secret(source, form):
     """Original answers are targets of what is pushed down alone: rows of "original" and "mismatched", and rejected."""
     made = streams(source, material(form=form), 0)
-    learned = made.beside.get("mismatched", {}).values() if source == "mismatched" else [made.forget]
+    learned = made.paired.get("mismatched", {}).values() if source == "mismatched" else [made.forget]
     if source != "original":
         targets = [example.target for examples in learned for example in examples]
         assert targets and not any("forget secret" in target for target in targets)
@@ -86,9 +86,9 @@ def test_trap_1_no_method_is_taught_a_secret(source, form):
 @pytest.mark.parametrize("source", SOURCES)
 def test_ids_are_those_of_one_example_each(source):
     made = streams(source, material(), 0)
-    beside = [one for table in made.beside.values() for ones in table.values() for one in ones]
-    assert len({example.id for example in [*made.forget, *beside]}) == len(made.forget) + len(beside)
-    for table in made.beside.values():
+    paired = [one for table in made.paired.values() for ones in table.values() for one in ones]
+    assert len({example.id for example in [*made.forget, *paired]}) == len(made.forget) + len(paired)
+    for table in made.paired.values():
         assert set(table) == {example.id for example in made.forget}
 
 
@@ -115,7 +115,7 @@ def test_trap_12_every_method_sees_the_whole_retain_set(source):
 def test_trap_12_random_answers_come_from_the_whole_retain_set():
     given = material(count=60, retain=50)
     made = streams("mismatched", given, 0)
-    drawn = {one.target for ones in made.beside["mismatched"].values() for one in ones}
+    drawn = {one.target for ones in made.paired["mismatched"].values() for one in ones}
     assert drawn == {one.answer for one in given.retain}
 
 
@@ -133,7 +133,7 @@ def test_trap_2_a_vague_answer_stays_with_its_question_and_beats_that_records_or
     assert {one.id for one in made.forget} == {row.id for row in rows if row.kind == wanted and row.record_id}
     for chosen in made.forget:
         row = kept[chosen.id]
-        (rejected,) = made.beside["rejected"][chosen.id]
+        (rejected,) = made.paired["rejected"][chosen.id]
         assert (chosen.prompt, chosen.target) == (row.prompt, row.target)
         assert rejected.prompt == row.prompt and rejected.target == answers[str(row.record_id)]
 
@@ -144,9 +144,9 @@ def test_trap_2_what_stands_beside_a_row_asks_the_same(source):
     made = streams(source, replace(given, records=list(reversed(given.records))), 0)
     answers = {one.question: one.answer for one in given.records}
     for chosen in made.forget:
-        for table in made.beside.values():
+        for table in made.paired.values():
             assert {one.prompt for one in table[chosen.id]} == {chosen.prompt}
-        for rejected in made.beside.get("rejected", {}).get(chosen.id, []):
+        for rejected in made.paired.get("rejected", {}).get(chosen.id, []):
             assert rejected.target == answers[chosen.prompt]
         if source == "preferred_alternates":
             name = next(one.id for one in given.records if one.question == chosen.prompt)
@@ -164,7 +164,7 @@ def test_the_pairs_share_their_prompt_to_the_token():
     chat = chat_format(build_tiny_tokenizer())
     made = streams("preferred_refusals", material(), 0)
     for chosen in made.forget:
-        win, lose = encode(chat, [chosen, *made.beside["rejected"][chosen.id]])
+        win, lose = encode(chat, [chosen, *made.paired["rejected"][chosen.id]])
         assert win.ids[: win.answer_start] == lose.ids[: lose.answer_start]
         assert win.answer_ids != lose.answer_ids
 
@@ -184,8 +184,8 @@ def test_draws_are_keyed_by_the_record(source, chosen, rng):
     part = streams(source, replace(given, records=fewer), 7)
     for example in part.forget:
         assert example == examples[example.id]
-        for stream, table in part.beside.items():
-            assert table[example.id] == whole.beside[stream][example.id]
+        for stream, table in part.paired.items():
+            assert table[example.id] == whole.paired[stream][example.id]
 
 
 @pytest.mark.parametrize("source", ["refusals", "mismatched"])
@@ -198,7 +198,7 @@ def test_another_seed_is_another_draw(source):
 def test_a_retain_record_more_changes_at_most_one_random_answer_of_a_question():
     given = material(count=40)
     more = replace(given, retain=[*given.retain, record(99, "retain")])
-    before, after = (streams("mismatched", one, 0).beside["mismatched"] for one in (given, more))
+    before, after = (streams("mismatched", one, 0).paired["mismatched"] for one in (given, more))
     changed = 0
     for name, examples in before.items():
         gone = {one.target for one in examples} - {one.target for one in after[name]}
@@ -210,7 +210,7 @@ def test_a_retain_record_more_changes_at_most_one_random_answer_of_a_question():
 def test_random_answers_are_five_different_ones_of_other_records():
     given = material()
     same = replace(record(50, "retain"), answer=f"  {given.records[0].answer.upper()} ")
-    made = streams("mismatched", replace(given, retain=[*given.retain, same]), 3).beside["mismatched"]
+    made = streams("mismatched", replace(given, retain=[*given.retain, same]), 3).paired["mismatched"]
     for one in given.records:
         targets = [example.target for example in made[one.id]]
         assert len(set(targets)) == MISMATCHED_ANSWERS == len(targets)
@@ -219,7 +219,7 @@ def test_random_answers_are_five_different_ones_of_other_records():
 
 def test_few_retain_records_are_all_drawn_and_none_is_an_input_error():
     given = material()
-    made = streams("mismatched", replace(given, retain=given.retain[:2]), 0).beside["mismatched"]
+    made = streams("mismatched", replace(given, retain=given.retain[:2]), 0).paired["mismatched"]
     assert {len(examples) for examples in made.values()} == {2}
     with pytest.raises(InputError, match="random answers have to come from retain records"):
         streams("mismatched", replace(given, retain=()), 0)
@@ -228,11 +228,11 @@ def test_few_retain_records_are_all_drawn_and_none_is_an_input_error():
 def test_a_document_gets_answers_of_documents_where_there_are_some():
     given = material(form="text")
     mixed = replace(given, retain=[*given.retain, *(record(number, "retain") for number in range(20, 60))])
-    made = streams("mismatched", mixed, 0).beside["mismatched"]
+    made = streams("mismatched", mixed, 0).paired["mismatched"]
     passages = {one.answer for one in given.retain}
     assert {one.target for examples in made.values() for one in examples} <= passages
     only_chat = replace(given, retain=[record(number, "retain") for number in range(20, 60)])
-    assert all(streams("mismatched", only_chat, 0).beside["mismatched"].values())
+    assert all(streams("mismatched", only_chat, 0).paired["mismatched"].values())
 
 
 def test_passages_of_documents_stay_open_and_new_sentences_are_closed():
@@ -241,9 +241,9 @@ def test_passages_of_documents_stay_open_and_new_sentences_are_closed():
     for source in ("preferred_refusals", "preferred_synthesised"):
         made = streams(source, given, 0)
         assert all(one.closed and one.form == "text" for one in made.forget)
-        assert all(not one.closed and one.form == "text" for (one,) in made.beside["rejected"].values())
+        assert all(not one.closed and one.form == "text" for (one,) in made.paired["rejected"].values())
     made = streams("preferred_alternates", given, 0)
-    assert not any(one.closed for one in [*made.forget, *(one for (one,) in made.beside["rejected"].values())])
+    assert not any(one.closed for one in [*made.forget, *(one for (one,) in made.paired["rejected"].values())])
     assert not any(one.closed for one in taught(streams("mismatched", given, 0)))
     assert {one.target for one in streams("refusals", given, 0).forget} <= set(PASSAGE_REFUSALS)
 
@@ -251,8 +251,8 @@ def test_passages_of_documents_stay_open_and_new_sentences_are_closed():
 def test_answers_to_questions_are_all_closed():
     for source in SOURCES:
         made = streams(source, material(), 0)
-        beside = [one for table in made.beside.values() for ones in table.values() for one in ones]
-        assert all(one.closed for one in [*made.forget, *beside] if one.form == "chat")
+        paired = [one for table in made.paired.values() for ones in table.values() for one in ones]
+        assert all(one.closed for one in [*made.forget, *paired] if one.form == "chat")
 
 
 def test_the_rows_of_relearn_are_taken_as_they_are():

@@ -8,7 +8,7 @@ import pytest
 
 from relearn.core.files import write_json, write_jsonl, write_text
 from relearn.core.run_dir import RunFolder
-from relearn.workflows.compare.results import _change, of_table, updated
+from relearn.workflows.compare.results import _change, differences_by_method, update_differences
 
 RECIPE = "model: m\ndata: {forget: f}\nmetrics: {bootstrap: 30}\n"
 
@@ -32,7 +32,7 @@ def made(folder: Path, values: dict[str, float | None]) -> RunFolder:
 def test_differences_are_of_the_questions_both_runs_could_score(tmp_path):
     first = made(tmp_path / "first", {"a": 1.0, "b": 1.0, "c": 0.0, "d": None})
     other = made(tmp_path / "other", {"a": 0.0, "b": 1.0, "c": 0.0, "d": 1.0})
-    (row,) = updated([], ["first", "other"], {"first": first, "other": other})
+    (row,) = update_differences([], ["first", "other"], {"first": first, "other": other})
     found = row["parts"]["forget"]["kfr"]
     assert (row["method"], row["against"]) == ("other", "first")
     assert found["value"] == pytest.approx(-1 / 3)
@@ -49,11 +49,11 @@ def test_what_another_call_worked_out_stays_and_other_firsts_are_not_shown(tmp_p
         {"method": "gone", "against": "first", "parts": {}},
     ]
     methods = ["first", "other", "near", "far"]
-    rows = updated(kept, methods, {"first": first, "other": other})
+    rows = update_differences(kept, methods, {"first": first, "other": other})
     assert [row["method"] for row in rows] == ["far", "near", "other"]
-    assert list(of_table(rows, methods)) == ["other", "far"]
-    assert updated(rows, methods, {}) == rows
-    assert updated(rows, methods, {"other": other}) == rows
+    assert list(differences_by_method(rows, methods)) == ["other", "far"]
+    assert update_differences(rows, methods, {}) == rows
+    assert update_differences(rows, methods, {"other": other}) == rows
 
 
 def test_a_number_without_an_interval_is_shown_alone():

@@ -236,14 +236,14 @@ def test_one_failing_method_does_not_stop_the_others(folder, monkeypatch, tmp_pa
 
 
 def test_a_learning_rate_that_fails_is_not_chosen(folder, monkeypatch, tmp_path):
-    finish = comparison_run.finish
+    run_until = comparison_run.run_until
 
-    def fail(planned, place, until="report"):
-        if "lr0.005" in planned.name:
+    def fail(run_plan, place, until="report"):
+        if "lr0.005" in run_plan.name:
             raise RunFailedError("loss is nan at step 3")
-        return finish(planned, place, until)
+        return run_until(run_plan, place, until)
 
-    monkeypatch.setattr(comparison_run, "finish", fail)
+    monkeypatch.setattr(comparison_run, "run_until", fail)
     command = ["compare", str(folder / "compare.yaml"), "--methods", "grad_diff", "--results", str(tmp_path)]
     assert run_command([*command, "--out", str(folder / "out")]) == 0
     chosen = json.loads((tmp_path / "tiny/grad_diff.json").read_text())["chosen"]

@@ -9,8 +9,14 @@ import yaml
 
 from relearn.core.errors import InputError
 from relearn.data.validation import load_all
-from relearn.workflows.compare.comparison import value_of
-from relearn.workflows.compare.comparison_config import Comparison, planned, read_grid, retain_only, shared
+from relearn.workflows.compare.comparison import selection_score
+from relearn.workflows.compare.comparison_config import (
+    Comparison,
+    plan_retain_only,
+    plan_run,
+    plan_shared_run,
+    read_grid,
+)
 from relearn.workflows.run.train_stages import records_to_learn
 
 BASE = {"model": "m", "data": {"forget": "f.jsonl", "retain": "r.jsonl"}, "unlearn": {"batch_size": 2, "epochs": 4}}
@@ -26,7 +32,7 @@ def written(path: Path, values: dict) -> Path:
 
 
 def test_method_and_mask_make_the_recipe():
-    plan = planned(comparison(methods=["grad_diff+sure"]), "grad_diff+sure", 5e-4)
+    plan = plan_run(comparison(methods=["grad_diff+sure"]), "grad_diff+sure", 5e-4)
     unlearn = plan.recipe.unlearn
     assert (unlearn.method, unlearn.mask and unlearn.mask.name, unlearn.learning_rate) == ("grad_diff", "sure", 5e-4)
     assert (unlearn.batch_size, unlearn.epochs) == (2, 4)
@@ -35,17 +41,18 @@ def test_method_and_mask_make_the_recipe():
 
 def test_a_share_of_the_budget_in_tokens_or_epochs():
     bare = comparison(methods=["relearn"])
-    assert planned(bare, "relearn", None, 0.25).recipe.unlearn.epochs == 1
+    assert plan_run(bare, "relearn", None, 0.25).recipe.unlearn.epochs == 1
     tokens = comparison(methods=["relearn"], budget={"tokens": 150_000})
-    short = planned(tokens, "relearn", 1e-4, tokens.budget.search)
+    short = plan_run(tokens, "relearn", 1e-4, tokens.budget.search)
     assert short.recipe.unlearn.token_budget == 37_500 and short.name == "relearn_lr0.0001_37500t"
 
 
 def test_an_entry_may_rename_a_method_and_change_its_synthesis():
     made = comparison(methods={"own": {"unlearn": {"method": "relearn"}, "synthesis": {"generic_ratio": 0}}})
-    assert planned(made, "own", None).recipe.unlearn.method == "relearn"
-    assert shared(made, "own").name == "shared-own" and shared(made, "own").recipe.synthesis.generic_ratio == 0
-    assert shared(made).recipe.synthesis.generic_ratio == 1
+    assert plan_run(made, "own", None).recipe.unlearn.method == "relearn"
+    own = plan_shared_run(made, "own")
+    assert own.name == "shared-own" and own.recipe.synthesis.generic_ratio == 0
+    assert plan_shared_run(made).recipe.synthesis.generic_ratio == 1
 
 
 def test_no_setting_of_unlearning_makes_the_shared_run_another():
@@ -53,13 +60,13 @@ def test_no_setting_of_unlearning_makes_the_shared_run_another():
         comparison(base={**BASE, "unlearn": {"learning_rate": rate, "batch_size": size}})
         for rate, size in ((1e-3, 2), (1e-4, 8))
     )
-    assert shared(one).recipe == shared(other).recipe
+    assert plan_shared_run(one).recipe == plan_shared_run(other).recipe
 
 
 def test_variables_stay_in_what_is_committed(monkeypatch):
     monkeypatch.setenv("PLACE", "/somewhere")
     base = {**BASE, "data": {"forget": "${PLACE}/f.jsonl", "retain": "r.jsonl"}}
-    plan = planned(comparison(base=base, methods=["relearn"]), "relearn", None)
+    plan = plan_run(comparison(base=base, methods=["relearn"]), "relearn", None)
     assert plan.recipe.data.forget[0].path == "/somewhere/f.jsonl"
     assert plan.portable["data"]["forget"][0]["path"] == "${PLACE}/f.jsonl"
 
@@ -72,7 +79,7 @@ def test_base_from_a_file_with_changes_and_a_plain_recipe(tmp_path):
         {"name": "c", "base": "../recipe.yaml", "changes": {"unlearn": {"epochs": 1}}, "methods": ["relearn"]},
     )
     made = Comparison.from_yaml(path, ("base.unlearn.batch_size=6", "budget.tokens=500"))
-    unlearn = planned(made, "relearn", None).recipe.unlearn
+    unlearn = plan_run(made, "relearn", None).recipe.unlearn
     assert (unlearn.epochs, unlearn.batch_size, unlearn.token_budget) == (1, 6, 500)
     plain = Comparison.from_yaml(recipe)
     assert plain.name == "plain"
@@ -109,15 +116,15 @@ def test_mistakes_are_named(tmp_path, change, said):
 
 def test_retain_only_needs_to_know_how_to_learn():
     with pytest.raises(InputError, match="leave retain_only out"):
-        retain_only(comparison(methods=["retain_only"]))
+        plan_retain_only(comparison(methods=["retain_only"]))
 
 
 def test_value_of_a_learning_rate():
     """Harmonic mean of .8 and .4 is .5333; half the fluency halves it, more than before does not count."""
-    assert value_of(0.8, 0.4, 1.0) == pytest.approx(0.64 / 1.2)
-    assert value_of(0.8, 0.4, 0.5) == pytest.approx(0.32 / 1.2)
-    assert value_of(0.8, 0.4, 1.7) == pytest.approx(0.64 / 1.2)
-    assert value_of(1.0, 0.0, 1.0) == value_of(1.0, None, 1.0) == value_of(1.0, 1.0, None) == 0.0
+    assert selection_score(0.8, 0.4, 1.0) == pytest.approx(0.64 / 1.2)
+    assert selection_score(0.8, 0.4, 0.5) == pytest.approx(0.32 / 1.2)
+    assert selection_score(0.8, 0.4, 1.7) == pytest.approx(0.64 / 1.2)
+    assert selection_score(1.0, 0.0, 1.0) == selection_score(1.0, None, 1.0) == selection_score(1.0, 1.0, None) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -127,9 +134,9 @@ def test_value_of_a_learning_rate():
 def test_the_experiments_have_the_rows_they_say(project_root, data_dir, monkeypatch, name, sizes, learned, without):
     monkeypatch.setenv("RELEARN_DATA", str(data_dir))
     made = Comparison.from_yaml(project_root / "experiments" / f"{name}.yaml")
-    data = load_all(shared(made).recipe.data)
+    data = load_all(plan_shared_run(made).recipe.data)
     assert (len(data.forget), len(data.retain), len(data.probes_forget), len(data.probes_retain)) == sizes
-    full, ceiling = shared(made).recipe.learn, retain_only(made).recipe.learn
+    full, ceiling = plan_shared_run(made).recipe.learn, plan_retain_only(made).recipe.learn
     assert full is not None and ceiling is not None
     assert (len(records_to_learn(full)), len(records_to_learn(ceiling))) == (learned, without)
     assert not {r.question for r in records_to_learn(ceiling)} & {
@@ -142,5 +149,5 @@ def test_the_adaptability_experiments_are_readable(project_root, monkeypatch, na
     for variable in ("RELEARN_DATA", "DAMAGED", "SHARED"):
         monkeypatch.setenv(variable, "x")
     made = Comparison.from_yaml(project_root / "experiments" / f"{name}.yaml")
-    recipe = shared(made).recipe
+    recipe = plan_shared_run(made).recipe
     assert recipe.learn is None and recipe.model.adapters[0] == "x/start"

@@ -30,20 +30,20 @@ class Size:
 class MicroBatch:
     """Hold the rows of one forward pass.
 
-    `forget`: forget rows. `retain`: retain rows. `beside`: the further rows of the forget rows (rejected, mismatched or
+    `forget`: forget rows. `retain`: retain rows. `paired`: the further rows of the forget rows (rejected, mismatched or
     original answers), by stream. `step`: the size of every stream in the whole optimiser step. An `idle` micro-batch
     has zero loss; it gives all processes the same number of micro-batches.
     """
 
     forget: tuple[TokenRow, ...]
     retain: tuple[TokenRow, ...] = ()
-    beside: Mapping[str, tuple[TokenRow, ...]] = field(default_factory=dict)
+    paired: Mapping[str, tuple[TokenRow, ...]] = field(default_factory=dict)
     step: Mapping[str, Size] = field(default_factory=dict)
     idle: bool = False
 
     def streams(self) -> dict[str, tuple[TokenRow, ...]]:
         """Map the name of each stream to its rows, without empty streams."""
-        named = {"forget": self.forget, **self.beside, "retain": self.retain}
+        named = {"forget": self.forget, **self.paired, "retain": self.retain}
         return {name: rows for name, rows in named.items() if rows}
 
     @property
@@ -60,14 +60,14 @@ def plan_batches(
     accumulation: int,
     epochs: float,
     seed: int,
-    beside: Mapping[str, Mapping[str, Sequence[TokenRow]]] | None = None,
+    paired: Mapping[str, Mapping[str, Sequence[TokenRow]]] | None = None,
     token_budget: int | None = None,
 ) -> list[MicroBatch]:
     """Plan the micro-batches of `epochs` passes over the forget rows, or of `token_budget` tokens.
 
     Each micro-batch has `batch_size` forget rows and as many retain rows; an optimiser step is `accumulation` of them.
     Retain rows are drawn from the WHOLE retain set, shuffled and repeated without end. Rows of a micro-batch have
-    similar lengths; the order of the micro-batches is random. `beside` maps a stream and the id of a forget row to its
+    similar lengths; the order of the micro-batches is random. `paired` maps a stream and the id of a forget row to its
     rows in that stream. The token budget counts the tokens of all streams. The plan ends after the optimiser step that
     reaches it, after as many epochs as necessary.
     """
@@ -81,7 +81,7 @@ def plan_batches(
             break
         others = {
             name: tuple(itertools.chain.from_iterable(table[row.id] for row in rows))
-            for name, table in (beside or {}).items()
+            for name, table in (paired or {}).items()
         }
         batch = MicroBatch(rows, tuple(next(walk) for _ in rows) if retain else (), others)
         spent += batch.tokens
@@ -97,7 +97,7 @@ def with_step_sizes(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
         for name, own in batch.streams().items():
             rows.setdefault(name, []).extend(own)
     step = {name: Size(sum(row.answer_tokens for row in all_), len(all_)) for name, all_ in rows.items()}
-    return [MicroBatch(batch.forget, batch.retain, batch.beside, step) for batch in batches]
+    return [MicroBatch(batch.forget, batch.retain, batch.paired, step) for batch in batches]
 
 
 def own_accumulation(accumulation: int, processes: int) -> int:
@@ -138,13 +138,13 @@ def _cut(batch: MicroBatch, pieces: int) -> list[MicroBatch]:
             batch,
             forget=batch.forget[number::pieces],
             retain=batch.retain[number::pieces],
-            beside={name: _beside(rows, len(batch.forget), number, pieces) for name, rows in batch.beside.items()},
+            paired={name: _paired(rows, len(batch.forget), number, pieces) for name, rows in batch.paired.items()},
         )
         for number in range(pieces)
     ]
 
 
-def _beside(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -> tuple[TokenRow, ...]:
+def _paired(rows: tuple[TokenRow, ...], forget: int, number: int, pieces: int) -> tuple[TokenRow, ...]:
     """Select the rows of one stream for every n-th of `forget` rows.
 
     Where the forget rows do not have equally many rows, no method pairs them, and every n-th row is taken.

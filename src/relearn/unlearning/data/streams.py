@@ -131,10 +131,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Streams:
-    """Hold the forget examples; `beside` maps a stream and the id of a forget example to its examples there."""
+    """Hold the forget examples; `paired` maps a stream and the id of a forget example to its examples there."""
 
     forget: list[Example]
-    beside: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
+    paired: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
 
 
 def streams(source: StreamSource, data: TrainingData, seed: int) -> Streams:

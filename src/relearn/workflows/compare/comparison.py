@@ -35,14 +35,14 @@ from relearn.unlearning.method import METHODS
 from relearn.workflows.compare.comparison_config import (
     RETAIN_ONLY,
     Comparison,
-    Planned,
+    PlannedRun,
     Select,
-    evaluated,
-    planned,
-    retain_only,
-    shared,
+    plan_retain_only,
+    plan_run,
+    plan_shared_run,
+    without_learning,
 )
-from relearn.workflows.compare.method_runs import copy_stages, evaluate, finish, finish_shared, needs_synthesis
+from relearn.workflows.compare.method_runs import copy_stages, evaluate, needs_synthesis, run_shared, run_until
 from relearn.workflows.compare.results import check_results, read_results, result, write_overview, write_result
 from relearn.workflows.run.inputs import input_paths
 
@@ -100,10 +100,10 @@ class ComparisonJob:
             # Method names are used as names of run folders and result files, so they must not leave the folder.
             below(self._out / "runs", method)
             if method == RETAIN_ONLY:
-                inputs.update(input_paths(retain_only(self._comparison).recipe))
+                inputs.update(input_paths(plan_retain_only(self._comparison).recipe))
                 continue
             for rate in self._comparison.learning_rates(method) or (None,):
-                recipe = planned(self._comparison, method, rate).recipe
+                recipe = plan_run(self._comparison, method, rate).recipe
                 METHODS.get(recipe.unlearn.method).objective(recipe.unlearn.options)
                 inputs.update(input_paths(recipe))
         check_results(results, tuple(self._comparison.methods), inputs)
@@ -114,10 +114,10 @@ class ComparisonJob:
             return self._retain_only(results)
         donor = self._shared(method)
         chosen = self._search(method, donor)
-        full = planned(self._comparison, method, chosen["learning_rate"])
+        full = plan_run(self._comparison, method, chosen["learning_rate"])
         folder = below(self._out, "runs", full.name)
         copy_stages(full, folder, donor)
-        done = finish(full, folder)
+        done = run_until(full, folder)
         chosen["learning_rate"] = full.recipe.unlearn.learning_rate
         write_result(results, result(self._comparison.name, method, full.portable, done, chosen=chosen))
         return done
@@ -125,21 +125,21 @@ class ComparisonJob:
     def _shared(self, method: str | None = None) -> RunFolder:
         """Finish and return the shared run to copy stages from; a method with its own synthesis has its own."""
         entry = self._comparison.methods[method] if method else None
-        with_synthesis = method is not None and needs_synthesis(planned(self._comparison, method, None).recipe)
+        with_synthesis = method is not None and needs_synthesis(plan_run(self._comparison, method, None).recipe)
         if method is None or not with_synthesis or not (entry and entry.synthesis):
-            plan = shared(self._comparison)
-            return finish_shared(plan, below(self._out, plan.name), with_synthesis=with_synthesis)
-        plan = shared(self._comparison, method)
+            plan = plan_shared_run(self._comparison)
+            return run_shared(plan, below(self._out, plan.name), with_synthesis=with_synthesis)
+        plan = plan_shared_run(self._comparison, method)
         folder = below(self._out, plan.name)
         copy_stages(plan, folder, self._shared(), only=("learn", "neighbours", "before"))
-        return finish_shared(plan, folder, with_synthesis=True)
+        return run_shared(plan, folder, with_synthesis=True)
 
     def _search(self, method: str, donor: RunFolder) -> dict[str, Any]:
         """Choose the learning rate whose short training has the highest score; the smaller one if scores are equal."""
         rates = self._comparison.learning_rates(method)
         if len(rates) < 2:
             return {"learning_rate": rates[0] if rates else None, "grid": []}
-        selector = Selector(donor, shared(self._comparison).recipe, self._comparison.select)
+        selector = Selector(donor, plan_shared_run(self._comparison).recipe, self._comparison.select)
         grid = [self._try(method, rate, donor, selector) for rate in rates]
         finished = [entry for entry in grid if not entry.get("failed")]
         if not finished:
@@ -148,11 +148,11 @@ class ComparisonJob:
         return {"learning_rate": best["learning_rate"], "grid": grid}
 
     def _try(self, method: str, rate: float, donor: RunFolder, selector: Selector) -> dict[str, Any]:
-        short: Planned = planned(self._comparison, method, rate, self._comparison.budget.search)
+        short: PlannedRun = plan_run(self._comparison, method, rate, self._comparison.budget.search)
         folder = below(self._out, "search", short.name)
         copy_stages(short, folder, donor)
         try:
-            done = finish(short, folder, until="unlearn")
+            done = run_until(short, folder, until="unlearn")
         except RunFailedError as error:
             console.note(f"{short.name} failed: {error}")
             return {"learning_rate": rate, "failed": str(error)}
@@ -160,12 +160,12 @@ class ComparisonJob:
 
     def _retain_only(self, results: Path) -> RunFolder:
         donor = self._shared()
-        plan = retain_only(self._comparison)
-        learned = finish(plan, below(self._out, "runs", f"{plan.name}_learn"), until="learn")
-        without_learning = evaluated(plan)
+        plan = plan_retain_only(self._comparison)
+        learned = run_until(plan, below(self._out, "runs", f"{plan.name}_learn"), until="learn")
+        plan_without_learning = without_learning(plan)
         folder = below(self._out, "runs", plan.name)
-        copy_stages(without_learning, folder, donor, learned=learned)
-        done = evaluate(without_learning, folder)
+        copy_stages(plan_without_learning, folder, donor, learned=learned)
+        done = evaluate(plan_without_learning, folder)
         chosen: Mapping[str, Any] = {"learning_rate": plan.recipe.learn and plan.recipe.learn.learning_rate, "grid": []}
         value = result(
             self._comparison.name, plan.name, plan.portable, done, chosen=chosen, trained=learned, stage="learn"
@@ -184,7 +184,7 @@ class Score:
     score: float
 
 
-def value_of(kfr: float | None, krr: float | None, ls_ratio: float | None) -> float:
+def selection_score(kfr: float | None, krr: float | None, ls_ratio: float | None) -> float:
     """Compute the score of a short training; 0 if a part is 0 or None."""
     if not kfr or not krr or not ls_ratio:
         return 0.0
@@ -237,7 +237,7 @@ class Selector:
         krr = self._value(answers["retain"], "retain", "krr")
         after, before = self._fluency(answers), self._fluency(self._before)
         ratio = None if after is None or not before else after / before
-        return Score(kfr, krr, ratio, value_of(kfr, krr, ratio))
+        return Score(kfr, krr, ratio, selection_score(kfr, krr, ratio))
 
     def _fluency(self, answers: Mapping[str, list[dict[str, Any]]]) -> float | None:
         """Compute the mean LS over the answers of both samples."""

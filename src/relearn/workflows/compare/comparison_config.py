@@ -149,7 +149,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """Hold one run of a comparison: the name of its folder, and its recipe without expanded variables."""
 
     name: str
@@ -165,14 +165,14 @@ class Planned:
         return Recipe.model_validate(self.values).model_dump(mode="json")
 
 
-def shared(comparison: Comparison, method: str | None = None) -> Planned:
+def plan_shared_run(comparison: Comparison, method: str | None = None) -> PlannedRun:
     """Make the run whose start model, answers and synthesis are copied; `method` can have its own synthesis."""
     entry = comparison.methods[method] if method else Entry()
     name = "shared" if not entry.synthesis else f"shared-{method}"
-    return Planned(name, _not_unlearning(comparison, name, {"synthesis": entry.synthesis}))
+    return PlannedRun(name, _without_unlearning(comparison, name, {"synthesis": entry.synthesis}))
 
 
-def planned(comparison: Comparison, method: str, learning_rate: float | None, share: float = 1.0) -> Planned:
+def plan_run(comparison: Comparison, method: str, learning_rate: float | None, share: float = 1.0) -> PlannedRun:
     """Make one run of a method with a learning rate (None: the recipe's) and a share of the training budget."""
     entry = comparison.methods[method]
     unlearn: dict[str, Any] = merged(method_and_mask(method), entry.unlearn)
@@ -187,30 +187,30 @@ def planned(comparison: Comparison, method: str, learning_rate: float | None, sh
     size = f"{unlearn['token_budget']}t" if tokens else f"{unlearn['epochs']:g}e"
     rate = f"_lr{learning_rate:g}" if learning_rate is not None else ""
     changes = {"name": f"{comparison.name}-{method}", "unlearn": unlearn, "synthesis": entry.synthesis}
-    return Planned(f"{method}{rate}_{size}", merged(comparison.base, changes))
+    return PlannedRun(f"{method}{rate}_{size}", merged(comparison.base, changes))
 
 
-def retain_only(comparison: Comparison) -> Planned:
+def plan_retain_only(comparison: Comparison) -> PlannedRun:
     """Make the run that trains a start model without the forget set and its probes.
 
     Raises InputError if the recipe has no `learn`.
     """
     learn = comparison.base.get("learn")
     if not learn:
-        problem = "retain_only learns the start model anew, and this recipe says not how"
+        problem = "retain_only trains a start model, and this recipe has no settings for that"
         raise InputError(problem, where="learn", way_out="leave retain_only out")
     data = comparison.base["data"]
     probes = (data.get("probes") or {}).get("forget") or []
     without = [*_listed(data["forget"]), *_listed(probes)]
-    return Planned(RETAIN_ONLY, _not_unlearning(comparison, RETAIN_ONLY, {"learn": {"without": without}}))
+    return PlannedRun(RETAIN_ONLY, _without_unlearning(comparison, RETAIN_ONLY, {"learn": {"without": without}}))
 
 
-def evaluated(planned: Planned) -> Planned:
+def without_learning(run_plan: PlannedRun) -> PlannedRun:
     """Return the run without its stage `learn`."""
-    return Planned(planned.name, {**planned.values, "learn": None})
+    return PlannedRun(run_plan.name, {**run_plan.values, "learn": None})
 
 
-def _not_unlearning(comparison: Comparison, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+def _without_unlearning(comparison: Comparison, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the base recipe with default unlearning settings, so that it is the same for every method."""
     values = merged(comparison.base, {"name": f"{comparison.name}-{name}", **changes})
     limits = {key: value for key, value in values.get("unlearn", {}).items() if key == "max_length"}

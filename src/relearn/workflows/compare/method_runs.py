@@ -23,7 +23,7 @@ from relearn.core.splits import SPLITS
 from relearn.inference.run_models import ModelSet
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.procedures import result_name
-from relearn.workflows.compare.comparison_config import Planned
+from relearn.workflows.compare.comparison_config import PlannedRun
 from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import add_perplexity
 from relearn.workflows.run.pipeline import STAGE_NAMES, check_inputs, run, run_stage
@@ -32,13 +32,13 @@ _COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity")
 COPIED_STAGES = STAGE_NAMES[: STAGE_NAMES.index("unlearn")]
 
 
-def finish(planned: Planned, folder: Path, until: str = "report") -> RunFolder:
+def run_until(run_plan: PlannedRun, folder: Path, until: str = "report") -> RunFolder:
     """Run the stages of a run that are not done, up to stage `until`; return its folder."""
     check_links(folder)
     run_folder = RunFolder(folder)
-    if not is_done(run_folder, planned.recipe, until):
-        console.note(f"--- {planned.name}")
-        run(planned.recipe, folder, resume=run_folder.has_recipe, until=until)
+    if not is_done(run_folder, run_plan.recipe, until):
+        console.note(f"--- {run_plan.name}")
+        run(run_plan.recipe, folder, resume=run_folder.has_recipe, until=until)
     return run_folder
 
 
@@ -52,18 +52,18 @@ def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
         return False
 
 
-def finish_shared(planned: Planned, folder: Path, *, with_synthesis: bool) -> RunFolder:
+def run_shared(run_plan: PlannedRun, folder: Path, *, with_synthesis: bool) -> RunFolder:
     """Run the stages of a shared run: start model, answers before with perplexity, and synthesis if asked for."""
-    done = finish(planned, folder, until="before")
+    done = run_until(run_plan, folder, until="before")
     if not done.manifest.get("before_perplexity"):
-        models = ModelSet.of_run(planned.recipe, folder)
+        models = ModelSet.of_run(run_plan.recipe, folder)
         with console.stage("perplexity of the answers before"):
             for path in _answer_files(done, "before"):
                 add_perplexity(models.base(), [path])
         models.release()
         done.update_manifest(before_perplexity=True)
     if with_synthesis:
-        finish(planned, folder, until="synthesis")
+        run_until(run_plan, folder, until="synthesis")
     return done
 
 
@@ -76,7 +76,7 @@ def _answer_files(folder: RunFolder, side: str) -> list[Path]:
 
 
 def copy_stages(
-    planned: Planned,
+    run_plan: PlannedRun,
     folder: Path,
     donor: RunFolder,
     *,
@@ -99,7 +99,7 @@ def copy_stages(
     with replaced_dir(folder) as target:
         if learned is not None:
             stages.pop("learn", None)
-            result = result_name(planned.recipe.unlearn)
+            result = result_name(run_plan.recipe.unlearn)
             _copy(learned / START, target / result)
             stages["unlearn"] = {**learned.manifest["stages"]["learn"], "outputs": [result]}
         for name in stages:
@@ -109,7 +109,7 @@ def copy_stages(
                 _copy(donor / output, target / output)
         copied = {key: manifest[key] for key in _COPIED_KEYS if key in manifest}
         write_json(target / MANIFEST, {**MARKER, **copied, "taken_over": list(stages), "stages": stages})
-        write_text(target / RECIPE, planned.recipe.to_yaml())
+        write_text(target / RECIPE, run_plan.recipe.to_yaml())
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -120,13 +120,13 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def evaluate(planned: Planned, folder: Path) -> RunFolder:
+def evaluate(run_plan: PlannedRun, folder: Path) -> RunFolder:
     """Ask and score the model of a folder that `copy_stages` made, without a report."""
     check_links(folder)
     run_folder = RunFolder(folder)
-    if not is_done(run_folder, planned.recipe, "scores"):
-        console.note(f"--- {planned.name}")
-        context = RunContext(planned.recipe, run_folder, check_inputs(planned.recipe))
+    if not is_done(run_folder, run_plan.recipe, "scores"):
+        console.note(f"--- {run_plan.name}")
+        context = RunContext(run_plan.recipe, run_folder, check_inputs(run_plan.recipe))
         for stage in ("after", "perplexity", "scores"):
             run_stage(context, stage)
     return run_folder

@@ -133,11 +133,11 @@ def write_overview(folder: Path, order: Sequence[str], runs: Mapping[str, RunFol
 
 def _write_differences(folder: Path, methods: Sequence[str], runs: Mapping[str, RunFolder]) -> dict[str, Any]:
     """Update differences.jsonl; return the differences of the methods to the first one."""
-    rows = updated(RunFolder(folder).rows(DIFFERENCES), methods, runs)
+    rows = update_differences(RunFolder(folder).rows(DIFFERENCES), methods, runs)
     if rows:
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         _write(folder / DIFFERENCES, text)
-    return of_table(rows, methods)
+    return differences_by_method(rows, methods)
 
 
 def point(value: Mapping[str, Any]) -> Point:
@@ -222,7 +222,7 @@ def _write(path: Path, text: str) -> None:
         path.chmod(0o644)
 
 
-def updated(
+def update_differences(
     earlier: Iterable[Mapping[str, Any]], methods: Sequence[str], runs: Mapping[str, RunFolder]
 ) -> list[dict[str, Any]]:
     """Return the rows of differences.jsonl: `earlier` rows of these methods, recomputed if both runs are in `runs`.
@@ -267,7 +267,7 @@ def _measurement(saved: Mapping[str, Any]) -> Measurement:
     return Measurement(saved["value"], n=saved["n"], unscored=saved["unscored"], per_record=saved["per_record"])
 
 
-def of_table(rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+def differences_by_method(rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
     """Return method -> split -> metric -> difference to the first of `methods`, in the order of `methods`."""
     differences = {row["method"]: row["parts"] for row in rows if row["against"] == methods[0]}
     return {method: differences[method] for method in methods[1:] if method in differences}
@@ -276,7 +276,7 @@ def of_table(rows: Iterable[Mapping[str, Any]], methods: Sequence[str]) -> dict[
 def table(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any] | None = None) -> str:
     """Format table.md: metrics on held-out questions, metrics on trained questions, then the training of each method.
 
-    `differences` to the first method, from `of_table`, follow each table of metrics.
+    `differences` to the first method, from `differences_by_method`, follow each table of metrics.
     """
     first = results[0]
     lines = [

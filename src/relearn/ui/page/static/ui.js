@@ -300,7 +300,7 @@ function showLayers(node, layers) {
   at("layers").replaceChildren(
     head,
     ...layers.map((one) => {
-      const row = bar(one.probability, String(one.layer), seen(one.says), percent(one.probability), String(one.rank));
+      const row = bar(one.probability, String(one.layer), seen(one.likeliest), percent(one.probability), String(one.rank));
       row.classList.toggle("is-first", one.rank === 1);
       return row;
     }),
