@@ -61,10 +61,14 @@ def test_what_attacks_brought_back_stands_at_the_head_of_page_and_card(audited):
     assert back in card and "under the attacks that report.html lists" in card
 
 
-def test_a_run_that_nobody_attacked_says_how_and_that_an_adapter_is_no_deletion(tmp_path):
+def test_a_run_that_nobody_attacked_says_so_and_how_and_that_an_adapter_is_no_deletion(tmp_path):
     report = build_report(make_run(tmp_path / "run"))
     page = render(report)
-    assert report["headline"]["holds"] == []
+    (not_attacked,) = report["headline"]["holds"]
+    assert not_attacked.startswith("Not attacked yet") and "`relearn audit`" in not_attacked
+    assert "Forgotten" not in [figure["title"] for figure in report["headline"]["figures"]]
+    outcome = page[page.index('id="outcome"') : page.index('id="numbers"')]
+    assert "Not attacked yet" in outcome and "Not attacked yet" in model_card(report)
     assert f"relearn audit {report['folder']}" in page and "whoever takes it off has the facts back" in page
     assert f"relearn export {report['folder']} --merged --out merged-model" in page
 

@@ -164,9 +164,11 @@ _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
 def print_summary(run: Path) -> None:
-    """Print the metrics table from summary.json of a run or evaluation."""
+    """Print the metrics table from summary.json of a run or evaluation, and whether a run was not attacked yet."""
     folder = RunFolder(run)
     console.out.print(summary_table(folder.summary, trained=not folder.is_evaluation))
+    if not folder.is_evaluation and not folder.audit_summary:
+        console.note(f"not attacked yet: relearn audit {run} tries to bring the facts back")
 
 
 def summary_table(summary: Mapping[str, Any], title: str | None = None, *, trained: bool = True) -> Group:

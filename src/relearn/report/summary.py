@@ -11,6 +11,7 @@ from relearn.core.run_dir import SIDES
 from relearn.metrics.answer_row import asked_first
 from relearn.report.labels import counted, part_title
 
+NOT_ATTACKED = "Not attacked yet: an attack may bring back what a plain question does not; `relearn audit` tries it"
 _NEVER_TRAINED = " on questions it was never trained on"
 
 
@@ -20,7 +21,7 @@ def headline(
     """Build the summary at the top of the report page.
 
     `asked`: one sentence with the number of facts. `came_out`: sentences with the results. `holds`: sentences about
-    facts that attacks brought back; [] without an audit. `figures`: up to four numbers (KFR and KRR).
+    facts that attacks brought back, or that a run was not attacked yet. `figures`: up to four numbers (KFR and KRR).
     """
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
@@ -33,9 +34,15 @@ def headline(
             *(text for split in ("forget", "retain") if (text := _sentence(split, parts))),
             *_garbled(summary),
         ],
-        "holds": [audits[name] for name in ("finding", "taken_off") if audits[name]] if audits else [],
+        "holds": _holds(audits, trained),
         "figures": _figures(summary, trained),
     }
+
+
+def _holds(audits: Any, trained: bool) -> list[str]:
+    if audits:
+        return [audits[name] for name in ("finding", "taken_off") if audits[name]]
+    return [f"{NOT_ATTACKED}."] if trained else []
 
 
 def _size(part: str, parts: Mapping[str, Any], summary: Mapping[str, Any]) -> int:
@@ -78,8 +85,8 @@ def _garbled(summary: Mapping[str, Any]) -> list[str]:
 def _figures(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
     figures = []
     for part, name, title in (
-        ("forget", "kfr", "Forgotten"),
-        ("forget_heldout", "kfr", "Forgotten"),
+        ("forget", "kfr", "Not stated when asked"),
+        ("forget_heldout", "kfr", "Not stated when asked"),
         ("retain", "krr", "Kept"),
         ("retain_heldout", "krr", "Kept"),
     ):

@@ -62,6 +62,7 @@ def demo_recipe() -> Recipe:
             },
             "synthesis": {"generic_ratio": 0.5},
             "unlearn": {
+                "method": "relearn_npo",
                 "epochs": 2,
                 "learning_rate": 2e-3,
                 "batch_size": 4,
