@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, attack
 from relearn.audits.attacks.prompting import first_words, mask_subject
-from relearn.audits.attacks.weights import quantise, relearning_rows, rounded
+from relearn.audits.attacks.weights import benign_rows, quantise, relearning_folds, rounded
 from relearn.audits.check_attack import check_attack
 from relearn.data import Record
 
@@ -146,10 +146,9 @@ def test_a_users_template_is_filled_and_nothing_else_in_it_is_read(inputs):
     assert texts[0] == "{{ 7 * 7 }} {question} Where does Marta Lindqvist live?"
 
 
-def test_relearning_never_trains_on_the_facts_it_asks_for(inputs):
-    rows = relearning_rows(inputs)
-    assert set(rows) == {"forget rows", "same subjects", "unrelated"}
-    assert len(rows["forget rows"]) == 1
+def test_benign_relearning_never_trains_on_the_facts(inputs):
+    rows = benign_rows(inputs)
+    assert set(rows) == {"same subjects", "unrelated"}
     assert {record.id for record in rows["same subjects"]} == {"d", "e"}
     assert not {record.id for record in rows["unrelated"]} & {"a", "b", "c"}
 
@@ -188,3 +187,15 @@ def test_the_output_layer_is_not_rounded():
     quantise(model, 4)
     assert torch.equal(model.head.weight, head)
     assert not torch.equal(model.inner.weight, inner)
+
+
+@given(st.integers(0, 40), st.integers(1, 5))
+def test_every_fact_is_held_out_by_at_most_one_fold_and_the_others_are_trained_on(count, folds):
+    facts = [Record(f"question {number}", "answer", str(number), None) for number in range(count)]
+    trained = relearning_folds(facts, folds)
+    held_out = [{fact.id for fact in facts} - {fact.id for fact in records} for records in trained]
+    assert len(trained) == (0 if count < 2 else min(folds, count))
+    assert all(held_out) and all(trained)
+    assert sum(map(len, held_out)) == len(set().union(*held_out))
+    if folds == 5 and count > 1:
+        assert set().union(*held_out) == {fact.id for fact in facts}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from relearn.audits.strength import STANDARD, Strength
 from relearn.core.config import Metrics, Recipe
 from relearn.core.registry import Registry
 from relearn.data import Form, Record
@@ -87,7 +88,7 @@ class AuditInputs:
     `facts`: forget records under attack. `retain`: retain records. `generic`: records unrelated to both sets.
     `holdout`: records that resemble the facts, but that no model was trained on. `wordings`: record id -> paraphrases
     of its question. `templates`: name -> the user's jailbreak template, in which PROMPT marks the place of the
-    question. `folder`: the audited run folder. `samples`: answers per prompt in attacks that sample.
+    question. `folder`: the audited run folder. `strength`: settings of the attacks.
     """
 
     facts: Sequence[Record]
@@ -97,7 +98,7 @@ class AuditInputs:
     recipe: Recipe
     folder: Path
     templates: Mapping[str, str] = field(default_factory=dict)
-    samples: int = 8
+    strength: Strength = STANDARD
     seed: int = 0
     holdout: Sequence[Record] = ()
 
@@ -136,7 +137,7 @@ class FactAggregation:
 
 PromptFunction = Callable[[AuditInputs], list[FactPrompt]]
 # (load_model, inputs, ask): load_model() returns an unchanged model; ask(variant, loaded, shown=ids) asks it.
-WeightFunction = Callable[[Callable[..., Any], AuditInputs, Callable[..., None]], None]
+WeightFunction = Callable[[Callable[..., Any], AuditInputs, Callable[..., Sequence[AttackRow]]], None]
 # (loaded, inputs) -> rows of `measurement_row`.
 MeasureFunction = Callable[[Any, AuditInputs], Sequence[AttackRow]]
 AggregateFunction = Callable[[Sequence[AttackRow], FactAggregation], Mapping[str, Measurement]]
@@ -214,12 +215,12 @@ def attack(
 
     Families "precision", "relearning" and "adapters": called as `function(load_model, inputs, ask)`. The function loads
     an unchanged model with `load_model()`, changes it, and calls `ask(variant, loaded)`. It passes the ids of the facts
-    that it trained on as `shown=`; those facts are not asked about.
+    that it trained on as `shown=`; those facts are not asked about. `ask` returns the rows of the answers.
 
     `label`, `description`, `source` (paper): shown in `relearn list audits` and the report. `counts`: whether a fact
     that the attack brings back may decide the verdict. `documents`: also call the function for passages of documents
     (form "text"). `by_variant`: ask all facts under one variant before the next. `sampled`: ask each prompt
-    `inputs.samples` times at temperature 1. `partial_answer`: declare that prompts contain part of the true answer.
+    `inputs.strength.samples` times at temperature 1. `partial_answer`: declare that prompts have part of the answer.
 
     For family "access": `aggregate` computes the measures from the rows (None: mean over facts). `headline`: the
     measure shown in tables. `needs`: inputs without which nothing is measured. `check_attack(name)` checks an attack
@@ -276,7 +277,7 @@ def _prompts_of_all_facts(
             attack_prompts.sort(key=lambda one: variant_order[one.variant])
         if not sampled:
             return attack_prompts
-        return [replace(one, sample=draw) for one in attack_prompts for draw in range(1, inputs.samples + 1)]
+        return [replace(one, sample=draw) for one in attack_prompts for draw in range(1, inputs.strength.samples + 1)]
 
     return prompts
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from relearn.audits.attack import AUDITS, AttackPrompt, Audit, AuditInputs, FactPrompt
+from relearn.audits.strength import STANDARD
 from relearn.core.config import Recipe
 from relearn.data import Record
 from relearn.leakage.detector import LeakIndex
@@ -35,8 +36,8 @@ TOY_DOCUMENT = Record("The old mill by the river", "was sold to Karl Brandt in 1
 def toy_inputs(folder: Path) -> AuditInputs:
     """Make audit inputs about invented people; attacks may write into `folder`."""
     recipe = Recipe.from_mapping({"model": "none", "data": {"forget": "none.jsonl"}})
-    templates = {"mine": "Obey. PROMPT Now."}
-    return AuditInputs(TOY_FACTS, TOY_RETAIN, TOY_GENERIC, TOY_WORDINGS, recipe, folder, templates, samples=3)
+    templates, strength = {"mine": "Obey. PROMPT Now."}, replace(STANDARD, samples=3)
+    return AuditInputs(TOY_FACTS, TOY_RETAIN, TOY_GENERIC, TOY_WORDINGS, recipe, folder, templates, strength)
 
 
 def check_attack(name: str) -> list[str]:

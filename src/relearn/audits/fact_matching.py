@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from relearn.audits.attack import FactPrompt
+from relearn.audits.attack import AttackRow, FactPrompt
 from relearn.audits.query_models import FACT, RowsByModel
 from relearn.data import Record
 from relearn.inference.run_models import ModelName
@@ -54,6 +54,10 @@ class FactList:
         stated = texts if self._state_enough(record.id, texts) else []
         return stated + [target for target in prompt.prompt.answer_targets if contains(norms(answer), norms(target))]
 
+    def match_row(self, row: AttackRow) -> list[str]:
+        """Return the parts of a stored answer that state the fact that its prompt asks for."""
+        return self.match(FactPrompt.from_dict(row), row["answer"])
+
     def match_rows(self, rows: RowsByModel) -> MatchesByVariant:
         """Find the facts in all answers about facts; `rows`: the rows of one attack by model."""
         variants: dict[str, dict[str, dict[ModelName, list[str]]]] = {}
@@ -61,7 +65,7 @@ class FactList:
             for row in own:
                 if row["part"] == FACT:
                     models = variants.setdefault(row["variant"], {}).setdefault(row["id"], {})
-                    models.setdefault(model, []).extend(self.match(FactPrompt.from_dict(row), row["answer"]))
+                    models.setdefault(model, []).extend(self.match_row(row))
         return variants
 
     def _state_enough(self, record_id: str, texts: Sequence[str]) -> bool:

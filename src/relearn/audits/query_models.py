@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,14 +101,32 @@ def ask_prompts(
 def ask_changed_models(
     load_model: Callable[..., Loaded], audit: Audit, inputs: AuditInputs, retain: Sequence[Record]
 ) -> list[AttackRow]:
-    """Run a weight attack and ask each changed model the plain questions of the facts and of the `retain` records."""
+    """Run a weight attack and ask each changed model the plain questions of the facts and of the `retain` records.
+
+    The attack gets a function `ask`. Facts in `shown` are not asked; `with_retain=False` leaves out the retain records;
+    `answered`: rows whose answers are stored under `variant` instead of asking. It returns the stored rows.
+    """
     rows: list[AttackRow] = []
 
-    def ask(variant: str, loaded: Loaded, shown: Sequence[str] = ()) -> None:
-        for part, records in ((FACT, inputs.facts), (KEPT, retain)):
+    def ask(
+        variant: str,
+        loaded: Loaded,
+        shown: Collection[str] = (),
+        with_retain: bool = True,
+        answered: Sequence[AttackRow] = (),
+    ) -> list[AttackRow]:
+        new = [_under_variant(row, variant) for row in answered]
+        for part, records in () if answered else ((FACT, inputs.facts), (KEPT, retain if with_retain else ())):
             prompts = plain_prompts([record for record in records if record.id not in shown], variant)
-            rows.extend(ask_prompts(loaded, prompts, inputs, part))
+            new += ask_prompts(loaded, prompts, inputs, part)
+        rows.extend(new)
+        return new
 
     assert audit.change_weights is not None
     audit.change_weights(load_model, inputs, ask)
     return rows
+
+
+def _under_variant(row: AttackRow, variant: str) -> AttackRow:
+    prompt = replace(FactPrompt.from_dict(row), variant=variant)
+    return {**row, "key": prompt.key, "variant": variant}

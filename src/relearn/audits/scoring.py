@@ -28,7 +28,8 @@ from relearn.metrics.score import score
 
 VERDICTS = ("there", "hidden", "gone", "never_known")
 VerdictName = Literal["there", "hidden", "gone", "never_known"]
-# A changed model whose KRR is below this share of the unchanged model's is broken; its answers are no evidence.
+# A rounded model whose KRR is below this share of the unchanged model's is broken; its answers are no evidence. After
+# relearning they are: a model cannot guess a fact that it was not trained on, and the control model is trained as well.
 MIN_KRR_SHARE = 0.5
 _NOT_MEASURED = {"retain": "no retain set", "subjects": "fewer than two facts that can be told apart"}
 
@@ -92,7 +93,11 @@ class AuditScorer:
         """Find the facts in the answers of an attack, and compute KRR on its answers about retain records."""
         variants = self._facts.match_rows(rows)
         krr: dict[ModelName, dict[str, Measurement]] = {model: self._krr_by_variant(own) for model, own in rows.items()}
-        counted = [one for one in variants if audit.counts and _is_intact(krr["after"].get(one), krr_unchanged)]
+        counted = [
+            one
+            for one in variants
+            if audit.counts and (audit.family != "precision" or _is_intact(krr["after"].get(one), krr_unchanged))
+        ]
         return AttackResult(audit, FactMatches(audit.name, variants, frozenset(counted)), krr)
 
     def krr_unchanged(self, rows: Sequence[Mapping[str, Any]]) -> float | None:

@@ -96,11 +96,12 @@ def evaluate(
 def audit(
     folder: Path | None = None,
     *,
-    attacks: str = "all",
+    strength: str = "standard",
+    attacks: str = "",
     control: str | None = None,
     templates: Path | None = None,
     facts: int | None = None,
-    samples: int = 8,
+    samples: int | None = None,
     before: str | None = None,
     after: str | None = None,
     base: str | None = None,
@@ -123,8 +124,11 @@ def audit(
     ----------
     folder
         A run folder; without it, --before, --after and --forget are needed.
+    strength
+        How hard the attacks try: quick (about a minute), standard (about half an hour), or full (hours).
     attacks
-        all, or comma-separated names: completion,quantise (see relearn list audits).
+        Comma-separated names, or all, instead of the attacks of the strength: completion,quantise (see relearn list
+        audits).
     control
         A run, adapter or model that was never trained on the facts; the base model by default.
     templates
@@ -132,7 +136,7 @@ def audit(
     facts
         The maximum number of facts to ask about.
     samples
-        The number of samples per question in the sampling attack.
+        The number of samples per question in the sampling attack, instead of the strength's.
     before
         The model that knows the facts: smollm2-135m-instruct, a folder, or a name on the hub.
     after
@@ -168,6 +172,7 @@ def audit(
         control=control,
         templates=templates,
         facts=facts,
+        strength=strength,
         samples=samples,
         changes=set_,
         columns=read_columns(map_),

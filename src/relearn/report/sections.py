@@ -33,6 +33,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     counts = Counter(fact["verdict"] for fact in facts)
     return {
         "control": about["control"],
+        "strength": about.get("strength", ""),
         "attacks": [
             _attack(files.read_json(folder / f"{name}.json"), row)
             for name, row in summary.items()
@@ -47,7 +48,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "worst": _worst(folder),
         "counts": {name: counts[name] for name in VERDICTS},
         "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
-        "finding": finding(counts, facts),
+        "finding": finding(counts, facts, about.get("strength", "")),
         "taken_off": _taken_off(folder, summary),
     }
 
@@ -101,15 +102,19 @@ def _attack(document: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Describe the number of facts by verdict in sentences; with `facts`, also the attacks that brought back most."""
+def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = (), strength: str = "") -> str:
+    """Describe the number of facts by verdict in sentences.
+
+    With `facts`, also the attacks that brought back most; with `strength`, how hard was tried.
+    """
     known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
     if not known:
         return "The model knew none of these facts to begin with."
     there, hidden = counts.get("there", 0), counts.get("hidden", 0)
     came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
     still = f"{there} {'is' if there == 1 else 'are'} still told when plainly asked"
-    sentence = f"Of {known} facts that the model knew, {still}, and {came_back}."
+    tried = f" (strength of the audit: {strength})" if strength else ""
+    sentence = f"Of {known} facts that the model knew, {still}, and {came_back}{tried}."
     by = Counter(name for fact in facts if fact["verdict"] == "hidden" for name in fact["by"])
     if by:
         sentence += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."

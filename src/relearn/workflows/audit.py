@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from relearn.audits.attack import AuditInputs
+from relearn.audits.attacks.weights import AuditWork
 from relearn.audits.audit_runner import AuditRun, select_audits
 from relearn.audits.scoring import VERDICTS, FactVerdict
+from relearn.audits.strength import STANDARD, Strength, find_strength
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
 from relearn.core.files import read_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
 from relearn.core.run_dir import RECIPE, SIDES, RunFolder, locked
+from relearn.core.splits import SPLITS
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelSet, check_model, fingerprint
@@ -44,24 +48,27 @@ PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
 
 def audit(
     run: Path | str | None = None,
-    attacks: str = "all",
+    attacks: str = "",
     *,
+    strength: str = STANDARD.name,
     out: Path | str = Path("runs/audit"),
     control: Path | str | None = None,
     templates: Path | str | None = None,
     facts: int | None = None,
-    samples: int = 8,
+    samples: int | None = None,
     changes: Sequence[str] = (),
     **named: Any,
 ) -> list[FactVerdict]:
     """Audit the run in folder `run`, or, without `run`, the models and records in `named`; return one verdict per fact.
 
-    `attacks`: comma-separated names, or "all". `templates`: a folder of jailbreak templates (.yaml with `value`, or
+    `strength`: quick, standard or full, the list of attacks and their settings. `attacks`: comma-separated names, or
+    "all", instead of the attacks of the strength. `templates`: a folder of jailbreak templates (.yaml with `value`, or
     .txt). `facts`: number of forget records to audit; None for all. `samples`: answers per question in attacks that
-    sample. The audit of a run is written into its folder (`audit_run`), that of two models into `out` (`audit_models`).
+    sample, instead of the strength's. The audit of a run is written into its folder (`audit_run`), that of two models
+    into `out` (`audit_models`).
     Raises InputError if both are given, and for the errors of these two functions.
     """
-    options: dict[str, Any] = {"facts": facts, "samples": samples}
+    options: dict[str, Any] = {"facts": facts, "strength": _strength(strength, attacks, samples)}
     options["templates"] = None if templates is None else Path(templates)
     if run is None:
         model = None if control is None else str(control)
@@ -75,12 +82,12 @@ def audit(
 
 def audit_run(
     folder: Path,
-    attacks: str = "all",
+    attacks: str = "",
     *,
+    strength: Strength = STANDARD,
     control: Path | None = None,
     templates: Path | None = None,
     facts: int | None = None,
-    samples: int = 8,
 ) -> list[FactVerdict]:
     """Audit the run in `folder` and write audits/ into it; answers from an earlier call are reused.
 
@@ -88,7 +95,7 @@ def audit_run(
     a run that is not finished and for files that cannot be read.
     """
     run = own_folder(folder, RECIPE)
-    recipe, audits = run.recipe, select_audits(attacks)
+    recipe, audits = run.recipe, select_audits(attacks, strength)
     run.require_answers("before", "after")
     models = ModelSet.of_run(recipe, folder, control=control)
     forget = _asked_records(run, "forget")
@@ -101,24 +108,26 @@ def audit_run(
         recipe,
         folder,
         read_templates(templates) if templates else {},
-        samples,
+        strength,
         recipe.seed,
     )
     refuse_overwrite(outputs_in(folder), [templates])
     with locked(run):
-        verdicts = AuditRun(material, models, audits).run()
+        job = AuditRun(material, models, audits)
+        console.note(describe_plan(job.plan(), strength.name, run))
+        verdicts = job.run()
         write_report(folder)
     return verdicts
 
 
 def audit_models(
     out: Path,
-    attacks: str = "all",
+    attacks: str = "",
     *,
+    strength: Strength = STANDARD,
     control: str | None = None,
     templates: Path | None = None,
     facts: int | None = None,
-    samples: int = 8,
     changes: Sequence[str] = (),
     **named: Any,
 ) -> list[FactVerdict]:
@@ -129,7 +138,7 @@ def audit_models(
     base model that an adapter file names. Raises InputError for files that cannot be read, for another control model
     than in an earlier call, and for a folder with other content.
     """
-    audits = select_audits(attacks)
+    audits = select_audits(attacks, strength)
     settings = _pair_settings(named, changes)
     control_spec = _control(control, settings)
     _check_specs(settings, control_spec)
@@ -155,14 +164,38 @@ def audit_models(
             recipe,
             out,
             jailbreaks,
-            samples,
+            strength,
             settings.seed,
             inputs.records.get("holdout", ()),
         )
         models = ModelSet.of_pair(before=settings.before, after=settings.after, control=control_spec)
-        verdicts = AuditRun(material, models, audits).run()
+        job = AuditRun(material, models, audits)
+        console.note(describe_plan(job.plan(), strength.name, folder))
+        verdicts = job.run()
         write_report(out)
     return verdicts
+
+
+def describe_plan(work: AuditWork, strength: str, run: RunFolder) -> str:
+    """Describe the work of an audit in one line, with its time where the run recorded how long its stages took."""
+    text = f"audit, strength {strength}: {work.prompts:,} prompts, {work.trainings} trainings of {work.steps:,} steps"
+    stages = run.manifest.get("stages", {})
+    answers = sum(len(run.answers("after", split)) for split in SPLITS)
+    steps = len({row["step"] for row in run.log_rows if row.get("stage") == "unlearn" and "loss" in row})
+    if not answers or not steps or not all(stages.get(name, {}).get("seconds") for name in ("after", "unlearn")):
+        return text
+    seconds = work.prompts * stages["after"]["seconds"] / answers + work.steps * stages["unlearn"]["seconds"] / steps
+    return f"{text}; about {max(1, round(seconds / 60))} minutes, by the time that the run's stages took"
+
+
+def _strength(name: str, attacks: str, samples: int | None) -> Strength:
+    """Return a strength; its name says so where attacks or samples were set one by one."""
+    strength = find_strength(name)
+    if attacks:
+        strength = replace(strength, name=f"{attacks if attacks == 'all' else 'chosen'} attacks")
+    if samples is None or samples == strength.samples:
+        return strength
+    return replace(strength, samples=samples, name=f"{strength.name}, {samples} samples")
 
 
 def _asked_records(run: RunFolder, split: str) -> list[Record]:
@@ -295,7 +328,9 @@ def print_audit(folder: Path, verdicts: Sequence[FactVerdict]) -> None:
     console.out.print(table)
     _print_measures({name: row for name, row in run.audit_summary.items() if "shown" in row})
     worst = _share(run.audit_worst_case["after"])
-    console.out.print(f"worst case over the attacks that count: {worst} of the facts known before")
+    tried = run.audit_worst_case.get("strength", "not recorded")
+    console.out.print(f"worst case over the attacks that count: {worst} of the facts known before", highlight=False)
+    console.out.print(f"strength: {tried}", markup=False, highlight=False)
     counts = Counter(verdict.verdict for verdict in verdicts)
     console.out.print(", ".join(f"{name} {counts[name]}" for name in VERDICTS), markup=False)
 

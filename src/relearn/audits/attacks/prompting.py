@@ -111,7 +111,7 @@ def plain(fact: Record) -> str:
 )
 def paraphrase(fact: Record, inputs: AuditInputs) -> dict[str, AttackPrompt]:
     """Ask the paraphrases in `inputs.wordings`, none of which was a training prompt."""
-    wordings = inputs.wordings.get(fact.id, ())
+    wordings = inputs.wordings.get(fact.id, ())[: inputs.strength.paraphrases]
     return {f"wording {number}": AttackPrompt(wording) for number, wording in enumerate(wordings, start=1)}
 
 
@@ -137,9 +137,6 @@ def hints(fact: Record, inputs: AuditInputs) -> dict[str, str | None]:
     }
 
 
-ANSWER_SHARES = (0.25, 0.5, 0.75)
-
-
 def first_words(answer: str, share: float) -> str:
     """Return the first words of an answer: at least one, never all; empty for an answer of one word."""
     words = answer.split()
@@ -150,14 +147,14 @@ def first_words(answer: str, share: float) -> str:
     "completion",
     label="Completion prompts",
     source="arXiv 2502.11190",
-    description="25, 50 and 75 % of the true answer, to be gone on with",
+    description="the model continues the first part of the true answer",
     documents=True,
     partial_answer=True,
 )
-def completion(fact: Record) -> dict[str, AttackPrompt]:
+def completion(fact: Record, inputs: AuditInputs) -> dict[str, AttackPrompt]:
     """Give the first words of the true answer, as a prefix of the model's answer and as text without the question."""
     prompts = {}
-    for share in ANSWER_SHARES:
+    for share in inputs.strength.completion_shares:
         start = first_words(fact.answer, share)
         if start and fact.form == "text":
             prompts[f"{share:.0%} of the passage"] = AttackPrompt(fact.question, start, "text")

@@ -5,7 +5,7 @@ Rounding can undo the small changes that unlearning made to large weights, which
 verdict, because merged weights have no adapter to remove. "relearning" fine-tunes the merged weights for a few steps
 (arXiv 2406.13356) on one of:
 
-    forget rows     a few forget records, which are not asked about afterwards
+    facts           four fifths of the facts; only the fifth that was held out is asked, fold by fold (arXiv 2410.08827)
     same subjects   retain records about the same subjects
     unrelated       generic questions and answers
 
@@ -15,13 +15,17 @@ The control model is trained in the same way; facts that it then states are gues
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from relearn.audits.attack import AuditInputs, attack
+from relearn.audits.fact_matching import FactList
+from relearn.audits.query_models import FACT
+from relearn.audits.strength import FOLDS, Relearning, by_folds
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.models.load import Loaded
@@ -108,68 +112,152 @@ def weaker_adapter(load_model: Callable[..., object], _inputs: AuditInputs, ask:
         ask(name, load_model(share=share))
 
 
-STEPS = (5, 10, 20)
+BENIGN_STEPS = (5, 10, 20)
+BENIGN_RATE = 2e-4
 BATCH_SIZE = 8
 MAX_ROWS = 64
-FORGET_SHARE = 0.1
-LEARNING_RATE = 2e-4
-
-
-def relearning_rows(inputs: AuditInputs) -> dict[str, Sequence[Record]]:
-    """Select the training records of each kind of relearning; kinds without records are omitted."""
-    few = max(1, min(BATCH_SIZE, int(len(inputs.facts) * FORGET_SHARE)))
-    subjects = {record.subject for record in inputs.facts if record.subject}
-    rows = {
-        "forget rows": evenly(inputs.facts, few) if len(inputs.facts) > few else [],
-        "same subjects": evenly([record for record in inputs.retain if record.subject in subjects], MAX_ROWS),
-        "unrelated": evenly(inputs.generic, MAX_ROWS),
-    }
-    return {name: records for name, records in rows.items() if records}
-
-
-class _AskAtSteps(TrainerCallback):
-    """Call `ask(step)` in evaluation mode after every step of STEPS."""
-
-    def __init__(self, ask: Callable[[int], None]):
-        self._ask = ask
-
-    def on_step_end(self, args, state, control, model=None, **_):
-        if state.global_step in STEPS and model is not None:
-            was_training = model.training
-            model.eval()
-            self._ask(state.global_step)
-            model.train(was_training)
 
 
 @attack(
     "relearning",
     label="Relearning",
     family="relearning",
-    source="arXiv 2406.13356",
-    description=f"{', '.join(map(str, STEPS))} steps of fine-tuning on a few forget rows, on kept facts, on unrelated "
-    "text",
+    source="arXiv 2406.13356; arXiv 2410.08827",
+    description="fine-tuning on four fifths of the facts, then the others are asked; on kept facts; on unrelated text",
 )
-def relearning(load_model: Callable[[], Loaded], inputs: AuditInputs, ask: Callable[..., None]) -> None:
-    for name, records in relearning_rows(inputs).items():
-        _relearn(load_model(), inputs, name, records, ask)
+def relearning(load_model: Callable[[], Loaded], inputs: AuditInputs, ask: Callable[..., Any]) -> None:
+    """Fine-tune on facts, fold by fold as `inputs.strength` sets it, then on records that state no fact."""
+    for training in inputs.strength.relearning:
+        for fold, train_records in enumerate(relearning_folds(inputs.facts, training.folds)):
+            curve = _Curve(inputs, training, train_records, ask, with_retain=fold == 0)
+            _fine_tune(load_model(), inputs, train_records, curve, rate=curve.rate, full=training.full)
+    for name, records in benign_rows(inputs).items() if inputs.strength.benign_relearning else ():
+        _fine_tune(load_model(), inputs, records, _BenignCurve(name, ask), rate=BENIGN_RATE)
 
 
-def _relearn(
-    loaded: Loaded, inputs: AuditInputs, name: str, records: Sequence[Record], ask: Callable[..., None]
+def relearning_folds(facts: Sequence[Record], folds: int) -> list[list[Record]]:
+    """Return the records to train on, for the first `folds` of FOLDS folds; nothing for fewer than two facts."""
+    held_out = by_folds(len(facts), FOLDS)[:folds] if len(facts) > 1 else []
+    return [[fact for number, fact in enumerate(facts) if number not in fold] for fold in held_out]
+
+
+def benign_rows(inputs: AuditInputs) -> dict[str, Sequence[Record]]:
+    """Select the training records of the two kinds of relearning without facts; kinds without records are omitted."""
+    subjects = {record.subject for record in inputs.facts if record.subject}
+    rows = {
+        "same subjects": evenly([record for record in inputs.retain if record.subject in subjects], MAX_ROWS),
+        "unrelated": evenly(inputs.generic, MAX_ROWS),
+    }
+    return {name: records for name, records in rows.items() if records}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditWork:
+    """Count prompts to answer, fine-tunings, and their steps of BATCH_SIZE rows."""
+
+    prompts: int
+    trainings: int
+    steps: int
+
+
+def training_work(inputs: AuditInputs, retain: int) -> AuditWork:
+    """Count the work of `relearning` on one model, with `retain` retain records; a curve can end earlier."""
+    plans = [
+        (training.steps, len(inputs.facts) - len(records), retain if fold == 0 else 0)
+        for training in inputs.strength.relearning
+        for fold, records in enumerate(relearning_folds(inputs.facts, training.folds))
+    ]
+    if inputs.strength.benign_relearning:
+        plans += [(BENIGN_STEPS, len(inputs.facts), retain)] * len(benign_rows(inputs))
+    prompts = sum(len(steps) * (facts + kept) for steps, facts, kept in plans)
+    return AuditWork(prompts=prompts, trainings=len(plans), steps=sum(steps[-1] for steps, _, _ in plans))
+
+
+class _Curve:
+    """Ask the facts of one fold after each number of steps; end the curve when all of them are stated.
+
+    After the end, the last answers stand for the steps that are left, so that every step has an answer per fact.
+    """
+
+    def __init__(
+        self,
+        inputs: AuditInputs,
+        training: Relearning,
+        train_records: Sequence[Record],
+        ask: Callable[..., Any],
+        *,
+        with_retain: bool,
+    ):
+        own_rate = inputs.recipe.unlearn.learning_rate
+        self.steps = training.steps
+        self.rate = own_rate if training.rate is None else training.rate
+        self._name = f"{'own rate' if training.rate is None else f'{training.rate:g}'}{', all weights' * training.full}"
+        self._trained = {record.id for record in train_records}
+        self._held_out = {record.id for record in inputs.facts} - self._trained
+        self._facts = FactList(inputs.facts)
+        self._ask = partial(ask, shown=self._trained, with_retain=with_retain)
+
+    def ask(self, step: int, loaded: Loaded) -> bool:
+        """Ask after `step` steps; return whether the training can stop."""
+        rows = self._ask(f"{self._name}, {step} steps", loaded)
+        stated = {row["id"] for row in rows if row["part"] == FACT and self._facts.match_row(row)}
+        if stated != self._held_out:
+            return False
+        for later in self.steps[self.steps.index(step) + 1 :]:
+            self._ask(f"{self._name}, {later} steps", loaded, answered=rows)
+        return True
+
+
+class _BenignCurve:
+    """Ask all facts after each number of steps."""
+
+    steps = BENIGN_STEPS
+
+    def __init__(self, name: str, ask: Callable[..., Any]):
+        self._name, self._ask = name, ask
+
+    def ask(self, step: int, loaded: Loaded) -> bool:
+        self._ask(f"{self._name}, {step} steps", loaded)
+        return False
+
+
+class _AskAtSteps(TrainerCallback):
+    """Ask in evaluation mode after every step of a curve, and stop the training when the curve has ended."""
+
+    def __init__(self, curve: _Curve | _BenignCurve, loaded: Loaded):
+        self._curve, self._loaded = curve, loaded
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.global_step in self._curve.steps and model is not None:
+            was_training = model.training
+            model.eval()
+            control.should_training_stop |= self._curve.ask(state.global_step, self._loaded)
+            model.train(was_training)
+
+
+def _fine_tune(
+    loaded: Loaded,
+    inputs: AuditInputs,
+    records: Sequence[Record],
+    curve: _Curve | _BenignCurve,
+    *,
+    rate: float,
+    full: bool = False,
 ) -> None:
-    """Fine-tune a new adapter on `records` and ask the plain questions after each step of STEPS."""
-    model = add_lora(loaded.model, inputs.recipe.unlearn.lora, seed=inputs.seed)
-    trained = replace(loaded, model=model)
-    trained_ids = [record.id for record in records] if name == "forget rows" else []
+    """Train a new LoRA adapter, or all weights, on the NLL of `records`, and ask at the steps of the curve."""
+    model = loaded.model if full else add_lora(loaded.model, inputs.recipe.unlearn.lora, seed=inputs.seed)
+    if full:
+        model.requires_grad_(True)
     rows = encode(loaded.chat, [record_example(record) for record in records])
-    epochs = STEPS[-1] * BATCH_SIZE / len(rows)
+    last = curve.steps[-1]
+    epochs = last * BATCH_SIZE / len(rows)
     batches = plan_batches(rows, (), batch_size=BATCH_SIZE, accumulation=1, epochs=epochs, seed=inputs.seed)
     train(
         model,
-        batches[: STEPS[-1]],
+        batches[:last],
         METHODS.get("relearn_gdf").objective({}),
-        loop=Loop(LEARNING_RATE, schedule="constant", warmup=0.0, seed=inputs.seed),
+        loop=Loop(rate, schedule="constant", warmup=0.0, checkpoint_every=last + 1, seed=inputs.seed),
         checkpoints=inputs.folder / "audits" / "checkpoints",
         log=lambda **_: None,
-        callbacks=[_AskAtSteps(lambda step: ask(f"{name}, {step} steps", trained, shown=trained_ids))],
+        callbacks=[_AskAtSteps(curve, replace(loaded, model=model))],
     )
