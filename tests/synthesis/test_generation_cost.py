@@ -121,3 +121,9 @@ def test_the_estimate_is_near_what_the_templates_take(data_dir):
     planned = plan_synthesis(records, Synthesis())
     assert planned.input_tokens == pytest.approx(sent / 4, rel=0.25)
     assert planned.output_tokens == pytest.approx(received / 4, rel=0.35)
+
+
+def test_too_few_generic_rows_are_said_in_the_plan_as_in_the_synthesis():
+    lines = plan_synthesis(RECORDS, Synthesis(), generic=50).lines()
+    assert "Note: generic rows: 50 of the 200 asked for by generic_ratio, there are no more" in lines
+    assert "generic rows" not in " ".join(plan_synthesis(RECORDS, Synthesis(), generic=200).lines())

@@ -128,18 +128,19 @@ def test_while_training_the_negated_model_is_asked_and_the_best_is_kept(tiny_mod
     work = job("task_vector", tiny_model_dir, tmp_path, evaluate_every=2, keep_best=True, options={"alpha": 2.0})
     seen: list[float] = []
 
-    def evaluate(model: Any) -> float:
+    def evaluate(model: Any) -> dict[str, float]:
         seen.append(known(model, work.loaded.chat))
-        return {0: 0.1, 1: 0.9}.get(len(seen) - 1, 0.5)
+        return {"score": {0: 1.0, 1: 0.1, 2: 0.9}.get(len(seen) - 1, 0.5)}
 
     carry_out(replace(work, evaluate=evaluate))
-    assert len(seen) == 4
+    # The first is the start model, which is asked and never kept.
+    assert len(seen) == 5
     result = load(work.model, adapters=(tmp_path / "adapter",))
-    assert known(result.model, result.chat) == pytest.approx(seen[1], abs=1e-4)
+    assert known(result.model, result.chat) == pytest.approx(seen[2], abs=1e-4)
     # Asking has changed nothing: the training is that of a run which is never asked.
     carry_out(job("task_vector", tiny_model_dir, tmp_path / "whole", options={"alpha": 2.0}))
     unasked = job("task_vector", tiny_model_dir, tmp_path / "asked", evaluate_every=2, options={"alpha": 2.0})
-    carry_out(replace(unasked, evaluate=lambda model: known(model, work.loaded.chat)))
+    carry_out(replace(unasked, evaluate=lambda model: {"score": known(model, work.loaded.chat)}))
     assert (tmp_path / "whole" / ADAPTER).read_bytes() == (tmp_path / "asked" / ADAPTER).read_bytes()
 
 

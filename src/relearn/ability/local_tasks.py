@@ -33,6 +33,7 @@ from relearn.data.record import evenly
 from relearn.engine.generate import generate
 from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs, lettered, text_logprobs
 from relearn.metrics.choice_accuracy import likeliest
+from relearn.metrics.intervals import binomial_interval
 from relearn.metrics.metric import Measurement
 from relearn.models.load import Loaded
 
@@ -64,12 +65,17 @@ class TaskScore:
 
     @property
     def measurement(self) -> Measurement:
-        """Convert the score to a measurement with the interval value ± 1.96 standard errors.
+        """Convert the score to a measurement with its interval.
 
-        The interval is cut to [0, 1] if every item is in that range.
+        It is that of a share if every item is 0 or 1; otherwise value ± 1.96 standard errors, cut to [0, 1] if every
+        item is in that range.
         """
-        low, high = self._interval()
-        note = "; ".join(filter(None, [self.note, f"by {self.by}", "interval: 1.96 standard errors" if low else ""]))
+        scored = [value for value in self.items.values() if value is not None]
+        if scored and set(scored) <= {0.0, 1.0} and math.isclose(fmean(scored), self.value or 0.0):
+            (_, low, high), basis = binomial_interval(scored), ""
+        else:
+            (low, high), basis = self._interval(), "interval: 1.96 standard errors"
+        note = "; ".join(filter(None, [self.note, f"by {self.by}", "" if low is None else basis]))
         left_out = sum(value is None for value in self.items.values())
         counts: dict[str, Any] = {"n": self.n, "unscored": left_out, "per_record": self.items}
         return Measurement(self.value, low=low, high=high, **counts, note=note)

@@ -21,7 +21,7 @@ from relearn.audits.strength import STANDARD, Strength
 from relearn.core.config import Metrics, Recipe
 from relearn.core.registry import Registry
 from relearn.data import Form, Record
-from relearn.metrics.intervals import mean_interval
+from relearn.metrics.intervals import share_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.metric import Measurement
 
@@ -113,7 +113,7 @@ class FactAggregation:
     seed: int
 
     def mean(self, values: Mapping[str, float | None], *, why: str = "could not be read") -> Measurement:
-        """Compute the mean over facts with a bootstrap interval over subjects.
+        """Compute the mean over facts with an interval over subjects: that of a share if every value is 0 or 1.
 
         `values`: record id -> value. A fact whose value is None is unscored; `why` is the reported reason.
         """
@@ -123,7 +123,7 @@ class FactAggregation:
             return Measurement(None, unscored=unscored, per_record=values, why=why)
         subjects = self.subjects
         clusters = [subjects.get(key) for key in scored]
-        value, low, high = mean_interval(
+        value, low, high = share_interval(
             list(scored.values()), clusters=clusters, resamples=self.settings.bootstrap, seed=self.seed
         )
         counts = {"n": len(scored), "unscored": unscored, "per_record": values}

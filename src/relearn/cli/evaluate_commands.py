@@ -241,6 +241,57 @@ def ask(folder: Path, *question: str) -> None:
 
 
 @app.command
+def human(
+    *runs: Path,
+    out: Path | None = None,
+    sets: str = "forget",
+    questions: int = 20,
+    seed: int = 0,
+    import_: Annotated[tuple[Path, ...], Parameter(name="--import")] = (),
+    key: Path | None = None,
+) -> None:
+    """Write a form in which people rate the answers of runs blindly, or compute the results of filled-in forms.
+
+    The form is one HTML page that works offline and saves the grades as CSV. Its key, FORM.key.json, says which answer
+    is of which run: keep it from the raters.
+
+    Parameters
+    ----------
+    runs
+        Folders of runs or evaluations whose answers are rated.
+    out
+        The form, a new .html file; with --import, a JSON file for the results.
+    sets
+        Comma-separated sets of questions: forget,retain,probes_forget,probes_retain.
+    questions
+        The maximum number of questions of each set.
+    seed
+        The seed of the order of the answers.
+    import_
+        A CSV file saved by the form; may be repeated, once for each rater.
+    key
+        The key of the form, needed by --import.
+    """
+    from relearn.core.console import note
+    from relearn.report.human import human_results, make_form, print_human
+
+    if import_:
+        if runs:
+            raise InputError("makes a form, --import reads one", where=str(runs[0]), way_out="one at a time")
+        if key is None:
+            problem = "needs the key of the form, which says what answer is of which run"
+            raise InputError(problem, where="--import", way_out="--key FORM.key.json")
+        print_human(human_results(import_, key, out))
+        return
+    if not runs or out is None:
+        way_out = "relearn human RUN [RUN...] --out form.html, or relearn human --import form.csv --key form.key.json"
+        raise InputError("no run given" if not runs else "no form named", way_out=way_out)
+    chosen = tuple(filter(None, map(str.strip, sets.split(","))))
+    note(f"key, not for the raters: {make_form(runs, out, seed=seed, questions=questions, splits=chosen)}")
+    note(f"form: {out}")
+
+
+@app.command
 def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     """Generate answers to a file of questions with the models before and after unlearning, as JSON lines.
 

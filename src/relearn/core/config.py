@@ -334,7 +334,7 @@ class Metrics(Part):
     - `matcher`: all-minilm-l6-v2 (default), another embedding model, or exact.
     - `match_threshold`: minimum cosine similarity of matching entities, above 0 and at most 1; default 0.8.
     - `entailment`: builtin (default), an NLI model (with `entailment_revision`), or null: entity coverage only.
-    - `bootstrap`: bootstrap samples per 95 % interval, at least 1; default 1000.
+    - `bootstrap`: bootstrap samples per 95 % interval of a mean, at least 1; default 1000. Shares need none.
     - `retain_reference`: run folder, scores.json or TOFU_EVAL.json of a model that never saw the forget set.
     - `truth_ratio`: kind of mean over the wrong answers: geometric (default) or arithmetic.
     - `min_k`: share of the least likely tokens that min-k averages over, above 0 and at most 1; default 0.4.

@@ -29,6 +29,7 @@ from relearn.text.normalize import entity_form, norms, tokenise
 from relearn.text.subjects import find_subject
 
 FLUENT = RELEVANT = 3
+GRADES = (1.0, 5.0)
 NEAR = 0.25
 
 
@@ -44,7 +45,8 @@ def grade_measurement(context: Context, aspect: Aspect) -> Measurement:
     }
     failures = ", ".join(f"{reason} ({count})" for reason, count in counts.items() if count)
     note = f"judge {judge.name}, rubric {RUBRIC}" + (f"; {failures}" if failures else "")
-    return context.mean([None if item.grade is None else float(item.grade) for item in grades], note, failures)
+    values = [None if item.grade is None else float(item.grade) for item in grades]
+    return context.bounded_mean(values, note, failures, GRADES)
 
 
 def _add_grade(aspect: Aspect, description: str, better: dict[ScoredSplit, Better], order: int) -> None:
@@ -121,7 +123,7 @@ def useful_forgetting(context: Context) -> Measurement:
     judge = f"judge {context.judges.grader.name}" if context.judges.grader else "rules, no judge"
     note = "; ".join(filter(None, (counts, f"fluent and relevant by {judge}", knowledge_note(context))))
     useful = [all_hold(item) for item in items]
-    return context.mean([None if holds is None else float(holds) for holds in useful], note)
+    return context.bounded_mean([None if holds is None else float(holds) for holds in useful], note)
 
 
 @metric(
@@ -142,7 +144,7 @@ def invented(context: Context) -> Measurement:
         None if names is None else float(bool(invented_entities(_without_sentence_starts(names, row), row)))
         for names, row in zip(entities, context, strict=True)
     ]
-    return context.mean(values, f"entities {context.judges.described}", "entities not found out")
+    return context.bounded_mean(values, f"entities {context.judges.described}", "entities not found out")
 
 
 def invented_entities(entities: list[str], row: AnswerRow) -> list[str]:

@@ -39,8 +39,8 @@ def mean_by_kind(context: Context, values: Sequence[float | None], note: str = "
     for kind in kinds(context.rows):
         own = [(row, value) for row, value in zip(context, values, strict=True) if kind in row.tags]
         of_kind = replace(context, rows=[row for row, _ in own])
-        groups[kind] = of_kind.mean([value for _, value in own], why=why)
-    return replace(context.mean(values, note, why), groups=groups)
+        groups[kind] = of_kind.bounded_mean([value for _, value in own], why=why)
+    return replace(context.bounded_mean(values, note, why), groups=groups)
 
 
 @metric(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, overload
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.entity_coverage import Coverage, coverages
-from relearn.metrics.intervals import Clusters, group, mean_interval
+from relearn.metrics.intervals import Clusters, group, mean_interval, share_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.lexical_indices import LexicalCounts, lexical_counts
 from relearn.metrics.metric import Measurement, ScoredSplit, split_metric
@@ -70,11 +70,17 @@ class Context(Sequence[AnswerRow]):
         return [lexical_counts(row) for row in self.rows]
 
     def mean(self, values: Sequence[float | None], note: str = "", why: str = "") -> Measurement:
-        """Compute the mean over the scored rows and its interval.
+        """Compute the mean over the scored rows and its bootstrap interval.
 
         values: (rows,), None = unscored. why: the reason for None.
         """
         return self.summarise(values, mean_interval, note, why)
+
+    def bounded_mean(
+        self, values: Sequence[float | None], note: str = "", why: str = "", bounds: tuple[float, float] = (0.0, 1.0)
+    ) -> Measurement:
+        """Compute the mean like `mean`, with the interval of a share if every value is one of the `bounds`."""
+        return self.summarise(values, partial(share_interval, bounds=bounds), note, why)
 
     def summarise(
         self,
@@ -83,7 +89,7 @@ class Context(Sequence[AnswerRow]):
         note: str = "",
         why: str = "",
     ) -> Measurement:
-        """Compute a statistic over the scored rows and its interval, with `mean_interval` or `median_interval`."""
+        """Compute a statistic over the scored rows and its interval, with a function of intervals.py."""
         per_record = {row.id: value for row, value in zip(self.rows, values, strict=True)}
         scored = self.sorted_by_id(index for index, value in enumerate(values) if value is not None)
         unscored = len(values) - len(scored)

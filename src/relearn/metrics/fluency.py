@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from relearn.metrics.context import Context
-from relearn.metrics.intervals import bootstrap, mean_interval, median_interval, value_of
+from relearn.metrics.intervals import bootstrap, median_interval, share_interval, value_of
 from relearn.metrics.lexical_indices import linguistic_score
 from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 
@@ -60,7 +60,7 @@ _add_index("hs", "words used once; higher is richer", "Honoré 1979", HIGHER, 34
     shown_in=("chart", "summary"),
 )
 def ls(context: Context) -> Measurement:
-    return context.summarise(_ls_values(context), mean_interval, _missing(context), NO_LOGPROBS)
+    return context.summarise(_ls_values(context), share_interval, _missing(context), NO_LOGPROBS)
 
 
 @_perplexity_metric("ls_median", label="LS median", description="the same, the middle answer", better=HIGHER, order=50)

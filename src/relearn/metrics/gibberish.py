@@ -97,4 +97,4 @@ def gibberish(context: Context) -> Measurement:
     seen = ", ".join(f"{kind} {counts[kind]}" for kind in KINDS if counts[kind])
     measured = any(row.response_logprobs for row in context)
     basis = "by words and base perplexity" if measured else "by words alone"
-    return context.mean([float(kind is not None) for kind in kinds], f"{basis}: {seen}" if seen else basis)
+    return context.bounded_mean([float(kind is not None) for kind in kinds], f"{basis}: {seen}" if seen else basis)

@@ -1,9 +1,16 @@
-"""Compute 95 % bootstrap intervals of a statistic over items or clusters of items.
+"""Compute 95 % intervals of a statistic over items or clusters of items.
 
 Questions about one subject are not independent, so with `clusters` whole subjects are resampled, each with all its
 items (Cameron, Gelbach and Miller 2008). Percentile intervals are too narrow for few clusters, so the percentiles of
 Hesterberg's expanded interval (arXiv 1411.5279) are used: 1.1 and 98.9 % for 12 clusters, 2.4 and 97.6 % for 200.
 `interval_of_sets` is for a statistic of several sets of answers; each set is resampled independently.
+
+The bootstrap fails for a share near 0 or 1: 64 of 64 would be [1, 1]. For items that are 0 or 1, `share_interval` is
+the Clopper-Pearson interval of the effective number of items, as Korn and Graubard (Survey Methodology 24, 1998) have
+it: n items of subjects with correlation r count as n / (1 + (m - 1) r), where m is the mean size of a subject, weighted
+by that size. Few subjects say little about r, and none at all if every item is 0 or every item is 1. Therefore r is a
+weighted mean of its estimate and of 0.6; the weights are the variance p (1 - p) of every subject, and that of one
+subject at p = 1/2. docs/metrics.md has the coverage in simulations.
 """
 
 from __future__ import annotations
@@ -25,6 +32,9 @@ ONE_SUBJECT = "all items are of one subject: the interval is over items, as if t
 # Draw counts in memory at once: items times resamples in `bootstrap`, resamples in `interval_of_sets`.
 _MAX_COUNTS = 2_000_000
 _RESAMPLES_AT_ONCE = 250
+# The correlation of a subject's items before any data, and its weight: the variance of one subject at a share of 1/2.
+PRIOR_CORRELATION, PRIOR_WEIGHT = 0.6, 0.25
+TAIL = 0.025
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,65 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """Compute the mean of `values` with its interval: (mean, low, high)."""
     return _with_interval(values, mean, clusters, resamples, seed)
+
+
+def share_interval(
+    values: Sequence[float],
+    *,
+    clusters: ClusterLabels | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[float, float, float]:
+    """Compute the mean of `values` within `bounds` with its interval: (mean, low, high).
+
+    If every value is one of the bounds, the mean is a share and the interval is that of `binomial_interval`. It is also
+    taken if all values are equal, because the bootstrap would say that the mean is certain. Otherwise it is the
+    bootstrap interval of `mean_interval`.
+    """
+    low, high = bounds
+    if len(set(values)) > 1 and not set(values) <= {low, high}:
+        return mean_interval(values, clusters=clusters, resamples=resamples, seed=seed)
+    share, *ends = binomial_interval([(value - low) / (high - low) for value in values], clusters=clusters)
+    return low + (high - low) * share, low + (high - low) * ends[0], low + (high - low) * ends[1]
+
+
+def binomial_interval(values: Sequence[float], *, clusters: ClusterLabels | None = None) -> tuple[float, float, float]:
+    """Compute the share of items that are 1 with its interval over subjects: (share, low, high).
+
+    Values between 0 and 1 (shares of the repeats of an item) vary less than items that are 0 or 1, so the interval is
+    then too wide rather than too narrow.
+    """
+    from scipy.special import betaincinv
+
+    items = np.asarray(values, dtype=np.float64)
+    share, count = float(items.mean()), effective_items(items, group(clusters, len(items)))
+    ones, zeros = share * count, (1 - share) * count
+    low = float(betaincinv(ones, zeros + 1, TAIL)) if share > 0 else 0.0
+    high = float(betaincinv(ones + 1, zeros, 1 - TAIL)) if share < 1 else 1.0
+    return share, min(low, share), max(high, share)
+
+
+def effective_items(items: np.ndarray, grouped: Clusters) -> float:
+    """Compute the number of independent items with as much information about their mean as these: (items,), 0 to 1.
+
+    It is their number if every cluster has one item.
+    """
+    sizes = np.bincount(grouped.codes)
+    pairs = float((sizes * (sizes - 1)).sum())
+    if not pairs:
+        return float(len(items))
+    share = items.mean()
+    variance = share * (1 - share)
+    deviations = np.bincount(grouped.codes, weights=items - share)
+    squares = np.bincount(grouped.codes, weights=np.square(items - share))
+    # The sum over pairs of different items of a subject; the factor corrects for the estimated mean.
+    covariance = float((deviations**2 * grouped.count / (grouped.count - 1) - squares).sum()) / pairs
+    estimate = min(1.0, max(0.0, covariance / variance)) if variance > 0 else 0.0
+    weight = grouped.count * variance
+    correlation = (weight * estimate + PRIOR_WEIGHT * PRIOR_CORRELATION) / (weight + PRIOR_WEIGHT)
+    mean_size = float(np.square(sizes).sum()) / len(items)
+    return len(items) / (1 + (mean_size - 1) * correlation)
 
 
 def median_interval(

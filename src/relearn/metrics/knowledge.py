@@ -52,7 +52,9 @@ Decision = Callable[[Coverage | None, NLIVerdict | None, config.Metrics], bool |
     shown_in=("chart", "summary"),
 )
 def kfr(context: Context) -> Measurement:
-    return context.mean(_as_values(decisions(context, forgotten)), knowledge_note(context), why_unscored(context))
+    return context.bounded_mean(
+        _as_values(decisions(context, forgotten)), knowledge_note(context), why_unscored(context)
+    )
 
 
 @_judged_metric(
@@ -65,7 +67,7 @@ def kfr(context: Context) -> Measurement:
     shown_in=("chart", "summary"),
 )
 def krr(context: Context) -> Measurement:
-    return context.mean(_as_values(decisions(context, kept)), knowledge_note(context), why_unscored(context))
+    return context.bounded_mean(_as_values(decisions(context, kept)), knowledge_note(context), why_unscored(context))
 
 
 def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
@@ -196,7 +198,7 @@ def _graded_kept(context: Context) -> list[float | None]:
 )
 def graded_kfr(context: Context) -> Measurement:
     values = [None if value is None else 1.0 - value for value in _graded_kept(context)]
-    return context.mean(values, knowledge_note(context), why_unscored(context))
+    return context.bounded_mean(values, knowledge_note(context), why_unscored(context))
 
 
 @_judged_metric(
@@ -209,7 +211,7 @@ def graded_kfr(context: Context) -> Measurement:
     shown_in=["chart"],
 )
 def graded_krr(context: Context) -> Measurement:
-    return context.mean(_graded_kept(context), knowledge_note(context), why_unscored(context))
+    return context.bounded_mean(_graded_kept(context), knowledge_note(context), why_unscored(context))
 
 
 @_judged_metric(
@@ -232,7 +234,7 @@ def worst_case(parts: JointContext) -> Measurement | None:
     if context is None or not (parts.rows(WORDINGS) or parts.settings.worst_case):
         return None
     if not parts.rows(WORDINGS):
-        return context.mean([None] * len(context), why="no question was asked in other words")
+        return context.bounded_mean([None] * len(context), why="no question was asked in other words")
     decided = {row.id: [decision] for row, decision in zip(context, decisions(context, forgotten), strict=True)}
     wordings = parts.contexts[WORDINGS]
     for row, decision in zip(wordings, decisions(wordings, forgotten), strict=True):
@@ -241,7 +243,7 @@ def worst_case(parts: JointContext) -> Measurement | None:
     mean_count = sum(map(len, decided.values())) / max(1, len(decided))
     note = f"{mean_count:.3g} wordings a fact; {knowledge_note(context)}"
     values = _as_values([all_hold(decided[row.id]) for row in context])
-    return context.mean(values, note, "an answer could not be judged")
+    return context.bounded_mean(values, note, "an answer could not be judged")
 
 
 def all_hold(conditions: Sequence[bool | None]) -> bool | None:

@@ -215,4 +215,4 @@ def knowmem(context: Context) -> Measurement:
 
 def _rouge_l_f_of(context: Context, form: str, why: str) -> Measurement:
     values = [rouge_l_f(row) if row.form == form else None for row in context]
-    return context.mean(values, "ROUGE-L F, not stemmed", why)
+    return context.bounded_mean(values, "ROUGE-L F, not stemmed", why)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from relearn.core.errors import InputError
@@ -35,7 +36,7 @@ LAST = 1000
 class Measurement:
     """Hold the value of one metric on one set of answers, with its interval; None if no item could be scored.
 
-    low, high: bounds of the 95 % bootstrap interval; `clusters` is the number of resampled subjects.
+    low, high: bounds of the 95 % interval; `clusters` is the number of its subjects.
     n, unscored: numbers of items with and without a value; `why`: the reason for items without a value.
     per_record: the value of each item by row id, None if unscored. groups: the same measurement on the items with one
     tag (a probe's level, its attack). note: the judges or data that the value depends on.
@@ -136,8 +137,9 @@ def metric(
     The function gets a `Context`: a sequence of `AnswerRow` (id, question, reference, response, log-probabilities, ...)
     with the split, the settings and values that several metrics share (entity coverage, entailment verdicts, judges).
     It returns one number per row, or None for a row that cannot be scored. The metric is the mean over the scored rows
-    with a 95 % bootstrap interval over subjects. A function that needs a note or another statistic returns a
-    `Measurement` (`Context.mean`, `Context.summarise`).
+    with a 95 % interval over subjects: that of a share where all values are 0 or 1 and the unit is "share", else by the
+    bootstrap. A function that needs a note or another statistic returns a `Measurement` (`Context.bounded_mean` for
+    shares, `Context.mean`, `Context.summarise`).
 
     name: key in summary.json and on the command line. label: short name in tables and charts. description: the meaning
         of the value, shown below the label. source: paper (arXiv id) or "relearn".
@@ -165,13 +167,13 @@ def metric(
         if part is not None:
             METRICS.add(name, JointMetric(part=part, measure=function, **fields))
         else:
-            METRICS.add(name, Metric(measure=lambda context: _measure(name, function, context, unscored), **fields))
+            METRICS.add(name, Metric(measure=partial(_measure, name, function, unscored=unscored), **fields))
         return function
 
     return register
 
 
-def _measure(name: str, function: Callable[..., Any], context: Any, unscored: str) -> Measurement:
+def _measure(name: str, function: Callable[..., Any], context: Any, *, unscored: str) -> Measurement:
     """Call a metric's function, and convert values per row to their mean with its interval."""
     result = function(context)
     if isinstance(result, Measurement):
@@ -179,7 +181,10 @@ def _measure(name: str, function: Callable[..., Any], context: Any, unscored: st
     values = [None if value is None else float(value) for value in result]
     if len(values) != len(context):
         raise InputError(f"metric {name!r} returned {len(values)} values for {len(context)} answers")
-    return context.mean(values, why=unscored)
+    low, high = UNIT_BOUNDS[METRICS.get(name).unit]
+    if low is None or high is None:
+        return context.mean(values, why=unscored)
+    return context.bounded_mean(values, why=unscored, bounds=(low, high))
 
 
 def split_metric(name: str) -> Metric:

@@ -17,10 +17,10 @@ from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context, JointContext
-from relearn.metrics.intervals import group, mean, mean_interval
+from relearn.metrics.intervals import binomial_interval, group, mean, mean_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import item_evidence
-from relearn.metrics.metric import METRICS, JointMetric, Measurement, ScoredSplit, SplitScores, split_metric
+from relearn.metrics.metric import METRICS, JointMetric, Measurement, ScoredSplit, SplitScores, Unit, split_metric
 from relearn.metrics.paired import statistic_of
 from relearn.metrics.retain_reference import RetainReference
 
@@ -177,15 +177,20 @@ def _combine_scores(
     for name in names:
         own = repeats if isinstance(METRICS.get(name), JointMetric) else repeats[:count]
         measured = [scored.measurements[name] for scored in own if name in scored.measurements]
-        measurements[name] = combine_repeats(measured, subjects, settings, seed)
+        measurements[name] = combine_repeats(measured, subjects, settings, seed, unit=METRICS.get(name).unit)
     items = _combine_items([scored.items for scored in repeats[:count]])
     return SplitScores(measurements, items, repeats[0].split, subjects)
 
 
 def combine_repeats(
-    repeats: Sequence[Measurement], subjects: Mapping[str, str | None], settings: config.Metrics, seed: int = 0
+    repeats: Sequence[Measurement],
+    subjects: Mapping[str, str | None],
+    settings: config.Metrics,
+    seed: int = 0,
+    *,
+    unit: Unit = "share",
 ) -> Measurement:
-    """Combine the measurements of one metric over all repeats into one."""
+    """Combine the measurements of one metric, which has this unit, over all repeats into one."""
     first = repeats[0]
     values = [measured.value for measured in repeats if measured.value is not None]
     per_record = _mean_per_record(repeats)
@@ -197,7 +202,9 @@ def combine_repeats(
         "repeats": len(repeats),
         "seed_sd": statistics.stdev(values) if len(values) > 1 else None,
         "groups": {
-            name: combine_repeats([one.groups[name] for one in repeats if name in one.groups], subjects, settings, seed)
+            name: combine_repeats(
+                [one.groups[name] for one in repeats if name in one.groups], subjects, settings, seed, unit=unit
+            )
             for name in first.groups
         },
     }
@@ -207,14 +214,21 @@ def combine_repeats(
     if statistic_of(*(measured for measured in repeats if measured.value is not None)) is mean:
         scored = {key: value for key, value in sorted(per_record.items()) if value is not None}
         clusters = group([subjects.get(key) for key in scored], len(scored))
-        value, low, high = mean_interval(
-            list(scored.values()), clusters=clusters.codes.tolist(), resamples=settings.bootstrap, seed=seed
-        )
+        means, codes = list(scored.values()), clusters.codes.tolist()
+        if unit == "share" and _is_decided(repeats):
+            value, low, high = binomial_interval(means, clusters=codes)
+        else:
+            value, low, high = mean_interval(means, clusters=codes, resamples=settings.bootstrap, seed=seed)
         return Measurement(value, low=low, high=high, note="; ".join(notes), clusters=clusters.count, **shared)
     low, high = (_mean_of_known([getattr(measured, end) for measured in repeats]) for end in ("low", "high"))
     notes += ["interval: mean of those of the repeats"] if low is not None else []
     value = statistics.fmean(values)
     return Measurement(value, low=low, high=high, note="; ".join(notes), clusters=first.clusters, **shared)
+
+
+def _is_decided(repeats: Sequence[Measurement]) -> bool:
+    """Return True if every answer in every repeat has the value 0 or 1."""
+    return {value for measured in repeats for value in measured.per_record.values()} <= {0.0, 1.0, None}
 
 
 def _mean_per_record(repeats: Sequence[Measurement]) -> dict[str, float | None]:

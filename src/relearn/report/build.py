@@ -32,6 +32,7 @@ from relearn.core.run_dir import (
 from relearn.data.record import evenly
 from relearn.metrics.metric import direction_of
 from relearn.report.html import redacted
+from relearn.report.kfr_krr_plot import checkpoints
 from relearn.report.labels import PARTS, change, in_order, metric_label, part_title
 from relearn.report.sections import read_analysis, read_audits
 from relearn.report.summary import headline, known, pair_items, verdict_counts
@@ -249,19 +250,16 @@ def _answers(folder: RunFolder, trained: bool) -> list[dict[str, Any]]:
 def _training(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Collect the loss by part and step for each training stage; a step repeated by a resumed run counts once."""
     stages: dict[str, dict[int, Mapping[str, Any]]] = {}
-    evaluations: dict[str, dict[int, Any]] = {}
     for row in log:
         stage, step = row.get("stage"), row.get("step")
-        if stage is None or step is None:
-            continue
-        if row.get("kind") == "evaluation":
-            evaluations.setdefault(stage, {})[step] = row.get("score")
-        elif row.get("loss") is not None:
+        if stage is not None and step is not None and row.get("loss") is not None:
             stages.setdefault(stage, {})[step] = row
-    return [_curve(stage, rows, evaluations.get(stage, {})) for stage, rows in stages.items()]
+    return [_curve(stage, rows, checkpoints(log, stage)) for stage, rows in stages.items()]
 
 
-def _curve(stage: str, rows: Mapping[int, Mapping[str, Any]], evaluations: Mapping[int, Any]) -> dict[str, Any]:
+def _curve(
+    stage: str, rows: Mapping[int, Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     steps = sorted(rows)
     names = list(dict.fromkeys(name for step in steps for name in rows[step].get("parts") or {}))
     return {
@@ -270,7 +268,7 @@ def _curve(stage: str, rows: Mapping[int, Mapping[str, Any]], evaluations: Mappi
         "loss": [rows[step]["loss"] for step in steps],
         "parts": {name: [(rows[step].get("parts") or {}).get(name) for step in steps] for name in names},
         "tokens": sum(rows[step].get("tokens") or 0 for step in steps),
-        "evaluations": [{"step": step, "score": evaluations[step]} for step in sorted(evaluations)],
+        "evaluations": list(evaluations),
     }
 
 

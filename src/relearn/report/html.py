@@ -22,6 +22,7 @@ from relearn.core.console import visible
 from relearn.core.run_dir import SIDES
 from relearn.metrics.metric import direction_of
 from relearn.report import labels, plots
+from relearn.report.kfr_krr_plot import checkpoint_curves
 from relearn.report.plots import analysis_charts
 from relearn.report.sections import TITLES as AUDIT_TITLES
 from relearn.report.sections import redacted_analysis, redacted_audits
@@ -37,9 +38,9 @@ _ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 def render(report: Mapping[str, Any]) -> str:
     """Render the result of `build_report` as an HTML page."""
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    sources = f"default-src 'none'; style-src '{_digest(style)}'; img-src data:"
+    sources = f"default-src 'none'; style-src '{digest(style)}'; img-src data:"
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             report=report,
@@ -60,12 +61,14 @@ def _verdicts(report: Mapping[str, Any]) -> Mapping[str, str]:
     return labels.VERDICTS_ALONE if alone else labels.VERDICTS
 
 
-def _digest(block: str) -> str:
+def digest(block: str) -> str:
+    """Compute the source expression of a style or script block for a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(block.encode('utf-8')).digest()).decode('ascii')}"
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Make the template environment: all texts are escaped and control characters are shown."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -179,6 +182,11 @@ def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
         "ls": {entry["part"]: _distribution(entry, "ls", "LS of an answer", 0.6) for entry in report["answers"]},
         "loss": {
             curve["stage"]: plots.loss_curves(curve, f"loss-{index}") for index, curve in enumerate(report["training"])
+        },
+        "checkpoints": {
+            stage: checkpoint_curves({stage: curve["evaluations"]}, f"checkpoints-{index}", stage)
+            for index, curve in enumerate(report["training"])
+            if (stage := curve["stage"])
         },
         "inside": analysis_charts(report.get("inside")),
     }

@@ -1,14 +1,17 @@
-"""Draw the KFR-KRR plane as SVG (Figure 10 of arXiv 2502.11190): one point per method, fluency as its colour."""
+"""Draw the KFR-KRR plane as SVG: one point per method, or the checkpoints of trainings (arXiv 2502.11190, Figure 10).
+
+The colour of a method's point is its fluency. The checkpoints of a training are joined by a line.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relearn.report.plots import INK, RC, to_svg
+from relearn.report.plots import INK, LINE_INKS, RC, to_svg
 
 # In units of the axes: height of a label, distance from its point, width of a letter, width of a marker.
 _LABEL_GAP = 0.038
@@ -68,6 +71,52 @@ def plane(points: Sequence[Point], name: str, title: str) -> str:
             axes.text(x, y, f" {point.name} ", ha=side, va="center", color=INK["ink"], fontsize=8.5)
         _scale(figure, norm, colours)
     return to_svg(figure, name, f"{title}: KFR against KRR, fluency as colour")
+
+
+def checkpoints(log: Iterable[Mapping[str, Any]], stage: str = "unlearn") -> list[dict[str, Any]]:
+    """Collect the evaluations of a training from its log, by step; a step repeated by a resumed run counts once."""
+    rows = {row["step"]: row for row in log if row.get("stage") == stage and row.get("kind") == "evaluation"}
+    names = ("step", "score", "kfr", "krr")
+    return [{name: rows[step][name] for name in names if name in rows[step]} for step in sorted(rows)]
+
+
+def checkpoint_curves(curves: Mapping[str, Sequence[Mapping[str, Any]]], name: str, title: str) -> str:
+    """Draw the checkpoints of trainings as curves: a square at the start, a diamond at the end.
+
+    A curve alone has its steps as labels; several have the name at the end of each. "" if no training has two
+    checkpoints with KFR and KRR.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    paths = {key: [one for one in curve if {"kfr", "krr"} <= one.keys()] for key, curve in curves.items()}
+    paths = {key: path for key, path in paths.items() if len(path) > 1}
+    if not paths:
+        return ""
+    labelled = [
+        Point(str(one["step"]) if len(paths) == 1 else key, one["kfr"], one["krr"], None)
+        for key, path in paths.items()
+        for one in (path if len(paths) == 1 else path[-1:])
+    ]
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(6.4, 5.2))
+        axes = figure.add_axes((0.1, 0.1, 0.88, 0.88))
+        axes.tick_params(length=0)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="KFR: forgotten →", ylabel="KRR: kept →")
+        axes.grid()
+        for number, path in enumerate(paths.values()):
+            style = ("-", "--", ":")[number // len(LINE_INKS) % 3]
+            _draw_path(axes, path, INK[LINE_INKS[number % len(LINE_INKS)]], style)
+        for point, (x, y, side) in zip(labelled, label_places(labelled), strict=True):
+            axes.text(x, y, f" {point.name} ", ha=side, va="bottom", color=INK["ink"], fontsize=8.5)
+    return to_svg(figure, name, f"{title}: KFR against KRR at the checkpoints")
+
+
+def _draw_path(axes: Any, path: Sequence[Mapping[str, Any]], colour: str, style: str) -> None:
+    xs, ys = [one["kfr"] for one in path], [one["krr"] for one in path]
+    axes.plot(xs, ys, style, color=colour, linewidth=1.3, marker="o", markersize=4, zorder=2)
+    axes.plot(xs[:1], ys[:1], "s", color=colour, markersize=8, zorder=3)
+    axes.plot(xs[-1:], ys[-1:], "D", color=colour, markersize=8, zorder=3)
 
 
 def _scale(figure: Any, norm: Any, colours: Any) -> None:

@@ -73,7 +73,7 @@ def _training(report: Mapping[str, Any]) -> str:
 
 
 def _numbers(report: Mapping[str, Any]) -> str:
-    lines = ["## Measured", "", "With 95 % bootstrap intervals."]
+    lines = ["## Measured", "", "With 95 % intervals."]
     for entry in report["metrics"]:
         rows = {row["name"]: row for row in entry["rows"]}
         lines += ["", f"### {entry['title']}", "", "| | before | after | answers |", "|---|---|---|---|"]

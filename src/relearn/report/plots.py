@@ -127,7 +127,7 @@ def _plain_attributes(element: ElementTree.Element, name: str, used: set[str]) -
         element.set("class", " ".join(classes))
 
 
-_LINES = ("line1", "line2", "line3", "line4")
+LINE_INKS = ("line1", "line2", "line3", "line4")
 _SMOOTH_FROM = 60
 
 
@@ -153,7 +153,7 @@ def loss_curves(curve: Mapping[str, Any], name: str) -> str:
     with matplotlib.rc_context(RC):
         figure, axes = axes_of(9.6, 3.1)
         for index, (part, values) in enumerate(parts.items()):
-            colour = INK[_LINES[index % len(_LINES)]]
+            colour = INK[LINE_INKS[index % len(LINE_INKS)]]
             _line(axes, steps, values, LOSS_PARTS.get(part, part), colour)
         # The axis starts at 0 unless a loss is negative, as in gradient ascent.
         below = any(value is not None and value < 0 for values in parts.values() for value in values)

@@ -26,8 +26,10 @@ def headline(
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}
     asked = f"{counted(sizes['forget'], 'fact')} to forget"
-    if sizes["retain"]:
+    if sizes["retain"] and sizes["forget"]:
         asked += f", {sizes['retain']:,} to keep"
+    elif sizes["retain"]:
+        asked = f"{counted(sizes['retain'], 'fact')} to keep"
     return {
         "asked": f"{asked}.",
         "came_out": [

@@ -26,7 +26,7 @@ from relearn.data import Record, content_id
 from relearn.data.loaders import read_records
 from relearn.leakage.detector import LeakIndex
 from relearn.synthesis.retry_loop import Flaw
-from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row
+from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_shortage
 from relearn.synthesis.synthesize import REJECTED, SYNTHESIS, count_rows
 from relearn.text.normalize import contains, norms, word_set
 from relearn.text.subjects import NameTokens, find_subjects
@@ -70,12 +70,14 @@ def write_external_rows(
     generic_rows = choose_generic(generic, len(rows), settings.generic_ratio, seed=seed)
     write_jsonl(out / SYNTHESIS, (row.to_dict() for row in (*rows, *generic_rows)))
     counts = count_rows(forget, rows, generic_rows, rejections=external.rejections, ratio=settings.generic_ratio)
+    taken = f"{len(external.rows)} of the rows in {path} pass and are learned in place of new ones"
+    shortage = generic_shortage(len(generic_rows), counts["generic_wanted"])
     return {
         "records": len(forget),
         "offered": len(external.rows) + len(external.rejections),
         **counts,
         "usage": {},
-        "notes": [f"{len(external.rows)} of the rows in {path} pass and are learned in place of new ones"],
+        "notes": [taken, *([shortage] if shortage else [])],
     }
 
 

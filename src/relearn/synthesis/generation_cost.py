@@ -17,7 +17,7 @@ from relearn.data import Record
 from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
-from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_wanted
+from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_shortage, generic_wanted
 from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
 
 VARIANT_GROWTH = 1.5
@@ -62,6 +62,7 @@ class Plan:
     """Store the expected rows by kind, if no text is rejected, and the spending of generator and judge.
 
     Calls and tokens include the share RETRIED for prompts that are sent again. `cost` is None if a price is missing.
+    `shortage`: says that there are fewer generic rows than asked for.
     """
 
     rows: Mapping[str, int]
@@ -70,6 +71,7 @@ class Plan:
     counted_by: str
     currency: str
     over_budget: str = ""
+    shortage: str = ""
 
     @property
     def calls(self) -> int:
@@ -97,6 +99,7 @@ class Plan:
         """Format the plan as lines of text."""
         rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
         lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"] if self.rows else []
+        lines += [f"Note: {self.shortage}"] if self.shortage else []
         for entry in self.spending:
             name = f"{entry.name}, {entry.purpose}" if entry.purpose else entry.name
             lines.append(
@@ -139,7 +142,9 @@ def plan_synthesis(
     rows = expected_rows(records, settings, generic)
     passes = [_tokens_of_record(record, settings, count) for record in records]
     judged = rows["qa"] + sum(record.form == "text" for record in records)
-    return make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
+    plan = make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
+    wanted = generic_wanted(rows["qa"] + rows["completion"], settings.generic_ratio)
+    return replace(plan, shortage=generic_shortage(generic, wanted))
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:

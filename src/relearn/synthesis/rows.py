@@ -134,6 +134,13 @@ def generic_wanted(augmented: int, ratio: float) -> int:
     return round(augmented * ratio)
 
 
+def generic_shortage(available: int, wanted: int) -> str:
+    """Describe that fewer generic rows are available than `generic_ratio` asks for; "" if there are enough."""
+    if available >= wanted:
+        return ""
+    return f"generic rows: {available} of the {wanted} asked for by generic_ratio, there are no more"
+
+
 def load_generic() -> list[Record]:
     """Load the built-in everyday questions in file order; none is about a person of the demo data."""
     text = resources.files("relearn.synthesis").joinpath("data", "generic.jsonl").read_text(encoding="utf-8")

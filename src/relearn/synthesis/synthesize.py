@@ -27,7 +27,15 @@ from relearn.synthesis.checks import LeakCheck, Verifier
 from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.questions import write_questions
 from relearn.synthesis.retry_loop import Slot, SlotText, reject
-from relearn.synthesis.rows import Rejection, TrainingRow, attack_shaped_rows, choose_generic, cut_row, generic_wanted
+from relearn.synthesis.rows import (
+    Rejection,
+    TrainingRow,
+    attack_shaped_rows,
+    choose_generic,
+    cut_row,
+    generic_shortage,
+    generic_wanted,
+)
 from relearn.synthesis.vague_answers import answer_group, write_answers
 
 WRITE_BETTER = "read there what was written and why it was rejected, and take a generator that writes better"
@@ -133,8 +141,8 @@ def _result(
     notes = []
     if without := counts["records_without_rows"]:
         notes.append(f"{without} of {len(records)} records have no row to learn from; see rejected.jsonl")
-    if len(generic_rows) < (wanted := counts["generic_wanted"]):
-        notes.append(f"generic rows: {len(generic_rows)} of the {wanted} asked for by generic_ratio, there are no more")
+    if shortage := generic_shortage(len(generic_rows), counts["generic_wanted"]):
+        notes.append(shortage)
     return SynthesisResult((*rows, *generic_rows), rejections, counts, tuple(notes))
 
 

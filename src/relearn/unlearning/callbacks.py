@@ -1,9 +1,9 @@
 """Evaluate a model during training: keep the best weights, and record the token probabilities of a few answers.
 
-`KeepBest` scores the model every `every` steps. `Trajectory` records the "probability seesaw" of arXiv 2502.11190
-(5.2). It runs a forward pass over up to 4 forget rows with their ORIGINAL answers and up to 4 retain rows: before the
-first step, every `every` steps and after the last step. Each pass writes one line of trajectory.jsonl in the run
-folder:
+`KeepBest` scores the model before the first step and every `every` steps. `Trajectory` records the "probability seesaw"
+of arXiv 2502.11190 (5.2). It runs a forward pass over up to 4 forget rows with their ORIGINAL answers and up to 4
+retain rows: before the first step, every `every` steps and after the last step. Each pass writes one line of
+trajectory.jsonl in the run folder:
 
     {"step": 20, "rows": [{"id", "split", "token", "first", "mean", "entropy", "top": [[token, p], ...]}]}
 
@@ -15,7 +15,7 @@ Weights, gradients and random numbers do not change. A resumed training deletes 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from relearn.engine.model_support import evaluating
 from relearn.models.chat import ChatFormat
 from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import TrainingData
-from relearn.unlearning.method import LogRow
+from relearn.unlearning.method import Evaluate, LogRow
 from relearn.unlearning.reference_model import mixed
 
 FILE = "trajectory.jsonl"
@@ -41,28 +41,37 @@ _WEIGHTS = "weights.safetensors"
 
 
 class KeepBest(TrainerCallback):
-    """Score the model with `evaluate(model) -> float` every `every` steps, and save the best trainable weights.
+    """Score the model with `evaluate(model)` every `every` steps, and save the best trainable weights.
 
-    `restore` loads them into the model. `folder` holds weights.safetensors and score.json.
+    `evaluate` returns named values, of which "score" is compared; all are logged, also before the first step. `restore`
+    loads the best weights into the model. `folder` holds weights.safetensors and score.json.
     """
 
-    def __init__(self, model: Any, evaluate: Callable[[Any], float], *, every: int, folder: Path, log: LogRow):
+    def __init__(self, model: Any, evaluate: Evaluate, *, every: int, folder: Path, log: LogRow):
         self._model = model
         self._evaluate = evaluate
         self._every = every
         self._folder = folder
         self._log = log
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self._score(0)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self._every and state.global_step != state.max_steps:
             return
-        was_training = self._model.training
-        self._model.eval()
-        score = self._evaluate(self._model)
-        self._model.train(was_training)
-        self._log(step=state.global_step, score=round(score, 6), kind="evaluation")
+        score = self._score(state.global_step)
         if score > self.best_score:
             self._save(score, state.global_step)
+
+    def _score(self, step: int) -> float:
+        was_training = self._model.training
+        self._model.eval()
+        values = self._evaluate(self._model)
+        self._model.train(was_training)
+        self._log(step=step, kind="evaluation", **{name: round(value, 6) for name, value in values.items()})
+        return values["score"]
 
     @property
     def best_score(self) -> float:

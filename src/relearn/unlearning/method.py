@@ -31,6 +31,8 @@ from relearn.unlearning.token_loss import AnswerLogits
 __all__ = ["METHODS", "AnswerLogits", "Batch", "LossTerms", "Method", "Objective", "method"]
 
 LogRow = Callable[..., None]  # Writes one row of a training log, given as keyword arguments
+# model -> named values, among them "score" (higher is better)
+Evaluate = Callable[[Any], Mapping[str, float]]
 InputKind = Literal["logits", "reference", "reference_nll", "states", "states_reference"]
 STREAMS = ("forget", "rejected", "mismatched", "original", "retain")
 

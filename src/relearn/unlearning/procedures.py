@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from relearn.core.config import Model, Unlearn
 from relearn.core.console import Ticker, quiet
@@ -17,7 +16,7 @@ from relearn.core.registry import Registry
 from relearn.core.run_dir import RunFolder
 from relearn.models.load import Loaded
 from relearn.unlearning.data.streams import TrainingData
-from relearn.unlearning.method import METHODS, LogRow
+from relearn.unlearning.method import METHODS, Evaluate, LogRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class Job:
 
     `loaded` is the start model, `model` its settings in the recipe (a second model is loaded with the same device and
     number format). `folder` is the run folder. `log` writes one row of the training log. `tick` updates the progress
-    bar. `evaluate` maps a model in training to a score (higher is better); None means no evaluation during training.
+    bar. `evaluate` scores a model in training; None means no evaluation during training.
     """
 
     loaded: Loaded
@@ -37,7 +36,7 @@ class Job:
     seed: int
     log: LogRow
     tick: Ticker = quiet
-    evaluate: Callable[[Any], float] | None = None
+    evaluate: Evaluate | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ interrupted run trains it only once, and ends with the same bytes as an uninterr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from relearn.core.files import replaced_dir
 from relearn.models.load import check_adapter
 from relearn.models.lora import save_adapter
 from relearn.unlearning import train
-from relearn.unlearning.method import METHODS, AnswerLogits, Batch, LossTerms, Objective, method
+from relearn.unlearning.method import METHODS, AnswerLogits, Batch, Evaluate, LossTerms, Objective, method
 from relearn.unlearning.options import Positive, not_negative, positive
 from relearn.unlearning.procedures import Job, procedure
 
@@ -114,10 +114,10 @@ def _set_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
         parameters[name].copy_(weight)
 
 
-def _on_negated(evaluate: Callable[[Any], float], start: Start, alpha: float) -> Callable[[Any], float]:
+def _on_negated(evaluate: Evaluate, start: Start, alpha: float) -> Evaluate:
     """Make an evaluation of the negated weights instead of the weights in training."""
 
-    def evaluate_negated(model: Any) -> float:
+    def evaluate_negated(model: Any) -> Mapping[str, float]:
         with _with_weights(model, negated(model, start, alpha)):
             return evaluate(model)
 

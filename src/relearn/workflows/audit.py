@@ -264,7 +264,10 @@ def _pair_settings(named: dict[str, Any], changes: Sequence[str]) -> Evaluation:
     if named.get("before") is None:
         way_out = "name the model that knew the facts: --before MODEL --after MODEL"
         raise InputError("an audit compares two models", where="--before", way_out=way_out)
-    return from_options(**named, changes=changes)
+    settings = from_options(**named, changes=changes)
+    if settings.forget is None:
+        raise InputError("an audit asks about the facts to forget", where="--forget", way_out="name their file")
+    return settings
 
 
 def _control(control: str | None, settings: Evaluation) -> Model | None:
@@ -306,6 +309,7 @@ def _base_of_adapter(adapter: Path) -> str | None:
 
 
 def _recipe_of_pair(settings: Evaluation) -> Recipe:
+    assert settings.forget is not None
     return Recipe.from_mapping(
         {
             "model": settings.after.model_dump(mode="json") if settings.after else "",

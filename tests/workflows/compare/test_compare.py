@@ -15,7 +15,7 @@ from relearn.core.errors import RunFailedError
 from relearn.core.files import read_json, read_jsonl
 from relearn.workflows.compare import comparison as comparison_run
 from relearn.workflows.compare import method_runs
-from relearn.workflows.compare.results import read_results
+from relearn.workflows.compare.results import read_results, write_overview, write_result
 from relearn.workflows.run import pipeline as pipeline_run
 from relearn.workflows.run.train_stages import records_to_learn
 
@@ -249,3 +249,13 @@ def test_a_learning_rate_that_fails_is_not_chosen(folder, monkeypatch, tmp_path)
     chosen = json.loads((tmp_path / "tiny/grad_diff.json").read_text())["chosen"]
     assert chosen["learning_rate"] == 1e-3 and "nan" in chosen["grid"][1]["failed"]
     assert "0.005: failed" in (tmp_path / "tiny/table.md").read_text()
+
+
+def test_checkpoints_of_several_trainings_are_one_picture(project_root, tmp_path):
+    path = [{"step": step, "score": 0.5, "kfr": step / 20, "krr": 0.9} for step in (0, 10, 20)]
+    for method in ("relearn", "npo_gdr", "grad_diff"):
+        value = read_json(project_root / "results" / "knowundo12" / f"{method}.json")
+        write_result(tmp_path, value | ({} if method == "grad_diff" else {"checkpoints": path}))
+    write_overview(tmp_path, ["relearn"], {})
+    picture = (tmp_path / "checkpoints.svg").read_text()
+    assert "relearn" in picture and "npo_gdr" in picture and "grad_diff" not in picture

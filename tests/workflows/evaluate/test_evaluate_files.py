@@ -130,3 +130,23 @@ def test_kfr_and_krr_of_files(tmp_path):
         pytest.skip(found["forget"]["kfr"]["note"])
     assert (found["forget"]["kfr"]["value"], found["retain"]["krr"]["value"]) == (0.5, 0.5)
     assert set(found["forget"]) == {"kfr"} and set(found["retain"]) == {"krr"}
+
+
+def test_a_retain_file_alone_is_scored_and_what_is_not_measured_is_said(tmp_path, capsys):
+    retain = answers(tmp_path / "r.json", [("q", "one two", "two one two"), ("p", "one two", "three")])
+    out = tmp_path / "out"
+    assert evaluate("--retain", retain, "--out", str(out), "--set", "metrics.bootstrap=20") == 0
+    summary = read_json(out / "summary.json")["after"]
+    assert set(summary) == {"retain"} and "krr" in summary["retain"]
+    said = capsys.readouterr()
+    assert "To keep (2)" in said.out and "KFR and the other metrics of forgetting are not measured" in said.err
+    report = read_json(out / "report.json")
+    assert report["headline"]["asked"] == "2 facts to keep."
+    assert any("--forget FILE" in note for note in report["notes"])
+
+
+def test_a_forget_file_alone_says_that_what_is_kept_is_not_measured(tmp_path):
+    out = relearn.evaluate(forget=answers(tmp_path / "f.json", SAID), measure=("rouge_l",), out=tmp_path / "out").path
+    assert any("KRR and the other metrics" in note for note in read_json(out / "manifest.json")["notes"])
+    alone = relearn.evaluate(forget=str(tmp_path / "f.json"), measure=("kfr",), out=tmp_path / "other").path
+    assert not any("KRR" in note for note in read_json(alone / "manifest.json")["notes"])

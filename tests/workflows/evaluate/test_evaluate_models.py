@@ -18,6 +18,12 @@ from relearn.workflows.evaluate import evaluation as evaluation_run
 from workflows.evaluate.asked import ASKED, PRIVATE, QUICK, SAID, WARM, answers, evaluate, records
 
 
+def test_a_model_is_asked_a_retain_file_alone(facts, tiny_model_dir):
+    assert evaluate("--after", str(tiny_model_dir), *facts[2:], "--out", "out", *ASKED) == 0
+    assert set(read_json(Path("out/summary.json"))["after"]) == {"retain"}
+    assert sorted(path.name for path in Path("out/after").iterdir()) == ["retain.jsonl"]
+
+
 def test_two_models_are_asked_and_compared(facts, tiny_model_dir, other_model):
     from relearn.core.config import Generate, Model
     from relearn.engine.generate import generate

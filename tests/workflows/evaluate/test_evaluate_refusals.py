@@ -134,3 +134,11 @@ def test_entities_by_a_remote_generator_are_refused_unasked(tmp_path, capsys, mo
 def test_python_refuses_the_same(tmp_path):
     with pytest.raises(InputError, match="nothing to score"):
         relearn.evaluate(out=tmp_path / "out")
+
+
+def test_what_needs_facts_to_forget_is_refused_without_them(facts, tiny_model_dir, capsys):
+    kept = facts[2:]
+    asked = ["--after", str(tiny_model_dir), *kept, "--set", "metrics.worst_case=2"]
+    assert "metrics.worst_case: asks the questions to forget" in refused(capsys, *asked)
+    said = refused(capsys, "--after", str(tiny_model_dir), *kept, "--metrics", "forget_quality")
+    assert "'forget_quality' is measured on the forget set, and there is none -> give --forget FILE" in said

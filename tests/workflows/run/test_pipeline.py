@@ -99,7 +99,9 @@ def test_answers_have_what_metrics_need(finished):
 
 def test_evaluation_while_training_is_logged(finished):
     scores = [row for row in read_jsonl(finished / "log.jsonl") if row.get("kind") == "evaluation"]
-    assert len(scores) >= 2 and all(0 <= row["score"] <= 1 for row in scores)
+    assert len(scores) >= 3 and scores[0]["step"] == 0
+    assert all(0 <= row[name] <= 1 for row in scores for name in ("score", "kfr", "krr"))
+    assert "The training in the KFR-KRR plane" in (finished / "report.html").read_text()
 
 
 def test_ask_generate_report_and_evaluate(finished, tmp_path, capsys):

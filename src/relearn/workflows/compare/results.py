@@ -22,7 +22,7 @@ from relearn.data.record import evenly
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import Measurement
 from relearn.metrics.paired import difference
-from relearn.report.kfr_krr_plot import Point, plane, standalone
+from relearn.report.kfr_krr_plot import Point, checkpoint_curves, checkpoints, plane, standalone
 from relearn.report.labels import MISSING, chance
 from relearn.workflows.compare.comparison_config import RETAIN_ONLY
 from relearn.workflows.compare.method_runs import training_log
@@ -43,6 +43,7 @@ COMPARED = tuple(dict.fromkeys(name for _, name, _ in COLUMNS))
 # Number of sample answers per split.
 SAMPLES_PER_SPLIT = 10
 TABLE, DIFFERENCES, PLANE = "table.md", "differences.jsonl", "plane.svg"
+CHECKPOINTS = "checkpoints.svg"
 SAMPLES, SAMPLES_TEXT = "samples.jsonl", "samples.md"
 
 
@@ -69,6 +70,7 @@ def result(
         "before": summary["before"],
         "chosen": dict(chosen),
         **training_log(trained or folder, stage),
+        **({"checkpoints": path} if (path := checkpoints((trained or folder).log_rows, stage)) else {}),
         "synthesis": _counts(manifest) if recipe["unlearn"]["method"] == "relearn" and method != RETAIN_ONLY else None,
         "versions": manifest.get("versions", {}),
         "recipe": dict(recipe),
@@ -90,7 +92,7 @@ def check_results(folder: Path, methods: Sequence[str], inputs: Iterable[Path | 
     if (files and not ours) or (folder.exists() and not folder.is_dir()):
         raise InputError("is not empty and holds no results", where=str(folder), way_out="choose another --results")
     results = [folder / f"{method}.json" for method in methods]
-    written = [*results, *(folder / name for name in (TABLE, PLANE, SAMPLES, SAMPLES_TEXT, DIFFERENCES))]
+    written = [*results, *(folder / name for name in (TABLE, PLANE, CHECKPOINTS, SAMPLES, SAMPLES_TEXT, DIFFERENCES))]
     for path in written:
         if path.is_symlink() or (path in results and path.exists() and path not in ours):
             raise InputError("is no result of relearn", where=str(path), way_out="choose another --results")
@@ -125,6 +127,9 @@ def write_overview(folder: Path, order: Sequence[str], runs: Mapping[str, RunFol
     methods = [value["method"] for value in results]
     _write(folder / TABLE, table(results, _write_differences(folder, methods, runs)))
     _write(folder / PLANE, standalone(plane([point(value) for value in results], "plane", results[0]["benchmark"])))
+    curves = {value["method"]: value["checkpoints"] for value in results if "checkpoints" in value}
+    if picture := standalone(checkpoint_curves(curves, "checkpoints", results[0]["benchmark"])):
+        _write(folder / CHECKPOINTS, picture)
     rows = _samples(folder, methods, runs)
     if rows:
         _write(folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

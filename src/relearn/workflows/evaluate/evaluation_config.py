@@ -23,14 +23,15 @@ _MODELS = ("before", "after", "base")
 class Evaluation(Part):
     """Define an evaluation: models and records to ask them, or, without `before` and `after`, files of answers.
 
-    `base`: the model for perplexity. `forget`, `retain`, ...: one file per split (`SPLITS`). `measure`: names of
-    metrics; empty for all. `synthesis`: settings of the generator, used if entities, other wordings or a judge need it.
+    `base`: the model for perplexity. `forget`, `retain`, ...: one file per split (`SPLITS`); one of these two is
+    required. `measure`: names of metrics; empty for all. `synthesis`: settings of the generator, used if entities,
+    other wordings or a judge need it.
     """
 
     before: Model | None = None
     after: Model | None = None
     base: Model | None = None
-    forget: DataSource
+    forget: DataSource | None = None
     retain: DataSource | None = None
     holdout: DataSource | None = None
     real_authors: DataSource | None = None
@@ -111,9 +112,6 @@ def from_options(
         way_out = "give --after MODEL, or --after-adapter DIR"
         problem = "names the model to compare with, and there is none to score"
         raise InputError(problem, where="--before", way_out=way_out)
-    if forget is None:
-        way_out = "give a run folder, or --forget FILE (see relearn evaluate --help)"
-        raise InputError("nothing to score", way_out=way_out)
     values: dict[str, Any] = {"measure": tuple(measure)}
     models = {"before": (before, before_adapter), "after": (after, after_adapter), "base": (base, ())}
     for role, (name, adapters) in models.items():
@@ -129,6 +127,9 @@ def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> 
     """Apply `changes` to `values` and validate; "model.dtype=bfloat16" changes all models. Raises InputError."""
     for change in changes:
         apply_change(values, change)
+    if not values.get("forget") and not values.get("retain"):
+        way_out = "give a run folder, or --forget FILE, --retain FILE or both (see relearn evaluate --help)"
+        raise InputError("nothing to score", way_out=way_out)
     common = values.pop("model", {})
     if not isinstance(common, dict) or "name" in common:
         raise InputError("the models are named by --before, --after and --base", where="--set model")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.ability import check_ability
-from relearn.core.config import Data, Model
+from relearn.core.config import Data, Model, Sources
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash
 from relearn.core.ownership import check_links, is_new, is_ours, outputs_in, refuse_overwrite
@@ -30,6 +30,17 @@ from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.subjects import find_subject
 from relearn.workflows.evaluate.evaluation_config import Evaluation, difference
 from relearn.workflows.run.inputs import begin, with_subjects
+
+NOT_GIVEN = {
+    "forget": "no facts to forget were given (--forget FILE): KFR and the other metrics of forgetting are not measured",
+    "retain": "no facts to keep were given (--retain FILE): KRR and the other metrics of what is kept are not measured",
+}
+
+
+class AskedData(Data):
+    """Choose the records of an evaluation, which may have no records to forget."""
+
+    forget: Sources = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def open_evaluation(folder: RunFolder, settings: Evaluation, held: ExitStack) ->
         inputs=hashes,
         models=models,
         counts=inputs.counts,
-        notes=[*inputs.notes, *_notes_on_base(settings)],
+        notes=[*inputs.notes, *_notes_on_base(settings), *_notes_on_splits(settings)],
     )
     return inputs
 
@@ -116,7 +127,7 @@ def _check_files(settings: Evaluation) -> None:
 def _records_to_ask(settings: Evaluation) -> EvaluationInputs:
     sources = {split: source.model_dump() for split, source in settings.sources.items()}
     utility = {split: sources.pop(split) for split in ("real_authors", "world_facts") if split in sources}
-    data = load_all(Data.model_validate({**sources, "utility": utility}))
+    data = load_all(AskedData.model_validate({**sources, "utility": utility}))
     for spec in dict.fromkeys(spec.model_copy(update={"adapter": None}) for spec in settings.models.values()):
         _check_texts(spec, data)
     left_out = [
@@ -169,7 +180,7 @@ def _notes_on_overlap(answers: Mapping[str, list[dict[str, Any]]]) -> Iterable[s
         split: {(normalised(row["question"]), normalised(row["reference"])) for row in rows}
         for split, rows in answers.items()
     }
-    if both := len(keys["forget"] & keys.get("retain", set())):
+    if both := len(keys.get("forget", set()) & keys.get("retain", set())):
         yield f"{both} questions with the same reference are in both files, to forget and to keep"
 
 
@@ -221,6 +232,9 @@ def _check_judges(settings: Evaluation, rows: int) -> None:
 def _check_wordings(settings: Evaluation, inputs: EvaluationInputs) -> None:
     """Raise InputError if the generator of wordings is not permitted, or `worst_case` has no wordings."""
     if settings.asks_for_wordings:
+        if settings.forget is None:
+            problem = "asks the questions to forget in other words, and there are none"
+            raise InputError(problem, where="metrics.worst_case", way_out="give --forget FILE")
         check_remote(settings.synthesis, inputs.counts["forget"])
     elif "worst_case" in settings.measure and not settings.metrics.worst_case and "wordings" not in inputs.splits:
         problem = "'worst_case' rests on other wordings of the questions, and there are none"
@@ -233,9 +247,16 @@ def _check_metrics(settings: Evaluation, inputs: EvaluationInputs) -> None:
     scored_as = {SPLITS[split].scored_as for split in inputs.splits}
     for name in settings.measure:
         metric = METRICS.get(name)
-        if not isinstance(metric, JointMetric) and not scored_as & set(metric.better):
+        parts = {metric.part} & set(NOT_GIVEN) if isinstance(metric, JointMetric) else set(metric.better)
+        if parts and not scored_as & parts:
             problem = f"{name!r} is measured on the {' or '.join(metric.better)} set, and there is none"
             raise InputError(problem, where="--metrics", way_out=f"give --{next(iter(metric.better))} FILE")
+
+
+def _notes_on_splits(settings: Evaluation) -> list[str]:
+    """Say what is not measured without a forget set or without a retain set, unless no metric of it was asked for."""
+    wanted = {split for name in settings.measure for split in METRICS.get(name).better} or set(NOT_GIVEN)
+    return [text for split, text in NOT_GIVEN.items() if getattr(settings, split) is None and split in wanted]
 
 
 def _notes_on_base(settings: Evaluation) -> list[str]:

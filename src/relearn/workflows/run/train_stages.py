@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.unlearning import train
 from relearn.unlearning.data.streams import TrainingData, is_written
 from relearn.unlearning.masks.mask import check_mask
-from relearn.unlearning.method import METHODS
+from relearn.unlearning.method import METHODS, Evaluate
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import check_texts
@@ -204,8 +204,8 @@ def _training_data(context: RunContext) -> TrainingData:
     )
 
 
-def _train_time_evaluation(context: RunContext, loaded: Loaded) -> Callable[[Any], float]:
-    """Return a function model -> harmonic mean of KFR and KRR, on the first SAMPLE forget and retain questions."""
+def _train_time_evaluation(context: RunContext, loaded: Loaded) -> Evaluate:
+    """Return a function model -> KFR, KRR and their harmonic mean, on the first SAMPLE forget and retain questions."""
     recipe, data = context.recipe, context.data
     forget = (data.probes_forget or data.forget)[:SAMPLE]
     retain = (data.probes_retain or context.records("retain"))[:SAMPLE]
@@ -222,9 +222,9 @@ def _train_time_evaluation(context: RunContext, loaded: Loaded) -> Callable[[Any
             lambda: score(rows, split, recipe.metrics, judges=judges[0], names=[metric]).measurements[metric].value
         )
 
-    def evaluate(model: Any) -> float:
-        rates = [rate(model, forget, "forget", "kfr"), rate(model, retain, "retain", "krr")]
-        values = [value for value in rates if value is not None]
-        return harmonic_mean(values) if values else 0.0
+    def evaluate(model: Any) -> dict[str, float]:
+        rates = {"kfr": rate(model, forget, "forget", "kfr"), "krr": rate(model, retain, "retain", "krr")}
+        known = {name: value for name, value in rates.items() if value is not None}
+        return {"score": harmonic_mean(list(known.values())) if known else 0.0, **known}
 
     return evaluate
