@@ -1,5 +1,6 @@
 """Normalise texts for comparison: words, plurals, street names, numbers in words, entities.
 
+plain                   a text of the same length with ASCII digits and without markup
 fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
 words_only              a text without case and punctuation
 singular                the likely singular of a word
@@ -31,6 +32,28 @@ _APOSTROPHES = "'’ʼ‘`´"
 _LETTERS = str.maketrans({"ß": "ss", "ø": "o", "đ": "d", "ł": "l", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"})
 
 
+# Markup between the words of a value: HTML entities, emphasis, code marks and table lines; commands of LaTeX.
+_MARKUP = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6});|[*`|]")
+_LATEX = re.compile(r"\\(?:text|math|emph|quad)\w*\{?|\\[ ,;]|[{}$]")
+_OTHER_DIGITS = (sign for sign in map(chr, range(128, 0x1FBFA)) if sign.isdecimal())
+_ASCII_SIGNS = {ord(sign): str(unicodedata.decimal(sign)) for sign in _OTHER_DIGITS}
+_ASCII_SIGNS |= {ord(sign): ascii_sign for sign, ascii_sign in zip("－−＋（）", "--+()", strict=True)}
+
+
+@lru_cache(maxsize=1 << 12)
+def plain(text: str) -> str:
+    """Replace digits and signs of other scripts by ASCII ones, and markup by spaces; offsets stay the same."""
+    if not text.isascii():
+        text = text.translate(_ASCII_SIGNS)
+    if "\\" in text:
+        text = _LATEX.sub(_blank, text)
+    return _MARKUP.sub(_blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """Store a word or number: `norm` is its normal form, `start` and `end` are character offsets into the text."""
@@ -55,6 +78,7 @@ def tokenise(text: str) -> list[Token]:
     "48,200" has the norm "48200". An "s" after an apostrophe ("Anna's", "it's") is not a token.
     """
     tokens = []
+    text = plain(text)
     for match in _TOKEN.finditer(text):
         start, word = match.start(), match.group()
         if fold(word) == "s" and start > 1 and text[start - 1] in _APOSTROPHES and text[start - 2].isalnum():
