@@ -32,6 +32,7 @@ _QUESTION_WORDS = {"who", "whose", "whom", "what", "which", "where", "when", "wh
 _BE_DO_HAVE = {"is", "are", "was", "were", "do", "does", "did", "has", "have", "had"}
 _MODALS_REQUESTS = {"can", "could", "would", "will", "should", "tell", "name", "describe", "explain", "list", "give"}
 _QUESTION_STARTS = _QUESTION_WORDS | _BE_DO_HAVE | _MODALS_REQUESTS | {"please"}
+_MONTH_STARTS = frozenset(month[:3] for month in MONTHS)
 PAIR_WINDOW = 4
 MIN_WORDING = 4
 MIN_DIGITS = 3
@@ -96,6 +97,11 @@ class RowText:
         return find_spans(self.text)
 
     @cached_property
+    def has_dates(self) -> bool:
+        """Return whether the row may have a date: a digit or the beginning of a month."""
+        return any(norm[0].isdigit() or norm[:3] in _MONTH_STARTS for norm in self.norms)
+
+    @cached_property
     def numbers(self) -> dict[str, list[tuple[int, int]]]:
         """Map numbers, as digits, to the characters where they are, in digits with any grouping or in words."""
         numbers: dict[str, list[tuple[int, int]]] = {}
@@ -103,6 +109,8 @@ class RowText:
             numbers.setdefault(digits, []).append((start, end))
         for first, token in enumerate(self.tokens):
             digits = ""
+            if not token.norm[0].isdigit():
+                continue
             for last in range(first, min(first + _MAX_NUMBER_TOKENS, len(self.tokens))):
                 match = _DIGITS.fullmatch(self.norms[last])
                 if match is None or (last > first and not self._continues_number(last)):
@@ -351,3 +359,55 @@ def _wording(secret: Secret, row: RowText) -> Iterator[Hit]:
 def common_length(answer: Sequence[str], text: Sequence[str]) -> int:
     """Count the equal tokens at the beginning of both."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answer, text, strict=False)))
+
+
+def secret_keys(secret: Secret) -> Iterator[str]:
+    """Yield the keys of a secret: a row in which `find_hits` finds it has at least one of them in `row_keys`."""
+    content = [word.singular for word in secret.answer if word.is_content]
+    yield from content or map(singular, secret.tokens[:1])
+    yield from (singular(phrase[0]) for phrase in secret.phrases)
+    yield from (*secret.numbers, *secret.codes, *secret.times, *secret.decades)
+    yield from (phone[-4:] for phone in secret.phones)
+    for day in secret.days:
+        yield from _day_keys(day)
+        if day.month:
+            yield MONTHS[day.month - 1]
+    for email in secret.emails:
+        yield from map(singular, (*email.local[:1], *email.domain[:-1]))
+    for address in secret.addresses:
+        yield from [norm for norm in address if not norm[0].isdigit()][:1]
+
+
+def row_keys(row: RowText) -> set[str]:
+    """Return the keys of a row: its words in the singular, numbers, dates, codes and street words."""
+    keys = {*row.indices, *row.streets, *row.numbers, *row.codes}
+    for span in row.spans if row.has_dates else ():
+        if span.kind == "date":
+            keys |= {span.norm, *(key for day in read_days(span.norm) for key in _day_keys(day))}
+    return keys
+
+
+def _day_keys(day: Day) -> Iterator[str]:
+    if day.year:
+        yield day.year
+    if day.month and day.day:
+        yield f"{day.month}-{day.day}"
+
+
+def contact_keys(secret: Secret) -> Iterator[object]:
+    """Yield the keys of what `find_contacts` finds: a row with a contact has one of them in `row_contact_keys`."""
+    yield from ((*email.local[-1:], email.domain[0]) for email in secret.emails)
+    yield from (address[:2] for address in secret.addresses)
+    yield from filter(is_long_code, secret.codes)
+    for phone in secret.phones:
+        lengths = range(MIN_PHONE_DIGITS, len(phone) + 1)
+        yield from (part for length in lengths for part in (phone[:length], phone[-length:]))
+        yield phone.lstrip("0")
+
+
+def row_contact_keys(row: RowText) -> set[object]:
+    """Return the keys of the contacts that a row may have."""
+    keys: set[object] = {*row.codes, *pairwise(row.without_signs), *pairwise(row.streets)}
+    for digits in row.numbers:
+        keys |= {digits[start:] for start in range(len(digits) - MIN_PHONE_DIGITS + 1)}
+    return keys

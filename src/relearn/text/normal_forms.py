@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from relearn.text.normalize import Token, find_numerals, plain, tokenise, word_list
 from relearn.text.spans import GAP, Span, SpanKind, find_spans
@@ -27,6 +26,7 @@ Place = tuple[str | None, int, int]
 # Shorter digit runs and codes are compared only where they are found as a value, because neighbours join by chance.
 MIN_JOINED = 5
 MIN_PHONE = 7
+MAX_LETTERS = 4
 _MAX_JOINED_TOKENS, _MAX_JOINED = 24, 34
 _MIN_SPELLED_DIGITS = 4
 TELLING_DIGITS = 3
@@ -116,23 +116,26 @@ def in_writing_of(reference: str, text: str) -> str:
 def joined_forms(text: str, tokens: Sequence[Token]) -> Iterator[tuple[str, int, int]]:
     """Yield the characters of neighbouring tokens as one code, with (first token, one past the last).
 
-    A part has digits or at most four letters; only the signs between groups separate the parts.
+    A part has digits or at most MAX_LETTERS letters; only the signs between groups separate the parts.
     """
-    joins = [_GROUP_GAP.fullmatch(text, one.end, other.start) is not None for one, other in pairwise(tokens)]
-    tight = [_TIGHT_GAP.fullmatch(text, one.end, other.start) is not None for one, other in pairwise(tokens)]
-    is_part = [token.norm[0].isdigit() or len(token.norm) <= 4 or _has_digit(token.norm) for token in tokens]
-    with_digits = [at for at, token in enumerate(tokens) if _has_digit(token.norm)]
     reached = -1
-    for at in with_digits:
-        if at < reached:
+    for at, token in enumerate(tokens):
+        if at < reached or not _has_digit(token.norm):
             continue
-        begin, end = at, at + 1
-        while begin > 0 and (tight[begin - 1] or (joins[begin - 1] and is_part[begin - 1])):
+        begin, reached = at, at + 1
+        while begin > 0 and _joins(text, tokens[begin - 1], tokens[begin], tokens[begin - 1]):
             begin -= 1
-        while end < len(tokens) and (tight[end - 1] or (joins[end - 1] and is_part[end])):
-            end += 1
-        reached = end
-        yield from _joined_in(tokens, begin, end)
+        while reached < len(tokens) and _joins(text, tokens[reached - 1], tokens[reached], tokens[reached]):
+            reached += 1
+        yield from _joined_in(tokens, begin, reached)
+
+
+def _joins(text: str, one: Token, other: Token, added: Token) -> bool:
+    """Return whether `added` continues a code across the gap between two tokens."""
+    if _TIGHT_GAP.fullmatch(text, one.end, other.start):
+        return True
+    is_part = len(added.norm) <= MAX_LETTERS or _has_digit(added.norm)
+    return is_part and _GROUP_GAP.fullmatch(text, one.end, other.start) is not None
 
 
 def _joined_in(tokens: Sequence[Token], begin: int, end: int) -> Iterator[tuple[str, int, int]]:
@@ -247,7 +250,7 @@ _DIGIT_WORDS["oh"] = "0"
 def spelled_numbers(tokens: Sequence[Token]) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, form) of numbers in words, also of those whose digits are spelled one by one."""
     words = [token.norm for token in tokens]
-    first = 0
+    first = len(words) if _DIGIT_WORDS.keys().isdisjoint(words) else 0
     while first < len(words):
         last = first
         while last < len(words) and words[last] in _DIGIT_WORDS:

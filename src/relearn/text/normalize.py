@@ -15,17 +15,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import NamedTuple
 
 # Combining marks and invisible characters do not split a word; scripts without spaces are split into characters.
 _INVISIBLE = r"\u0300-\u036f\u00ad\u200b-\u200f\u2060\ufeff"
-_WORD_CHARACTER = rf"[^\W_]|[{_INVISIBLE}]"
-_UNSPACED = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]"
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _SEPARATORS = r",’'\u00a0\u2009\u202f"
 _GROUPED_DIGITS = rf"\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?![^\W_])"
-_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|{_UNSPACED}|(?:(?!{_UNSPACED})(?:{_WORD_CHARACTER}))+")
+_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_INVISIBLE}])+")
+_ASCII_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|[^\W_]+", re.ASCII)
 _DROPPED = re.compile(rf"[{_INVISIBLE}]")
 _THOUSANDS = re.compile(rf"[{_SEPARATORS}]")
 _APOSTROPHES = "'’ʼ‘`´"
@@ -54,8 +54,7 @@ def _blank(match: re.Match[str]) -> str:
     return " " * len(match.group())
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """Store a word or number: `norm` is its normal form, `start` and `end` are character offsets into the text."""
 
     norm: str
@@ -79,9 +78,10 @@ def tokenise(text: str) -> list[Token]:
     """
     tokens = []
     text = plain(text)
-    for match in _TOKEN.finditer(text):
-        start, word = match.start(), match.group()
-        if fold(word) == "s" and start > 1 and text[start - 1] in _APOSTROPHES and text[start - 2].isalnum():
+    for match in (_ASCII_TOKEN if text.isascii() else _TOKEN).finditer(text):
+        word, start = match.group(), match.start()
+        follows_sign = start > 1 and text[start - 1] in _APOSTROPHES
+        if follows_sign and text[start - 2].isalnum() and fold(word) == "s":
             continue
         norm = fold(_THOUSANDS.sub("", word) if word[0].isdigit() else word)
         if norm:
@@ -185,7 +185,7 @@ def find_numerals(norms: Sequence[str]) -> Iterator[tuple[int, int, int]]:
 
     "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" is 1987. "one" alone is not a number.
     """
-    first = 0
+    first = len(norms) if _SMALL.keys().isdisjoint(norms) else 0
     while first < len(norms):
         last = _end_of_numeral(norms, first)
         words = [norm for norm in norms[first:last] if norm != "and"]
