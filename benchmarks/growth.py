@@ -131,10 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, part in found["parts"].items():
-        largest = part["points"][-1]
-        print(
-            f"{name:10} exponent {part['exponent']:.2f}, {largest['seconds']:.1f} s for {largest['size']} {part['unit']}"
-        )
+        size, seconds = (part["points"][-1][key] for key in ("size", "seconds"))
+        print(f"{name}: exponent {part['exponent']:.2f}; {size} {part['unit']} in {seconds:.1f} s")
     return 0
 
 
