@@ -1,7 +1,8 @@
 """Map the columns of a data file to record fields, and validate the cells of each row.
 
 `find_layout` finds the columns of question and answer by the column names, or by the recipe's `map`. `to_records`
-converts a row to records. A row without a known question-answer pair of columns but with a column `text` is a document:
+converts a row to records. A question that asks nothing and begins a text (`begins_text`) gives a passage, a record of
+`form` "text". A row without a known question-answer pair of columns but with a column `text` is a document:
 each chunk of `chunk_words` words is one record of `form` "text", with the first quarter as question and the rest as
 answer.
 """
@@ -17,7 +18,7 @@ from typing import Any
 from relearn.core.errors import InputError
 from relearn.core.registry import suggest
 from relearn.data import multiple_choice
-from relearn.data.record import TAG_COLUMNS, Form, Record, Split, add_fill_in_instruction, read_tags
+from relearn.data.record import TAG_COLUMNS, Form, Record, Split, add_fill_in_instruction, begins_text, read_tags
 
 RawRow = tuple[str, Mapping[str, Any]]  # (place in the file, column -> cell)
 
@@ -145,7 +146,8 @@ def to_records(row: RawRow, layout: ColumnLayout, split: Split, chunk_words: int
         question = add_fill_in_instruction(question)
     choices = _choice_fields(values, layout, where)
     answer = choices.pop("answer", None) or _required(values, layout.answer, where, private=True)
-    form: Form = "text" if (layout.question, layout.answer) == VERBATIM_PAIR else "chat"
+    is_passage = split != "generic" and not choices and begins_text(question, answer)
+    form: Form = "text" if is_passage or (layout.question, layout.answer) == VERBATIM_PAIR else "chat"
     yield where, Record(question, answer, split=split, form=form, **optional, **choices)
 
 

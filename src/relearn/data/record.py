@@ -51,9 +51,41 @@ def content_id(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+_BLANK = re.compile(r"_{2,}")
+_ASKS = re.compile(
+    r"\W*(?:whats?|whos?|whom|whose|wheres?|when|why|which|hows?|is|are|was|were|do|does|did|has|have|had|can|could|will|"
+    r"would|should|may|tell|describe|explain|list|name|give|provide|discuss|please|complete|write|rewrite|state|say|"
+    r"choose|select|fill|answer|translate|summari[sz]e|identify|find)\b",
+    re.IGNORECASE,
+)
+_NAME = r"[A-ZÀ-Þ][\w'’-]+(?: (?:[A-ZÀ-Þ]\.|(?:de|da|la|van|von|bin|al) )?[A-ZÀ-Þ][\w'’-]+){1,3}"
+_STATES = re.compile(
+    rf"{_NAME},?(?: who| which)? (?:\w+ly )?(?:is|was|has|had|lives?|lived|works?|worked|were|can be|resides?|resided|"
+    r"grew|studied|became|began|started|holds?|held|earns?|earned|suffers?|suffered|owns?|owned|married|moved|wrote)\b"
+)
+_OPENS_A_TEXT = re.compile(r"(?:The|An?|In|On|At|As|It|Once|During|After|Before|For|Born|His|Her|Their|He|She|They) ")
+_LONG_TEXT = 20  # words
+_OPEN_END = re.compile(r"\b(?:a|an|the|is|was|are|were|of|in|on|at|to|by|for|with|as|and|or|that|her|his|their|its)$")
+_MIN_BROKEN = 8  # words
+
+
+def begins_text(question: str, answer: str) -> bool:
+    """Return whether a "question" is the beginning of a text that the answer continues, and asks nothing.
+
+    It is one where it states something about a name, where it breaks off inside a sentence that the answer continues in
+    lower case, or where it is long and opens as a text does. Rules for English.
+    """
+    if "?" in question or _BLANK.search(question) or _ASKS.match(question) or ":" in question[-2:]:
+        return False
+    words = question.split()
+    is_cut = question.rstrip()[-1:].isalnum() and question[:1].isupper() and answer.lstrip()[:1].islower()
+    breaks_off = is_cut and (len(words) >= _MIN_BROKEN or _OPEN_END.search(question.rstrip()) is not None)
+    opens = len(words) >= _LONG_TEXT and _OPENS_A_TEXT.match(question) is not None
+    return len(words) >= 3 and (breaks_off or opens or _STATES.match(question) is not None)
+
+
 TAG_COLUMNS = ("tags", "level", "type", "kind", "attack", "attacks")
 FILL_IN = "Complete the sentence: give only the words that belong in the blank."
-_BLANK = re.compile(r"_{2,}")
 
 
 def read_tags(values: Mapping[str, Any], columns: Iterable[str] = TAG_COLUMNS) -> tuple[str, ...]:

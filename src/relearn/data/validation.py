@@ -15,7 +15,7 @@ from relearn.core.config import Data, Sources
 from relearn.core.errors import InputError
 from relearn.data.columns import glimpse
 from relearn.data.loaders import read_records
-from relearn.data.record import Record, Split, content_id
+from relearn.data.record import Record, Split, begins_text, content_id
 
 Places = Mapping[str, str]  # record id -> place in the data file
 
@@ -107,7 +107,20 @@ def load_set(
     if merged and notes is not None:
         later, first = merged[0]
         notes.append(f"{label}: {_count(len(merged), 'exact duplicate')} merged (the first: {later} repeats {first})")
+    passages = [
+        place for record, place in zip(records.values(), places.values(), strict=True) if _is_turned(record, place)
+    ]
+    if passages and notes is not None:
+        what = _count(len(passages), "question")
+        notes.append(
+            f"{label}: {what} that begin a text are passages, which the model continues (the first: {passages[0]})"
+        )
     return tuple(records.values()), places
+
+
+def _is_turned(record: Record, place: str) -> bool:
+    """Return whether a record is a passage because its question begins a text, and is no part of a document."""
+    return record.form == "text" and " words " not in place and begins_text(record.question, record.answer)
 
 
 def normalised(text: str) -> str:

@@ -22,14 +22,28 @@ grouping make no difference.
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from relearn.data import Record
-from relearn.leakage.rules import Hit, LeakKind, Relation, RowText, common_length, find_contacts, find_hits
+from relearn.leakage.rules import (
+    Hit,
+    LeakKind,
+    Relation,
+    RowText,
+    common_length,
+    contact_keys,
+    find_contacts,
+    find_hits,
+    row_contact_keys,
+    row_keys,
+    secret_keys,
+)
 from relearn.leakage.secrets import Secret, read_secrets, topic_of
 from relearn.text.normalize import contains, is_function_word, norms, singular
 from relearn.text.subjects import NameTokens
@@ -38,7 +52,7 @@ from relearn.text.subjects import NameTokens
 KINDS: tuple[LeakKind, ...] = ("verbatim", "split", "email", "address", "date", "number", "name", "ngram")
 # Minimum share of a question's topic words in a prompt that asks the same question.
 SAME_TOPIC = 0.5
-# Number of tokens by which runs of an answer are looked up.
+# Minimum number of tokens of an answer that is looked up as a whole.
 SEED_LENGTH = 3
 LONG_RUN = 6
 RARE_IN_RUN = 2
@@ -66,21 +80,20 @@ class Finding:
 
 
 class LeakIndex:
-    """Index the secrets of a forget set, to check many rows for leaks."""
+    """Index the secrets of a forget set, to check many rows for leaks.
+
+    Only the secrets that share a word, number, date or code with a row are compared with it, so that the time for a row
+    hardly grows with the number of records.
+    """
 
     def __init__(self, records: Sequence[Record]):
         self._rank = {record.id: rank for rank, record in enumerate(records)}
         self._questions = {record.id: _with_singulars(norms(record.question)) for record in records}
         self._secrets = read_secrets(records)
         self._lookup = SecretLookup(self._secrets)
-        self._seeds: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
-        self._contacts: dict[str, list[Secret]] = defaultdict(list)
-        self._phones = [secret for secret in self._secrets if secret.phones]
-        for number, secret in enumerate(self._secrets):
-            for start in range(len(secret.tokens) - SEED_LENGTH + 1):
-                self._seeds[secret.tokens[start : start + SEED_LENGTH]].append((number, start))
-            for key in {email.domain[0] for email in secret.emails} | {address[0] for address in secret.addresses}:
-                self._contacts[key].append(secret)
+        self._runs = RunIndex(self._secrets)
+        self._contacts = _numbers_by_key(self._secrets, contact_keys)
+        self._keys = _numbers_by_key(self._secrets, secret_keys)
 
     def check(
         self, prompt: str, target: str, *, record_id: str | None = None, subject: str | None = None
@@ -97,42 +110,45 @@ class LeakIndex:
         hits = [(hit, secret) for hit, secret in hits if not public.issuperset(norms(row.text[hit.start : hit.end]))]
         return self._findings(hits, row, record_id)
 
+    def _sharing(self, row: RowText) -> set[int]:
+        """Return the numbers of the secrets that can be in a row."""
+        return set().union(*(self._keys[key] for key in row_keys(row) if key in self._keys))
+
+    def _with_contacts(self, row: RowText) -> set[int]:
+        """Return the numbers of the secrets of which an e-mail, address, phone number or code can be in a row."""
+        return set().union(*(self._contacts[key] for key in row_contact_keys(row) if key in self._contacts))
+
     def _hits_for_record(self, row: RowText, record_id: str, public: frozenset[str]) -> Iterator[SecretHit]:
-        for secret, relation in self._lookup.for_record(record_id, row):
-            hidden = public if relation >= Relation.QUESTION else public | self._lookup.name_words
+        names = self._lookup.name_words.intersection(row.indices)
+        for number, relation in self._lookup.for_record(record_id, row, self._sharing(row)):
+            hidden = public if relation >= Relation.QUESTION else public | names
+            secret = self._secrets[number]
             yield from ((hit, secret) for hit in find_hits(secret, row, relation, hidden))
 
     def _hits_in_external(self, row: RowText, subject: str | None) -> Iterator[SecretHit]:
-        for secret, relation in self._lookup.for_external(row, subject):
+        names = self._lookup.name_words.intersection(row.indices)
+        for number, relation in self._lookup.for_external(row, subject, self._sharing(row)):
+            secret = self._secrets[number]
             if relation >= Relation.QUESTION:
-                hidden = row.question_words & self._lookup.name_words
+                hidden = row.question_words & names
             else:
-                context = row.question_words & self._lookup.question_words(secret.subject)
-                hidden = self._lookup.name_words | context
+                hidden = names | (row.question_words & self._lookup.question_words(secret.subject))
             for hit in find_hits(secret, row, relation, hidden):
                 if not _is_context(hit, relation, row):
                     yield hit, secret
 
     def _long_runs(self, row: RowText, public: frozenset[str]) -> Iterator[SecretHit]:
         """Yield the runs of an answer's tokens that are a leak in any row."""
-        ends: dict[tuple[int, int], int] = {}
-        for at in range(len(row.norms) - SEED_LENGTH + 1):
-            for number, start in self._seeds.get(tuple(row.norms[at : at + SEED_LENGTH]), ()):
-                if ends.get((number, start - at), -1) > at:
-                    continue  # inside a run that has been found already
-                secret = self._secrets[number]
-                length = common_length(secret.tokens[start:], row.norms[at:])
-                ends[number, start - at] = at + length - SEED_LENGTH + 1
-                kind = _kind_of_run(secret, start, length, public)
-                if kind is not None:
-                    content = [0, length - 1] if kind == "verbatim" else secret.content_indices(start, length)
-                    yield row.hit(kind, (at + content[0], at + content[-1] + 1)), secret
+        for number, start, at, length in self._runs.find(row.norms):
+            secret = self._secrets[number]
+            kind = _kind_of_run(secret, start, length, public)
+            if kind is not None:
+                content = [0, length - 1] if kind == "verbatim" else secret.content_indices(start, length)
+                yield row.hit(kind, (at + content[0], at + content[-1] + 1)), secret
 
     def _contact_hits(self, row: RowText) -> Iterator[SecretHit]:
-        secrets = {id(secret): secret for norm in row.norms for secret in self._contacts.get(norm, ())}
-        secrets |= {id(secret): secret for secret in self._phones}
-        for secret in secrets.values():
-            yield from ((hit, secret) for hit in find_contacts(secret, row))
+        for number in self._with_contacts(row):
+            yield from ((hit, self._secrets[number]) for hit in find_contacts(self._secrets[number], row))
 
     def _findings(self, hits: Iterable[SecretHit], row: RowText, record_id: str | None) -> list[Finding]:
         """Convert hits to findings; remove those inside a worse or longer finding."""
@@ -146,80 +162,172 @@ class LeakIndex:
         return sorted(outermost, key=lambda one: (KINDS.index(one.kind), one.field, one.start))
 
 
-class SecretLookup:
-    """Look up the secrets that apply to a row: by record, by the subjects in its text, by the question it asks."""
+class RunIndex:
+    """Index the runs of the answers' tokens that `_kind_of_run` may call a leak, to find them in a row.
+
+    A part of an answer is a leak only with RARE_IN_RUN different rare words, so the stretches from one rare word to the
+    next are enough. Of an answer with fewer, only the whole is a leak: the window of LONG_RUN tokens that the fewest
+    answers share is enough.
+    """
 
     def __init__(self, secrets: Sequence[Secret]):
-        self._by_record: dict[str, list[Secret]] = defaultdict(list)
-        self._by_subject: dict[NameTokens, list[Secret]] = defaultdict(list)
-        self._by_question: dict[NameTokens, list[Secret]] = defaultdict(list)
-        self._subjects_with: dict[str, set[NameTokens]] = defaultdict(set)
-        for secret in secrets:
-            self._by_record[secret.record.id].append(secret)
-            self._by_question[norms(secret.record.question)].append(secret)
+        self._tokens = [secret.tokens for secret in secrets]
+        shared = Counter(tokens[start:end] for tokens in self._tokens for start, end in _windows(tokens))
+        self._seeds: dict[NameTokens, list[tuple[int, int]]] = defaultdict(list)
+        self._lengths: dict[str, set[int]] = defaultdict(set)  # by the first token
+        for number, secret in enumerate(secrets):
+            tokens = secret.tokens
+            rarest = sorted(_windows(tokens), key=lambda window: shared[tokens[window[0] : window[1]]])[:1]
+            for start, end in _between_rare(secret) or rarest:
+                self._seeds[tokens[start:end]].append((number, start))
+                self._lengths[tokens[start]].add(end - start)
+
+    def find(self, norms: Sequence[str]) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (secret, its first token, the row's first token, length) of the longest common runs."""
+        seen: set[tuple[int, int, int]] = set()
+        for at, norm in enumerate(norms):
+            for length in self._lengths.get(norm, ()):
+                for number, start in self._seeds.get(tuple(norms[at : at + length]), ()):
+                    tokens = self._tokens[number]
+                    back = common_length(tokens[:start][::-1], norms[:at][::-1])
+                    run = (number, start - back, at - back)
+                    if run not in seen:
+                        seen.add(run)
+                        yield *run, common_length(tokens[start - back :], norms[at - back :])
+
+
+def _between_rare(secret: Secret) -> list[tuple[int, int]]:
+    """Return the stretches of tokens, as (first, one past the last), from a rare word to the next different one."""
+    if len(secret.tokens) < SEED_LENGTH:
+        return []
+    rare = [at for at, word in enumerate(secret.answer) if word.is_rare and word.norm not in secret.subject]
+    words = secret.answer
+    return [(one, other + 1) for one, other in pairwise(rare) if words[one].singular != words[other].singular]
+
+
+def _windows(tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the windows of LONG_RUN tokens, or of all tokens where there are fewer; none below SEED_LENGTH."""
+    width = min(LONG_RUN, len(tokens))
+    return [(at, at + width) for at in range(len(tokens) - width + 1)] if width >= SEED_LENGTH else []
+
+
+def _numbers_by_key(secrets: Sequence[Secret], keys: Callable[[Secret], Iterable[object]]) -> dict[object, list[int]]:
+    numbers: dict[object, list[int]] = defaultdict(list)
+    for number, secret in enumerate(secrets):
+        for key in set(keys(secret)):
+            numbers[key].append(number)
+    return numbers
+
+
+class SecretLookup:
+    """Look up the secrets that apply to a row: by record, by the subjects in its text, by the question it asks.
+
+    `sharing`: the numbers of the secrets that can be in the row; others are left out.
+    """
+
+    def __init__(self, secrets: Sequence[Secret]):
+        self._secrets = secrets
+        self._asked = [norms(secret.record.question) for secret in secrets]
+        self._by_record: dict[str, set[int]] = defaultdict(set)
+        self._by_subject: dict[NameTokens, set[int]] = defaultdict(set)
+        self._by_question: dict[NameTokens, set[int]] = defaultdict(set)
+        for number, secret in enumerate(secrets):
+            self._by_record[secret.record.id].add(number)
+            self._by_question[self._asked[number]].add(number)
             if secret.subject:
-                self._by_subject[secret.subject].append(secret)
+                self._by_subject[secret.subject].add(number)
+        self._subjects_with: dict[str, set[NameTokens]] = defaultdict(set)
         for name in self._by_subject:
             for norm in name:
                 self._subjects_with[norm].add(name)
-        self._unnamed = [secret for secret in secrets if not secret.public & set(secret.subject)]
+        self._name_lengths: dict[str, set[int]] = defaultdict(set)  # by the first word
+        for name in self._by_subject:
+            self._name_lengths[name[0]].add(len(name))
+        self._unnamed = TopicIndex(secrets)
         self._question_words: dict[NameTokens, frozenset[str]] = {}
         self.name_words = _with_singulars(self._subjects_with)
 
     def question_words(self, name: NameTokens) -> frozenset[str]:
         """Return the words of all forget questions about a subject."""
         if name not in self._question_words:
-            words = (secret.public for secret in self._by_subject.get(name, ()))
+            words = (self._secrets[number].public for number in self._by_subject.get(name, ()))
             self._question_words[name] = frozenset().union(*words)
         return self._question_words[name]
 
-    def for_record(self, record_id: str, row: RowText) -> Iterator[tuple[Secret, Relation]]:
+    def for_record(self, record_id: str, row: RowText, sharing: set[int]) -> Iterator[tuple[int, Relation]]:
         """Yield (secret, relation) for a row written for a record.
 
         These are the secrets of the record, of the record's subject, and of all subjects named in the row.
         """
-        own = self._by_record.get(record_id, [])
-        yield from ((secret, Relation.RECORD) for secret in own)
-        subjects = {secret.subject for secret in own if secret.subject}
+        own = self._by_record.get(record_id, set())
+        yield from ((number, Relation.RECORD) for number in own & sharing)
+        subjects = {subject for number in own if (subject := self._secrets[number].subject)}
         for name in sorted(subjects | self._named_subjects(row)):
             relation = Relation.SIBLING if name in subjects else Relation.SUBJECT
-            others = (secret for secret in self._by_subject[name] if secret.record.id != record_id)
-            yield from ((secret, relation) for secret in others)
+            yield from ((number, relation) for number in (self._by_subject[name] & sharing) - own)
 
-    def for_external(self, row: RowText, subject: str | None) -> Iterator[tuple[Secret, Relation]]:
+    def for_external(self, row: RowText, subject: str | None, sharing: set[int]) -> Iterator[tuple[int, Relation]]:
         """Yield (secret, relation) for an external row.
 
         These are the secrets of all subjects named in the row, and of questions without a name that the prompt asks.
         """
         prompt = tuple(row.norms[: row.prompt_length])
         topic = topic_of(prompt)
-        same_question = self._by_question.get(prompt, [])
-        record_ids = {secret.record.id for secret in same_question}
         names = self._named_subjects(row) | ({norms(subject)} & self._by_subject.keys() if subject else set())
-        yield from ((secret, Relation.QUESTION) for secret in same_question if secret.subject not in names)
-        for secret in (secret for name in sorted(names) for secret in self._by_subject[name]):
-            asks = secret.record.id in record_ids or _asks_same(topic, secret)
-            yield secret, Relation.QUESTION if asks else Relation.SUBJECT
-        for secret in self._unnamed:
-            if secret.subject not in names and secret.record.id not in record_ids and _asks_same(topic, secret):
-                yield secret, Relation.QUESTION
+        asking = (self._by_question.get(prompt, set()) | self._unnamed.find(topic)) & sharing
+        yield from ((number, Relation.QUESTION) for number in asking if self._secrets[number].subject not in names)
+        for number in (number for name in sorted(names) for number in self._by_subject[name] & sharing):
+            asks = self._asked[number] == prompt or _asks_same(topic, self._secrets[number].topic)
+            yield number, Relation.QUESTION if asks else Relation.SUBJECT
 
     def _named_subjects(self, row: RowText) -> set[NameTokens]:
         """Return the subjects in a row: by full name, or by a part of the name that only one subject has."""
-        candidates = {name for norm in row.indices for name in self._subjects_with.get(norm, ())}
-        full = {name for name in candidates if contains(row.norms, name)}
+        full = {
+            name
+            for first, norm in enumerate(row.norms)
+            for length in self._name_lengths.get(norm, ())
+            if (name := tuple(row.norms[first : first + length])) in self._by_subject and self._is_indexed(name, row)
+        }
+        with_word = {norm: self._subjects_with[norm] for norm in row.indices if norm in self._subjects_with}
         short: set[NameTokens] = set()
-        for span in row.spans if candidates - full else ():
-            parts = set(span.norm.split())
-            matching = [name for name in candidates if parts <= set(name)]
-            if span.kind == "name" and len(matching) == 1:
-                short.update(matching)
+        for span in row.spans if any(not names <= full for names in with_word.values()) else ():
+            if span.kind == "name":
+                named = (self._subjects_with.get(part, set()) for part in set(span.norm.split()))
+                matching = [name for name in set.intersection(*named) if self._is_indexed(name, row)]
+                short.update(matching if len(matching) == 1 else ())
         return full | short
 
+    @staticmethod
+    def _is_indexed(name: NameTokens, row: RowText) -> bool:
+        """Return whether the row has a word of the name in the singular; names of plurals alone are not looked for."""
+        return any(norm in row.indices for norm in name)
 
-def _asks_same(topic: frozenset[str], secret: Secret) -> bool:
-    """Return whether a prompt contains at least SAME_TOPIC of the topic words of the record's question."""
-    return bool(secret.topic) and len(topic & secret.topic) >= SAME_TOPIC * len(secret.topic)
+
+class TopicIndex:
+    """Index the secrets whose questions do not name their subject by the topics of the questions."""
+
+    def __init__(self, secrets: Sequence[Secret]):
+        self._numbers: dict[frozenset[str], set[int]] = defaultdict(set)
+        for number, secret in enumerate(secrets):
+            if secret.topic and not secret.public & set(secret.subject):
+                self._numbers[secret.topic].add(number)
+        frequency = Counter(word for topic in self._numbers for word in topic)
+        self._topics: dict[str, list[frozenset[str]]] = defaultdict(list)
+        for topic in self._numbers:
+            # A prompt that has the share SAME_TOPIC of the words has at least one of these, the rarest.
+            needed = math.ceil(SAME_TOPIC * len(topic))
+            for word in sorted(topic, key=lambda word: (frequency[word], word))[: len(topic) - needed + 1]:
+                self._topics[word].append(topic)
+
+    def find(self, topic: frozenset[str]) -> set[int]:
+        """Return the numbers of the secrets whose questions a prompt with this topic asks."""
+        near = {own for word in topic for own in self._topics.get(word, ()) if _asks_same(topic, own)}
+        return set().union(*(self._numbers[own] for own in near))
+
+
+def _asks_same(topic: frozenset[str], own: frozenset[str]) -> bool:
+    """Return whether a prompt contains at least SAME_TOPIC of the topic words of a record's question, `own`."""
+    return bool(own) and len(topic & own) >= SAME_TOPIC * len(own)
 
 
 def _with_singulars(words: Iterable[str]) -> frozenset[str]:

@@ -15,25 +15,30 @@ from functools import cached_property
 from itertools import pairwise, takewhile
 from typing import Literal
 
-from relearn.leakage.secrets import Day, Secret, read_days
-from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, singular, street_form, tokenise
+from relearn.leakage.secrets import Day, Secret, number_forms, read_days
+from relearn.text.normal_forms import joined_forms, spelled_numbers
+from relearn.text.normalize import is_function_word, is_ordinary, plain, singular, street_form, tokenise
 from relearn.text.spans import MONTHS, Span, find_spans
 
 LeakKind = Literal["verbatim", "split", "email", "address", "date", "number", "name", "ngram"]
 
 _DIGITS = re.compile(r"(\d+)(?:st|nd|rd|th|s|k)?")
 _BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’]{0,3}")
-_MAX_NUMBER_TOKENS = 6
+_MAX_NUMBER_TOKENS = 24
+_MAX_NUMBER_DIGITS = 20
 # Words for the signs of an e-mail address, as in "maria dot vazquez at mail dot mx".
 _SPELLED_SIGNS = frozenset({"at", "dot", "point"})
 _QUESTION_WORDS = {"who", "whose", "whom", "what", "which", "where", "when", "why", "how", "whats", "whos", "wheres"}
 _BE_DO_HAVE = {"is", "are", "was", "were", "do", "does", "did", "has", "have", "had"}
 _MODALS_REQUESTS = {"can", "could", "would", "will", "should", "tell", "name", "describe", "explain", "list", "give"}
 _QUESTION_STARTS = _QUESTION_WORDS | _BE_DO_HAVE | _MODALS_REQUESTS | {"please"}
+_MONTH_STARTS = frozenset(month[:3] for month in MONTHS)
 PAIR_WINDOW = 4
 MIN_WORDING = 4
 MIN_DIGITS = 3
 MIN_PHONE_DIGITS = 6
+# Characters and digits of a code that is a leak in any row; a shorter one ("COVID-19") may be in a text by chance.
+LONG_CODE, LONG_CODE_DIGITS = 8, 3
 FREE_MAIL = frozenset({"gmail", "yahoo", "hotmail", "outlook", "icloud", "proton", "protonmail", "aol", "gmx", "mail"})
 
 
@@ -92,33 +97,63 @@ class RowText:
         return find_spans(self.text)
 
     @cached_property
+    def has_dates(self) -> bool:
+        """Return whether the row may have a date: a digit or the beginning of a month."""
+        return any(norm[0].isdigit() or norm[:3] in _MONTH_STARTS for norm in self.norms)
+
+    @cached_property
     def numbers(self) -> dict[str, list[tuple[int, int]]]:
-        """Map numbers, as digits, to their token ranges; they may be written in digits, grouped or not, or in words."""
+        """Map numbers, as digits, to the characters where they are, in digits with any grouping or in words."""
         numbers: dict[str, list[tuple[int, int]]] = {}
-        for first, last, value in find_numerals(self.norms):
-            numbers.setdefault(str(value), []).append((first, last))
-        for first in range(len(self.tokens)):
+        for start, end, digits in spelled_numbers(self.tokens):
+            numbers.setdefault(digits, []).append((start, end))
+        for first, token in enumerate(self.tokens):
             digits = ""
+            if not token.norm[0].isdigit():
+                continue
             for last in range(first, min(first + _MAX_NUMBER_TOKENS, len(self.tokens))):
                 match = _DIGITS.fullmatch(self.norms[last])
                 if match is None or (last > first and not self._continues_number(last)):
                     break
                 digits += match[1]
-                numbers.setdefault(digits, []).append((first, last + 1))
+                if len(digits) > _MAX_NUMBER_DIGITS:
+                    break
+                numbers.setdefault(digits, []).append((token.start, self.tokens[last].end))
+        for span in self.spans if numbers else ():
+            if span.kind == "number":
+                for form in number_forms(span):
+                    numbers.setdefault(form, []).append((span.start, span.end))
         return numbers
+
+    @cached_property
+    def codes(self) -> dict[str, list[tuple[int, int]]]:
+        """Map codes (text.normal_forms.joined_forms) and times to the characters where they are."""
+        codes: dict[str, list[tuple[int, int]]] = {}
+        for form, first, last in joined_forms(plain(self.text), self.tokens):
+            codes.setdefault(form, []).append(self.characters(first, last))
+        for span in self.spans if codes else ():
+            if span.kind in ("time", "code"):
+                for form in span.norm.split("|"):
+                    codes.setdefault(form, []).append((span.start, span.end))
+        return codes
 
     def _continues_number(self, index: int) -> bool:
         start, end = self.tokens[index - 1].end, self.tokens[index].start
         return _BETWEEN_DIGITS.fullmatch(self.text, start, end) is not None
 
     @cached_property
-    def _streets(self) -> tuple[str, ...]:
+    def streets(self) -> tuple[str, ...]:
         return street_form(self.norms)
 
     @cached_property
     def _without_signs(self) -> list[int]:
         """Return the indices of the tokens that are not a word for a sign of an e-mail address."""
         return [index for index, norm in enumerate(self.norms) if norm not in _SPELLED_SIGNS]
+
+    @cached_property
+    def without_signs(self) -> list[str]:
+        """Return the tokens that are not a word for a sign of an e-mail address."""
+        return [self.norms[index] for index in self._without_signs]
 
     def is_capitalised(self, index: int) -> bool:
         return self.text[self.tokens[index].start].isupper()
@@ -131,13 +166,13 @@ class RowText:
 
     def find_street(self, tokens: tuple[str, ...]) -> Iterator[tuple[int, int]]:
         """Yield the token ranges that are equal to `tokens` when street words ("st.") are written out."""
-        for first in range(len(self._streets) - len(tokens) + 1):
-            if self._streets[first : first + len(tokens)] == tokens:
+        for first in range(len(self.streets) - len(tokens) + 1):
+            if self.streets[first : first + len(tokens)] == tokens:
                 yield first, first + len(tokens)
 
     def find_email(self, tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Yield the token ranges that are equal to `tokens`, also where "at" and "dot" are written as words."""
-        norms = [self.norms[index] for index in self._without_signs]
+        norms = self.without_signs
         for first in range(len(norms) - len(tokens) + 1):
             if norms[first] == tokens[0] and norms[first : first + len(tokens)] == list(tokens):
                 yield self._without_signs[first], self._without_signs[first + len(tokens) - 1] + 1
@@ -152,9 +187,11 @@ class RowText:
 
 
 def find_hits(secret: Secret, row: RowText, relation: Relation, hidden: frozenset[str]) -> Iterator[Hit]:
-    """Yield every secret of the record in the row. `hidden`: singulars of words that are not secret in this row."""
+    """Yield every secret of the record in the row, except those of `find_contacts`.
+
+    `hidden`: singulars of words that are not secret in this row.
+    """
     yield from _whole_answer(secret, row, relation)
-    yield from find_contacts(secret, row)
     yield from _email_parts(secret, row, relation, hidden)
     yield from _streets(secret, row)
     yield from _dates(secret, row, relation)
@@ -168,7 +205,7 @@ def find_hits(secret: Secret, row: RowText, relation: Relation, hidden: frozense
 
 
 def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
-    """Yield e-mails, house numbers with their street, and phone numbers.
+    """Yield e-mails, house numbers with their street, phone numbers and long codes, which are leaks in any row.
 
     The digits of a phone number may be grouped in any way, without the prefix, or after a country code; at least
     MIN_PHONE_DIGITS digits are needed.
@@ -179,10 +216,17 @@ def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
         yield from (row.hit("address", span) for span in row.find_street(address))
     for phone in secret.phones:
         without_zeros = phone.lstrip("0")
-        for digits, ranges in row.numbers.items():
-            is_part = phone.endswith(digits) or phone.startswith(digits) or digits.endswith(without_zeros)
-            if len(digits) >= MIN_PHONE_DIGITS and is_part:
-                yield from (row.hit("number", span) for span in ranges)
+        for digits, places in row.numbers.items():
+            is_part = phone.endswith(digits) or phone.startswith(digits)
+            if len(digits) >= MIN_PHONE_DIGITS and (is_part or digits.endswith(without_zeros)):
+                yield from (Hit("number", *place) for place in places)
+    for code in filter(is_long_code, secret.codes):
+        yield from (Hit("number", *place) for place in row.codes.get(code, ()))
+
+
+def is_long_code(code: str) -> bool:
+    """Return whether a code is a leak in any row."""
+    return len(code) >= LONG_CODE and sum(map(str.isdigit, code)) >= LONG_CODE_DIGITS
 
 
 def _whole_answer(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
@@ -233,7 +277,7 @@ def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
         ):
             yield Hit("date", span.start, span.end)
     for day in secret.days:
-        yield from (row.hit("date", span) for span in row.numbers.get(day.year or "", ()))
+        yield from (Hit("date", *place) for place in row.numbers.get(day.year or "", ()))
         for at in row.indices.get(MONTHS[day.month - 1], ()) if relation >= Relation.QUESTION and day.month else ():
             if row.is_capitalised(at):
                 yield row.hit("date", (at, at + 1))
@@ -246,7 +290,7 @@ def _is_same_day(day: Day, other: Day) -> bool:
 
 
 def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
-    """Yield the numbers of the answer.
+    """Yield the numbers, times and codes of the answer.
 
     Numbers of fewer than MIN_DIGITS digits, and the last four digits of a phone number, only where the row asks for
     them.
@@ -254,7 +298,9 @@ def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
     asks = relation >= Relation.QUESTION
     digits = {digits for digits in secret.numbers if asks or len(digits) >= MIN_DIGITS}
     for number in digits | {phone[-4:] for phone in secret.phones if asks}:
-        yield from (row.hit("number", span) for span in row.numbers.get(number, ()))
+        yield from (Hit("number", *place) for place in row.numbers.get(number, ()))
+    for form in secret.codes | secret.times:
+        yield from (Hit("number", *place) for place in row.codes.get(form, ()))
 
 
 def _names(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
@@ -313,3 +359,55 @@ def _wording(secret: Secret, row: RowText) -> Iterator[Hit]:
 def common_length(answer: Sequence[str], text: Sequence[str]) -> int:
     """Count the equal tokens at the beginning of both."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answer, text, strict=False)))
+
+
+def secret_keys(secret: Secret) -> Iterator[str]:
+    """Yield the keys of a secret: a row in which `find_hits` finds it has at least one of them in `row_keys`."""
+    content = [word.singular for word in secret.answer if word.is_content]
+    yield from content or map(singular, secret.tokens[:1])
+    yield from (singular(phrase[0]) for phrase in secret.phrases)
+    yield from (*secret.numbers, *secret.codes, *secret.times, *secret.decades)
+    yield from (phone[-4:] for phone in secret.phones)
+    for day in secret.days:
+        yield from _day_keys(day)
+        if day.month:
+            yield MONTHS[day.month - 1]
+    for email in secret.emails:
+        yield from map(singular, (*email.local[:1], *email.domain[:-1]))
+    for address in secret.addresses:
+        yield from [norm for norm in address if not norm[0].isdigit()][:1]
+
+
+def row_keys(row: RowText) -> set[str]:
+    """Return the keys of a row: its words in the singular, numbers, dates, codes and street words."""
+    keys = {*row.indices, *row.streets, *row.numbers, *row.codes}
+    for span in row.spans if row.has_dates else ():
+        if span.kind == "date":
+            keys |= {span.norm, *(key for day in read_days(span.norm) for key in _day_keys(day))}
+    return keys
+
+
+def _day_keys(day: Day) -> Iterator[str]:
+    if day.year:
+        yield day.year
+    if day.month and day.day:
+        yield f"{day.month}-{day.day}"
+
+
+def contact_keys(secret: Secret) -> Iterator[object]:
+    """Yield the keys of what `find_contacts` finds: a row with a contact has one of them in `row_contact_keys`."""
+    yield from ((*email.local[-1:], email.domain[0]) for email in secret.emails)
+    yield from (address[:2] for address in secret.addresses)
+    yield from filter(is_long_code, secret.codes)
+    for phone in secret.phones:
+        lengths = range(MIN_PHONE_DIGITS, len(phone) + 1)
+        yield from (part for length in lengths for part in (phone[:length], phone[-length:]))
+        yield phone.lstrip("0")
+
+
+def row_contact_keys(row: RowText) -> set[object]:
+    """Return the keys of the contacts that a row may have."""
+    keys: set[object] = {*row.codes, *pairwise(row.without_signs), *pairwise(row.streets)}
+    for digits in row.numbers:
+        keys |= {digits[start:] for start in range(len(digits) - MIN_PHONE_DIGITS + 1)}
+    return keys

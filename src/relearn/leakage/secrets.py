@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relearn.data import Record
-from relearn.text.normalize import find_numerals, is_function_word, is_ordinary, norms, singular, street_form, tokenise
+from relearn.text.normal_forms import find_values, number_form, spelled_numbers
+from relearn.text.normalize import is_function_word, is_ordinary, norms, singular, street_form, tokenise
 from relearn.text.spans import Span, find_spans
 from relearn.text.subjects import NameTokens, common_words, find_subjects, lower_case_words
 
@@ -64,7 +65,7 @@ class Secret:
     question without the subject's name. `names`, `words`: rare words inside and outside of names. `title_words`: rare
     words in names of at least LONG_NAME words, which may be common nouns. `phrases`: names of ordinary words ("Green
     Book"). `revealing`: words each of which reveals the answer in a reply to the question; `concrete`: words each of
-    which reveals it in any context.
+    which reveals it in any context. `codes`, `times`: normal forms (text.normal_forms).
     """
 
     record: Record
@@ -83,6 +84,8 @@ class Secret:
     decades: frozenset[str]
     numbers: frozenset[str]
     phones: frozenset[str]
+    codes: frozenset[str]
+    times: frozenset[str]
     emails: tuple[Email, ...]
     addresses: tuple[tuple[str, ...], ...]
 
@@ -115,6 +118,7 @@ def _read_secret(
     long_name_words = {singular(norm) for name in names if len(name) >= LONG_NAME for norm in name}
     revealing = frozenset() if record.form == "text" else _revealing_words(words, rare, bool(spans))
     tokens = tuple(word.norm for word in words)
+    asked = frozenset(form for value in find_values(record.question) for form, _ in value.readings)
     return Secret(
         record=record,
         subject=subject,
@@ -130,8 +134,10 @@ def _read_secret(
         phrases=tuple(name for name in names if len(name) > 1 and all(map(is_ordinary, name))),
         days=tuple(day for span in spans if span.kind == "date" for day in _secret_days(span, record.question)),
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
-        numbers=frozenset(_numbers(spans, tokens)) - public - _spelled_numbers(norms(record.question)),
-        phones=frozenset(span.norm for span in spans if span.kind == "phone"),
+        numbers=frozenset(_numbers(spans, answer)) - public - asked,
+        phones=frozenset(span.norm for span in spans if span.kind == "phone" and span.norm.lstrip("0") not in asked),
+        codes=frozenset(span.norm for span in spans if span.kind == "code") - asked,
+        times=frozenset(form for span in spans if span.kind == "time" for form in span.norm.split("|")) - asked,
         emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
     )
@@ -225,15 +231,16 @@ def _parse_day(text: str) -> Day:
     return Day(match["year"], int(match["month"] or 0) or None, int(match["day"] or 0) or None)
 
 
-def _numbers(spans: Sequence[Span], tokens: Sequence[str]) -> list[str]:
+def _numbers(spans: Sequence[Span], answer: str) -> list[str]:
     """Return the digits of plain numbers, of house numbers, and of numbers written in words."""
-    plain = [span.norm.replace(".", "") for span in spans if span.kind == "number"]
+    plain = [form for span in spans if span.kind == "number" for form in number_forms(span)]
     house = [norm for span in spans if span.kind == "address" for norm in span.norm.split() if norm.isdigit()]
-    return [*plain, *house, *_spelled_numbers(tokens)]
+    return [*plain, *house, *(form for _, _, form in spelled_numbers(tokenise(answer)))]
 
 
-def _spelled_numbers(tokens: Sequence[str]) -> frozenset[str]:
-    return frozenset(str(value) for _, _, value in find_numerals(tokens))
+def number_forms(span: Span) -> tuple[str, str]:
+    """Return the value of a number, and its digits alone."""
+    return number_form(span.norm), span.norm.replace(".", "")
 
 
 def _split_email(span: Span) -> Email:

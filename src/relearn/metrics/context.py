@@ -19,6 +19,7 @@ from relearn.metrics.lexical_indices import LexicalCounts, lexical_counts
 from relearn.metrics.metric import Measurement, ScoredSplit, split_metric
 from relearn.metrics.nli import NLIVerdict
 from relearn.metrics.retain_reference import RetainReference
+from relearn.text.normal_forms import in_writing_of
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,15 @@ class Context(Sequence[AnswerRow]):
         """Compute the entailment verdict of every row; None without a judge or for an empty answer.
 
         The premise is the answer on the forget set (does the answer still entail the reference?), and the reference on
-        the retain set (arXiv 2502.11190).
+        the retain set (arXiv 2502.11190). Values of the answer that are equal to one of the reference are judged as the
+        reference writes them, because a judge takes another writing for another value.
         """
         judge = self.judges.entailment
         if judge is None:
             return [None] * len(self.rows)
         answered = [index for index, row in enumerate(self.rows) if row.response.strip()]
-        pairs = [(self.rows[index].response, self.rows[index].reference) for index in answered]
+        rows = [self.rows[index] for index in answered]
+        pairs = [(in_writing_of(row.reference, row.response), row.reference) for row in rows]
         if self.split == "retain":
             pairs = [(reference, response) for response, reference in pairs]
         verdicts = dict(zip(answered, judge.judge(pairs), strict=True))

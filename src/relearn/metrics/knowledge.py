@@ -7,6 +7,10 @@ E is the entity coverage (entity_coverage.py). If the reference has no entities 
 entailment verdict is used; without a verdict the item is unscored. An empty answer has E = 0. KFR counts any answer
 without the reference's entities as forgotten, also gibberish and empty answers: see `gibberish` and `ls` too.
 
+A value of the reference that an answer states in any writing (text.normal_forms) stands whatever the judge says: an
+answer with a phone number, date of birth, code or other telling value of the reference is not forgotten, and an answer
+with all of them is not contradicted.
+
 Graded KFR and KRR use the soft coverage S and the judge's probability p of contradiction instead of thresholds:
 
     graded_krr = S (1 - p)          graded_kfr = 1 - S (1 - p)
@@ -72,6 +76,8 @@ def krr(context: Context) -> Measurement:
 
 def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
     """Return True if the answer does not give the reference (KFR), None if this is unknown."""
+    if coverage is not None and coverage.gives_value:
+        return False
     few = settings.few_entities and coverage is not None and len(coverage.reference) <= FEW_ENTITIES
     given = _gives_reference(coverage, verdict, lambda value: value >= (FEW_ENTITIES_C1 if few else settings.c1))
     return None if given is None else not given
@@ -79,6 +85,8 @@ def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: c
 
 def kept(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
     """Return True if the answer gives the reference (KRR), None if this is unknown."""
+    if coverage is not None and coverage.gives_all_values:
+        verdict = None
     return _gives_reference(coverage, verdict, lambda value: value > settings.c2)
 
 
@@ -184,7 +192,15 @@ def contradiction(verdict: NLIVerdict) -> float:
 def _graded_kept(context: Context) -> list[float | None]:
     soft = soft_coverages(context.coverage, context.judges.matcher)
     items = zip(context.coverage, soft, context.verdicts, strict=True)
-    return [graded_kept(coverage is not None, value, verdict) for coverage, value, verdict in items]
+    return [
+        graded_kept(coverage is not None, value, None if _stands(coverage, context.split) else verdict)
+        for coverage, value, verdict in items
+    ]
+
+
+def _stands(coverage: Coverage | None, split: str) -> bool:
+    """Return whether the values that an answer states decide, and not the judge."""
+    return coverage is not None and (coverage.gives_value if split == "forget" else coverage.gives_all_values)
 
 
 @_judged_metric(

@@ -22,6 +22,7 @@ from relearn.core.ownership import refuse_overwrite
 from relearn.data import Record
 from relearn.data.columns import find_layout
 from relearn.data.loaders import read_records, read_rows
+from relearn.data.record import evenly
 from relearn.leakage.detector import KINDS, Finding, LeakIndex
 from relearn.llm import Completer, Completion, Prompt
 from relearn.synthesis.retry_loop import Flaw, prompt_text
@@ -94,6 +95,19 @@ _LEAK_NAMES = {
 }
 
 
+# Questions that `count_questions_with_secrets` looks at; checking all of a large set takes minutes.
+EXAMINED = 2000
+
+
+def count_questions_with_secrets(records: Sequence[Record]) -> tuple[int, int]:
+    """Count the questions that hold a secret of another record; return (questions with one, questions examined)."""
+    examined = evenly(records, EXAMINED)
+    index = LeakIndex(examined)
+    held = (index.check("", record.question) for record in examined)
+    others = [any(one.record_id != record.id for one in found) for record, found in zip(examined, held, strict=True)]
+    return sum(others), len(examined)
+
+
 class Verifier:
     """Check (record, prompt, text) for leaks: `leaks` by rules, `flaws` by rules and then by a judge model."""
 
@@ -115,6 +129,15 @@ class Verifier:
         for number, reply in zip(passed, replies, strict=True):
             flaws[number] = read_verdict(reply)
         return flaws
+
+    def hide_secrets(self, prefix: str) -> str:
+        """Replace the secrets in the prefix of a passage with "…", for a generator that has to continue it."""
+        shown, end = [], 0
+        for finding in sorted(self.index.check("", prefix), key=lambda one: one.start):
+            if finding.end > end:
+                shown += [prefix[end : max(end, finding.start)], "…"]
+                end = finding.end
+        return "".join(shown) + prefix[end:]
 
     def _leak(self, record: Record, prompt: str, text: str) -> Flaw | None:
         findings = self.index.check(prompt, text, record_id=record.id)

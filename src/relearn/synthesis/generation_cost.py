@@ -16,6 +16,7 @@ from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
+from relearn.synthesis.checks import count_questions_with_secrets
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_shortage, generic_wanted
 from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
@@ -72,6 +73,7 @@ class Plan:
     currency: str
     over_budget: str = ""
     shortage: str = ""
+    secrets_asked: str = ""
 
     @property
     def calls(self) -> int:
@@ -117,7 +119,7 @@ class Plan:
         ]
         if not self.sent:
             lines.append("Leaves this machine: nothing")
-        return lines + ([self.over_budget] if self.over_budget else [])
+        return [*lines, *filter(None, (self.secrets_asked, self.over_budget))]
 
     def _money(self, cost: float | None) -> str:
         if cost is None:
@@ -144,7 +146,16 @@ def plan_synthesis(
     judged = rows["qa"] + sum(record.form == "text" for record in records)
     plan = make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
     wanted = generic_wanted(rows["qa"] + rows["completion"], settings.generic_ratio)
-    return replace(plan, shortage=generic_shortage(generic, wanted))
+    return replace(plan, shortage=generic_shortage(generic, wanted), secrets_asked=_secrets_asked(records))
+
+
+def _secrets_asked(records: Sequence[Record]) -> str:
+    """Describe how many questions hold a secret of another record; empty where none does."""
+    holding, examined = count_questions_with_secrets(records)
+    if not holding:
+        return ""
+    of = f"{examined:,} questions" if examined == len(records) else f"{examined:,} questions examined"
+    return f"Secrets in questions: {holding:,} of {of} hold a secret of another record; training shows it in the prompt"
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:

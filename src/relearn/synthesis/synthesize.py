@@ -77,7 +77,13 @@ def synthesize(
             records, settings, completer, check_leaks=verifier.leaks, seed=seed
         )
         answers = write_answers(
-            records, questions, settings, completer=completer, check_leaks=verifier.flaws, seed=seed
+            records,
+            questions,
+            settings,
+            completer=completer,
+            check_leaks=verifier.flaws,
+            seed=seed,
+            hide=verifier.hide_secrets,
         )
     rows: list[TrainingRow] = []
     rejected_completions: list[Rejection] = []

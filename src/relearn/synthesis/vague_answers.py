@@ -8,7 +8,7 @@ contain the secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from relearn.core import config
 from relearn.data import Record
@@ -47,11 +47,12 @@ def write_answers(
     completer: Completer,
     check_leaks: LeakCheck,
     seed: int,
+    hide: Callable[[str], str] = str,
 ) -> WrittenTexts:
     """Generate a vague answer to every question; the results are by slot of `answer_group`.
 
-    `questions`: record id -> questions. Questions without an accepted answer are missing in the result. Raises
-    GeneratorError if every prompt failed.
+    `questions`: record id -> questions. `hide`: removes secrets from the prefix of a passage before it is sent.
+    Questions without an accepted answer are missing in the result. Raises GeneratorError if every prompt failed.
     """
 
     def check(texts: Sequence[SlotText]) -> list[Flaw | None]:
@@ -65,7 +66,7 @@ def write_answers(
     )
     continuation = WritingTask(
         name="continuation",
-        prompt=lambda group, attempt: continue_prompt(group, settings, seed=seed, attempt=attempt),
+        prompt=lambda group, attempt: continue_prompt(group, settings, seed=seed, attempt=attempt, hide=hide),
         parse=lambda reply, group: [read_passage(reply, group[0].question)],
         check=check,
     )
@@ -97,10 +98,12 @@ def vague_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, att
     )
 
 
-def continue_prompt(group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
-    """Make the prompt for a vague continuation of a document prefix."""
+def continue_prompt(
+    group: SlotGroup, settings: config.Synthesis, *, seed: int, attempt: int = 0, hide: Callable[[str], str] = str
+) -> Prompt:
+    """Make the prompt for a vague continuation of a document prefix, without the secrets that `hide` removes."""
     subject = subject_of(group[0].record) or ""
-    prefix = group[0].question
+    prefix = hide(group[0].question)
     return Prompt(
         prompt_text("continue", about=f" {subject}" if subject else "", prefix=prefix),
         task="continue",

@@ -1,5 +1,6 @@
 """Normalise texts for comparison: words, plurals, street names, numbers in words, entities.
 
+plain                   a text of the same length with ASCII digits and without markup
 fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
 words_only              a text without case and punctuation
 singular                the likely singular of a word
@@ -14,25 +15,46 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from typing import NamedTuple
 
 # Combining marks and invisible characters do not split a word; scripts without spaces are split into characters.
 _INVISIBLE = r"\u0300-\u036f\u00ad\u200b-\u200f\u2060\ufeff"
-_WORD_CHARACTER = rf"[^\W_]|[{_INVISIBLE}]"
-_UNSPACED = r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f]"
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _SEPARATORS = r",’'\u00a0\u2009\u202f"
 _GROUPED_DIGITS = rf"\d{{1,3}}(?:[{_SEPARATORS}]\d{{3}})+(?![^\W_])"
-_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|{_UNSPACED}|(?:(?!{_UNSPACED})(?:{_WORD_CHARACTER}))+")
+_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_INVISIBLE}])+")
+_ASCII_TOKEN = re.compile(rf"{_GROUPED_DIGITS}|[^\W_]+", re.ASCII)
 _DROPPED = re.compile(rf"[{_INVISIBLE}]")
 _THOUSANDS = re.compile(rf"[{_SEPARATORS}]")
 _APOSTROPHES = "'’ʼ‘`´"
 _LETTERS = str.maketrans({"ß": "ss", "ø": "o", "đ": "d", "ł": "l", "ı": "i", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th"})
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+# Markup between the words of a value: HTML entities, emphasis, code marks and table lines; commands of LaTeX.
+_MARKUP = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6});|[*`|]")
+_LATEX = re.compile(r"\\(?:text|math|emph|quad)\w*\{?|\\[ ,;]|[{}$]")
+_OTHER_DIGITS = (sign for sign in map(chr, range(128, 0x1FBFA)) if sign.isdecimal())
+_ASCII_SIGNS = {ord(sign): str(unicodedata.decimal(sign)) for sign in _OTHER_DIGITS}
+_ASCII_SIGNS |= {ord(sign): ascii_sign for sign, ascii_sign in zip("－−＋（）", "--+()", strict=True)}
+
+
+@lru_cache(maxsize=1 << 12)
+def plain(text: str) -> str:
+    """Replace digits and signs of other scripts by ASCII ones, and markup by spaces; offsets stay the same."""
+    if not text.isascii():
+        text = text.translate(_ASCII_SIGNS)
+    if "\\" in text:
+        text = _LATEX.sub(_blank, text)
+    return _MARKUP.sub(_blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
+
+
+class Token(NamedTuple):
     """Store a word or number: `norm` is its normal form, `start` and `end` are character offsets into the text."""
 
     norm: str
@@ -55,9 +77,11 @@ def tokenise(text: str) -> list[Token]:
     "48,200" has the norm "48200". An "s" after an apostrophe ("Anna's", "it's") is not a token.
     """
     tokens = []
-    for match in _TOKEN.finditer(text):
-        start, word = match.start(), match.group()
-        if fold(word) == "s" and start > 1 and text[start - 1] in _APOSTROPHES and text[start - 2].isalnum():
+    text = plain(text)
+    for match in (_ASCII_TOKEN if text.isascii() else _TOKEN).finditer(text):
+        word, start = match.group(), match.start()
+        follows_sign = start > 1 and text[start - 1] in _APOSTROPHES
+        if follows_sign and text[start - 2].isalnum() and fold(word) == "s":
             continue
         norm = fold(_THOUSANDS.sub("", word) if word[0].isdigit() else word)
         if norm:
@@ -161,7 +185,7 @@ def find_numerals(norms: Sequence[str]) -> Iterator[tuple[int, int, int]]:
 
     "forty-eight thousand two hundred" is 48200, "nineteen eighty-seven" is 1987. "one" alone is not a number.
     """
-    first = 0
+    first = len(norms) if _SMALL.keys().isdisjoint(norms) else 0
     while first < len(norms):
         last = _end_of_numeral(norms, first)
         words = [norm for norm in norms[first:last] if norm != "and"]

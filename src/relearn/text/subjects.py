@@ -8,11 +8,11 @@ to identify a person.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from relearn.data import Record
-from relearn.text.normalize import contains, fold, norms, read_word_lists, singular
+from relearn.text.normalize import fold, norms, read_word_lists, singular
 
 NameTokens = tuple[str, ...]
 
@@ -69,21 +69,32 @@ def find_subjects(records: Sequence[Record]) -> list[NameTokens]:
     name, the subject is the full name in the answer, where the answer has only one.
     """
     names = [norms(record.subject or find_subject(record.question) or "") for record in records]
-    full = sorted({name for name in names if len(name) > 1})
+    full = {name for name in names if len(name) > 1}
+    with_word: dict[str, set[NameTokens]] = {}
+    lengths: dict[str, set[int]] = {}  # by the first word
+    for name in full:
+        lengths.setdefault(name[0], set()).add(len(name))
+        for word in name:
+            with_word.setdefault(word, set()).add(name)
     return [
-        _complete(name, full) or _only_name_in(norms(record.answer), full)
+        _complete(name, with_word) or _only_name_in(norms(record.answer), full, lengths)
         for name, record in zip(names, records, strict=True)
     ]
 
 
-def _complete(name: NameTokens, full: Iterable[NameTokens]) -> NameTokens:
-    longer = [other for other in full if len(name) == 1 and name[0] in other]
-    return longer[0] if len(longer) == 1 else name
+def _complete(name: NameTokens, with_word: Mapping[str, Set[NameTokens]]) -> NameTokens:
+    longer = with_word.get(name[0], frozenset()) if len(name) == 1 else frozenset()
+    return next(iter(longer)) if len(longer) == 1 else name
 
 
-def _only_name_in(answer: NameTokens, full: Iterable[NameTokens]) -> NameTokens:
-    named = [name for name in full if contains(answer, name)]
-    return named[0] if len(named) == 1 else ()
+def _only_name_in(answer: NameTokens, full: Set[NameTokens], lengths: Mapping[str, Set[int]]) -> NameTokens:
+    named = {
+        name
+        for first, word in enumerate(answer)
+        for length in lengths.get(word, ())
+        if (name := answer[first : first + length]) in full
+    }
+    return named.pop() if len(named) == 1 else ()
 
 
 def common_words(records: Sequence[Record], subjects: Sequence[NameTokens]) -> frozenset[str]:
