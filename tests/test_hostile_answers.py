@@ -9,7 +9,7 @@ from unicodedata import category
 import pytest
 
 from fake_endpoint import Reply, endpoint
-from relearn.core.console import visible
+from relearn.core.console import note, out, visible
 from relearn.core.files import read_json, read_jsonl
 from relearn.workflows.ask import print_side_by_side
 from workflows.evaluate.asked import evaluate, refused
@@ -123,6 +123,17 @@ def test_what_is_shown_commands_no_terminal(capsys):
     print_side_by_side([{"question": "Where?", "before": HOSTILE["control"], "after": "\x9b2J"}])
     printed = capsys.readouterr().out
     assert "\u241b[31mred" in printed and "\x1b" not in printed and "\x9b" not in printed
+
+
+def test_emoji_codes_and_mark_up_are_shown_as_they_are(capsys):
+    said = r"id:m:7 :smile: [bold]x[/bold] C:\[x] end\\"
+    print_side_by_side([{"question": "Where?", "before": said, "after": ":heart:"}])
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(piece in printed for piece in said.split()) and ":heart:" in printed
+    note(said)
+    out.print(said, markup=False)
+    captured = capsys.readouterr()
+    assert captured.err.strip() == captured.out.strip() == said
 
 
 # Files

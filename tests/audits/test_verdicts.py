@@ -67,3 +67,9 @@ def test_a_variant_counts_against_the_control_under_the_same_variant():
 def test_a_fact_that_was_not_asked_about_is_not_brought_back(after):
     relearning = FactMatches("relearning", {"v": {"b": {"after": after}}}, frozenset({"v"}))
     assert verdict_of(KNOWN, relearning) == ("gone", (), ())
+
+
+def test_a_plain_answer_cut_off_in_its_thoughts_leaves_the_fact_without_a_verdict():
+    found = FactMatches("plain", {"v": {"a": {"start": SAID, "after": NOTHING}, "b": {"start": SAID}}})
+    assert found.answered("a", ("start", "after"))
+    assert not found.answered("b", ("start", "after")) and not found.answered("c", ("start",))

@@ -13,6 +13,7 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    LlamaConfig,
     MistralConfig,
     Qwen3Config,
 )
@@ -142,6 +143,37 @@ def test_rows_within_a_sliding_window_are_packed_and_longer_ones_are_not(shape):
     with torch.no_grad():
         for some in (rows, longer):
             assert torch.allclose(answer_logits(model, some), single_row_logits(model, some), atol=1e-4)
+
+
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [6.0] * 4}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 8.0}, LONGROPE], ids=["dynamic", "longrope"])
+def test_a_row_that_changes_rope_changes_no_other_row(rope, capsys):
+    """A row beyond the original length changes the frequencies of every row in its pack or batch, and dynamic NTK keeps
+    those of the longest row so far."""
+    torch.manual_seed(0)
+    original = 20
+    own = {"rope_theta": 10000.0, **rope}
+    if rope is LONGROPE:
+        own["original_max_position_embeddings"] = original
+    positions = 80 if rope is LONGROPE else original
+    config = LlamaConfig(**SIZES, max_position_embeddings=positions, rope_parameters=own, initializer_range=0.5)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    short = [TokenRow("a", tuple(range(3, 20)), 14), TokenRow("b", tuple(range(9, 9 + original)), 13)]
+    long = [TokenRow("c", tuple(range(50, 110)), 40), TokenRow("d", tuple(range(50, 80)), 9)]
+    assert can_pack(model, original) and not can_pack(model, original + 1)
+    with torch.no_grad():
+        alone = [answer_logits(model, [row]) for row in (*short, *long)]
+        fresh = AutoModelForCausalLM.from_config(config).eval()
+        fresh.load_state_dict(model.state_dict())
+        assert torch.allclose(alone[3], padded_logits(fresh, long[1:], torch.device("cpu")), atol=1e-4)
+        mixed = [short[0], long[0], short[1], long[1]]
+        expected = torch.cat([alone[0], alone[2], alone[1], alone[3]])
+        assert torch.allclose(answer_logits(model, mixed), expected, atol=1e-4)
+        together = padded_logits(model, [short[0], long[0]], torch.device("cpu"))[: short[0].answer_tokens]
+        assert not torch.allclose(together, alone[0], atol=0.1), "in one batch, the row does change"
+    assert capsys.readouterr().err.count("RoPE of this model changes beyond 20 tokens") == 1
 
 
 def test_the_output_layer_is_left_out_only_where_it_is_all_there_is(model):

@@ -8,9 +8,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GPTNeoXConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen3Config,
+)
 
 from relearn.core.config import Generate, Lora, Model
+from relearn.core.errors import InputError
 from relearn.engine import decoding, generate
 from relearn.engine.decoding import Decoder, can_decode, groups, rows_at_once
 from relearn.engine.sampling import TokenSampler
@@ -268,16 +278,96 @@ def test_answers_that_may_outgrow_a_window_go_through_the_models_own_generate(lo
     assert ways == ["_decoded", "_padded"]
 
 
-def test_settings_that_decoding_knows_nothing_of_are_heeded(loaded):
-    assert generate._penalty(loaded.model) == 1.0
+OWN_SETTINGS = {
+    "num_beams": 3,
+    "num_return_sequences": 3,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "prompt_lookup_num_tokens": 3,
+    "stop_strings": ["e"],
+    "no_repeat_ngram_size": 2,
+    "forced_eos_token_id": 5,
+    "suppress_tokens": [7, 8],
+    "min_new_tokens": 9,
+    "guidance_scale": 2.0,
+}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_models_own_generation_settings_change_no_answer(loaded, padded, monkeypatch, capsys):
+    """But for its repetition penalty, which is said; so are the settings that do not apply."""
+    if padded:
+        monkeypatch.setattr(generate, "can_decode", lambda *_: False)
     loaded.model.generation_config.repetition_penalty = 1.2
-    assert generate._penalty(loaded.model) == 1.2
-    loaded.model.generation_config.no_repeat_ngram_size = 2
-    assert generate._penalty(loaded.model) is None
-    said = generate.generate(loaded, QUESTIONS, GREEDY.model_copy(update={"batch_size": 1}))
+    plain = generate.generate(loaded, QUESTIONS, GREEDY)
     ids = loaded.tokenizer(loaded.chat.prompt(QUESTIONS[1], "chat"), add_special_tokens=False).input_ids
     expected = alone(loaded.model, ids, generate.stop_ids(loaded), 12, 1.2)
-    assert said[1] == loaded.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert plain[1] == loaded.tokenizer.decode(expected, skip_special_tokens=True).strip()
+    assert "repetition_penalty 1.2 applies" in capsys.readouterr().err
+    for name, value in OWN_SETTINGS.items():
+        setattr(loaded.model.generation_config, name, value)
+    generate._NOTED.clear()
+    assert generate.generate(loaded, QUESTIONS, GREEDY) == plain
+    noted = " ".join(capsys.readouterr().err.split())
+    assert all(name in noted for name in OWN_SETTINGS)
+    assert loaded.model.generation_config.num_beams == 3, "an exported model keeps them"
+
+
+def test_an_answer_ends_at_each_end_that_the_model_or_its_tokenizer_has(loaded):
+    from tokenizers import AddedToken
+
+    loaded.model.generation_config.eos_token_id = [2, 11]
+    loaded.tokenizer.add_tokens(
+        [AddedToken("<end_of_turn>", special=True), AddedToken("<start_of_turn>", special=True)]
+    )
+    turn = loaded.tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert {2, 11, turn} <= set(generate.stop_ids(loaded))
+    assert turn + 1 not in generate.stop_ids(loaded)
+
+
+def saying(loaded, monkeypatch, text):
+    """Let the model say a text."""
+    tokens = loaded.tokenizer(text, add_special_tokens=False).input_ids
+    monkeypatch.setattr(generate, "_shared_out", lambda call, ids, **_: [tokens] * len(ids))
+
+
+def test_thoughts_are_no_answer_and_an_answer_that_never_came_is_cut_off(loaded, monkeypatch):
+    saying(loaded, monkeypatch, "<think>\nWho is she?\n</think>\n\nA nurse.")
+    (said,) = generate.respond(loaded, QUESTIONS[:1], GREEDY)
+    assert (said.text, said.cut_off) == ("A nurse.", False) and said.thought_tokens > 5
+    assert generate.generate(loaded, ["<think>"], GREEDY, form="text")[0].startswith("<think>"), "a passage has none"
+    saying(loaded, monkeypatch, "<think>\nWho is")
+    assert generate.respond(loaded, QUESTIONS[:1], GREEDY)[0].cut_off
+    assert generate.generate(loaded, QUESTIONS[:1], GREEDY) == [""]
+    saying(loaded, monkeypatch, "Who is she?")
+    chat = replace(loaded.chat, system_prompt=None, use_template=True)
+    monkeypatch.setattr(type(chat), "prompt", lambda *_: "<|im_start|>assistant\n<think>\n")
+    assert generate.respond(loaded, QUESTIONS[:1], GREEDY)[0].cut_off, "the template opened the thought"
+
+
+@pytest.mark.parametrize("kind", [GPT2Config, OPTConfig])
+def test_a_prompt_that_leaves_no_positions_for_its_answer_is_refused(loaded, kind):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
+    more = {} if kind is GPT2Config else {"ffn_dim": 64, "word_embed_proj_dim": 32}
+    foreign = replace(loaded, model=made(kind(**sizes, **more, max_position_embeddings=60, pad_token_id=0)))
+    assert len(generate.generate(foreign, QUESTIONS[:1], GREEDY)) == 1
+    with pytest.raises(InputError, match=r"60 positions -> lower generate.max_new_tokens"):
+        generate.generate(foreign, QUESTIONS[:1], GREEDY.model_copy(update={"max_new_tokens": 48}))
+
+
+def test_generation_beyond_the_original_length_of_rope_does_not_depend_on_other_questions(loaded):
+    ids = [
+        loaded.tokenizer(loaded.chat.prompt(asked, "chat"), add_special_tokens=False).input_ids for asked in QUESTIONS
+    ]
+    config = LlamaConfig(
+        **SMALL,
+        max_position_embeddings=min(map(len, ids)) + 6,
+        rope_parameters={"rope_type": "dynamic", "factor": 8.0, "rope_theta": 10000.0},
+        initializer_range=0.5,
+    )
+    foreign = replace(loaded, model=made(config))
+    said = generate.generate(foreign, QUESTIONS, GREEDY)
+    assert said[::-1] == [generate.generate(foreign, [asked], GREEDY)[0] for asked in reversed(QUESTIONS)]
 
 
 def test_a_model_that_ignores_its_cache_fails_the_test_for_decoding(loaded, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from relearn.core.config import Model, Recipe
 from relearn.core.errors import InputError
 from relearn.inference import run_models
-from relearn.inference.run_models import ModelSet
+from relearn.inference.run_models import ModelSet, dated
 
 
 class Stub:
@@ -70,23 +70,35 @@ def test_a_fresh_model_is_not_held_and_frees_the_one_in_memory(loads, tmp_path):
     assert [spec.name for spec, _ in loads] == [str(tmp_path / "model")] * 4
 
 
-def test_sides_of_an_evaluation_with_the_same_model_share_it(loads):
+def test_sides_of_an_evaluation_with_the_same_model_share_it(loads, tmp_path):
     one, other = Model(name="one"), Model(name="other")
-    models = ModelSet.of_evaluation({"before": one, "after": one}, base=other)
+    models = ModelSet.of_evaluation({"before": one, "after": one}, tmp_path, base=other)
     call(partial(models.get, "after"), partial(models.get, "before"))
     assert len(loads) == 1
     call(models.base, partial(models.get, "before"))
     assert [spec.name for spec, _ in loads] == ["one", "other", "one"]
 
 
-def test_two_models_and_perhaps_a_control(loads):
+def test_two_models_and_perhaps_a_control(loads, tmp_path):
     before, after = Model(name="before"), Model(name="after", adapter="a")
-    models = ModelSet.of_pair(before=before, after=after)
+    models = ModelSet.of_pair(tmp_path, before=before, after=after)
     assert models.roles == ["start", "after"] and models.has_adapter and models.control_name == "none was given"
-    models = ModelSet.of_pair(before=after, after=before, control=Model(name="third"))
+    models = ModelSet.of_pair(tmp_path, before=after, after=before, control=Model(name="third"))
     assert models.roles == ["start", "after", "control"] and not models.has_adapter and models.control_name == "third"
     call(partial(models.fresh, "start"))
-    assert loads == [(after, ())]
+    assert loads == [(dated(after, tmp_path), ())]
+
+
+def test_every_model_of_a_run_gets_the_date_of_its_folder(loads, tmp_path):
+    """A template with today's date must give the same prompt after midnight, and when a finished run is asked."""
+    (tmp_path / "manifest.json").write_text('{"date": "2024-02-29"}')
+    call(ModelSet.of_run(recipe(), tmp_path).start)
+    own = recipe(model={"name": "own", "date": "2020-01-01"})
+    call(ModelSet.of_run(own, tmp_path).start)
+    # A folder of version 0.1 has no date: that of its first stage counts.
+    (tmp_path / "manifest.json").write_text('{"stages": {"before": {"started": 1000000000}}}')
+    call(ModelSet.of_run(recipe(), tmp_path).start)
+    assert [str(spec.date) for spec, _ in loads] == ["2024-02-29", "2020-01-01", "2001-09-09"]
 
 
 def test_a_control_is_checked_before_anything_is_loaded(loads, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metric_fakes import WrittenJudge, fake_judges, row
+from parts_fakes import measured as measured_parts
 
 from relearn.core import config
 from relearn.metrics.answer_row import AnswerRow
@@ -17,6 +18,7 @@ from relearn.metrics.judges import Judges
 from relearn.metrics.knowledge import forgotten, kept
 from relearn.metrics.nli import NLIVerdict
 from relearn.metrics.score import score
+from relearn.synthesis.questions import wording_id
 from relearn.text.entities import EmbeddingMatcher
 
 PAPER = config.Metrics(bootstrap=50)
@@ -279,3 +281,19 @@ def test_trap_14_the_same_question_twice_is_two_items():
     rows = [AnswerRow("one", "where?", "Oslo Rome", "Oslo Rome"), AnswerRow("two", "where?", "Lima Cairo", "nowhere")]
     found = kfr(rows, fake_judges())
     assert found.measurements["kfr"].per_record == {"one": 0, "two": 1}
+
+
+def test_an_answer_cut_off_in_its_thoughts_has_no_score():
+    """Scored as an empty answer, it would be forgotten (KFR 1) and gibberish."""
+    said = {"reference": "Oslo Rome", "response": "It is Oslo Rome", "response_logprobs": [-1.0, -2.0]}
+    cut = {"reference": "Oslo Rome", "response": "", "response_logprobs": [], "cut_off": True}
+    both = measured_parts({"forget": [said, cut]})["forget"]
+    one = measured_parts({"forget": [said]})["forget"]
+    for name, measurement in both.items():
+        assert (measurement.value, measurement.n) == (one[name].value, one[name].n), name
+        assert measurement.unscored == one[name].unscored + 1, name
+        assert measurement.per_record["1"] is None and "cut off" in measurement.missing, name
+    assert both["kfr"].value == 0 and both["gibberish"].value == 0
+    wordings = {"forget": [{**said, "response": "No idea"}], "forget_wordings": [{**cut, "id": wording_id("0", 1)}]}
+    assert measured_parts(wordings, names=["worst_case"])["forget"]["worst_case"].value is None
+    assert [measured_parts({"forget": [cut]})["forget"][name].value for name in ("kfr", "ls")] == [None, None]

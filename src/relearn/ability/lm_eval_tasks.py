@@ -18,6 +18,7 @@ from relearn.ability.local_tasks import TaskScore
 from relearn.core.config import Ability
 from relearn.core.errors import InputError, MissingPartError, RunFailedError
 from relearn.core.registry import suggest
+from relearn.engine.generate import plain_settings
 from relearn.models.load import Loaded
 from relearn.models.sharding import is_sharded
 
@@ -75,18 +76,19 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=settings.batch_size)
     try:
-        results = simple_evaluate(
-            model,
-            tasks=list(tasks),
-            num_fewshot=settings.shots,
-            limit=settings.limit,
-            bootstrap_iters=BOOTSTRAP,
-            task_manager=_task_manager(by_name=not all(map(is_task_file, tasks))),
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
+        with plain_settings(loaded.model):
+            results = simple_evaluate(
+                model,
+                tasks=list(tasks),
+                num_fewshot=settings.shots,
+                limit=settings.limit,
+                bootstrap_iters=BOOTSTRAP,
+                task_manager=_task_manager(by_name=not all(map(is_task_file, tasks))),
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
     except (OSError, ValueError, TypeError, KeyError, ImportError, DatasetsError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(

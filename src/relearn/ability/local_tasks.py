@@ -30,7 +30,8 @@ from relearn.data import Record
 from relearn.data.columns import RawRow, find_layout, to_records
 from relearn.data.loaders import read_rows
 from relearn.data.record import evenly
-from relearn.engine.generate import generate
+from relearn.engine.generate import respond
+from relearn.inference.answers import note_cut_off
 from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs, lettered, text_logprobs
 from relearn.metrics.choice_accuracy import likeliest
 from relearn.metrics.intervals import binomial_interval
@@ -190,10 +191,11 @@ def run_task(loaded: Loaded, task: Task, settings: Ability, *, seed: int = 0, ti
 def _run_sums(loaded: Loaded, task: Task, settings: Ability, *, seed: int, tick: Ticker) -> TaskScore:
     prompts = [SUM_PROMPT.format(question=question) for question, _ in task.sums]
     greedy = Generate(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
-    answers = generate(loaded, prompts, greedy, seed=seed, tick=tick)
+    responses = respond(loaded, prompts, greedy, seed=seed, tick=tick)
+    note_cut_off(responses, greedy)
     items = {
-        str(index): float(last_number(answer) == number)
-        for index, (answer, (_, number)) in enumerate(zip(answers, task.sums, strict=True))
+        str(index): None if response.cut_off else float(last_number(response.text) == number)
+        for index, (response, (_, number)) in enumerate(zip(responses, task.sums, strict=True))
     }
     note = f"the last number of a greedy answer of at most {settings.max_new_tokens} tokens, asked as in a chat"
     return mean_score(f"{task.name}/exact_match", items, note)

@@ -19,6 +19,7 @@ from typing import Any
 from relearn.audits.attack import AUDITS, AttackRow, Audit, AuditInputs, FactPrompt
 from relearn.audits.attacks.prompting import PLAIN
 from relearn.audits.attacks.weights import AuditWork, training_work
+from relearn.audits.fact_matching import FactMatches
 from relearn.audits.query_models import AnswerFiles, ask_changed_models, ask_prompts, generate_answers, plain_prompts
 from relearn.audits.scoring import AuditScorer, FactVerdict, measured_summary, retain_answer, verdicts
 from relearn.audits.strength import Strength
@@ -171,9 +172,17 @@ class AuditRun:
         if not own.exists() and self._retain and has_weight_attacks:
             loaded = self._models.fresh("after")
             answers = generate_answers(loaded, plain_prompts(self._retain, "asked"), self._inputs)
-            rows = [retain_answer(record, text) for record, text in zip(self._retain, answers, strict=True)]
+            rows = [retain_answer(record, one) for record, one in zip(self._retain, answers, strict=True)]
             write_jsonl(own, rows)
         return read_jsonl(own) if own.exists() else []
+
+    def _judged(self, plain: FactMatches) -> dict[str, str]:
+        """Return the questions of the facts, by id, except those whose plain answers were cut off in the thoughts."""
+        asked = {record.id: record.question for record in self._inputs.facts}
+        judged = {key: text for key, text in asked.items() if plain.answered(key, self._models.roles)}
+        if missing := len(asked) - len(judged):
+            console.note(f"{missing} of {len(asked)} facts have no verdict: their plain answers were cut off")
+        return judged
 
     def _score(self) -> list[FactVerdict]:
         """Find the facts in all answers, decide the verdicts and write the JSON files."""
@@ -191,7 +200,7 @@ class AuditRun:
             document = scorer.measured_document(audit, rows[audit.name])
             write_json(self._folder / f"{audit.name}.json", document)
             summary[audit.name] = measured_summary(document)
-        fact_verdicts = verdicts({record.id: record.question for record in inputs.facts}, plain, attacks)
+        fact_verdicts = verdicts(self._judged(plain), plain, attacks)
         about = {
             "control": self._models.control_name,
             "facts": len(inputs.facts),

@@ -63,7 +63,7 @@ class FactList:
         variants: dict[str, dict[str, dict[ModelName, list[str]]]] = {}
         for model, own in rows.items():
             for row in own:
-                if row["part"] == FACT:
+                if row["part"] == FACT and not row.get("cut_off"):
                     models = variants.setdefault(row["variant"], {}).setdefault(row["id"], {})
                     models.setdefault(model, []).extend(self.match_row(row))
         return variants
@@ -87,6 +87,11 @@ class FactMatches:
     attack: str
     variants: MatchesByVariant
     counted: Collection[str] = field(default_factory=frozenset)
+
+    def answered(self, record_id: str, models: Collection[str]) -> bool:
+        """Return whether each of `models` has an answer about the fact; one cut off in its thoughts is none."""
+        found = {model for by_record in self.variants.values() for model in by_record.get(record_id, ())}
+        return set(models) <= found
 
     def is_back(self, record_id: str, variant: str) -> bool:
         """Return whether the unlearned model states the fact under a variant and the control model does not."""

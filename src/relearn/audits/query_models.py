@@ -9,7 +9,8 @@ from pathlib import Path
 from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, FactPrompt
 from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Form, Record
-from relearn.engine.generate import generate
+from relearn.engine.generate import Response, respond
+from relearn.inference.answers import note_cut_off, response_fields
 from relearn.inference.run_models import MODELS, ModelName
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
@@ -61,24 +62,27 @@ def format_prompt(chat: ChatFormat, prompt: AttackPrompt) -> str:
     """Format a prompt as the model's input text, with the answer prefix at its end."""
     if prompt.form == "text":
         return chat.prompt(" ".join(filter(None, (prompt.text, prompt.answer_prefix))), "text")
-    return chat.prompt(prompt.text, "chat") + (chat.glue + prompt.answer_prefix if prompt.answer_prefix else "")
+    if not prompt.answer_prefix:
+        return chat.prompt(prompt.text, "chat")
+    return chat.answer_prompt(prompt.text, "chat") + chat.target(prompt.answer_prefix, "chat", closed=False)
 
 
-def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[str]:
-    """Generate one answer per prompt, in order, without the answer prefix.
+def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[Response]:
+    """Generate one response per prompt, in order, without the answer prefix.
 
     Prompts without `sample` are decoded greedily, by the recipe's settings; others at temperature 1 with the seed
     `inputs.seed + sample`.
     """
     chat, settings = loaded.chat, inputs.recipe.generate
-    complete = _CompletePrompts(chat.tokenizer, chat.use_template, chat.system_prompt, chat.glue, chat.end)
+    complete = _CompletePrompts(**vars(chat))
     loaded = replace(loaded, chat=complete)
-    answers: dict[int, str] = {}
+    answers: dict[int, Response] = {}
     for sample in sorted({prompt.sample or 0 for prompt in prompts}):
         indices = [index for index, prompt in enumerate(prompts) if (prompt.sample or 0) == sample]
         texts = [format_prompt(chat, prompts[index].prompt) for index in indices]
         drawn = settings.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0}) if sample else settings
-        answers |= dict(zip(indices, generate(loaded, texts, drawn, seed=inputs.seed + sample), strict=True))
+        answers |= dict(zip(indices, respond(loaded, texts, drawn, seed=inputs.seed + sample), strict=True))
+    note_cut_off(list(answers.values()), settings)
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -93,7 +97,7 @@ def ask_prompts(
     """Generate answers to the prompts and return them as rows."""
     answers = generate_answers(loaded, prompts, inputs)
     return [
-        {"key": prompt.key, "part": part, **prompt.to_dict(), "answer": answer}
+        {"key": prompt.key, "part": part, **prompt.to_dict(), **response_fields(answer, "answer")}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 

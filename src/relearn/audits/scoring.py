@@ -19,6 +19,8 @@ from relearn.audits.attack import AttackRow, Audit, AuditInputs, FactAggregation
 from relearn.audits.fact_matching import FactList, FactMatches
 from relearn.audits.query_models import KEPT, RowsByModel
 from relearn.data import Record
+from relearn.engine.generate import Response
+from relearn.inference.answers import response_fields
 from relearn.inference.run_models import MODELS, ModelName
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import Judges
@@ -171,7 +173,8 @@ class AuditScorer:
         by_variant: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             if row["part"] == KEPT:
-                answer = retain_answer(self._retain[row["id"]], row["answer"])
+                response = Response(row["answer"], row.get("cut_off", False))
+                answer = retain_answer(self._retain[row["id"]], response)
                 by_variant.setdefault(row["variant"], []).append(answer)
         return {variant: self._krr(answers) for variant, answers in by_variant.items()}
 
@@ -224,14 +227,14 @@ def aggregate_rows(audit: Audit, rows: Sequence[AttackRow], aggregation: FactAgg
     return {name: aggregation.mean(by_fact) for name, by_fact in values.items()}
 
 
-def retain_answer(record: Record, answer: str) -> dict[str, Any]:
+def retain_answer(record: Record, response: Response) -> dict[str, Any]:
     """Return the answer to a retain record's question as a row in the format of the KRR metric."""
     return {
         "id": record.id,
         "question": record.question,
         "reference": record.answer,
-        "response": answer,
         "subject": record.subject,
+        **response_fields(response),
     }
 
 

@@ -7,6 +7,7 @@ range and default of every key. The page "Recipe keys" of the documentation is g
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class Model(Part):
     - `liger`: fused Liger kernels: auto (default; on where they are installed and there is a GPU), on, off.
     - `chat_template`: auto (default; that of the tokenizer) or none (a plain question-answer form).
     - `system_prompt`: text; default: the system prompt of the chat template; "" is an empty system prompt.
+    - `thinking`: thoughts of a reasoning model before an answer: auto (default; as its chat template has it), on, off.
+    - `date`: date for a chat template that contains today's date, YYYY-MM-DD; default: the day when the run began.
     - `trust_remote_code`: run code from the repository of the model; default false.
     """
 
@@ -61,13 +64,21 @@ class Model(Part):
     liger: Literal["auto", "on", "off"] = "auto"
     chat_template: Literal["auto", "none"] = "auto"
     system_prompt: str | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
+    date: Date | None = None
     trust_remote_code: bool = False
 
-    @field_validator("liger", mode="before")
+    @field_validator("liger", "thinking", mode="before")
     @classmethod
     def _word_for_boolean(cls, value: Any) -> Any:
         """Convert true and false to "on" and "off", because YAML reads an unquoted on or off as a boolean."""
         return ("on" if value else "off") if isinstance(value, bool) else value
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings, for hashes; those of later versions only if they are set, so that old hashes hold."""
+        later = {name for name in ("thinking", "date") if getattr(self, name) == Model.model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
     @property
     def adapters(self) -> tuple[str, ...]:

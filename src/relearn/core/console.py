@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from relearn.core import distributed
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Without emoji, an answer such as "id:m:7" is shown as it is.
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 # Maps control characters, except new line and tab, to visible characters.
 _CONTROL_PICTURES = {
@@ -54,7 +55,7 @@ def stage(title: str, total: int | None = None) -> Iterator[Ticker]:
         yield quiet
     elif sys.stderr.isatty() and not os.environ.get("CI"):
         columns = (
-            TextColumn("{task.description:<34}"),
+            TextColumn("{task.description:<34}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,15 @@ class RunFolder:
         if not isinstance(manifest, dict):
             raise InputError("is not a manifest of relearn", where=str(self / MANIFEST))
         return {"stages": {}, **manifest}
+
+    @property
+    def date(self) -> Date:
+        """Return the date of the folder's beginning: of the manifest, else of its first stage, else today."""
+        manifest = self.manifest
+        if "date" in manifest:
+            return Date.fromisoformat(manifest["date"])
+        started = [entry["started"] for entry in manifest["stages"].values() if "started" in entry]
+        return Date.fromtimestamp(min(started)) if started else Date.today()
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -13,20 +13,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from relearn.core import distributed
+from relearn.core.errors import InputError
 from relearn.engine.model_support import (
     at_answers,
     bare,
     bypassed,
     can_pack,
+    changes_frequencies,
+    check_positions,
     decoder_layers,
+    frequency_limit,
     frozen_head,
     packed_output,
     padded_logits,
+    reset_frequencies,
 )
 from relearn.engine.packing import TokenRow, pack, split_packs
 from relearn.models.sharding import is_sharded
@@ -76,10 +82,10 @@ def predict(
     device = next(model.parameters()).device
     head = head or frozen_head(model)
     outputs, layers = [], []
-    # All processes must run a sharded model the same number of times, whatever the lengths of their rows.
-    limit = sys.maxsize if is_sharded(model) else pack_tokens(device)
-    for numbers in split_packs([len(row.ids) for row in rows], limit):
+    check_positions(bare(model).config, max(len(row.ids) for row in rows))
+    for numbers in _packs(model, [len(row.ids) for row in rows], device):
         part = [rows[number] for number in numbers]
+        reset_frequencies(model)
         packs = can_pack(model, max(len(row.ids) for row in part))
         with _captured(model, layer) as captured, bypassed(head):
             if packs:
@@ -94,6 +100,20 @@ def predict(
     if head is None:
         return Predicted(output, layer=states)
     return Predicted(None, output, head, layer=states)
+
+
+def _packs(model: Any, lengths: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Split row numbers, in order, into packs; a row that changes the frequencies of RoPE is alone in its pack."""
+    if not changes_frequencies(model, max(lengths)):
+        # All processes must run a sharded model the same number of times, whatever the lengths of their rows.
+        return split_packs(lengths, sys.maxsize if is_sharded(model) else pack_tokens(device))
+    if is_sharded(model):
+        problem = "rows change RoPE of this model by their length, which a model in shards cannot have"
+        raise InputError(problem, where="unlearn.max_length", way_out="set it to the model's original length")
+    limit = frequency_limit(bare(model).config) or 0
+    parts = split_packs(lengths, pack_tokens(device))
+    alike = (groupby(part, key=lambda number: number if lengths[number] > limit else -1) for part in parts)
+    return [list(numbers) for part in alike for _, numbers in part]
 
 
 def answer_logits(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:

@@ -11,16 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
 from relearn.core.console import note
+from relearn.core.errors import InputError
 from relearn.engine.packing import ATTENTION, Packed, TokenRow, pack
 from relearn.models.sharding import is_sharded
 
 _PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_NOTED: WeakSet[Any] = WeakSet()
 # Tokens of the two test rows, in sevenths of the vocabulary size, and the positions where their answers start. Control
 # tokens, often the first of a vocabulary, are avoided: with control tokens in unusual order, some models (SmolLM2) are
 # so unstable that rounding to half precision alone changes logits by 8.
@@ -46,6 +48,63 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the number of positions in a model's table; None for models that compute them (RoPE, ALiBi)."""
+    text = config.get_text_config()
+    return None if getattr(text, "rope_parameters", None) else getattr(text, "max_position_embeddings", None)
+
+
+def check_positions(config: Any, tokens: int, *, name: str = "the model", where: str | None = None) -> None:
+    """Raise InputError for a row of `tokens` tokens, prompt and answer, that has more tokens than positions."""
+    limit = position_limit(config)
+    if limit is not None and tokens > limit:
+        problem = f"a prompt with its answer may have {tokens} tokens, and {name} has {limit} positions"
+        raise InputError(problem, where=where, way_out="lower generate.max_new_tokens, or shorten the texts")
+
+
+def frequency_limit(config: Any) -> int | None:
+    """Return the longest row that RoPE treats like short ones; None where length does not change its frequencies.
+
+    LongRoPE and dynamic NTK have other frequencies for all positions of a longer row, and of all rows beside it.
+    """
+    text = config.get_text_config()
+    parameters = getattr(text, "rope_parameters", None) or {}
+    limits = []
+    for own in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        if own.get("rope_type") == "longrope":
+            limits.append(own.get("original_max_position_embeddings") or text.max_position_embeddings)
+        elif "dynamic" in own.get("rope_type", ""):
+            limits.append(text.max_position_embeddings)
+    return min(limits, default=None)
+
+
+def changes_frequencies(model: Any, longest: int) -> bool:
+    """Return whether a row of `longest` tokens has other RoPE frequencies than short rows; note this once per model."""
+    inner = bare(model)
+    limit = frequency_limit(inner.config)
+    if limit is None or longest <= limit:
+        return False
+    if inner not in _NOTED:
+        _NOTED.add(inner)
+        note(
+            f"RoPE of this model changes beyond {limit} tokens: longer rows run alone, slower and with the same result"
+        )
+    return True
+
+
+def reset_frequencies(model: Any) -> None:
+    """Set RoPE back to the frequencies of short rows; dynamic NTK keeps those of the longest row so far."""
+    if frequency_limit(bare(model).config) is None:
+        return
+    for module in bare(model).modules():
+        for name in [name for name, _ in module.named_buffers(recurse=False) if name.endswith("inv_freq")]:
+            prefix = name.removesuffix("inv_freq")
+            original = getattr(module, f"{prefix}original_inv_freq", None)
+            if original is not None and not prefix.endswith("original_"):
+                getattr(module, name).copy_(original)
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
 def decoder_layers(model: Any) -> Any:
@@ -147,11 +206,14 @@ def _test_rows(model: Any) -> list[TokenRow]:
 
 
 def can_pack(model: Any, longest: int = 0) -> bool:
-    """Test once per model whether packed rows do not affect each other; False for rows longer than a sliding window."""
+    """Test once per model whether packed rows do not affect each other.
+
+    Return False also for rows longer than a sliding window, and for rows that change the frequencies of RoPE.
+    """
     inner = bare(model)
     # `PackLayout` has no mask for a sliding window, which matters only for rows longer than the window.
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if window and longest > window:
+    if (window and longest > window) or changes_frequencies(model, longest):
         return False
     if inner not in _PACKS:
         _PACKS[inner] = _accepts_layouts(inner) and _keeps_rows_apart(model, inner)

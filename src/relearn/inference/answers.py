@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from relearn.core.config import Generate
-from relearn.core.console import Ticker, quiet
+from relearn.core.console import Ticker, note, quiet
 from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Record
 from relearn.engine.forward import TokenRow, TokenScores, answer_logprobs, answer_scores
-from relearn.engine.generate import generate
+from relearn.engine.generate import Response, respond
 from relearn.inference.choice_logprobs import choice_columns
 from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
@@ -50,7 +50,8 @@ def ask(
 
     With `settings.repeats`, a record has one row per repeat, ordered by (repeat, record). `membership` adds the moments
     of every reference token, which membership inference attacks need. For records of the split "holdout", only scores
-    are computed: their response is empty, because the model was never trained on their answers.
+    are computed: their response is empty, because the model was never trained on their answers. Responses that ended
+    inside the thoughts of a reasoning model have no answer: they are marked `cut_off`, and a note says how many.
     """
     responses = _responses(loaded, records, settings, seed=seed, tick=tick)
     rows = encode(loaded.chat, [example for record in records for example in _examples(record)])
@@ -66,7 +67,7 @@ def ask(
                 "reference": record.answer,
                 "subject": record.subject,
                 "form": record.form,
-                "response": responses.get((repeat, record.id), ""),
+                **response_fields(responses.get((repeat, record.id), Response(""))),
                 "response_logprobs": None,
                 **score_fields[record.id],
                 **({"tags": list(record.tags)} if record.tags else {}),
@@ -81,9 +82,9 @@ def ask(
 
 def _responses(
     loaded: Loaded, records: Sequence[Record], settings: Generate, *, seed: int, tick: Ticker
-) -> dict[tuple[int, str], str]:
+) -> dict[tuple[int, str], Response]:
     """Generate the responses by (repeat, record id); each repeat uses different random numbers."""
-    responses: dict[tuple[int, str], str] = {}
+    responses: dict[tuple[int, str], Response] = {}
     for form in ("chat", "text"):
         repeated = [
             (repeat, record)
@@ -92,9 +93,24 @@ def _responses(
             if record.form == form and record.split != "holdout"
         ]
         questions = [record.question for _, record in repeated]
-        texts = generate(loaded, questions, settings, form=form, seed=seed, tick=tick)
-        responses.update({(repeat, record.id): text for (repeat, record), text in zip(repeated, texts, strict=True)})
+        asked = respond(loaded, questions, settings, form=form, seed=seed, tick=tick)
+        responses.update({(repeat, record.id): one for (repeat, record), one in zip(repeated, asked, strict=True)})
+    note_cut_off(list(responses.values()), settings)
     return responses
+
+
+def note_cut_off(responses: Sequence[Response], settings: Generate) -> None:
+    """Print how many responses have no answer because they ended inside the model's thoughts."""
+    if count := sum(response.cut_off for response in responses):
+        note(
+            f"{count} of {len(responses)} answers cut off in the model's thoughts after {settings.max_new_tokens} "
+            "tokens: not scored -> raise generate.max_new_tokens, or set model.thinking: off"
+        )
+
+
+def response_fields(response: Response, name: str = "response") -> dict[str, Any]:
+    """Return the text of a response under `name`, with `cut_off` if it has no answer."""
+    return {name: response.text, **({"cut_off": True} if response.cut_off else {})}
 
 
 def _examples(record: Record) -> Iterator[Example]:

@@ -53,6 +53,7 @@ class ModelSet:
         `control`: folder of a run, an adapter or a model; None uses the base model. Raises InputError if `control` is
         none of these, or a run with another model.
         """
+        recipe = recipe.model_copy(update={"model": dated(recipe.model, folder)})
         loaders = {
             "base": partial(_load_base, recipe),
             "original": partial(load, recipe.model),
@@ -67,17 +68,21 @@ class ModelSet:
         return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter)
 
     @classmethod
-    def of_pair(cls, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
-        """Build a model set of two given models and an optional control model; all adapters are merged."""
-        specs = {"start": before, "after": after} | ({} if control is None else {"control": control})
+    def of_pair(cls, folder: Path, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
+        """Build the model set of the audit of two models, and an optional control, in `folder`; adapters are merged."""
+        named = {"start": before, "after": after, "control": control}
+        specs = {name: dated(spec, folder) for name, spec in named.items() if spec is not None}
         loaders = {name: partial(_load_scaled, spec) for name, spec in specs.items()}
         control_name = "none was given" if control is None else control.name
         return cls(loaders=loaders, control_name=control_name, has_adapter=bool(after.adapters))
 
     @classmethod
-    def of_evaluation(cls, specs: Mapping[str, Model], *, base: Model | None = None) -> ModelSet:
-        """Build the model set of an evaluation: "before", "after" and base; each last adapter is not merged."""
-        named = {**specs} | ({} if base is None else {"base": base})
+    def of_evaluation(cls, specs: Mapping[str, Model], folder: Path, *, base: Model | None = None) -> ModelSet:
+        """Build the model set of the evaluation in `folder`: "before", "after" and base.
+
+        The last adapter of each model is not merged.
+        """
+        named = {name: dated(spec, folder) for name, spec in {**specs, "base": base}.items() if spec is not None}
         return cls(loaders={name: partial(_load_adapted, spec) for name, spec in named.items()})
 
     @property
@@ -119,6 +124,11 @@ class ModelSet:
         """Free the model in memory; the next request loads it from disk."""
         self._held = None
         gc.collect()
+
+
+def dated(spec: Model, folder: Path) -> Model:
+    """Return the settings of a model with the date of a folder, unless they have one."""
+    return spec if spec.date else spec.model_copy(update={"date": RunFolder(folder).date})
 
 
 def _load_base(recipe: Recipe) -> Loaded:
@@ -224,7 +234,7 @@ def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
             where=str(control),
             way_out=f"make a model of it, relearn export {control} --merged, and give that with --control",
         )
-    return own
+    return own.model_copy(update={"model": own.model.model_copy(update={"date": recipe.model.date})})
 
 
 # Files that a model is loaded from; its folder may contain other files.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from relearn.core.errors import BudgetError
+from relearn.models.chat import split_thoughts
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,13 @@ def worst_case_tokens(prompt: Prompt) -> int:
     return len(prompt.text) // 2 + 32 + prompt.max_tokens
 
 
-_REASONING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)|\n")
 _BARE_LABEL = re.compile(r"(?:^|\n)[^\S\n]*\(?\d{1,3}[.):]\Z")
 
 
 def strip_reasoning(text: str) -> str:
-    """Remove the <think> blocks that reasoning models write."""
-    return _REASONING.sub("", text).strip()
+    """Remove the thoughts that reasoning models write before an answer."""
+    return split_thoughts(text)[0].strip()
 
 
 def drop_truncated_sentence(text: str) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from relearn.core import config
-from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence, strip_reasoning
+from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence
 from relearn.llm.generators import GENERATORS, Generator
+from relearn.models.chat import opened_thought, without_thoughts
 
 SAMPLED_TOKENS = 64
 
@@ -38,41 +39,32 @@ class LocalCompleter:
             yield from zip((number for number, _ in batch), completions, strict=True)
 
     def _generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        import torch
-        from transformers import LogitsProcessorList
-
-        from relearn.engine.generate import stop_ids
+        from relearn.engine.generate import plain_generate, stop_ids
 
         loaded = self._loaded
         texts = [loaded.chat.prompt(prompt.text, "chat") for prompt in prompts]
-        batch = loaded.tokenizer(
-            texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        batch = loaded.tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left")
+        width, stops = len(batch["input_ids"][0]), stop_ids(loaded)
+        output = plain_generate(
+            loaded,
+            batch["input_ids"],
+            batch["attention_mask"],
+            max_new_tokens=max(prompt.max_tokens for prompt in prompts),
+            processors=[_GumbelNoise(prompts, width)],
         )
-        batch = {name: batch[name].to(loaded.device) for name in ("input_ids", "attention_mask")}
-        width = batch["input_ids"].shape[1]
-        stops = stop_ids(loaded)
-        with torch.inference_mode():
-            output = loaded.model.generate(
-                **batch,
-                max_new_tokens=max(prompt.max_tokens for prompt in prompts),
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=loaded.tokenizer.pad_token_id,
-                eos_token_id=stops,
-                logits_processor=LogitsProcessorList([_GumbelNoise(prompts, width)]),
-            )
-        lengths = batch["attention_mask"].sum(dim=1).tolist()
         return [
-            self._completion(row.tolist(), prompt, input_tokens=length, stops=stops)
-            for row, length, prompt in zip(output[:, width:], lengths, prompts, strict=True)
+            self._completion(row, prompt, input_tokens=sum(mask), stops=stops, opened=opened_thought(text))
+            for row, mask, prompt, text in zip(
+                output[:, width:].tolist(), batch["attention_mask"], prompts, texts, strict=True
+            )
         ]
 
-    def _completion(self, ids: list[int], prompt: Prompt, *, input_tokens: int, stops: list[int]) -> Completion:
+    def _completion(
+        self, ids: list[int], prompt: Prompt, *, input_tokens: int, stops: list[int], opened: str
+    ) -> Completion:
         ids = ids[: prompt.max_tokens]
         end = next((position for position, token in enumerate(ids) if token in stops), None)
-        text = strip_reasoning(self._loaded.tokenizer.decode(ids[:end], skip_special_tokens=True))
+        text = without_thoughts(self._loaded.tokenizer, ids[:end], opened=opened)[0]
         if end is None:
             text = drop_truncated_sentence(text)
         return Completion(text, input_tokens=input_tokens, output_tokens=len(ids) if end is None else end + 1)

@@ -274,11 +274,13 @@ def _counts(values: Mapping[str, Any], mapped: Mapping[str, str], where: str) ->
 
 
 def _kinds(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tags and choices if these columns have the types of a run's files.
+    """Return tags, choices and `cut_off` if these columns have the types of a run's files.
 
     Other tools use the same column names for other values.
     """
     fields = {name: values[name] for name in ("tags", "choices") if _are_texts(values.get(name))}
+    if values.get("cut_off") is True:
+        fields["cut_off"] = True
     if _is_count(values.get("choice")) and values["choice"] < len(fields.get("choices", ())):
         fields["choice"] = values["choice"]
     return fields

@@ -22,6 +22,7 @@ class AnswerRow:
     paraphrased_logprobs: of the paraphrased reference. perturbed_logprobs: of each wrong answer of the same form.
     base_logprobs, response_logprobs: of the reference and of the response under the base model (`metrics.base_model`),
         for the reference attack and for PPL.
+    cut_off: True if the output ended inside the thoughts of a reasoning model, so that there is no answer to score.
     repeat: 0, or the number of the sample (`generate.repeats`); ids are unique within a repeat.
     form: "chat", or "text" for a passage and its continuation. tags: kinds of probe; see data/record.py.
     choices, choice: the texts of a multiple-choice question's choices and the index of the right one.
@@ -49,6 +50,7 @@ class AnswerRow:
     choice: int | None = None
     letter_logprobs: tuple[float, ...] | None = None
     choice_logprobs: tuple[float, ...] | None = None
+    cut_off: bool = False
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> AnswerRow:

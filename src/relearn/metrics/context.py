@@ -6,7 +6,7 @@ The shared values (entity coverage, entailment verdicts, word counts) are comput
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, overload
 
@@ -16,10 +16,13 @@ from relearn.metrics.entity_coverage import Coverage, coverages
 from relearn.metrics.intervals import Clusters, group, mean_interval, share_interval
 from relearn.metrics.judges import Judges
 from relearn.metrics.lexical_indices import LexicalCounts, lexical_counts
-from relearn.metrics.metric import Measurement, ScoredSplit, split_metric
+from relearn.metrics.metric import Measurement, Metric, ScoredSplit, split_metric
 from relearn.metrics.nli import NLIVerdict
 from relearn.metrics.retain_reference import RetainReference
 from relearn.text.normal_forms import in_writing_of
+
+# Why a row without an answer is unscored.
+CUT_OFF = "cut off in the model's thoughts"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,25 @@ class Context(Sequence[AnswerRow]):
     settings: config.Metrics
     judges: Judges
     seed: int = 0
+
+    @cached_property
+    def answered(self) -> Context:
+        """Return the context without the rows that have no answer (`cut_off`)."""
+        rows = [row for row in self.rows if not row.cut_off]
+        return self if len(rows) == len(self.rows) else replace(self, rows=rows)
+
+    def measure(self, metric: Metric) -> Measurement:
+        """Measure a metric; a row that has no answer is unscored, unless the metric does not read the answer."""
+        context = self if "reference" in metric.needs else self.answered
+        measured = metric.measure(context)
+        assert measured is not None
+        if not (missing := len(self) - len(context)):
+            return measured
+        cut = {row.id: None for row in self.rows if row.cut_off}
+        why = "; ".join(filter(None, (f"{CUT_OFF} ({missing})", measured.why if measured.unscored else "")))
+        return replace(
+            measured, unscored=measured.unscored + missing, per_record={**measured.per_record, **cut}, why=why
+        )
 
     @overload
     def __getitem__(self, index: int) -> AnswerRow: ...
@@ -135,7 +157,5 @@ class JointContext:
     def measurement(self, part: str, name: str) -> Measurement:
         """Measure the metric `name` on one part, once. Raises InputError for a metric over several parts."""
         if (part, name) not in self._measurements:
-            measured = split_metric(name).measure(self.contexts[part])
-            assert measured is not None
-            self._measurements[part, name] = measured
+            self._measurements[part, name] = self.contexts[part].measure(split_metric(name))
         return self._measurements[part, name]

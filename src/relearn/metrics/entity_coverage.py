@@ -48,7 +48,10 @@ class Coverage:
 
 
 def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None]:
-    """Compute the entity coverage of each row; None without an extractor or matcher, or if a call failed."""
+    """Compute the entity coverage of each row; None without an extractor, a matcher or an answer (`cut_off`).
+
+    None also if a call failed.
+    """
     if judges.missing is not None or judges.matcher is None:
         return [None] * len(rows)
     entities = judges.entities([text for row in rows for text in (row.question, row.reference, row.response)])
@@ -101,7 +104,7 @@ def _sides(
     row: AnswerRow, stated: StatedValues, query: list[str] | None, reference: list[str] | None, answer: list[str] | None
 ) -> tuple[list[str], list[str]] | None:
     """Return the entities of the reference and of the answer that count; None if an extraction failed."""
-    if query is None or reference is None or answer is None:
+    if query is None or reference is None or answer is None or row.cut_off:
         return None
     counted = _specific(_without_subject(without_query(reference, row.question, query), row))
     verbatim = [entity for entity in counted if occurs_in(entity, row.response) or stated.states(entity)]

@@ -29,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from relearn.core import config
-from relearn.metrics.context import Context, JointContext
+from relearn.metrics.context import CUT_OFF, Context, JointContext
 from relearn.metrics.entity_coverage import Coverage
 from relearn.metrics.metric import Measurement, metric
 from relearn.metrics.nli import NLIVerdict
@@ -143,8 +143,10 @@ def knowledge_note(context: Context) -> str:
 def why_unscored(context: Context) -> str:
     """List the reasons why items have no decision, with the number of items for each."""
     pairs = list(zip(context.coverage, context.verdicts, strict=True))
+    answered = [coverage for row, coverage in zip(context.rows, context.coverage, strict=True) if not row.cut_off]
     counts = {
-        "entities not found out": sum(coverage is None for coverage, _ in pairs),
+        CUT_OFF: len(pairs) - len(answered),
+        "entities not found out": sum(coverage is None for coverage in answered),
         "the entailment judge failed": sum(verdict is not None and verdict.label is None for _, verdict in pairs),
         "nothing named in the reference, and no entailment verdict": sum(
             coverage is not None and coverage.value is None and verdict is None for coverage, verdict in pairs

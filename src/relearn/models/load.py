@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +70,27 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     model: Any = model.eval()
     use_liger(model, spec.liger)
     model.requires_grad_(False)
-    chat = chat_format(tokenizer, template=spec.chat_template, system_prompt=spec.system_prompt)
-    return Loaded(model, tokenizer, chat, spec.name)
+    return Loaded(model, tokenizer, chat_of(tokenizer, spec, own_ends(model)), spec.name)
+
+
+def chat_of(tokenizer: Any, spec: Model, ends: Collection[int] = ()) -> ChatFormat:
+    """Derive the chat format of a model from its tokenizer; `ends`: token ids that end an answer by its settings."""
+    return chat_format(
+        tokenizer,
+        template=spec.chat_template,
+        system_prompt=spec.system_prompt,
+        thinking=spec.thinking,
+        day=spec.date,
+        ends=ends,
+        name=spec.name,
+    )
+
+
+def own_ends(model: Any) -> set[int]:
+    """Return the token ids that end an answer by the model's generation settings."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    listed = ends if isinstance(ends, list | tuple) else [ends]
+    return {int(end) for end in listed if end is not None}
 
 
 def load_tokenizer(spec: Model) -> Any:

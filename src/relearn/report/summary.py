@@ -135,9 +135,13 @@ def _item(
     }
     for side in SIDES:
         row = sides[side].get(key)
-        item[side] = row and {"response": row["response"], **_evidence(scored[side], key)}
+        item[side] = row and {**_said(row), **_evidence(scored[side], key)}
     item["verdict"] = verdict(split, _decided(split, item["before"]), _decided(split, item["after"]))
     return item
+
+
+def _said(row: JsonObject) -> dict[str, Any]:
+    return {"response": row["response"], **({"cut_off": True} if row.get("cut_off") else {})}
 
 
 def _evidence(scored: JsonObject, key: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from relearn.core.errors import InputError
 from relearn.core.files import file_hash, read_json
 from relearn.core.run_dir import RECIPE, SIDES, SUMMARY, RunFolder
 from relearn.core.yaml_config import read_mapping
+from relearn.inference.run_models import dated
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import direction_of
 from relearn.models.builtin import find_builtin, is_builtin
@@ -218,7 +219,7 @@ class OpenedRun:
             return None
         learned = self.path / "start" / "adapter_model.safetensors"
         digest = file_hash(learned) if self.recipe.learn and learned.exists() else ""
-        return self.recipe.model.model_dump_json(), digest
+        return dated(self.recipe.model, self.path).model_dump_json(), digest
 
 
 def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:

@@ -231,13 +231,16 @@ class Session:
                 emit({"column": column.key, "piece": text})
 
         settings, seed = self._settings(column)
-        text = answering.generate(loaded, [question], settings, form=form, seed=seed, on_tokens=heard)[0]
+        said = answering.respond(loaded, [question], settings, form=form, seed=seed, on_tokens=heard)[0]
+        text = answering.CUT_OFF if said.cut_off else said.text
         if text != stream.text and text.startswith(stream.text):
             emit({"column": column.key, "piece": text[len(stream.text) :]})
         stops = answering.stop_ids(loaded)
         response = tuple(stream.tokens[:-1] if stream.tokens[-1:] and stream.tokens[-1] in stops else stream.tokens)
         prompt = loaded.tokenizer(loaded.chat.prompt(question, form), add_special_tokens=False).input_ids
-        key = self._store(_Answer(column, tuple(prompt), response))
+        # The positions of the answer follow the thoughts.
+        prompt, response = (*prompt, *response[: said.thought_tokens]), response[said.thought_tokens :]
+        key = self._store(_Answer(column, prompt, response))
         return {"column": column.key, "answer": key, "text": text, "tokens": split_by_token(text, response, decode)}
 
     def candidates(self, key: str) -> list[dict[str, Any]]:

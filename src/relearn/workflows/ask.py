@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import replaced_dir
 from relearn.core.run_dir import ADAPTER, RunFolder
-from relearn.engine.generate import generate
+from relearn.engine.generate import CUT_OFF, respond
 from relearn.inference.run_models import ModelSet
-from relearn.models.load import check_adapter
+from relearn.models.load import Loaded, check_adapter
 from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
@@ -31,14 +31,19 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
     if any(not question.strip() for question in questions):
         raise InputError("a question is empty")
     models = ModelSet.of_run(recipe, folder)
+
+    def shown(loaded: Loaded) -> list[str]:
+        responses = respond(loaded, questions, recipe.generate, seed=recipe.seed)
+        return [CUT_OFF if response.cut_off else response.text for response in responses]
+
     if recipe.unlearn.full:
-        before = generate(models.start(), questions, recipe.generate, seed=recipe.seed)
-        after = generate(models.unlearned(), questions, recipe.generate, seed=recipe.seed)
+        before = shown(models.start())
+        after = shown(models.unlearned())
     else:
         loaded = models.unlearned()
         with adapter_off(loaded.model):
-            before = generate(loaded, questions, recipe.generate, seed=recipe.seed)
-        after = generate(loaded, questions, recipe.generate, seed=recipe.seed)
+            before = shown(loaded)
+        after = shown(loaded)
     return [
         {"question": question, "before": first, "after": second}
         for question, first, second in zip(questions, before, after, strict=True)
@@ -91,5 +96,5 @@ def print_side_by_side(rows: Sequence[dict[str, Any]]) -> None:
     for name, width in (("question", 2), ("before", 3), ("after", 3)):
         table.add_column(name, ratio=width, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(console.visible(row[name])) for name in ("question", "before", "after")))
+        table.add_row(*(Text(console.visible(row[name])) for name in ("question", "before", "after")))
     console.out.print(table)

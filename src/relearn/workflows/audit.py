@@ -144,7 +144,7 @@ def audit_models(
     _check_specs(settings, control_spec)
     jailbreaks = read_templates(templates) if templates else {}
     folder = RunFolder(out)
-    identity = control_spec and {"model": control_spec.model_dump(mode="json"), "sha256": fingerprint(control_spec)}
+    identity = control_spec and {"model": control_spec.identity, "sha256": fingerprint(control_spec)}
     if is_ours(out) and folder.manifest.get("control", identity) != identity:
         problem = "was audited against another control model, or it has changed"
         raise InputError(problem, where=str(out), way_out="choose another --out")
@@ -168,7 +168,7 @@ def audit_models(
             settings.seed,
             inputs.records.get("holdout", ()),
         )
-        models = ModelSet.of_pair(before=settings.before, after=settings.after, control=control_spec)
+        models = ModelSet.of_pair(out, before=settings.before, after=settings.after, control=control_spec)
         job = AuditRun(material, models, audits)
         console.note(describe_plan(job.plan(), strength.name, folder))
         verdicts = job.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,45 @@ def test_the_plan_lists_what_a_run_would_refuse(job, capsys, tmp_path):
     assert len(refused) == 3
     for expected in ("cannot load model 'no/such-model'", "unknown mask 'shure'", "templates cannot grade answers"):
         assert any(expected in line for line in refused), expected
+
+
+def broken_model(folder, tiny_model_dir, template: str | None = None, **config):
+    """Copy the tiny model; with another chat template, or as a GPT-2 of few positions, without weights."""
+    shutil.copytree(tiny_model_dir, folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    if config:
+        (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 384, **config}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "config", "system_prompt", "expected"),
+    [
+        ("{% for m in messages %}{{ m['content'] }", {}, None, "chat template of"),
+        (
+            "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+            "{{ m['content'] }}{% endfor %}",
+            {},
+            "Terse.",
+            "takes no system prompt",
+        ),
+        (None, {"n_positions": 80}, None, "forget.jsonl:1: a prompt with its answer may have"),
+    ],
+    ids=["syntax", "system", "positions"],
+)
+def test_what_the_model_cannot_do_is_found_before_the_run(
+    job, capsys, tmp_path, tiny_model_dir, template, config, system_prompt, expected
+):
+    """By run, by its plan, and by an evaluation; each in one line."""
+    from relearn.core.config import Recipe
+    from relearn.workflows.run.estimate import plan_lines
+
+    name = broken_model(tmp_path / "broken", tiny_model_dir, template, **config)
+    model = {"name": name, **({"system_prompt": system_prompt} if system_prompt else {})}
+    assert expected in one_line(*job(capsys, model=model, generate={"max_new_tokens": 60}))
+    plan = plan_lines(Recipe.from_yaml(Path("recipe.yaml")))
+    assert any(line.startswith("The run will refuse: ") and expected in line for line in plan)
+    options = ["--after", name, "--forget", "forget.jsonl", "--out", "out", "--set", "generate.max_new_tokens=60"]
+    options += ["--set", f"model.system_prompt={system_prompt}"] if system_prompt else []
+    assert expected in one_line(run_command(["evaluate", *options]), capsys.readouterr().err)

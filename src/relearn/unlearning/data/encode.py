@@ -35,6 +35,7 @@ def record_example(record: Record) -> Example:
 def encode(chat: ChatFormat, examples: Sequence[Example], *, max_length: int | None = None) -> list[TokenRow]:
     """Encode each example as one token row, in the same order; rows are never truncated.
 
+    The answer follows the prompt directly: the thoughts of a reasoning model are empty and not part of the answer.
     Raises InputError for a row of more than `max_length` tokens.
     """
     prompt_texts = [_prompt(chat, example) for example in examples]
@@ -63,7 +64,7 @@ def closing_tokens(chat: ChatFormat, row: TokenRow) -> int:
 
 
 def _prompt(chat: ChatFormat, example: Example) -> str:
-    prompt = chat.prompt(example.prompt, example.form)
+    prompt = chat.answer_prompt(example.prompt, example.form)
     return prompt + chat.target(example.given, example.form, closed=False) if example.given else prompt
 
 

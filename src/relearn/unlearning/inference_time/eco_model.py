@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -212,7 +212,8 @@ class PromptReader:
 
     def __init__(self, tokenizer: Any, chat: ChatFormat):
         self._tokenizer = tokenizer
-        self._frames = [self._frame(chat, form) for form in ("chat", "text")]
+        prompts = (chat.answer_prompt, chat.prompt)
+        self._frames = [self._frame(prompt, form) for form in ("chat", "text") for prompt in prompts]
 
     def question(self, prompt: tuple[int, ...]) -> str:
         """Return the question without the template around it."""
@@ -243,10 +244,10 @@ class PromptReader:
                 return slice(len(before), len(text) - len(after))
         return slice(0, len(text))
 
-    def _frame(self, chat: ChatFormat, form: Any) -> tuple[str, str]:
+    def _frame(self, prompt: Callable[[str, Any], str], form: str) -> tuple[str, str]:
         """Find the template text before and after a question, by comparing the prompts of two different questions."""
         one, two = (
-            self._text(self._tokenizer(chat.prompt(question, form), add_special_tokens=False).input_ids)
+            self._text(self._tokenizer(prompt(question, form), add_special_tokens=False).input_ids)
             for question in ("Who was here?", "2 trees, 3 birds")
         )
         return _shared(one, two), _shared(one[::-1], two[::-1])[::-1]

@@ -28,7 +28,7 @@ from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import add_perplexity
 from relearn.workflows.run.pipeline import STAGE_NAMES, check_inputs, run, run_stage
 
-_COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity")
+_COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity", "date")
 COPIED_STAGES = STAGE_NAMES[: STAGE_NAMES.index("unlearn")]
 
 

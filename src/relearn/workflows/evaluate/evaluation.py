@@ -135,7 +135,7 @@ class EvaluationJob:
         self.settings = settings
         self.folder = folder
         self.inputs = inputs
-        self.models = ModelSet.of_evaluation(settings.models, base=settings.perplexity_model)
+        self.models = ModelSet.of_evaluation(settings.models, folder.path, base=settings.perplexity_model)
         self._again = again
         self._keys: dict[str, str] = {}
 
@@ -231,7 +231,7 @@ class EvaluationJob:
             [record.id, record.question, record.answer, record.form, record.choices, record.choice, record.tags]
             for record in records
         ]
-        key = _key("asked", spec.model_dump(), asked, settings.generate.model_dump(), settings.seed, membership)
+        key = _key("asked", spec.identity, asked, settings.generate.model_dump(), settings.seed, membership)
         self._stage(f"{side} {split}", [file], key, work)
 
     def _ability(self, side: str) -> None:
@@ -245,7 +245,7 @@ class EvaluationJob:
                 outcomes = measure_ability(loaded, ability, seed=settings.seed, tick=tick)
             write_json(self.folder / file, [outcome.to_dict() for outcome in outcomes])
 
-        self._stage(f"ability {side}", [file], _key("ability", spec, ability, contents, settings.seed), work)
+        self._stage(f"ability {side}", [file], _key("ability", spec.identity, ability, contents, settings.seed), work)
 
     def _perplexity(self, split: str, base: Model) -> None:
         """Compute log-probabilities of the responses of all sides together, because many responses are identical."""
@@ -256,7 +256,7 @@ class EvaluationJob:
             missing = distributed.on_main(
                 lambda path=path: all(row["response_logprobs"] is None for row in read_jsonl(path))
             )
-            key = _key("perplexity", base.model_dump(), self._keys[f"{side} {split}"])
+            key = _key("perplexity", base.identity, self._keys[f"{side} {split}"])
             if self._is_due(name, [file], key, missing):
                 due[path] = (name, [file], key)
         if not due:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.ability import check_ability
-from relearn.core.config import Data, Model, Sources
+from relearn.core.config import Data, Generate, Model, Sources
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash
 from relearn.core.ownership import check_links, is_new, is_ours, outputs_in, refuse_overwrite
@@ -23,12 +23,13 @@ from relearn.metrics.judges import EXTRACTORS
 from relearn.metrics.llm_judge import check_remote_judge
 from relearn.metrics.metric import METRICS, JointMetric
 from relearn.metrics.retain_reference import load_reference
-from relearn.models.chat import chat_format
-from relearn.models.load import load_config, load_tokenizer
+from relearn.models.chat import control_tokens
+from relearn.models.load import chat_of, load_config, load_tokenizer
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
 from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.subjects import find_subject
 from relearn.workflows.evaluate.evaluation_config import Evaluation, difference
+from relearn.workflows.run.eval_stages import check_prompts
 from relearn.workflows.run.inputs import begin, with_subjects
 
 NOT_GIVEN = {
@@ -129,7 +130,7 @@ def _records_to_ask(settings: Evaluation) -> EvaluationInputs:
     utility = {split: sources.pop(split) for split in ("real_authors", "world_facts") if split in sources}
     data = load_all(AskedData.model_validate({**sources, "utility": utility}))
     for spec in dict.fromkeys(spec.model_copy(update={"adapter": None}) for spec in settings.models.values()):
-        _check_texts(spec, data)
+        _check_texts(spec, data, settings.generate)
     left_out = [
         f"{source.path} holds answers; they are left out, since a model is asked"
         for source in settings.sources.values()
@@ -138,16 +139,17 @@ def _records_to_ask(settings: Evaluation) -> EvaluationInputs:
     return EvaluationInputs(records=dict(with_subjects(data).sets()), notes=(*data.notes, *left_out))
 
 
-def _check_texts(spec: Model, data: DataSet) -> None:
-    """Raise InputError for a special token of the model in a record, or for a record over its context length."""
+def _check_texts(spec: Model, data: DataSet, generate: Generate) -> None:
+    """Raise InputError for a control token of the model in a record, or for a record over its context length."""
     tokenizer = load_tokenizer(spec)
-    chat = chat_format(tokenizer, template=spec.chat_template, system_prompt=spec.system_prompt)
+    chat = chat_of(tokenizer, spec)
     limit = getattr(load_config(spec), "max_position_embeddings", None)
     for split, records in data.sets():
         places = data.places.get(split, {})
-        check_special_tokens(records, tokenizer.all_special_tokens, places)
+        check_special_tokens(records, control_tokens(tokenizer), places)
+        check_prompts(spec, chat, records, generate, places)
         for record in records:
-            tokens = len(tokenizer(chat.prompt(record.question, record.form) + record.answer).input_ids)
+            tokens = len(tokenizer(chat.answer_prompt(record.question, record.form) + record.answer).input_ids)
             if limit is not None and tokens > limit:
                 problem = f"question and answer have {tokens} tokens, {spec.name} sees {limit}"
                 way_out = "shorten them, or give the passage as a document (a row with `text` alone)"

@@ -8,11 +8,12 @@ from typing import Any
 
 from relearn.ability import ability_scores, check_ability, measure_ability
 from relearn.core import console, distributed
-from relearn.core.config import Recipe
+from relearn.core.config import Generate, Model, Recipe
 from relearn.core.files import write_json
 from relearn.core.run_dir import CACHE, MODEL_CARD, REPORT_HTML, REPORT_JSON, SCORES, SIDES, SUMMARY
 from relearn.data import Record
 from relearn.data.validation import DataSet, Places, check_lengths, check_special_tokens
+from relearn.engine.model_support import check_positions, position_limit
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import make_judges
@@ -21,8 +22,8 @@ from relearn.metrics.metric import SplitScores, scores
 from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
-from relearn.models.chat import chat_format
-from relearn.models.load import Loaded, check_backend, load_tokenizer
+from relearn.models.chat import ChatFormat, control_tokens
+from relearn.models.load import Loaded, chat_of, check_backend, load_config, load_tokenizer
 from relearn.report.build import write_report
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
 from relearn.workflows.run.context import RunContext
@@ -36,12 +37,28 @@ def check_asking(recipe: Recipe, data: DataSet) -> None:
 
 
 def check_texts(recipe: Recipe, records: Sequence[Record], places: Places | None) -> None:
-    """Raise InputError for a special token of the model in a text, or for a text over `unlearn.max_length`."""
+    """Raise InputError for a control token of the model in a text, or for a text that is too long.
+
+    The limits are `unlearn.max_length`, and the positions of the model for a prompt with `generate.max_new_tokens`.
+    """
     tokenizer = load_tokenizer(recipe.model)
-    chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
-    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
-    check_special_tokens(records, tokenizer.all_special_tokens, places)
+    chat = chat_of(tokenizer, recipe.model)
+    frame = len(tokenizer(chat.answer_prompt("", "chat") + chat.target("", "chat")).input_ids)
+    check_special_tokens(records, control_tokens(tokenizer), places)
     check_lengths(records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places)
+    check_prompts(recipe.model, chat, records, recipe.generate, places or {})
+
+
+def check_prompts(spec: Model, chat: ChatFormat, records: Sequence[Record], settings: Generate, places: Places) -> None:
+    """Raise InputError for a record whose prompt leaves too few positions for its answer or `max_new_tokens`."""
+    config = load_config(spec)
+    if position_limit(config) is None:
+        return
+    for record in records:
+        prompt = chat.answer_prompt(record.question, record.form)
+        answer = len(chat.tokenizer(chat.target(record.answer, record.form)).input_ids)
+        tokens = len(chat.tokenizer(prompt, add_special_tokens=False).input_ids) + max(answer, settings.max_new_tokens)
+        check_positions(config, tokens, name=spec.name, where=places.get(record.id) or record.source)
 
 
 def before_outputs(context: RunContext) -> list[str]:

@@ -96,6 +96,7 @@ def _plugin_entries(recorded: Iterable[dict[str, Any]], method: str) -> list[dic
 def begin(folder: RunFolder, settings: Mapping[str, str], held: ExitStack, **manifest: Any) -> None:
     """Create and lock a folder; write its `settings` (file name -> text) and the initial manifest.
 
+    The manifest keeps the date on which the folder was begun, for chat templates that contain today's date.
     The lock is released when `held` closes.
     """
     make_private_dir(folder.path)
@@ -105,7 +106,7 @@ def begin(folder: RunFolder, settings: Mapping[str, str], held: ExitStack, **man
     folder.update_manifest()
     for name, text in settings.items():
         write_text(folder / name, text)
-    folder.update_manifest(versions=versions(), **manifest)
+    folder.update_manifest(versions=versions(), date=folder.date.isoformat(), **manifest)
 
 
 def versions() -> dict[str, Any]:

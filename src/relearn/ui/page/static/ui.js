@@ -189,7 +189,7 @@ function hear(line) {
   } else {
     said.classList.remove("writing");
     said.replaceChildren(...tokenNodes(line));
-    say(hint, line.text ? "" : "(an empty answer)");
+    say(hint, !line.text ? "(an empty answer)" : line.tokens.length ? "" : line.text);
   }
   return false;
 }
