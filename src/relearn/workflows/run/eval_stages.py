@@ -24,7 +24,7 @@ from relearn.metrics.score import score_parts
 from relearn.models.chat import chat_format
 from relearn.models.load import Loaded, check_backend, load_tokenizer
 from relearn.report.build import write_report
-from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
+from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote, token_counter
 from relearn.workflows.run.context import RunContext
 
 
@@ -39,9 +39,10 @@ def check_texts(recipe: Recipe, records: Sequence[Record], places: Places | None
     """Raise InputError for a special token of the model in a text, or for a text over `unlearn.max_length`."""
     tokenizer = load_tokenizer(recipe.model)
     chat = chat_format(tokenizer, template=recipe.model.chat_template, system_prompt=recipe.model.system_prompt)
-    frame = len(tokenizer(chat.prompt("", "chat") + chat.target("", "chat")).input_ids)
+    count = token_counter(tokenizer)
+    frame = count(chat.prompt("", "chat") + chat.target("", "chat"))
     check_special_tokens(records, tokenizer.all_special_tokens, places)
-    check_lengths(records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places)
+    check_lengths(records, count, recipe.unlearn.max_length - frame, places)
 
 
 def before_outputs(context: RunContext) -> list[str]:
