@@ -320,8 +320,8 @@ class Generate(Part):
 class Ability(Part):
     """Choose benchmarks of general ability, measured before and after unlearning; see docs/benchmarks.md.
 
-    - `tasks`: files of multiple-choice or arithmetic questions (.jsonl, .json, .csv, .parquet), or lm-eval tasks, given
-      by name or task file (.yaml); default none.
+    - `tasks`: files of multiple-choice or arithmetic questions (.jsonl, .json, .csv, .tsv, .parquet), or lm-eval tasks,
+      given by name or task file (.yaml); default none.
     - `limit`: number of questions per task, at least 1; default all.
     - `shots`: maximum number of solved examples before a question (few-shot), at least 0; default: all in the file, or
       the number set by lm-eval.
