@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 INSTALL := $(PIP) install --constraint constraints.txt --only-binary :all: --no-binary rouge-score
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install lint types imports docs pytest format wheel clean
+.PHONY: help demo test soak install lint types imports docs pytest format wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,13 @@ docs: $(VENV)/.tools  ## the documentation site, in site/; a broken link fails
 pytest: $(VENV)/.tools
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
 	    --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+soak: $(VENV)/.tools  ## hours: 100 kills, thousands of mangled inputs, the failing endpoint, growth up to 16 times the size
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} RELEARN_KILLS=100 RELEARN_EXAMPLES=$${RELEARN_EXAMPLES:-2000} \
+	    $(BIN)/python -m pytest --timeout 0 --numprocesses $(WORKERS) --dist loadfile tests/test_fuzz.py \
+	    tests/workflows/run/test_kill_and_resume.py tests/llm/test_openai_client.py tests/synthesis/test_real_server.py
+	mkdir -p build
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python benchmarks/growth.py --out build/growth.json
 
 format: $(VENV)/.tools  ## put the code into the project's format
 	$(BIN)/ruff check --fix $(PYTHON_CODE)

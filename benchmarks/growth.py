@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -46,7 +47,7 @@ _VAGUE = (
 RECORDS = 5000
 
 
-def people(count: int, seed: int = 0) -> Iterable[dict[str, str]]:
+def people(count: int, seed: int | str = 0) -> Iterable[dict[str, str]]:
     """Write records of invented people, each with a phone number and an address."""
     random_numbers = random.Random(seed)
     for number in range(count):
@@ -86,7 +87,59 @@ def verify(size: int, folder: Path) -> Callable[[], object]:
     return lambda: verify_file(file, forget, folder / "flagged.jsonl")
 
 
-PARTS: dict[str, Part] = {"verify": Part(2000, "rows", verify)}
+def plan(size: int, folder: Path) -> Callable[[], object]:
+    """Estimate a run of `size` records, half of them to forget and half to keep, with the demo model."""
+    from relearn.core.config import Recipe
+    from relearn.workflows.run.estimate import plan_lines
+
+    data = {name: str(_write(folder / f"{name}.jsonl", people(size // 2, name))) for name in ("forget", "retain")}
+    recipe = Recipe.from_mapping({"model": "smollm2-135m-instruct", "data": data})
+    return lambda: plan_lines(recipe)
+
+
+def retain(size: int, folder: Path) -> Callable[[], object]:
+    """Read a retain set of `size` megabytes; see `peak_mib` for the memory."""
+    from relearn.core.config import DataSource
+    from relearn.data.validation import load_set
+
+    path = folder / "retain.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for part in range(size * 5):
+            file.writelines(f"{json.dumps(row)}\n" for row in people(1000, f"{part}"))
+    return lambda: load_set((DataSource(path=str(path)),), "retain", "data.retain", [])
+
+
+def _answers(count: int, name: str) -> Iterable[dict[str, str]]:
+    for number, row in enumerate(people(count, name)):
+        response = row["answer"] if number % 10 == 0 else _VAGUE[number % 4].format(row["subject"])
+        yield {"question": row["question"], "answer": row["answer"], "response": response}
+
+
+def evaluate(size: int, folder: Path) -> Callable[[], object]:
+    """Score `size` answers with all metrics of a default evaluation, half of them of each set, and write the report."""
+    from relearn.workflows.evaluate.evaluation import evaluate as evaluate_answers
+
+    files = {name: str(_write(folder / f"{name}.jsonl", _answers(size // 2, name))) for name in ("forget", "retain")}
+    return lambda: evaluate_answers(out=folder / "out", **files)
+
+
+def report(size: int, folder: Path) -> Callable[[], object]:
+    """Write the report of an evaluation of `size` answers, without judging them again."""
+    from relearn.report.build import write_report
+    from relearn.workflows.evaluate.evaluation import evaluate as evaluate_answers
+
+    file = str(_write(folder / "forget.jsonl", _answers(size, "forget")))
+    evaluate_answers(out=folder / "out", forget=file, measure=("rouge_l",))
+    return lambda: write_report(folder / "out")
+
+
+PARTS: dict[str, Part] = {
+    "verify": Part(2000, "rows", verify),
+    "plan": Part(12_500, "records", plan),
+    "retain": Part(25, "MB", retain),
+    "evaluate": Part(1250, "answers", evaluate),
+    "report": Part(1250, "answers", report),
+}
 
 
 def measure(name: str, scale: float = 1.0) -> dict[str, Any]:
@@ -100,8 +153,10 @@ def measure(name: str, scale: float = 1.0) -> dict[str, Any]:
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             point = {"size": size, "seconds": time.process_time() - cpu, "clock": time.perf_counter() - wall}
+        # The largest memory of the process so far, so that one part measured alone has its own.
+        point["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         points.append(point)
-        print(f"{name}: {size} {part.unit} {point['seconds']:.2f} s", file=sys.stderr)
+        print(f"{name}: {size} {part.unit} {point['seconds']:.2f} s, {point['peak_mib']:.0f} MiB", file=sys.stderr)
     exponent = fit([point["size"] for point in points], [point["seconds"] for point in points])
     return {"unit": part.unit, "points": points, "exponent": exponent}
 
@@ -131,8 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, part in found["parts"].items():
-        size, seconds = (part["points"][-1][key] for key in ("size", "seconds"))
-        print(f"{name}: exponent {part['exponent']:.2f}; {size} {part['unit']} in {seconds:.1f} s")
+        size, seconds, peak = (part["points"][-1][key] for key in ("size", "seconds", "peak_mib"))
+        print(f"{name:10} exponent {part['exponent']:.2f}, {seconds:.1f} s, {peak:.0f} MiB for {size} {part['unit']}")
     return 0
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relearn.core.config import DataSource
+from relearn.core.config import Data, DataSource
 from relearn.core.errors import InputError
-from relearn.data import Record, content_id
+from relearn.data import Record, content_id, loaders
 from relearn.data.loaders import read_records, read_rows
+from relearn.data.validation import load_all
 
 ROWS = [
     {"question": "Where does Ada Quill live?", "answer": "At 4 Elm Row, Norwich."},
@@ -349,3 +351,126 @@ def test_chunks_cover_a_document_once(tmp_path_factory, count, size):
 
 def test_a_document_of_one_word_is_refused(tmp_path):
     assert "cannot be continued" in refused(write_jsonl(tmp_path / "a.jsonl", [{"text": "word"}]))
+
+
+TURNS = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "At the lake."}]
+SHAREGPT = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "At the lake."}]
+PARTS = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in TURNS]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TURNS},
+        {"messages": [{"role": "system", "content": "Be brief."}, *TURNS], "source": "a log"},
+        {"messages": PARTS},
+        {"conversations": SHAREGPT, "id": "x"},
+        {"conversation": SHAREGPT, "text": "Where? At the lake."},
+        {"prompt": TURNS[:1], "completion": TURNS[1:]},
+        {"prompt": "Where?", "completion": TURNS[1:]},
+    ],
+    ids=["messages", "system", "parts", "sharegpt", "beside text", "trl", "prompt as text"],
+)
+@pytest.mark.parametrize("write", [write_jsonl, write_parquet], ids=["jsonl", "parquet"])
+def test_conversations_are_read(tmp_path, row, write):
+    suffix = "jsonl" if write is write_jsonl else "parquet"
+    (record,) = records(write(tmp_path / f"a.{suffix}", [row]))
+    assert (record.question, record.answer, record.form) == ("Where?", "At the lake.", "chat")
+
+
+def test_every_turn_of_a_conversation_is_a_record(tmp_path):
+    more = [{"role": "user", "content": "Since when?"}, {"role": "assistant", "content": "Since May."}]
+    system = {"role": "system", "content": "Be brief."}
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": 7, "messages": [system, *TURNS, *more]}, {"messages": TURNS}])
+    notes: list[str] = []
+    placed = read_records(DataSource(path=str(path)), "forget", notes)
+    assert [(record.id, record.answer) for _, record in placed[:2]] == [("7#1", "At the lake."), ("7#2", "Since May.")]
+    assert [place.removeprefix(str(path)) for place, _ in placed] == [":1 turn 1", ":1 turn 2", ":2"]
+    assert "the system texts of 1 conversations are left out" in notes[0]
+    assert "1 conversations have several turns" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("turns", "says"),
+    [
+        (TURNS[:1], "has the turns user -> every user turn needs"),
+        (TURNS[::-1], "has the turns assistant, user"),
+        ([*TURNS[:1], *TURNS], "has the turns user, user, assistant"),
+        ([], "is no list of turns"),
+        ("Where?", "is no list of turns"),
+        ([["user", "Where?"]], "is no list of turns"),
+        ([{"role": "tool", "content": "x"}], "messages[0] has the role 'tool' -> a turn is"),
+        ([TURNS[0], {"role": "assistant", "content": None}], "messages[1]: the field 'content' is missing"),
+        ([TURNS[0], {"role": "assistant", "content": [{"type": "image"}]}], "the field 'text' is missing"),
+        ([{"content": "x"}], "has the role None"),
+    ],
+)
+def test_turns_that_are_no_questions_and_answers(tmp_path, turns, says):
+    assert says in refused(write_jsonl(tmp_path / "a.jsonl", [{"messages": turns}]))
+
+
+def test_conversations_in_a_column_of_another_name(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"chat": TURNS}])
+    assert records(path, map={"messages": "chat"})[0].answer == "At the lake."
+    assert "map names both messages and question or answer" in refused(path, map={"messages": "chat", "answer": "chat"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "question;answer\nWho?;Ned, of course.\n"),
+        ("a.csv", "\ufeffquestion;answer\r\nWho?;Ned, of course.\r\n"),
+        ("a.csv", "question\tanswer\nWho?\tNed, of course.\n"),
+        ("a.csv", '"question";"answer"\nWho?;"Ned, of course."\n'),
+        ("a.tsv", "question\tanswer\nWho?\tNed, of course.\n"),
+        ("a.TSV", "question\tanswer;x\tb\nWho?\tNed, of course.\t1\n"),
+    ],
+)
+def test_the_header_decides_what_separates_cells(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    columns = {"question": "question", "answer": "answer;x"} if "answer;x" in text else {}
+    assert records(tmp_path / name, map=columns) == [Record("Who?", "Ned, of course.")]
+
+
+def test_a_header_that_fits_nothing_is_shown(tmp_path):
+    (tmp_path / "a.csv").write_text("question|answer\nWho?|Ned.\n")
+    assert "no known pair of columns among 'question|answer'" in refused(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("question;answer\nWho?;Ned;of course.\n")
+    assert "b.csv:2: more cells than columns -> quote cells that hold semicolons" in refused(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_of_a_large_retain_set_a_sample_is_read(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(loaders, "SAMPLE_CHARACTERS", 2000)
+    rows = [{"question": f"Who is {number}?", "answer": f"Number {number}."} for number in range(400)]
+    write = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}[suffix]
+    source = DataSource(path=str(write(tmp_path / f"a.{suffix}", rows)))
+    notes: list[str] = []
+    drawn = [record.question for _, record in read_records(source, "retain", notes, sample=True)]
+    everything = [row["question"] for row in rows]
+    assert 10 < len(drawn) < 100 and drawn == sorted(drawn, key=everything.index)
+    # Rows of all parts of the file, the same on a second call, with a note on how many.
+    assert [part for part in range(4) if any(everything.index(name) // 100 == part for name in drawn)] == [0, 1, 2, 3]
+    assert drawn == [record.question for _, record in read_records(source, "retain", sample=True)]
+    assert f"a random sample of {len(drawn)} of 400 rows is used" in notes[0]
+    assert len(read_records(source, "forget")) == 400
+    others = {"path": str(write_jsonl(tmp_path / "r.jsonl", ROWS))}
+    data = load_all(Data.model_validate({"forget": [source.model_dump()], "retain": others}))
+    assert len(data.forget) == 400 and not data.notes
+
+
+def test_memory_for_a_large_retain_set_is_bounded(tmp_path, monkeypatch):
+    """Four times as many rows take no more memory."""
+    monkeypatch.setattr(loaders, "SAMPLE_CHARACTERS", 20_000)
+
+    def peak(count: int) -> int:
+        rows = [{"question": f"Who is {number}?", "answer": f"Number {number}."} for number in range(count)]
+        source = DataSource(path=str(write_jsonl(tmp_path / f"{count}.jsonl", rows)))
+        del rows
+        tracemalloc.start()
+        read_records(source, "retain", sample=True)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert peak(12_000) < 1.2 * peak(3000)

@@ -36,7 +36,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
         raise MissingPartError(
             f"the task {tasks[0]!r} is one of lm-eval, which is not installed",
             where="metrics.ability",
-            way_out="pip install 'relearn-llm[lm-eval]', or give a file of rows (.jsonl, .json, .csv, .parquet)",
+            way_out="pip install 'relearn-llm[lm-eval]', or give a file of rows (.jsonl, .json, .csv, .tsv, .parquet)",
         )
     named = [task for task in tasks if not is_task_file(task)]
     for task in tasks:
@@ -67,7 +67,7 @@ def run_tasks(loaded: Loaded, tasks: Sequence[str], settings: Ability, *, seed: 
         raise InputError(
             "lm-eval cannot ask a model that is changed at inference time, or one in shards",
             where="metrics.ability",
-            way_out="give files of rows (.jsonl, .json, .csv, .parquet), which relearn runs itself",
+            way_out="give files of rows (.jsonl, .json, .csv, .tsv, .parquet), which relearn runs itself",
         )
     from datasets.exceptions import DatasetsError
     from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]

@@ -40,7 +40,7 @@ from relearn.models.load import Loaded
 
 # Half the width of a 95 % interval, in standard errors.
 HALF_WIDTH = 1.96
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 SUM_PROMPT = '{question}\nWork it out step by step. End with "#### " and the number alone.'
 # Tokens kept free for the end of the prompt and the answer when examples are cut to the context.
 _RESERVED_TOKENS = 8

@@ -14,7 +14,7 @@ from pathlib import Path
 import cyclopts
 
 from relearn.cli import evaluate_commands, folder_commands, run_commands
-from relearn.cli.app import app, fail, registries
+from relearn.cli.app import app, check_arguments, check_paths, fail, registries
 from relearn.core.errors import InputError, RelearnError
 
 # Each module registers its commands with the application when it is imported.
@@ -31,10 +31,13 @@ def main() -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code; an error of relearn or of the arguments is printed in one line."""
     try:
+        check_arguments(arguments)
         files, arguments = _take_plugins(arguments)
         _check_launch(arguments)
         _load_plugins(files, arguments)
-        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        check_paths(command.__name__, bound.arguments)
+        result = command(*bound.args, **bound.kwargs)
         return result if isinstance(result, int) else 0
     except RelearnError as error:
         return fail(str(error), error.exit_code, shared=error.shared)
@@ -45,6 +48,9 @@ def run_command(arguments: list[str]) -> int:
         return fail("interrupted; the same command with --resume continues", 130)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return fail(f"{place}{error.strerror or error}", 1)
 
 
 def _take_plugins(arguments: list[str]) -> tuple[list[Path], list[str]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from relearn.core.errors import InputError
+from relearn.core.files import check_output, check_path
 from relearn.core.registry import Registry
 from relearn.core.version import __version__
 
@@ -26,14 +29,48 @@ app = App(
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
 
 
+# Options whose value may be an empty text; commands that write a file to `--out`, not a folder.
+MAY_BE_EMPTY = ("--methods", "--metrics", "--map")
+WRITE_A_FILE = ("generate", "verify")
+# Arguments of type text that name a file, a folder or a model.
+NAMES = ("after", "after_adapter", "base", "before", "before_adapter", "control", "forget", "holdout", "retain")
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Raise InputError for an argument that is empty, which would be read as the current folder, or not UTF-8."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise InputError(
+                "is not UTF-8", where=f"argument {argument!r}", way_out="give it, or the file, another name"
+            )
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        if equals and not value.strip() and option not in MAY_BE_EMPTY:
+            where = option if option.startswith("--") else "an argument"
+            raise InputError("is empty", where=where, way_out="give a value, or leave it out")
+
+
+def check_paths(command: str, arguments: Mapping[str, Any]) -> None:
+    """Raise InputError for an argument of a command that cannot be a path, and for an output that cannot be written."""
+    for name, given in arguments.items():
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, Path) or (name in NAMES and value is not None):
+                try:
+                    check_path(str(value))
+                except ValueError as error:
+                    raise InputError(str(error), where=f"{name.replace('_', '-')} {value}") from None
+            if name in ("out", "results") and value is not None:
+                check_output(value, is_file=command in WRITE_A_FILE)
+
+
 def fail(text: str, code: int, *, shared: bool = True) -> int:
     """Print an error and return the exit code `code`; a `shared` error is printed by the main process only."""
     from relearn.core import distributed
+    from relearn.core.console import visible
 
     if distributed.is_main():
-        print(f"relearn: {text}", file=sys.stderr)
+        print(f"relearn: {visible(text)}", file=sys.stderr)
     elif not shared:
-        print(f"relearn: process {distributed.rank()}: {text}", file=sys.stderr)
+        print(f"relearn: process {distributed.rank()}: {visible(text)}", file=sys.stderr)
     return code
 
 

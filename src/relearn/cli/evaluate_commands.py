@@ -26,7 +26,7 @@ def evaluate(
     map_: Annotated[str, Parameter(name="--map")] = "",
     metrics: str = "",
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    out: Path = Path("runs/evaluation"),
+    out: Path | None = None,
 ) -> int:
     """Evaluate one model, two models or files of answers, or score the answers of a run again. See docs/evaluate.md.
 
@@ -59,7 +59,7 @@ def evaluate(
     set_
         Change a setting: metrics.c1=0.5, generate.temperature=0.7, forget.limit=50, model.dtype=bfloat16 (all models)
     out
-        The folder for answers, scores and report.
+        The folder for answers, scores and report, without `run`; runs/evaluation by default.
     """
     from relearn.core import distributed
     from relearn.core.console import note
@@ -112,7 +112,7 @@ def audit(
     holdout: str | None = None,
     map_: Annotated[str, Parameter(name="--map")] = "",
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
-    out: Path = Path("runs/audit"),
+    out: Path | None = None,
 ) -> None:
     """Audit a finished run, or any two models: run attacks and decide for every fact whether it is still known.
 
@@ -158,11 +158,11 @@ def audit(
     set_
         Change a setting of an audit without a run folder: generate.max_new_tokens=64, model.dtype=bfloat16
     out
-        The folder of an audit without a run folder.
+        The folder of an audit without a run folder; runs/audit by default.
     """
     from relearn.core.console import note
+    from relearn.workflows.audit import OUT, print_audit
     from relearn.workflows.audit import audit as attack
-    from relearn.workflows.audit import print_audit
     from relearn.workflows.evaluate.evaluation_config import read_columns
 
     verdicts = attack(
@@ -185,7 +185,7 @@ def audit(
         retain=retain,
         holdout=holdout,
     )
-    folder = folder or out
+    folder = folder or out or OUT
     print_audit(folder, verdicts)
     note(f"per fact: {folder / 'audits' / 'verdicts.json'}")
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date as Date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from relearn.core.files import check_path
 from relearn.core.yaml_config import apply_change, expand, read_mapping, readable
+
+# A text that names a file, a folder, or a model or data set on the hub.
+PathText = Annotated[str, AfterValidator(check_path)]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Lora(Part):
@@ -54,7 +58,7 @@ class Model(Part):
     - `trust_remote_code`: run code from the repository of the model; default false.
     """
 
-    name: str
+    name: PathText
     revision: str | None = None
     adapter: str | tuple[str, ...] | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -74,6 +78,13 @@ class Model(Part):
         """Convert true and false to "on" and "off", because YAML reads an unquoted on or off as a boolean."""
         return ("on" if value else "off") if isinstance(value, bool) else value
 
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_paths(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for path in (value,) if isinstance(value, str) else value or ():
+            check_path(path)
+        return value
+
     @property
     def identity(self) -> dict[str, Any]:
         """Return the settings, for hashes; those of later versions only if they are set, so that old hashes hold."""
@@ -88,15 +99,16 @@ class Model(Part):
 class DataSource(Part):
     """Choose a source of records. A text instead of a mapping is the `path`.
 
-    - `path`: a file (.jsonl, .json, .csv, .parquet), a folder, or a data set on the hub; required.
-    - `map`: column of each record field, such as {question: text, answer: labels}; default: known column names.
+    - `path`: a file (.jsonl, .json, .csv, .tsv, .parquet), a folder, or a data set on the hub; required.
+    - `map`: column of each record field, such as {question: text, answer: labels}, {text: body} for documents, or
+      {messages: chat} for conversations; default: known column names.
     - `name`, `split`: configuration and split of a data set on the hub; default: the only one.
     - `subjects`: keep only rows whose question contains one of these names; default: all rows.
     - `limit`: number of rows to keep from the beginning, applied after `subjects`, at least 1; default: all rows.
     - `chunk_words`: words per record where a document is split into records, at least 8; default 128.
     """
 
-    path: str
+    path: PathText
     map: dict[str, str] = Field(default_factory=dict)
     name: str | None = None
     split: str | None = None
@@ -202,7 +214,7 @@ class Synthesis(Part):
     - `allow_remote`: allow a generator or judge on another host; default false.
     """
 
-    file: str | None = None
+    file: PathText | None = None
     generator: str = "templates"
     variants: tuple[VariantKind, ...] = ("simple", "contextual", "noise", "logical")
     attempts: int = Field(default=3, ge=1)
@@ -319,15 +331,15 @@ class Generate(Part):
 class Ability(Part):
     """Choose benchmarks of general ability, measured before and after unlearning; see docs/benchmarks.md.
 
-    - `tasks`: files of multiple-choice or arithmetic questions (.jsonl, .json, .csv, .parquet), or lm-eval tasks, given
-      by name or task file (.yaml); default none.
+    - `tasks`: files of multiple-choice or arithmetic questions (.jsonl, .json, .csv, .tsv, .parquet), or lm-eval tasks,
+      given by name or task file (.yaml); default none.
     - `limit`: number of questions per task, at least 1; default all.
     - `shots`: maximum number of solved examples before a question (few-shot), at least 0; default: all in the file, or
       the number set by lm-eval.
     - `batch_size`, `max_new_tokens`: questions per batch, maximum tokens of an answer, at least 1; default 8 and 256.
     """
 
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[PathText, ...] = ()
     limit: int | None = Field(default=None, ge=1)
     shots: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=8, ge=1)
@@ -354,17 +366,17 @@ class Metrics(Part):
     - `allow_remote`: allow this judge on another host; default false.
     """
 
-    base_model: str | None = None
+    base_model: PathText | None = None
     c1: float = Field(default=0.3, ge=0, le=1)
     c2: float = Field(default=0.3, ge=0, le=1)
     few_entities: bool = False
     entities: str = "spacy"
-    matcher: str = "all-minilm-l6-v2"
+    matcher: PathText = "all-minilm-l6-v2"
     match_threshold: float = Field(default=0.8, gt=0, le=1)
-    entailment: str | None = "builtin"
+    entailment: PathText | None = "builtin"
     entailment_revision: str | None = None
     bootstrap: int = Field(default=1000, ge=1)
-    retain_reference: str | None = None
+    retain_reference: PathText | None = None
     truth_ratio: Literal["geometric", "arithmetic"] = "geometric"
     min_k: float = Field(default=0.4, gt=0, le=1)
     worst_case: int = Field(default=0, ge=0, le=20)
@@ -385,11 +397,11 @@ class Recipe(Part):
     """Set every option of a run; `model` and `data.forget` are required.
 
     - `name`: name of the run folder in runs/; default run.
-    - `seed`: seed of all random draws; default 0.
+    - `seed`: seed of all random draws, from 0 to 4294967295; default 0.
     """
 
     name: str = "run"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     model: Model
     data: Data
     learn: Learn | None = None

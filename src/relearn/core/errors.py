@@ -18,10 +18,15 @@ class RelearnError(Exception):
     shared = False
 
     def __init__(self, what: str, *, where: str | None = None, way_out: str | None = None):
-        line = f"{where}: {what}" if where else what
+        line = f"{_shortened(where, 200)}: {_shortened(what)}" if where else _shortened(what)
         if way_out:
-            line = f"{line} -> {way_out}"
+            line = f"{line} -> {_shortened(way_out)}"
         super().__init__(" ".join(line.split()))
+
+
+def _shortened(text: str, length: int = 800) -> str:
+    """Leave out the middle of a text that is too long for a line, such as a path of thousands of characters."""
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 4 :]}"
 
 
 class InputError(RelearnError):

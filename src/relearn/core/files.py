@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,10 @@ from relearn.core import distributed
 from relearn.core.errors import InputError
 
 TEMPORARY_SUFFIX = ".relearn-tmp"
+_LONGEST_PATH, _LONGEST_NAME = 4000, 255  # bytes, as on Linux
+# Characters that no path can have, or no UTF-8 file: NUL and surrogates, which stand for bytes that are not UTF-8.
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+_OTHER_OUT = "choose another --out"
 # File names of a saved model, adapter, lens or classifier.
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json", "generation_config.json"),
@@ -30,6 +36,40 @@ MODEL_FILES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("offset.json", "eco.json", "fit.json", "score.json"),
 )
+
+
+def check_path(text: str) -> str:
+    """Return `text` if it can name a file, a folder or a model. Raises ValueError with the reason if not."""
+    if not text.strip():
+        raise ValueError("empty: give a path or a name")
+    if odd := NO_TEXT.search(text):
+        raise ValueError(f"has the character U+{ord(odd[0]):04X}")
+    if len(text.encode()) > _LONGEST_PATH or max(len(part.encode()) for part in text.split("/")) > _LONGEST_NAME:
+        raise ValueError(f"too long for a path: {len(text):,} characters")
+    return text
+
+
+def check_output(path: Path, *, is_file: bool = False) -> None:
+    """Raise InputError where a file or folder cannot be written at `path`."""
+    for place in (path, *path.absolute().parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                raise InputError("is a symbolic link to nothing", where=str(place), way_out=_OTHER_OUT) from None
+            continue
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror}", where=str(path), way_out=_OTHER_OUT) from None
+        if is_file and place == path:
+            if stat.S_ISDIR(mode):
+                raise InputError("is a folder, and a file is written", where=str(path), way_out=_OTHER_OUT)
+            continue
+        if not stat.S_ISDIR(mode):
+            problem = "is a file, and a folder is needed" if place == path else f"cannot be made: {place} is a file"
+            raise InputError(problem, where=str(path), way_out=_OTHER_OUT)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"cannot be written: no permission in {place}", where=str(path), way_out=_OTHER_OUT)
+        return
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,8 +147,11 @@ def file_hash(path: Path) -> str:
 
 
 def make_private_dir(path: Path) -> Path:
-    """Create a folder and its parents with mode 0700, unless it exists."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create a folder and its parents with mode 0700, unless it exists. Raises InputError where that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=str(path), way_out=_OTHER_OUT) from None
     return path
 
 

@@ -30,6 +30,7 @@ from relearn.core.run_dir import (
     SCORES,
     SUMMARY,
     RunFolder,
+    is_cut_manifest,
     locked,
 )
 from relearn.core.yaml_config import read_mapping
@@ -112,7 +113,7 @@ def _is_first_file(path: Path, entry: Path, settings: str | None) -> bool:
         return False
     if entry.name == MANIFEST:
         manifest = _manifest(path)
-        return set(manifest) == {"stages", *MARKER} and not manifest["stages"]
+        return is_cut_manifest(entry) or (set(manifest) == {"stages", *MARKER} and not manifest["stages"])
     return entry.name == settings or (entry.name == LOCK and entry.stat().st_size == 0)
 
 

@@ -7,6 +7,7 @@ write to it (see `relearn.core.ownership`). `OUTPUTS` lists all files that relea
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -55,6 +56,15 @@ OUTPUTS = (
 )
 
 
+def is_cut_manifest(path: Path) -> bool:
+    """Return whether a file is the beginning of a run folder's first manifest, left by a crash of the machine."""
+    whole = (json.dumps({"stages": {}, **MARKER}, indent=2) + "\n").encode()
+    try:
+        return path.stat().st_size < len(whole) and whole.startswith(path.read_bytes())
+    except OSError:
+        return False
+
+
 class RunFolder:
     """Read and write the files of a run folder, finished or not. Missing files read as empty, except `recipe`."""
 
@@ -90,7 +100,8 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        manifest = self.json(MANIFEST)
+        """Read manifest.json; one that was cut off while it was first written reads as empty."""
+        manifest = {} if is_cut_manifest(self / MANIFEST) else self.json(MANIFEST)
         if not isinstance(manifest, dict):
             raise InputError("is not a manifest of relearn", where=str(self / MANIFEST))
         return {"stages": {}, **manifest}

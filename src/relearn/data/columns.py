@@ -4,14 +4,14 @@
 converts a row to records. A question that asks nothing and begins a text (`begins_text`) gives a passage, a record of
 `form` "text". A row without a known question-answer pair of columns but with a column `text` is a document:
 each chunk of `chunk_words` words is one record of `form` "text", with the first quarter as question and the rest as
-answer.
+answer. In a row with a list of turns (`MESSAGES`, or prompt and completion), every user turn with its answer is one
+record.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,6 +41,15 @@ BENCHMARK_PAIRS: tuple[tuple[str, str], ...] = (
 # MUSE's verbatim test: a passage and its continuation.
 VERBATIM_PAIR = ("prompt", "gt")
 DOCUMENT = "text"
+# Columns of conversations: a list of turns with a role and a text (ShareGPT, OpenAI, TRL).
+MESSAGES = ("messages", "conversations", "conversation")
+_ROLES = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+}
+# Control characters but new line and tab, and surrogates.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 PREFIX_SHARE = 0.25
 MIN_CHUNK_WORDS = 8
 
@@ -51,17 +60,21 @@ _LISTS = {
     "alternatives": ("alternatives", "perturbed_answer"),
 }
 _OPTIONAL = {**{name: (name,) for name in ("id", "subject", "source", "paraphrased_answer")}, **_LISTS}
-_MAPPABLE = ("question", "answer", "text", "tags", *_OPTIONAL)
+_MAPPABLE = ("question", "answer", "text", "messages", "tags", *_OPTIONAL)
 _PRIVATE = frozenset({"answer", "text", "paraphrased_answer", "alternatives", "choices"})
 
 
 @dataclass(frozen=True)
 class ColumnLayout:
-    """Map record fields to column names. The layout of a document has `text` instead of question and answer."""
+    """Map record fields to column names.
+
+    The layout of a document has `text` instead of question and answer, that of a conversation has `messages`.
+    """
 
     question: str | None = None
     answer: str | None = None
     text: str | None = None
+    messages: str | None = None
     context: str | None = None
     tags: tuple[str, ...] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
@@ -75,8 +88,8 @@ def find_layout(columns: list[str], mapped: Mapping[str, str], where: str) -> Co
     _check_map(columns, mapped, where)
     optional = {name: column for name, names in _OPTIONAL.items() if (column := _pick(name, names, columns, mapped))}
     tags = (mapped["tags"],) if "tags" in mapped else tuple(name for name in TAG_COLUMNS if name in columns)
-    if "text" in mapped:
-        return ColumnLayout(text=mapped["text"], optional=optional)
+    if whole := mapped.keys() & {"text", "messages"}:
+        return ColumnLayout(**{name: mapped[name] for name in whole}, tags=tags, optional=optional)
     if mapped.keys() & {"question", "answer"}:
         names = {name: mapped.get(name, name) for name in ("question", "answer")}
         for name, column in names.items():
@@ -98,9 +111,11 @@ def _known_layout(columns: list[str], optional: Mapping[str, str], where: str) -
         question, answer = pairs[0]
         context = "input" if question == "instruction" and "input" in columns else None
         return ColumnLayout(question, answer, context=context, optional=optional)
+    if messages := next((name for name in MESSAGES if name in columns), None):
+        return ColumnLayout(messages=messages, optional=optional)
     if DOCUMENT in columns:
         return ColumnLayout(text=DOCUMENT, optional=optional)
-    way_out = "name them: map: {question: COLUMN, answer: COLUMN}, or map: {text: COLUMN} for documents"
+    way_out = "name them: map: {question: COLUMN, answer: COLUMN}; {text: COLUMN} for documents, {messages: COLUMN}"
     raise InputError(f"no known pair of columns among {_listed(columns)}", where=where, way_out=way_out)
 
 
@@ -112,8 +127,10 @@ def _check_map(columns: list[str], mapped: Mapping[str, str], where: str) -> Non
         if column not in columns:
             problem = f"map gives {name!r} the column {column!r}, the columns are {_listed(columns)}"
             raise InputError(problem, where=where, way_out=suggest(column, columns))
-    if "text" in mapped and mapped.keys() & {"question", "answer"}:
-        raise InputError("map names both text and question or answer", where=where, way_out="a row is one or the other")
+    named = [names for names in ({"text"}, {"messages"}, {"question", "answer"}) if names & mapped.keys()]
+    if len(named) > 1:
+        both = " and ".join(" or ".join(sorted(names, reverse=True)) for names in named)
+        raise InputError(f"map names both {both}", where=where, way_out="a row is one or the other")
 
 
 def _pick(name: str, names: tuple[str, ...], columns: list[str], mapped: Mapping[str, str]) -> str | None:
@@ -138,6 +155,9 @@ def to_records(row: RawRow, layout: ColumnLayout, split: Split, chunk_words: int
     if layout.text is not None:
         yield from _chunks(row, layout.text, optional, split=split, chunk_words=chunk_words)
         return
+    if layout.messages is not None or _is_turns(values.get(layout.answer or "")):
+        yield from _conversation(row, layout, optional, split=split)
+        return
     assert layout.question is not None and layout.answer is not None
     question = _required(values, layout.question, where, private=False)
     if layout.context is not None and values.get(layout.context):
@@ -149,6 +169,65 @@ def to_records(row: RawRow, layout: ColumnLayout, split: Split, chunk_words: int
     is_passage = split != "generic" and not choices and begins_text(question, answer)
     form: Form = "text" if is_passage or (layout.question, layout.answer) == VERBATIM_PAIR else "chat"
     yield where, Record(question, answer, split=split, form=form, **optional, **choices)
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def _conversation(
+    row: RawRow, layout: ColumnLayout, optional: Mapping[str, Any], *, split: Split
+) -> Iterator[tuple[str, Record]]:
+    """Yield a record for every user turn with its answer. Raises InputError for turns that are no such pairs."""
+    where, values = row
+    columns = [name for name in (layout.messages, layout.question, layout.answer) if name]
+    turns = [turn for name in columns for turn in _turns(values, name, where)]
+    turns = [(role, text) for role, text in turns if role != "system"]
+    pairs = list(zip(turns[::2], turns[1::2], strict=False))
+    is_paired = all((first[0], second[0]) == ("user", "assistant") for first, second in pairs)
+    if not pairs or len(turns) % 2 or not is_paired:
+        problem = f"{'/'.join(columns)!r} has the turns {', '.join(role for role, _ in turns) or '(none)'}"
+        raise InputError(problem[:300], where=where, way_out="every user turn needs the assistant's answer after it")
+    for number, ((_, question), (_, answer)) in enumerate(pairs, start=1):
+        fields = dict(optional)
+        if "id" in fields and len(pairs) > 1:
+            fields["id"] = f"{fields['id']}#{number}"
+        yield where + (f" turn {number}" if len(pairs) > 1 else ""), Record(question, answer, split=split, **fields)
+
+
+def _turns(values: Mapping[str, Any], column: str, where: str) -> Iterator[tuple[str, str]]:
+    """Yield (role, text) of the turns in a cell; role is user, assistant or system."""
+    if isinstance(values.get(column), str) and column == "prompt":
+        yield "user", _required(values, column, where, private=False)
+        return
+    if not _is_turns(values.get(column)):
+        raise InputError(f"the field {column!r} is no list of turns", where=where, way_out=_TURN)
+    for number, turn in enumerate(values[column]):
+        role, name = turn.get("role", turn.get("from")), "content" if "content" in turn else "value"
+        if role not in _ROLES:
+            raise InputError(f"{column}[{number}] has the role {glimpse(role)}", where=where, way_out=_TURN)
+        content = turn.get(name)
+        if _is_turns(content):  # parts of a content: {"type": "text", "text": ...}
+            content = "\n".join(
+                _required(part, "text", f"{where} {column}[{number}]", private=True) for part in content
+            )
+        is_private = _ROLES[role] == "assistant"
+        yield _ROLES[role], _required({name: content}, name, f"{where} {column}[{number}]", private=is_private)
+
+
+def notes_on_turns(rows: Iterable[RawRow], layout: ColumnLayout) -> Iterator[str]:
+    """Yield messages on parts of conversations that records do not have: system texts, and earlier turns."""
+    cells = [row.get(layout.messages or layout.question or "") for _, row in rows]
+    roles = [
+        [_ROLES.get(turn.get("role", turn.get("from"))) for turn in cell or ()] for cell in cells if _is_turns(cell)
+    ]
+    if count := sum("system" in of_row for of_row in roles):
+        yield f"the system texts of {count:,} conversations are left out; model.system_prompt sets one for all"
+    if count := sum(of_row.count("user") > 1 for of_row in roles):
+        yield f"{count:,} conversations have several turns; each question is a record of its own, without earlier turns"
+
+
+_TURN = 'a turn is {"role": "user" or "assistant", "content": TEXT}, or {"from": "human" or "gpt", "value": TEXT}'
 
 
 def _choice_fields(values: Mapping[str, Any], layout: ColumnLayout, where: str) -> dict[str, Any]:
@@ -226,10 +305,9 @@ def _text(value: Any, column: str, where: str, *, private: bool) -> str:
         problem = f"the field {column!r} is {glimpse(value, private)}, of type {type(value).__name__}, not a text"
         raise InputError(problem, where=where)
     text = value.replace("\r\n", "\n")
-    for position, character in enumerate(text):
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            problem = f"the field {column!r} has the control character U+{ord(character):04X} at position {position}"
-            raise InputError(problem, where=where, way_out="remove it; new line and tab are fine")
+    if odd := _CONTROL.search(text):
+        problem = f"the field {column!r} has the control character U+{ord(odd[0]):04X} at position {odd.start()}"
+        raise InputError(problem, where=where, way_out="remove it; new line and tab are fine")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Read rows and records from files and folders (JSON Lines, JSON, CSV, Parquet) and from Hugging Face data sets.
+"""Read rows and records from files and folders (JSON Lines, JSON, CSV, TSV, Parquet) and from Hugging Face data sets.
 
 `read_rows` returns the raw rows with the place of each ("facts.jsonl:12"); `read_records` converts them to records. A
 `.json` file contains one list, one object, or one object per line. `BENCHMARKS` lists the public benchmarks whose files
@@ -8,14 +8,17 @@ can be read without conversion; the files are not part of relearn. docs/benchmar
 from __future__ import annotations
 
 import csv
+import heapq
 import json
+import random
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
-from itertools import zip_longest
+from itertools import islice, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +26,57 @@ import yaml
 
 from relearn.core.config import DataSource
 from relearn.core.errors import InputError
-from relearn.data.columns import RawRow, find_layout, to_records
+from relearn.data.columns import RawRow, find_layout, notes_on_turns, to_records
 from relearn.data.record import Record, Split
 
 _SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+# Characters of the rows in a sample of a large source; bytes of a .json file, which is read at once.
+SAMPLE_CHARACTERS = 64_000_000
+LARGEST_JSON = 512_000_000
 _DATA_SET_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read_records(source: DataSource, split: Split) -> list[tuple[str, Record]]:
+def read_records(
+    source: DataSource, split: Split, notes: list[str] | None = None, *, sample: bool = False
+) -> list[tuple[str, Record]]:
     """Read the records of a source: a list of (place, record), in the order of the file.
 
-    Raises InputError for a source that cannot be read, has no rows, or whose columns or cells do not fit.
+    With `sample`, a random sample is read of rows with more than SAMPLE_CHARACTERS characters, the same on every call.
+    Messages on what was left out are appended to `notes`. Raises InputError for a source that cannot be read, has no
+    rows, or whose columns or cells do not fit.
     """
-    rows = read_rows(source)
+    notes = [] if notes is None else notes
+    placed = _rows(source)
     if not source.subjects:
-        rows = rows[: source.limit]
+        placed = islice(placed, source.limit)
+    rows = _sample(placed, source.path, notes) if sample else list(placed)
     if not rows:
         raise InputError("no rows", where=source.path, way_out="give at least one")
     columns = list(dict.fromkeys(str(column) for _, row in rows for column in row))
     layout = find_layout(columns, source.map, source.path)
-    records = [placed for row in rows for placed in to_records(row, layout, split, source.chunk_words)]
+    notes += (f"{source.path}: {note}" for note in notes_on_turns(rows, layout))
+    records = [record for row in rows for record in to_records(row, layout, split, source.chunk_words)]
     return _with_subject(records, source) if source.subjects else records
+
+
+def _sample(rows: Iterable[RawRow], path: str, notes: list[str]) -> list[RawRow]:
+    """Draw rows of at most SAMPLE_CHARACTERS characters, in order, in memory for no more than those.
+
+    Every row gets a random number; the rows with the largest ones are dropped as soon as the others are too long.
+    """
+    rng = random.Random(0)
+    kept: list[tuple[float, int, int, RawRow]] = []  # (minus the random number, index, characters, row): a heap
+    total = seen = 0
+    for seen, row in enumerate(rows, start=1):
+        size = len(row[0]) + sum(len(cell) if isinstance(cell, str) else len(repr(cell)) for cell in row[1].values())
+        heapq.heappush(kept, (-rng.random(), seen, size, row))
+        total += size
+        while total > SAMPLE_CHARACTERS and len(kept) > 1:
+            total -= heapq.heappop(kept)[2]
+    if len(kept) < seen:
+        share = f"a random sample of {len(kept):,} of {seen:,} rows"
+        notes.append(f"{path} is large: {share} is used, the same in every run; `limit` takes the first rows instead")
+    return [row for _, _, _, row in sorted(kept, key=itemgetter(1))]
 
 
 def _with_subject(records: list[tuple[str, Record]], source: DataSource) -> list[tuple[str, Record]]:
@@ -66,6 +99,10 @@ def read_rows(source: DataSource | Path | str) -> list[RawRow]:
 
     Raises InputError for a source that cannot be read.
     """
+    return list(_rows(source))
+
+
+def _rows(source: DataSource | Path | str) -> Iterator[RawRow]:
     if not isinstance(source, DataSource):
         source = DataSource.model_validate({"path": str(source)})
     path = Path(source.path).expanduser()
@@ -90,14 +127,14 @@ def _is_hub_name(name: str) -> bool:
     return bool(_DATA_SET_NAME.fullmatch(name)) and not path.parent.exists() and path.suffix.lower() not in _READERS
 
 
-def _folder(path: Path) -> list[RawRow]:
+def _folder(path: Path) -> Iterator[RawRow]:
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() in _READERS)
     if not files:
         raise InputError("a folder without data files", where=str(path), way_out=f"it may hold {', '.join(_READERS)}")
-    return [row for file in files for row in _file(file)]
+    return (row for file in files for row in _file(file))
 
 
-def _file(path: Path) -> list[RawRow]:
+def _file(path: Path) -> Iterator[RawRow]:
     if not path.exists():
         raise InputError("no such file", where=str(path), way_out="paths are relative to where the command is run")
     reader = _READERS.get(path.suffix.lower())
@@ -105,30 +142,42 @@ def _file(path: Path) -> list[RawRow]:
         problem = f"cannot read {path.suffix or 'a file without an ending'}"
         raise InputError(problem, where=str(path), way_out=f"give {', '.join(_READERS)}")
     try:
-        return reader(path)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8: byte {error.start}", where=str(path), way_out="save it as UTF-8") from None
+        yield from reader(path)
+    except UnicodeDecodeError:
+        raise InputError("not UTF-8", where=_not_utf8(path), way_out="save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
-def _json_lines(path: Path) -> list[RawRow]:
-    rows = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"not JSON: {_short(error)}", where=where, way_out="one object per line") from None
-        rows.append(_as_row(value, where))
-    return rows
+def _not_utf8(path: Path) -> str:
+    """Return the place of the first line of a file that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"{path}:{number}"
+    return str(path)
 
 
-def _json_any(path: Path) -> list[RawRow]:
+def _json_lines(path: Path) -> Iterator[RawRow]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                where = f"{path}:{number}"
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"not JSON: {_short(error)}", where=where, way_out="one object per line") from None
+                yield _as_row(value, where)
+
+
+def _json_any(path: Path) -> Iterator[RawRow]:
     """Read one list, one object, or one object per line."""
-    text = _read(path)
+    if path.stat().st_size > LARGEST_JSON:
+        way_out = "write one object per line into a .jsonl file, which is read line by line"
+        raise InputError(f"has more than {LARGEST_JSON:,} bytes", where=str(path), way_out=way_out)
+    text = path.read_text(encoding="utf-8-sig")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,10 +186,11 @@ def _json_any(path: Path) -> list[RawRow]:
             raise InputError(f"not JSON: {_short(error)}", where=f"{path}:{line}") from None
         return _json_lines(path)
     if isinstance(value, dict):
-        return [_as_row(value, f"{path}:1")]
+        return iter([_as_row(value, f"{path}:1")])
     if not isinstance(value, list):
         raise InputError(f"holds a {type(value).__name__}", where=str(path), way_out="a list of objects")
-    return [_as_row(entry, place) for entry, place in zip(value, _places(path, _lines_of_list(text)), strict=True)]
+    places = _places(path, _lines_of_list(text))
+    return (_as_row(entry, place) for entry, place in zip(value, places, strict=True))
 
 
 def _places(path: Path, lines: list[int]) -> list[str]:
@@ -170,11 +220,13 @@ def _as_row(value: Any, where: str) -> RawRow:
     return where, value
 
 
-def _csv(path: Path) -> list[RawRow]:
+def _csv(path: Path) -> Iterator[RawRow]:
+    """Read comma-, semicolon- or tab-separated rows; the header decides which."""
     csv.field_size_limit(sys.maxsize)
-    rows: list[RawRow] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(file.readline())
+        file.seek(0)
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -184,26 +236,42 @@ def _csv(path: Path) -> list[RawRow]:
                 where = f"{path}:{start}"
                 start = reader.line_num + 1
                 if len(cells) > len(header):
-                    raise InputError("more cells than columns", where=where, way_out="quote cells that hold commas")
+                    name = _DELIMITERS[delimiter]
+                    raise InputError("more cells than columns", where=where, way_out=f"quote cells that hold {name}")
                 if cells:
-                    rows.append((where, dict(zip_longest(header, cells))))
+                    yield where, dict(zip_longest(header, cells))
         except csv.Error as error:
             raise InputError(f"not CSV: {error}", where=f"{path}:{reader.line_num}") from None
-    return rows
 
 
-def _parquet(path: Path) -> list[RawRow]:
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def _delimiter(header: str) -> str:
+    """Return the delimiter that splits the header of a CSV file into most columns; a comma where two are equal."""
+
+    def columns(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([header], strict=True, delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    return max(_DELIMITERS, key=columns)
+
+
+def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            yield from _numbered(rows, str(path))
     except pyarrow.ArrowException as error:
         raise InputError(f"not Parquet: {_short(error)}", where=str(path)) from None
-    return _numbered(table.to_pylist(), str(path))
 
 
-def _saved_data_set(path: Path, source: DataSource) -> list[RawRow]:
+def _saved_data_set(path: Path, source: DataSource) -> Iterator[RawRow]:
     import datasets
 
     try:
@@ -213,7 +281,7 @@ def _saved_data_set(path: Path, source: DataSource) -> list[RawRow]:
     return _one_split(loaded, source)
 
 
-def _hub_data_set(source: DataSource) -> list[RawRow]:
+def _hub_data_set(source: DataSource) -> Iterator[RawRow]:
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -225,7 +293,7 @@ def _hub_data_set(source: DataSource) -> list[RawRow]:
     return _one_split(loaded, source)
 
 
-def _one_split(loaded: Any, source: DataSource) -> list[RawRow]:
+def _one_split(loaded: Any, source: DataSource) -> Iterator[RawRow]:
     if not isinstance(loaded, dict):
         if source.split:
             raise InputError(f"has no splits, {source.split!r} was asked for", where=source.path)
@@ -238,22 +306,19 @@ def _one_split(loaded: Any, source: DataSource) -> list[RawRow]:
     return _numbered(loaded[split], f"{source.path}[{split}]")
 
 
-def _numbered(rows: Iterable[dict[str, Any]], where: str) -> list[RawRow]:
-    return [(f"{where} row {number}", row) for number, row in enumerate(rows, start=1)]
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig")
+def _numbered(rows: Iterable[dict[str, Any]], where: str) -> Iterator[RawRow]:
+    return ((f"{where} row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _short(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
-_READERS: dict[str, Callable[[Path], list[RawRow]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _json_lines,
     ".json": _json_any,
     ".csv": _csv,
+    ".tsv": _csv,
     ".parquet": _parquet,
 }
 

@@ -6,6 +6,7 @@ it is loaded. Error messages contain the place and the question, never an answer
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _SETS: tuple[tuple[str, str, Split], ...] = (
     ("real_authors", "data.utility.real_authors", "retain"),
     ("world_facts", "data.utility.world_facts", "retain"),
 )
+# Sets of which a sample is enough: training draws from them, beside the forget set.
+_SAMPLED = ("data.retain", "data.generic")
 _TO_FORGET = ("forget", "probes_forget")
 _NOT_TO_FORGET = ("retain", "probes_retain", "generic", "holdout", "real_authors", "world_facts")
 
@@ -71,9 +74,7 @@ def load_all(data: Data) -> DataSet:
     for name, label, split in _SETS:
         sources: Sources = attrgetter(label.removeprefix("data."))(data)
         sets[name], places[name] = load_set(sources, split, label, notes)
-    for forget in _TO_FORGET:
-        for other in _NOT_TO_FORGET:
-            _refuse_overlap(forget, other, sets=sets, places=places)
+    _refuse_overlap(sets, places)
     for trained, probes in (("forget", "probes_forget"), ("retain", "probes_retain")):
         questions = {normalised(record.question) for record in sets[trained]}
         if seen := sum(normalised(record.question) in questions for record in sets[probes]):
@@ -86,14 +87,15 @@ def load_set(
 ) -> tuple[tuple[Record, ...], Places]:
     """Read the records of one set; return them and the place of each.
 
-    Exact duplicates are merged; a message on them is appended to `notes`. Raises InputError for a source that cannot be
-    read, and for two different rows with the same id.
+    Exact duplicates are merged, and of a large retain or generic set a sample is read (`read_records`); messages on
+    both are appended to `notes`. Raises InputError for a source that cannot be read, and for two different rows with
+    the same id.
     """
     records: dict[str, Record] = {}
     places: dict[str, str] = {}
     merged: list[tuple[str, str]] = []
     for source in sources:
-        for place, record in read_records(source, split):
+        for place, record in read_records(source, split, notes, sample=label in _SAMPLED):
             earlier = records.get(record.id)
             if earlier is None:
                 records[record.id], places[record.id] = record, place
@@ -125,37 +127,41 @@ def _is_turned(record: Record, place: str) -> bool:
 
 def normalised(text: str) -> str:
     """Normalise a text for the search for duplicates: lower case, single spaces, no punctuation at the end."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
+    plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join(plain.casefold().split()).rstrip(" .?!")
 
 
-def _key(record: Record) -> tuple[str, str]:
-    return normalised(record.question), normalised(record.answer)
+def _keyed(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    return {(normalised(record.question), normalised(record.answer)): record for record in records}
 
 
-def _refuse_overlap(
-    forget: str, other: str, *, sets: Mapping[str, tuple[Record, ...]], places: Mapping[str, Places]
-) -> None:
-    to_forget = {_key(record): record for record in sets[forget]}
-    both = [(to_forget[key], record) for record in sets[other] if (key := _key(record)) in to_forget]
-    if not both:
-        return
-    first, second = both[0]
-    more = f", and {len(both) - 1} more" if len(both) > 1 else ""
-    problem = (
-        f"the question {glimpse(first.question)} with this answer is in {forget} and in {other} "
-        f"({places[other][second.id]}){more}"
-    )
-    raise InputError(problem, where=places[forget][first.id], way_out="take it out of one of them")
+def _refuse_overlap(sets: Mapping[str, tuple[Record, ...]], places: Mapping[str, Places]) -> None:
+    """Raise InputError for a record that is in a set to forget and, in other words or not, in another set."""
+    to_forget = {name: _keyed(sets[name]) for name in _TO_FORGET}
+    for other in _NOT_TO_FORGET:
+        to_keep = _keyed(sets[other])
+        for forget, keyed in to_forget.items():
+            if not (both := [(record, to_keep[key]) for key, record in keyed.items() if key in to_keep]):
+                continue
+            first, second = both[0]
+            more = f", and {len(both) - 1} more" if len(both) > 1 else ""
+            problem = (
+                f"the question {glimpse(first.question)} with this answer is in {forget} and in {other} "
+                f"({places[other][second.id]}){more}"
+            )
+            raise InputError(problem, where=places[forget][first.id], way_out="take it out of one of them")
 
 
 def check_special_tokens(records: Iterable[Record], special: Collection[str], places: Places | None = None) -> None:
     """Raise InputError for a record whose text contains a special token of the model ("<|im_end|>", "</s>")."""
     tokens = sorted((token for token in special if token.strip()), key=len, reverse=True)
+    if not tokens:
+        return
+    found_in = re.compile("|".join(map(re.escape, tokens))).search
     for record in records:
         for name, text in _texts(record):
-            token = next((token for token in tokens if token in text), None)
-            if token is not None:
-                problem = f"the {name} holds the model's special token {token!r}"
+            if found := found_in(text):
+                problem = f"the {name} holds the model's special token {found[0]!r}"
                 raise InputError(problem, where=_place(record, places), way_out="remove it from the text")
 
 
@@ -163,7 +169,11 @@ def check_lengths(
     records: Iterable[Record], count_tokens: Callable[[str], int], limit: int, places: Places | None = None
 ) -> None:
     """Raise InputError for a record whose question and answer together have more than `limit` tokens."""
+    added = 2 * (count_tokens("") + 1)  # special tokens and a leading space, twice
     for record in records:
+        # An ASCII text has at most one token per character, so most records need not be counted.
+        if len(record.question) + len(record.answer) + added <= limit and (record.question + record.answer).isascii():
+            continue
         answer = count_tokens(record.answer)
         question = count_tokens(record.question)
         if question + answer > limit:

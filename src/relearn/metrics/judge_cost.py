@@ -6,7 +6,7 @@ answers before and after unlearning. A grading judge gets every answer once per 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from relearn.core import config
@@ -23,18 +23,18 @@ from relearn.synthesis.generation_cost import (
     QUESTIONS,
     VARIANT_GROWTH,
     WITH_ANSWERS,
+    CallSize,
     Sent,
     Spending,
     TokenCounter,
     estimate_spending,
     token_counter,
+    total_sizes,
 )
 from relearn.synthesis.questions import WORDING_VARIANTS, variant_group, variants_prompt
 
 SIDES = 2  # before and after
 _FORGET = ("forget", "probes_forget")
-# (tokens read, tokens written) of each call.
-CallSizes = Iterable[tuple[int, int]]
 
 
 def judge_cost(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> tuple[list[Spending], list[Sent]]:
@@ -42,20 +42,28 @@ def judge_cost(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> t
     count, metrics, prices = token_counter(tokenizer), recipe.metrics, recipe.prices
     generator = recipe.synthesis.generator
     sets = {name: records for name, records in data.sets() if name != "generic"}
-    uses: list[tuple[str, str, str, CallSizes]] = []  # (model, purpose, what is shown, calls)
+    uses: list[tuple[str, str, str, CallSize]] = []  # (model, purpose, what is shown, calls and tokens)
     if metrics.worst_case:
-        wordings = _wordings(data.forget, metrics.worst_case, recipe.synthesis, count)
+        wordings = total_sizes(
+            data.forget, lambda record: _wordings(record, metrics.worst_case, recipe.synthesis, count)
+        )
         uses.append((generator, "other wordings", QUESTIONS, wordings))
     if metrics.entities != "spacy":
-        records = [record for part in sets.values() for record in part]
-        uses.append((generator, "entities", WITH_ANSWERS, _entities(records, metrics.worst_case, count)))
+        frame = count(entity_prompt("").text) + MESSAGE_TOKENS
+        entities = [
+            total_sizes(records, lambda record: _entities(record, metrics.worst_case, count, frame))
+            for records in sets.values()
+        ]
+        uses.append((generator, "entities", WITH_ANSWERS, _sum(entities)))
     if metrics.judge:
-        judged = {name: records for name, records in sets.items() if name != "holdout"}
-        uses.append((metrics.judge, "grades", WITH_ANSWERS, _grades(judged, metrics.worst_case, count)))
+        grades = [
+            total_sizes(records, lambda record, name=name: _grades(record, name, metrics.worst_case, count))
+            for name, records in sets.items()
+            if name != "holdout"
+        ]
+        uses.append((metrics.judge, "grades", WITH_ANSWERS, _sum(grades)))
     spent, sent = [], []
-    for name, purpose, shown, calls in uses:
-        sizes = list(calls)
-        totals = (len(sizes), sum(read for read, _ in sizes), sum(written for _, written in sizes))
+    for name, purpose, shown, totals in uses:
         spent.append(estimate_spending(name, totals, prices, purpose=purpose))
         if host := remote_host(name):
             allowed_by = "metrics.allow_remote" if purpose == "grades" else "synthesis.allow_remote"
@@ -63,35 +71,35 @@ def judge_cost(recipe: config.Recipe, data: DataSet, tokenizer: Any = None) -> t
     return spent, sent
 
 
-def _wordings(records: Iterable[Record], wordings: int, settings: config.Synthesis, count: TokenCounter) -> CallSizes:
+def _sum(parts: Iterable[CallSize]) -> CallSize:
+    calls, read, written = (sum(column) for column in zip(*parts, strict=True))
+    return calls, read, written
+
+
+def _wordings(record: Record, wordings: int, settings: config.Synthesis, count: TokenCounter) -> Iterator[CallSize]:
     settings = settings.model_copy(update={"variants": WORDING_VARIANTS})
-    for record in records:
-        missing = max(0, wordings - len(record.paraphrases))
-        written = len(WORDING_VARIANTS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
-        for _ in range(0, missing, len(WORDING_VARIANTS)):
-            prompt = variants_prompt(variant_group(record, settings), settings, seed=0)
-            yield count(prompt.text) + MESSAGE_TOKENS, written
+    missing = max(0, wordings - len(record.paraphrases))
+    written = len(WORDING_VARIANTS) * (round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS)
+    for _ in range(0, missing, len(WORDING_VARIANTS)):
+        prompt = variants_prompt(variant_group(record, settings), settings, seed=0)
+        yield 1, count(prompt.text) + MESSAGE_TOKENS, written
 
 
-def _entities(records: Iterable[Record], wordings: int, count: TokenCounter) -> CallSizes:
-    frame = count(entity_prompt("").text) + MESSAGE_TOKENS
-    for record in records:
-        given = [count(record.question), count(record.answer)]
-        answers = [ANSWER_TOKENS] * SIDES
-        if record.split == "forget":
-            given += [round(given[0] * VARIANT_GROWTH)] * wordings
-            answers += [ANSWER_TOKENS] * SIDES * wordings
-        for tokens in (*given, *answers):
-            yield frame + tokens, tokens
+def _entities(record: Record, wordings: int, count: TokenCounter, frame: int) -> Iterator[CallSize]:
+    given = [count(record.question), count(record.answer)]
+    answers = [ANSWER_TOKENS] * SIDES
+    if record.split == "forget":
+        given += [round(given[0] * VARIANT_GROWTH)] * wordings
+        answers += [ANSWER_TOKENS] * SIDES * wordings
+    for tokens in (*given, *answers):
+        yield 1, frame + tokens, tokens
 
 
-def _grades(parts: dict[str, tuple[Record, ...]], wordings: int, count: TokenCounter) -> CallSizes:
-    for name, records in parts.items():
-        questions = 1 + wordings if name == "forget" else 1
-        aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]
-        for record in records:
-            row = AnswerRow(record.id, record.question, record.answer, record.answer)
-            for aspect in aspects:
-                # An answer is assumed to be as long as the reference.
-                tokens = count(grade_prompt(row, aspect).text) + MESSAGE_TOKENS
-                yield from [(tokens, MAX_TOKENS // 2)] * (SIDES * questions)
+def _grades(record: Record, name: str, wordings: int, count: TokenCounter) -> Iterator[CallSize]:
+    asked = SIDES * (1 + wordings if name == "forget" else 1)
+    aspects: list[Aspect] = [aspect for aspect in ASPECTS if name in _FORGET or aspect != "forgetting"]
+    row = AnswerRow(record.id, record.question, record.answer, record.answer)
+    for aspect in aspects:
+        # An answer is assumed to be as long as the reference.
+        tokens = count(grade_prompt(row, aspect).text) + MESSAGE_TOKENS
+        yield asked, asked * tokens, asked * (MAX_TOKENS // 2)

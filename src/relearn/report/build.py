@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from relearn.core import files
 from relearn.core.errors import InputError
 from relearn.core.run_dir import (
@@ -29,6 +27,7 @@ from relearn.core.run_dir import (
     SYNTHESIS,
     RunFolder,
 )
+from relearn.core.yaml_config import read_mapping
 from relearn.data.record import evenly
 from relearn.metrics.metric import direction_of
 from relearn.report.html import redacted
@@ -101,11 +100,7 @@ def write_report(run: Path, redact: bool = False) -> Path:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {error}", where=str(path)) from None
-    return loaded if isinstance(loaded, dict) else {}
+    return read_mapping(path) if path.exists() else {}
 
 
 def _date(manifest: Mapping[str, Any]) -> str | None:

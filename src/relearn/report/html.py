@@ -1,8 +1,8 @@
 """Render report.json as one self-contained HTML page, and redact reports.
 
 The page has no script and makes no request. Its content security policy allows its one style block by hash. jinja2
-escapes all texts; filters on the page use only CSS. A redacted report keeps numbers, verdicts and hashes, but no text
-that could name a person.
+escapes all texts; filters on the page use only CSS, and long lists are divided into parts that the browser opens. A
+redacted report keeps numbers, verdicts and hashes, but no text that could name a person.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from relearn.report.summary import marked
 TEMPLATES = Path(__file__).parent / "templates"
 # Most items on the page, failures first; report.json has all items.
 SHOWN_ITEMS = 300
+# Items per part of a list that opens on its own, so that a page of hundreds of answers stays short.
+PAGE_ITEMS = 20
 SHOWN_REJECTIONS = 60
 _ORDER = {name: index for index, name in enumerate(labels.VERDICTS)}
 
@@ -50,6 +52,7 @@ def render(report: Mapping[str, Any]) -> str:
             charts=_charts(report),
             tables=[_table(split, report["metrics"]) for split in labels.SPLITS if _of(split, report["metrics"])],
             answers=[{**entry, **_shown(entry["items"])} for entry in report["answers"]],
+            facts=_pages(report["audits"]["facts"][:SHOWN_ITEMS]) if report["audits"] else [],
             rejected=sorted(report["rejections"]["rows"], key=lambda row: not row["final"])[:SHOWN_REJECTIONS],
             recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
         )
@@ -102,9 +105,16 @@ def environment() -> Environment:
 def _shown(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Choose the items that the page shows: all, or the first SHOWN_ITEMS sorted by verdict, failures first."""
     if len(items) <= SHOWN_ITEMS:
-        return {"shown": items, "left_out": 0}
+        return {"pages": _pages(items), "left_out": 0}
     ordered = sorted(items, key=lambda item: _ORDER[item["verdict"]])
-    return {"shown": ordered[:SHOWN_ITEMS], "left_out": len(items) - SHOWN_ITEMS}
+    return {"pages": _pages(ordered[:SHOWN_ITEMS]), "left_out": len(items) - SHOWN_ITEMS}
+
+
+def _pages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Divide items into pages of PAGE_ITEMS; `first` and `last` are their numbers, from 1."""
+    starts = range(0, len(items), PAGE_ITEMS)
+    pages = [(start, items[start : start + PAGE_ITEMS]) for start in starts]
+    return [{"first": start + 1, "last": start + len(page), "entries": page} for start, page in pages]
 
 
 def _of(split: str, metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -29,6 +29,7 @@ from relearn.synthesis.generation_cost import (
     check_remote,
     make_plan,
     token_counter,
+    total_sizes,
 )
 from relearn.synthesis.retry_loop import (
     CheckTexts,
@@ -246,8 +247,9 @@ def plan_alternates(
     without_own = [record for record in records if record.id not in own]
     count = token_counter(tokenizer)
     rows = {"alternate": sum(own.values()) + ANSWERS * len(without_own)}
-    passes = [_tokens_of_record(record, count) for record in without_own]
-    return make_plan(rows, passes, settings, judged=ANSWERS * len(without_own), tokenizer=tokenizer, prices=prices)
+    totals = total_sizes(without_own, lambda record: [_tokens_of_record(record, count)])
+    given: dict[str, Any] = {"records": len(without_own), "judged": ANSWERS * len(without_own)}
+    return make_plan(rows, totals, settings, **given, tokenizer=tokenizer, prices=prices)
 
 
 def expected_alternates(records: Sequence[Record]) -> int:

@@ -7,13 +7,14 @@ vague answer has 30 tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.data import Record
+from relearn.data.record import evenly
 from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
 from relearn.synthesis.checks import count_questions_with_secrets
@@ -30,7 +31,11 @@ RETRIED = 0.05
 # The part of a record that is sent to another machine.
 QUESTIONS, WITH_ANSWERS = "the questions", "the questions and answers"
 
+# Prompts are counted on at most this many records of a set, at equal distances.
+MEASURED = 1000
+
 TokenCounter = Callable[[str], int]
+CallSize = tuple[int, int, int]  # calls, input tokens, output tokens
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,9 @@ def plan_synthesis(
     """
     count = token_counter(tokenizer)
     rows = expected_rows(records, settings, generic)
-    passes = [_tokens_of_record(record, settings, count) for record in records]
+    totals = total_sizes(records, lambda record: [_tokens_of_record(record, settings, count)])
     judged = rows["qa"] + sum(record.form == "text" for record in records)
-    plan = make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
+    plan = make_plan(rows, totals, settings, records=len(records), judged=judged, tokenizer=tokenizer, prices=prices)
     wanted = generic_wanted(rows["qa"] + rows["completion"], settings.generic_ratio)
     return replace(plan, shortage=generic_shortage(generic, wanted), secrets_asked=_secrets_asked(records))
 
@@ -158,31 +163,48 @@ def _secrets_asked(records: Sequence[Record]) -> str:
     return f"Secrets in questions: {holding:,} of {of} hold a secret of another record; training shows it in the prompt"
 
 
+def total_sizes(records: Sequence[Record], sizes: Callable[[Record], Iterable[CallSize]]) -> CallSize:
+    """Add up the calls, input tokens and output tokens of all records, measured on at most MEASURED of them."""
+    measured = evenly(records, MEASURED)
+    totals = [sum(column) for column in zip(*(size for record in measured for size in sizes(record)), strict=True)]
+    calls, read, written = (round(total * len(records) / len(measured)) for total in totals or (0, 0, 0))
+    return calls, read, written
+
+
 def token_counter(tokenizer: Any) -> TokenCounter:
     """Return a function that counts tokens with the tokenizer, or as characters / 4 without a tokenizer."""
-    return (lambda text: len(tokenizer(text).input_ids)) if tokenizer is not None else estimated_tokens
+    if tokenizer is None:
+        return estimated_tokens
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return lambda text: len(tokenizer(text).input_ids)
+    # Half the time of a call of the tokenizer.
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda text: len(backend.encode(text))
 
 
 def make_plan(
     rows: Mapping[str, int],
-    passes: Sequence[tuple[int, int, int]],
+    totals: CallSize,
     settings: config.Synthesis,
     *,
+    records: int,
     judged: int,
     tokenizer: Any = None,
     prices: config.Prices | None = None,
 ) -> Plan:
-    """Make the plan from the expected `rows` and from `passes`: (calls, input tokens, output tokens) per record.
+    """Make the plan from the expected `rows`, and from the `totals` of the generator for a number of `records`.
 
     `judged`: number of texts for the judge, if there is one.
     """
-    totals = [sum(column) for column in zip(*passes, strict=True)] if passes else [0, 0, 0]
     spending = [estimate_spending(settings.generator, totals, prices)]
     if settings.judge:
         judge_totals = [judged, judged * JUDGE_TOKENS_IN, judged * JUDGE_TOKENS_OUT]
         spending.append(estimate_spending(settings.judge, judge_totals, prices))
-    sent = tuple(_sent(settings, len(passes))) if passes else ()
+    sent = tuple(_sent(settings, records)) if records else ()
     plan = replace(empty_plan(tokenizer=tokenizer, prices=prices), rows=rows, spending=tuple(spending), sent=sent)
+    if records > MEASURED:
+        plan = replace(plan, counted_by=f"{plan.counted_by} on {MEASURED:,} of {records:,} records")
     return replace(plan, over_budget=_over_budget(plan, settings))
 
 
@@ -242,7 +264,7 @@ def _over_budget(plan: Plan, settings: config.Synthesis) -> str:
     return ""
 
 
-def _tokens_of_record(record: Record, settings: config.Synthesis, count: TokenCounter) -> tuple[int, int, int]:
+def _tokens_of_record(record: Record, settings: config.Synthesis, count: TokenCounter) -> CallSize:
     """Return (calls, input tokens, output tokens) of one record without retries."""
     own = own_question(record)
     if record.form == "text":

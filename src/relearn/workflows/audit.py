@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.markup import escape
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from relearn.core.files import read_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
 from relearn.core.run_dir import RECIPE, SIDES, RunFolder, locked
 from relearn.core.splits import SPLITS
+from relearn.core.yaml_config import parse_yaml, read_text
 from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelSet, check_model, fingerprint
@@ -41,6 +41,7 @@ from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import open_evaluation
 
+OUT = Path("runs/audit")
 # Number of other wordings per question if the recipe does not set `metrics.worst_case`.
 WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
@@ -51,7 +52,7 @@ def audit(
     attacks: str = "",
     *,
     strength: str = STANDARD.name,
-    out: Path | str = Path("runs/audit"),
+    out: Path | str | None = None,
     control: Path | str | None = None,
     templates: Path | str | None = None,
     facts: int | None = None,
@@ -72,10 +73,10 @@ def audit(
     options["templates"] = None if templates is None else Path(templates)
     if run is None:
         model = None if control is None else str(control)
-        return audit_models(Path(out), attacks, control=model, changes=changes, **options, **named)
-    if given := sorted(name for name, value in {**named, "set": changes}.items() if value):
+        return audit_models(Path(out or OUT), attacks, control=model, changes=changes, **options, **named)
+    if given := sorted(name for name, value in {**named, "set": changes, "out": out}.items() if value):
         option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
-        problem = f"a run has its own models and records, and --{option} was given"
+        problem = f"a run has its own models, records and folder audits/, and --{option} was given"
         raise InputError(problem, where=str(run), way_out="a run folder, or --before, --after and --forget")
     return audit_run(Path(run), attacks, control=None if control is None else Path(control), **options)
 
@@ -235,12 +236,9 @@ def read_templates(folder: Path) -> dict[str, str]:
 
 
 def _template(file: Path) -> str:
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     if file.suffix != ".txt":
-        try:
-            value = next(part for part in yaml.safe_load_all(text) if part)
-        except (yaml.YAMLError, StopIteration):
-            raise InputError("not YAML", where=str(file)) from None
+        value = next(filter(None, parse_yaml(text, str(file), several=True)), None)
         text = value.get("value") if isinstance(value, dict) else None
         if not isinstance(text, str):
             raise InputError("has no text `value`", where=str(file))

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from people import people
+from relearn.cli import run_command
 from relearn.core.errors import InputError
 from relearn.data.validation import load_all
-from relearn.workflows.compare.comparison import selection_score
+from relearn.workflows.compare.comparison import ComparisonJob, selection_score
 from relearn.workflows.compare.comparison_config import (
     Comparison,
     plan_retain_only,
@@ -151,3 +153,35 @@ def test_the_adaptability_experiments_are_readable(project_root, monkeypatch, na
     made = Comparison.from_yaml(project_root / "experiments" / f"{name}.yaml")
     recipe = plan_shared_run(made).recipe
     assert recipe.learn is None and recipe.model.adapters[0] == "x/start"
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        (["relearn", "grad_diff+sur"], "grad_diff+sur: unknown mask 'sur' -> did you mean 'sure'?"),
+        (["relearn", "grad_dif"], "grad_dif: unknown method 'grad_dif'"),
+        ({"relearn": {}, "npo": {"unlearn": {"options": {"betta": 1}}}}, "npo: "),
+        ({"relearn": {}, "npo": {"unlearn": {"epochs": "many"}}}, "'unlearn.epochs' is 'many'"),
+        ({"relearn": {}, "npo": {"unlearn": {"epoch": 1}}}, "unknown key 'unlearn.epoch'"),
+        ({"relearn": {}, "own": {"unlearn": {"method": "relearn"}, "synthesis": {"generator": "x"}}}, "own: "),
+    ],
+)
+def test_the_recipes_of_all_methods_are_checked_before_the_first_training(
+    tmp_path, tiny_model_dir, monkeypatch, capsys, methods, expected
+):
+    monkeypatch.setattr(ComparisonJob, "run", lambda *given: pytest.fail("trained"))
+    data = {"forget": people(tmp_path / "f.jsonl", "private", 2), "retain": people(tmp_path / "r.jsonl", "public", 2)}
+    base = {"model": str(tiny_model_dir), "data": data}
+    path = written(tmp_path / "c.yaml", {"name": "c", "base": base, "methods": methods})
+    out = tmp_path / "out"
+    assert run_command(["compare", str(path), "--out", str(out), "--results", str(tmp_path / "results")]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and len(said.splitlines()) == 1
+    assert not out.exists() and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("base", [5, ["x"], None, {}])
+def test_a_base_that_is_no_recipe(tmp_path, base):
+    values = {"name": "c", "base": base, "changes": {"seed": 1}, "methods": ["relearn"]}
+    with pytest.raises(InputError):
+        Comparison.from_yaml(written(tmp_path / "c.yaml", values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 from people import people
 
 STAGES = ["learn", "learn", "before", "before", "synthesis", "unlearn", "unlearn", "after", "scores", "report"]
+KILLS = int(os.environ.get("RELEARN_KILLS", "10"))
 CLOCKED = {"manifest.json", "log.jsonl", "report.json", "report.html", "model_card.md", "cache.sqlite", "lock"}
 
 
@@ -91,18 +93,22 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_ten_kills_spread_over_all_stages(recipe, tmp_path):
-    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+def test_kills_spread_over_all_stages(recipe, tmp_path):
+    """Ten kills per run; RELEARN_KILLS asks for more, in as many runs as that takes."""
+    undisturbed = tmp_path / "undisturbed"
     finish(recipe, undisturbed)
-    rng = random.Random(7)
-    for stage in STAGES:
-        kill_in(recipe, disturbed, stage, rng.uniform(0, 0.6))
-    finish(recipe, disturbed)
-    expected, found = contents(undisturbed), contents(disturbed)
-    assert set(expected) == set(found)
-    assert {"adapter/adapter_model.safetensors", "start/adapter_model.safetensors", "summary.json"} <= set(found)
-    assert [name for name in expected if expected[name] != found[name]] == []
-    assert not list(disturbed.rglob(".*"))
+    expected = contents(undisturbed)
+    assert {"adapter/adapter_model.safetensors", "start/adapter_model.safetensors", "summary.json"} <= set(expected)
+    for number in range(max(1, KILLS // len(STAGES))):
+        disturbed, rng = tmp_path / f"disturbed-{number}", random.Random(7 + number)
+        for stage in STAGES:
+            kill_in(recipe, disturbed, stage, rng.uniform(0, 0.6))
+        finish(recipe, disturbed)
+        found = contents(disturbed)
+        assert set(expected) == set(found)
+        assert [name for name in expected if expected[name] != found[name]] == []
+        assert not list(disturbed.rglob(".*"))
+        shutil.rmtree(disturbed)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ with LS as mean per answer over both samples. Without this factor, gibberish wou
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,6 @@ from relearn.llm.generators import make_completer
 from relearn.metrics.answer_row import AnswerRow, asked_first
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.score import score
-from relearn.unlearning.method import METHODS
 from relearn.workflows.compare.comparison_config import (
     RETAIN_ONLY,
     Comparison,
@@ -45,6 +45,7 @@ from relearn.workflows.compare.comparison_config import (
 from relearn.workflows.compare.method_runs import copy_stages, evaluate, needs_synthesis, run_shared, run_until
 from relearn.workflows.compare.results import check_results, read_results, result, write_overview, write_result
 from relearn.workflows.run.inputs import input_paths
+from relearn.workflows.run.pipeline import check_inputs
 
 SAMPLED = ("forget", "retain")
 
@@ -86,6 +87,15 @@ def open_comparison(out: Path) -> None:
         RunFolder(make_private_dir(out)).update_manifest()
 
 
+@contextmanager
+def _named(method: str) -> Iterator[None]:
+    """Add the name of a method to an InputError in the block."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error), where=method) from None
+
+
 class ComparisonJob:
     """Run the methods of a comparison in its folder."""
 
@@ -100,12 +110,14 @@ class ComparisonJob:
             # Method names are used as names of run folders and result files, so they must not leave the folder.
             below(self._out / "runs", method)
             if method == RETAIN_ONLY:
-                inputs.update(input_paths(plan_retain_only(self._comparison).recipe))
-                continue
-            for rate in self._comparison.learning_rates(method) or (None,):
-                recipe = plan_run(self._comparison, method, rate).recipe
-                METHODS.get(recipe.unlearn.method).objective(recipe.unlearn.options)
+                recipes = [plan_retain_only(self._comparison).recipe]
+            else:
+                rates = self._comparison.learning_rates(method) or (None,)
+                recipes = [plan_run(self._comparison, method, rate).recipe for rate in rates]
+            for recipe in recipes:
                 inputs.update(input_paths(recipe))
+            with _named(method):
+                check_inputs(recipes[0])  # The others differ in the learning rate alone.
         check_results(results, tuple(self._comparison.methods), inputs)
 
     def run(self, method: str, results: Path) -> RunFolder:

@@ -61,7 +61,7 @@ class Select(Part):
 
     forget: int = Field(default=24, ge=1)
     retain: int = Field(default=24, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
 
 
 class Comparison(Part):
@@ -90,7 +90,7 @@ class Comparison(Part):
             values = {"name": values.get("name", Path(path).stem), "base": values}
         elif isinstance(values["base"], str):
             values["base"] = read_mapping(Path(path).parent / values["base"])
-        if isinstance(values.get("changes"), dict):
+        if isinstance(values.get("changes"), dict) and isinstance(values["base"], dict):
             values["base"] = merged(values["base"], values.pop("changes"))
         for change in changes:
             apply_change(values, change)
@@ -181,7 +181,8 @@ def plan_run(comparison: Comparison, method: str, learning_rate: float | None, s
     if tokens:
         unlearn["token_budget"] = max(1, round(tokens * share))
     else:
-        unlearn["epochs"] = merged(comparison.base.get("unlearn", {}), unlearn).get("epochs", base.epochs) * share
+        whole = PlannedRun(method, merged(comparison.base, {"unlearn": unlearn}))
+        unlearn["epochs"] = whole.recipe.unlearn.epochs * share
     if learning_rate is not None:
         unlearn["learning_rate"] = learning_rate
     size = f"{unlearn['token_budget']}t" if tokens else f"{unlearn['epochs']:g}e"

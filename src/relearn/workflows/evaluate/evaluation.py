@@ -51,7 +51,7 @@ _NEED_MODEL = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
 
 
 def evaluate(
-    run: Path | str | None = None, *, out: Path | str = OUT, changes: Sequence[str] = (), **options: Any
+    run: Path | str | None = None, *, out: Path | str | None = None, changes: Sequence[str] = (), **options: Any
 ) -> RunFolder:
     """Score two models, one model, or files of answers, or score the answers in folder `run` again; return the folder.
 
@@ -61,9 +61,9 @@ def evaluate(
     InputError, before anything is written, for wrong input and for a folder `out` with other content.
     """
     if run is None:
-        return run_evaluation(from_options(changes=changes, **options), Path(out))
-    if given := sorted(name for name, value in options.items() if value):
-        problem = f"has its own models and files; {given[0]!r} is for an evaluation without a run"
+        return run_evaluation(from_options(changes=changes, **options), Path(out or OUT))
+    if given := sorted(name for name, value in {**options, "out": out}.items() if value):
+        problem = f"has its own models, files and folder; {given[0]!r} is for an evaluation without a run"
         raise InputError(problem, where=str(run))
     folder = RunFolder(run)
     if folder.is_evaluation:

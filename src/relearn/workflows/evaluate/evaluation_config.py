@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from relearn.core.config import DataSource, Generate, Metrics, Model, Part, Synthesis
 from relearn.core.errors import InputError
@@ -40,7 +40,7 @@ class Evaluation(Part):
     generate: Generate = Generate()
     metrics: Metrics = Metrics()
     synthesis: Synthesis = Synthesis()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
 
     @property
     def models(self) -> dict[str, Model]:

@@ -25,7 +25,7 @@ from relearn.metrics.score import score_parts
 from relearn.models.chat import ChatFormat, control_tokens
 from relearn.models.load import Loaded, chat_of, check_backend, load_config, load_tokenizer
 from relearn.report.build import write_report
-from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote
+from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote, token_counter
 from relearn.workflows.run.context import RunContext
 
 
@@ -42,10 +42,10 @@ def check_texts(recipe: Recipe, records: Sequence[Record], places: Places | None
     The limits are `unlearn.max_length`, and the positions of the model for a prompt with `generate.max_new_tokens`.
     """
     tokenizer = load_tokenizer(recipe.model)
-    chat = chat_of(tokenizer, recipe.model)
-    frame = len(tokenizer(chat.answer_prompt("", "chat") + chat.target("", "chat")).input_ids)
+    chat, count = chat_of(tokenizer, recipe.model), token_counter(tokenizer)
+    frame = count(chat.answer_prompt("", "chat") + chat.target("", "chat"))
     check_special_tokens(records, control_tokens(tokenizer), places)
-    check_lengths(records, lambda text: len(tokenizer(text).input_ids), recipe.unlearn.max_length - frame, places)
+    check_lengths(records, count, recipe.unlearn.max_length - frame, places)
     check_prompts(recipe.model, chat, records, recipe.generate, places or {})
 
 

@@ -38,7 +38,7 @@ def check_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> None:
     run that was killed at its start leaves such a folder, but users also keep recipes beside their code.
     """
     path = folder / RECIPE
-    if is_new(folder.path):
+    if is_new(folder.path) or _is_cut_off(folder.path, recipe):
         return
     where = str(folder.path)
     foreign = InputError("folder is not empty and holds no run", where=where, way_out="choose another --out")
@@ -54,6 +54,14 @@ def check_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> None:
         raise InputError("run folder holds this run already", where=where, way_out="--resume goes on with it")
     check_links(folder.path)
     refuse_overwrite(outputs_in(folder.path), input_paths(recipe))
+
+
+def _is_cut_off(path: Path, recipe: Recipe) -> bool:
+    """Return whether a crash left the beginning of this recipe in a folder in which no stage was begun."""
+    text = recipe.to_yaml().encode()
+    if not (is_new(path, RECIPE) and is_ours(path) and (path / RECIPE).stat().st_size < len(text)):
+        return False
+    return text.startswith((path / RECIPE).read_bytes())
 
 
 def _same_recipe(path: Path, recipe: Recipe) -> bool:
