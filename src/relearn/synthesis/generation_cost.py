@@ -18,7 +18,14 @@ from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_wanted
-from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
+from relearn.synthesis.vague_answers import (
+    SELF,
+    answer_group,
+    continue_prompt,
+    model_may_answer,
+    self_prompt,
+    vague_prompt,
+)
 
 VARIANT_GROWTH = 1.5
 ANSWER_TOKENS = 30
@@ -62,6 +69,7 @@ class Plan:
     """Store the expected rows by kind, if no text is rejected, and the spending of generator and judge.
 
     Calls and tokens include the share RETRIED for prompts that are sent again. `cost` is None if a price is missing.
+    `writers`: which generator writes how many answers, if several do.
     """
 
     rows: Mapping[str, int]
@@ -70,6 +78,7 @@ class Plan:
     counted_by: str
     currency: str
     over_budget: str = ""
+    writers: str = ""
 
     @property
     def calls(self) -> int:
@@ -97,6 +106,7 @@ class Plan:
         """Format the plan as lines of text."""
         rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
         lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"] if self.rows else []
+        lines += [self.writers] if self.writers else []
         for entry in self.spending:
             name = f"{entry.name}, {entry.purpose}" if entry.purpose else entry.name
             lines.append(
@@ -139,7 +149,25 @@ def plan_synthesis(
     rows = expected_rows(records, settings, generic)
     passes = [_tokens_of_record(record, settings, count) for record in records]
     judged = rows["qa"] + sum(record.form == "text" for record in records)
-    return make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
+    plan = make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
+    return replace(plan, writers=_writers(records, settings)) if settings.generator == SELF else plan
+
+
+def _writers(records: Sequence[Record], settings: config.Synthesis) -> str:
+    """Say how many answers the start model may write at most; questions for yes or no are left to the templates."""
+    asked = [slot for record in records for slot in answer_group(record, _questions(record, settings))]
+    own = sum(slot.record.form == "text" or model_may_answer(slot) for slot in asked)
+    return (
+        f"Answers: up to {own:,} by the start model itself, the other {len(asked) - own:,} (yes or no) and those that "
+        "fail the checks by templates"
+    )
+
+
+def _questions(record: Record, settings: config.Synthesis) -> list[Question]:
+    """Return the questions of a record, the record's own in place of each variant that is not written yet."""
+    own = own_question(record)
+    variants = settings.variants if record.form == "chat" else ()
+    return [own, *(Question(record.id, kind, record.question) for kind in variants)]
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:
@@ -232,13 +260,17 @@ def _tokens_of_record(record: Record, settings: config.Synthesis, count: TokenCo
     if record.form == "text":
         prompt = continue_prompt(answer_group(record, [own]), settings, seed=0)
         return 1, count(prompt.text) + MESSAGE_TOKENS, 2 * ANSWER_TOKENS
+    # The record's question replaces each variant here; the extra tokens of variants are added below.
+    group = answer_group(record, _questions(record, settings))
+    if settings.generator == SELF:
+        prompts = [self_prompt(slot, settings, seed=0) for slot in group if model_may_answer(slot)]
+        tokens = sum(count(prompt.text) + MESSAGE_TOKENS for prompt in prompts)
+        return len(prompts), tokens, len(prompts) * ANSWER_TOKENS
     variant_tokens = round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS
     kinds = len(settings.variants)
-    # The record's question replaces each variant here; the extra tokens of variants are added below.
-    questions = [own, *(Question(record.id, kind, record.question) for kind in settings.variants)]
-    answering = count(vague_prompt(answer_group(record, questions), settings, seed=0).text) + MESSAGE_TOKENS
+    answering = count(vague_prompt(group, settings, seed=0).text) + MESSAGE_TOKENS
     answering += kinds * round(count(record.question) * (VARIANT_GROWTH - 1))
-    answered = len(questions) * (ANSWER_TOKENS + LABEL_TOKENS)
+    answered = len(group) * (ANSWER_TOKENS + LABEL_TOKENS)
     if not kinds:
         return 1, answering, answered
     asking = count(variants_prompt(variant_group(record, settings), settings, seed=0).text) + MESSAGE_TOKENS
