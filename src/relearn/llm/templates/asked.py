@@ -18,6 +18,7 @@ from relearn.llm.templates.phrases import answer_kinds, read_patterns, skeleton
 from relearn.llm.templates.question_parser import (
     AUXILIARIES,
     BASE_VERBS,
+    REQUEST,
     WH_WORDS,
     is_verb,
     lower_first,
@@ -170,6 +171,8 @@ def _phrase(core: str, kept: Sequence[str], keep_do: bool) -> tuple[str, bool]:
         return _as_noun(form.topic)
     if form.indirect:
         return _noun_of_clause(form.indirect, _noun_length(core))
+    if (request := REQUEST.match(core)) and request.end() < len(core):
+        return _as_noun(core[request.end() :])
     if not _ASKING_WORD.search(core) and not AUXILIARIES & set(core.split()):
         return _as_noun(core)
     match = re.search(r"\b(?:what|which) (?P<noun>(?:[a-z-]+ )?[a-z-]+)(?= )", core)
@@ -216,7 +219,9 @@ def _noun_of_clause(clause: str, noun_length: int = 0) -> tuple[str, bool]:
         return f"{_FIXED[first]} {' '.join(rest)}", False
     if first == "how":
         return _how(rest, noun_length), False
-    if (match := re.fullmatch(r"(?:who|what) (.+) (is|are|was|were)", clause)) and rest[0] not in AUXILIARIES:
+    if (match := re.fullmatch(r"(?:who|what) (.+) (is|are|was|were)", clause)) and not (
+        rest[0] in AUXILIARIES or _ASKING_WORD.search(match[1])
+    ):
         return match[1], match[2] in ("are", "were")
     if first == "who":
         relative = (
@@ -249,8 +254,11 @@ def _which(rest: Sequence[str], noun_length: int, link: str = "") -> tuple[str, 
         return None
     if not link and (rest[end] in AUXILIARIES or (not noun_length and is_verb(rest[end]))):
         link = "that "
-    one_of = rest[0] == "of"
-    noun = f"the {'one ' * one_of}{' '.join(rest[:end])}"
+    if not link and not noun_length and rest[end] in _PREPOSITIONS:
+        verb = next((at for at in range(end + 2, len(rest)) if is_verb(rest[at])), len(rest))
+        end, link = verb, "that " if verb < len(rest) else ""
+    one_of = rest[0] in ("of", "one")
+    noun = f"the {'one ' * (rest[0] == 'of')}{' '.join(rest[:end])}"
     return f"{noun} {link}{' '.join(rest[end:])}", not one_of and _is_plural(_head(" ".join(rest[:end])))
 
 
@@ -301,14 +309,15 @@ def _shortened(phrase: str, general: str) -> str:
         cuts = [
             at
             for at in range(6, LONGEST_PHRASE)
-            if words[at] in _PREPOSITIONS | _CLAUSES or words[at - 1].endswith(",")
+            if (words[at] in _PREPOSITIONS | _CLAUSES and words[at - 1] != "order") or words[at - 1].endswith(",")
         ]
         phrase = " ".join(words[: cuts[-1]]).rstrip(",") if cuts else ""
     return phrase or general
 
 
 def _finished(phrase: str, general: str, subject: str | None) -> str:
-    return _with_subject(_shortened(phrase, general), subject).replace(_OTHER_NAME, "the one named")
+    named = _with_subject(_shortened(phrase, general), subject)
+    return re.sub(rf"\b(?:the )?{_OTHER_NAME}\b", "the one named", named)
 
 
 _CLAUSES = frozenset(("who", "that", "which", "where", "while", "because", "since", "and", "as", "considering"))
@@ -371,8 +380,8 @@ def without_particulars(text: str, kept: Sequence[str]) -> str:
         text = text.replace(chr(_KEPT_MARK + number), name)
     text = " ".join(text.split())
     text = re.sub(r"\ban? (?=[aeiou])", "an ", re.sub(r"\ban (?=[^aeiou])", "a ", text))
-    text = re.sub(r"\s+([,;])", r"\1", text).strip(" ,;")
-    return re.sub(r"(?<! was)(?<! is)(?<! were)(?<! being),? born$|,? who (?:was|is) born$", "", text)
+    text = re.sub(r"\s+([,;])", r"\1", re.sub(r"\b(?:non|ex|pre|post)-\s", "", text)).strip(" ,;")
+    return _PATTERNS["dangling_born"].sub("", text) if before else text
 
 
 _KEPT_MARK = 0xE010  # private characters that stand for the kept names
@@ -395,8 +404,9 @@ def _without_titles(text: str) -> str:
         last, before = (words[-1].lower() if words else ""), (words[-2].lower() if len(words) > 1 else "")
         named = last in _LISTS["works"] or (last not in _NO_NOUN and before in _DETERMINERS)
         owned = _possessive(last) or last in ("his", "her", "their")
-        general = " work " if owned else " one named " if last in _DETERMINERS else " that work "
-        parts += [marked[at : match.start()], " " if named else general]
+        noun_follows = re.match(r"\s+(?!and\b|or\b)[a-z]{3,}", marked[match.end() :]) and last in _DETERMINERS
+        general = " work " if owned else f" {_OTHER_NAME} " if last in _DETERMINERS else " that work "
+        parts += [marked[at : match.start()], " " if named or noun_follows else general]
         at = match.end()
     return " ".join(("".join(parts) + marked[at:]).split())
 
@@ -431,7 +441,7 @@ def _generalised(before: str, name: str, after: str) -> str:
         return f"{stem} {'from ' if last == 'from' else ''}there" if verb else stem
     if last in _TOWARDS and (words[-2:-1] == ["there"] or (last == "from" and words[-2:-1] and not verb)):
         return stem
-    return f"{head} {'one' if determined else _OTHER_NAME}"
+    return f"{head} {_OTHER_NAME}"
 
 
 def _without_time(words: list[str]) -> str:

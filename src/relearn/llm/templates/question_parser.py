@@ -33,7 +33,7 @@ _DETERMINERS = word_set(
 _CALLINGS = word_set("author writer novelist poet artist scientist professor")
 _OF_VERBS = word_set("consist think die approve dream hear speak talk dispose")
 _HELPING = word_set("help work")
-_REQUEST = re.compile(
+REQUEST = re.compile(
     r"^(?:(?:can|could|would|will) (?:you|we)(?: please)? |please )?"
     r"(?:tell|share|describe|name|list|mention|provide|explain|discuss|elaborate on|elaborate|reveal|specify|recall|"
     r"outline|give|surmise|speculate on|speculate|shed light on|generate|summari[sz]e|say)\b"
@@ -73,7 +73,7 @@ def parse_question(question: str, subject: str | None = None, *, keep_do: bool =
         return QuestionForm(text)
     words = [lower_first(words[0]), *words[1:]]
     direct = _join(words)
-    request = _REQUEST.match(direct)
+    request = REQUEST.match(direct)
     mark = "." if request and words[0] not in _MODAL else "?"
     if request:
         rest = direct[request.end() :]
