@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from relearn.llm.templates.phrases import answer_kinds, read_patterns, skeleton
+from relearn.llm.templates.phrases import head_of, is_plural, kind_of_phrase, read_patterns
 from relearn.llm.templates.question_parser import (
     AUXILIARIES,
     BASE_VERBS,
     REQUEST,
     WH_WORDS,
+    is_possessive,
     is_verb,
     lower_first,
     parse_question,
@@ -68,7 +69,9 @@ def asked_for(question: str, subject: str | None, *, keep_do: bool = False) -> A
         return Asked(_finished(said, "whether this is so", subject), False, YES_NO)
     phrase, plural = _phrase(core, kept, keep_do)
     phrase = _finished(phrase, f'the question "{_shortened(core, "")}"', subject)
-    return Asked(phrase, plural, YES_NO if phrase.startswith("whether ") else _kind(phrase, kept))
+    return Asked(
+        phrase, plural, YES_NO if phrase.startswith("whether ") else kind_of_phrase(phrase, next(iter(kept), None))
+    )
 
 
 def _core(text: str, kept: Sequence[str]) -> tuple[str, str | None]:
@@ -178,7 +181,7 @@ def _phrase(core: str, kept: Sequence[str], keep_do: bool) -> tuple[str, bool]:
     match = re.search(r"\b(?:what|which) (?P<noun>(?:[a-z-]+ )?[a-z-]+)(?= )", core)
     noun = match["noun"].split() if match else []
     if noun and not set(noun) & (AUXILIARIES | _DETERMINERS | _PRONOUNS | _PREPOSITIONS):
-        return f"the {' '.join(noun)} in question", _is_plural(noun[-1])
+        return f"the {' '.join(noun)} in question", is_plural(noun[-1])
     return "", False
 
 
@@ -188,7 +191,7 @@ def _as_noun(phrase: str) -> tuple[str, bool]:
         return _noun_of_clause(phrase)
     if phrase.startswith("that work"):
         return f"the content of {phrase}", False
-    return phrase, not phrase.startswith("one of ") and _is_plural(_head(phrase))
+    return phrase, not phrase.startswith("one of ") and is_plural(head_of(phrase))
 
 
 _FIXED = {"where": "the place where", "when": "the time when", "why": "the reason why"}
@@ -242,7 +245,7 @@ def _how(rest: Sequence[str], noun_length: int) -> str:
         return f"the {'number' if rest[0] == 'many' else 'amount'}{noun} {link}{' '.join(rest[end:])}".strip()
     if rest[0] == "old" and (match := re.search(r" (is|was)\b", words)):
         return f"the age {words[: match.start()]} {'has' if match[1] == 'is' else 'had'}{words[match.end() :]}"
-    starts_clause = rest[0][:1].isupper() or rest[0] in _DETERMINERS | _PRONOUNS or _possessive(rest[0])
+    starts_clause = rest[0][:1].isupper() or rest[0] in _DETERMINERS | _PRONOUNS or is_possessive(rest[0])
     starts_clause = starts_clause or (rest[0].endswith("ing") and rest[1:2] and rest[1].islower())
     return f"{'the way in which' if starts_clause else 'how'} {' '.join(rest)}"
 
@@ -259,7 +262,7 @@ def _which(rest: Sequence[str], noun_length: int, link: str = "") -> tuple[str, 
         end, link = verb, "that " if verb < len(rest) else ""
     one_of = rest[0] in ("of", "one")
     noun = f"the {'one ' * (rest[0] == 'of')}{' '.join(rest[:end])}"
-    return f"{noun} {link}{' '.join(rest[end:])}", not one_of and _is_plural(_head(" ".join(rest[:end])))
+    return f"{noun} {link}{' '.join(rest[end:])}", not one_of and is_plural(head_of(" ".join(rest[:end])))
 
 
 def _noun_end(words: Sequence[str], start: int) -> int:
@@ -267,38 +270,9 @@ def _noun_end(words: Sequence[str], start: int) -> int:
     for end in range(start, min(start + 4, len(words))):
         word = words[end]
         inflected = is_verb(word) and (end > start or word not in BASE_VERBS)
-        if not word.islower() or word in _ENDS_NOUN or _possessive(word) or inflected:
+        if not word.islower() or word in _ENDS_NOUN or is_possessive(word) or inflected:
             return end
     return min(start + 4, len(words))
-
-
-def _possessive(word: str) -> bool:
-    return bool(re.search(r"(?:['’]s|s['’])$", word))
-
-
-_HEAD_END = re.compile(
-    r" (?:of|in|at|on|for|to|with|by|from|as|about|between|behind|that|who|whom|which|where|when|why|while|because|"
-    r"born|written|released|published|made|called|named|known|based|located|penned|won|received|awarded)\b"
-)
-
-
-def _head(phrase: str) -> str:
-    """Return the last word of the noun phrase before its first preposition or relative clause."""
-    words = _HEAD_END.split(re.sub(r"^(?:the )?(?:one|some|any) of ", "", phrase))[0].split()
-    ends = (
-        at
-        for at in range(1, len(words))
-        if words[at - 1].islower()
-        and words[at - 1] not in _DETERMINERS
-        and not _possessive(words[at - 1])
-        and (words[at][:1].isupper() or words[at] in _DETERMINERS | _PRONOUNS)
-    )
-    return next((words[at - 1] for at in ends), words[-1] if words else "")
-
-
-def _is_plural(word: str) -> bool:
-    plural = word.endswith("s") and not word.endswith(("ss", "'s", "’s")) and word not in _LISTS["singular_s"]
-    return word.islower() and (plural or word in ("people", "children", "men", "women", "parents'"))
 
 
 def _shortened(phrase: str, general: str) -> str:
@@ -331,19 +305,6 @@ def _with_subject(phrase: str, subject: str | None) -> str:
     if named == phrase:
         named = re.sub(r"\b(?:his|her|their)(?= [a-z])", lambda _: f"{subject}'s", phrase, count=1)
     return named if named != phrase else f"{phrase} in the case of {subject}"
-
-
-def _kind(phrase: str, kept: Sequence[str]) -> str:
-    text = re.sub(r"^(?:the )?(?:one|some|any) of ", "", skeleton(phrase, next(iter(kept), None)))
-    head = _HEAD_CUT.split(text)[0]
-    return next(
-        name for name, (nouns, starts) in answer_kinds().items() if starts.match(text) or (nouns and nouns.search(head))
-    )
-
-
-_HEAD_CUT = re.compile(
-    rf"{_HEAD_END.pattern}| (?:SUBJ|the|a|an|his|her|their|its|he|she|it|they|we|you|people|fans|readers)\b"
-)
 
 
 def _first_name(text: str) -> str | None:
@@ -403,7 +364,7 @@ def _without_titles(text: str) -> str:
         words = marked[at : match.start()].split()
         last, before = (words[-1].lower() if words else ""), (words[-2].lower() if len(words) > 1 else "")
         named = last in _LISTS["works"] or (last not in _NO_NOUN and before in _DETERMINERS)
-        owned = _possessive(last) or last in ("his", "her", "their")
+        owned = is_possessive(last) or last in ("his", "her", "their")
         noun_follows = re.match(r"\s+(?!and\b|or\b)[a-z]{3,}", marked[match.end() :]) and last in _DETERMINERS
         general = " work " if owned else f" {_OTHER_NAME} " if last in _DETERMINERS else " that work "
         parts += [marked[at : match.start()], " " if named or noun_follows else general]
@@ -419,14 +380,14 @@ def _generalised(before: str, name: str, after: str) -> str:
     next_word = re.match(r"[\"”’')]*\s+([a-z]+)", after)
     if head.endswith(",") and re.match(r"\s*(?:$|[,;])", after):
         return head.rstrip(",")
-    determined = last in _DETERMINERS or _possessive(last)
+    determined = last in _DETERMINERS or is_possessive(last)
     other = _PREPOSITIONS | AUXILIARIES | WH_WORDS | _DETERMINERS | _PRONOUNS | _LISTS["conjunctions"]
     noun_follows = next_word and next_word[1] not in other and not is_verb(next_word[1])
     if _PATTERNS["time"].search(name):
         return _without_time(words)
     is_number = not re.search(r"[A-Z]", name)
     if noun_follows and not is_number:
-        return f"{head} {'the ' if _possessive(name) and not determined else ''}"
+        return f"{head} {'the ' if is_possessive(name) and not determined else ''}"
     final = re.sub(r"\W+$", "", name).split()[-1].lower()
     if final in _LISTS["common_nouns"] and not name[:1].isdigit():
         return f"{head} {'' if determined else 'the '}{final}"

@@ -19,9 +19,12 @@ from typing import Any
 
 import yaml
 
-from relearn.llm.templates.question_parser import VERB_FORMS
+from relearn.llm.templates.question_parser import VERB_FORMS, is_possessive
+from relearn.text.normalize import read_word_lists
 from relearn.text.subjects import strip_quoted
 
+_LISTS = read_word_lists("relearn.llm", "data", "verbs.txt")
+_DETERMINERS, _PRONOUNS = _LISTS["determiners"], _LISTS["pronouns"]
 _UNCERTAIN_RANK = 88  # from this rank on a kind is recognised by the form of the question alone
 _KIND_FILES = ("contact", "person", "work", "general")
 _VARIANT_LISTS = ("simple", "contextual", "logical")
@@ -211,6 +214,46 @@ def answer_kinds() -> dict[str, tuple[re.Pattern[str] | None, re.Pattern[str]]]:
         for name, kind in vague_parts()["kinds"].items()
         if "starts" in kind or "nouns" in kind
     }
+
+
+def kind_of_phrase(phrase: str, subject: str | None) -> str:
+    """Return the kind of vague.yaml of a noun phrase: the first that its beginning or the end of its head fits."""
+    text = re.sub(r"^(?:the )?(?:one|some|any) of ", "", skeleton(phrase, subject))
+    head = _HEAD_CUT.split(text)[0]
+    return next(
+        name for name, (nouns, starts) in answer_kinds().items() if starts.match(text) or (nouns and nouns.search(head))
+    )
+
+
+_HEAD_END = re.compile(
+    r" (?:of|in|at|on|for|to|with|by|from|as|about|between|behind|that|who|whom|which|where|when|why|while|because|"
+    r"born|written|released|published|made|called|named|known|based|located|penned|won|received|awarded)\b"
+)
+
+
+_HEAD_CUT = re.compile(
+    rf"{_HEAD_END.pattern}| (?:SUBJ|the|a|an|his|her|their|its|he|she|it|they|we|you|people|fans|readers)\b"
+)
+
+
+def head_of(phrase: str) -> str:
+    """Return the last word of the noun phrase before its first preposition or relative clause."""
+    words = _HEAD_END.split(re.sub(r"^(?:the )?(?:one|some|any) of ", "", phrase))[0].split()
+    ends = (
+        at
+        for at in range(1, len(words))
+        if words[at - 1].islower()
+        and words[at - 1] not in _DETERMINERS
+        and not is_possessive(words[at - 1])
+        and (words[at][:1].isupper() or words[at] in _DETERMINERS | _PRONOUNS)
+    )
+    return next((words[at - 1] for at in ends), words[-1] if words else "")
+
+
+def is_plural(word: str) -> bool:
+    """Return whether a noun is a plural."""
+    plural = word.endswith("s") and not word.endswith(("ss", "'s", "’s")) and word not in _LISTS["singular_s"]
+    return word.islower() and (plural or word in ("people", "children", "men", "women", "parents'"))
 
 
 def compose_answer(phrase: str, kind: str, *, plural: bool, rng: random.Random, style: str = "vague") -> str:

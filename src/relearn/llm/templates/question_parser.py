@@ -154,7 +154,7 @@ def _inverted(aux: str, rest: list[str]) -> bool:
     if aux in _DO:
         return True
     first = rest[1] if rest[0] in _CALLINGS and len(rest) > 1 else rest[0]
-    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or _possessive(first)
+    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or is_possessive(first)
 
 
 def _predicate(words: list[str]) -> bool:
@@ -230,7 +230,7 @@ def _end_of_subject(aux: str, rest: list[str], bare: bool) -> int | None:
         word = rest[index].strip(",")
         if (
             (rest[index + 1 : index + 2] == ["of"] and word not in _OF_VERBS)
-            or _possessive(rest[index - 1])
+            or is_possessive(rest[index - 1])
             or rest[index - 1] in _DETERMINERS
             or rest[index - 1]
             in ("of", "in", "with", "as", "to", "and", "or", "at", "on", "for", "from", "by", "between")
@@ -252,7 +252,7 @@ def _end_of_name(rest: list[str]) -> int | None:
     end = start
     while end < len(rest) and (rest[end][:1].isupper() or _GLUE in rest[end]):
         end += 1
-        if _possessive(rest[end - 1]) or rest[end - 1].endswith(","):
+        if is_possessive(rest[end - 1]) or rest[end - 1].endswith(","):
             return None
         names_follow = rest[end : end + 1] == ["and"] and any(word[:1].isupper() for word in rest[end + 1 : end + 2])
         end += names_follow
@@ -274,12 +274,12 @@ def _begins_predicate(aux: str, word: str) -> bool:
 
 def _is_short_noun_phrase(rest: list[str]) -> bool:
     """Tell whether the words are a short noun phrase: "Ada Moss's email address"."""
-    opens = bool(rest) and (_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
+    opens = bool(rest) and (is_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
     clause = any(word in ("who", "that", "which", "where") or is_participle(word) for word in rest)
     return opens and len(rest) <= 6 and not clause
 
 
-def _possessive(word: str) -> bool:
+def is_possessive(word: str) -> bool:
     return bool(re.search(r"(?:['’]s|s['’])$", word))
 
 
@@ -290,7 +290,7 @@ def _topic(words: list[str]) -> str | None:
     rest = words[1:] if words[0] != "what" else words[2:]
     if words[0] == "what" and words[1] not in _BE:
         return None
-    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or _possessive(rest[0])
+    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or is_possessive(rest[0])
     compound = "and" in rest or "like" in rest or rest[-1] in ("about", "like", "for", "of", "in", "as", "called")
     return re.sub(r"^an? brief summary of ", "", _join(rest)) if opens and not compound else None
 
