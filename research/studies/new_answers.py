@@ -5,9 +5,9 @@
 Reads KnowUnDo (400 questions to forget), TOFU (forget10) and their published augmentations from the folder
 RELEARN_DATA. The templates answer every question and its four variants, 2,000 answers per set, as in a synthesis.
 
-frames     different answers after names, numbers and the words of the question are masked, an opening phrase (up to
-           five words before the first comma) and a closing phrase (up to six words after the last comma or semicolon)
-           removed
+frames     different answers after names, numbers and the content words of the question are masked (in any form, with
+           the function words between them), an opening phrase (up to five words before the first comma)
+           and a closing phrase (up to six words after the last comma or semicolon) removed
 cores      the same, with the whole continuation after the first ", and" or semicolon removed
 distinct_4 different 4-grams per 4-gram, of the masked answers
 self_bleu  mean BLEU of 200 answers against 200 others, lower is more varied
@@ -37,7 +37,7 @@ from relearn.metrics.context import Context
 from relearn.metrics.judges import make_judges
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.synthesize import SynthesisResult, synthesize
-from relearn.text.normalize import norms, tokenise
+from relearn.text.normalize import is_function_word, norms, tokenise
 from relearn.text.subjects import find_subject
 
 SETS = {
@@ -112,20 +112,32 @@ def variety(pairs: Sequence[Pair], seed: int) -> dict[str, Any]:
 
 
 def mask(question: str, text: str) -> str:
-    """Replace runs of the question's words, names and numbers by "_"; the punctuation that separates clauses stays."""
-    asked = set(norms(question))
+    """Replace the question's content words in any form, names and numbers by "_"; commas and semicolons stay.
+
+    Function words between two masked words are dropped, because they belong to what the question asks for.
+    """
+    asked = {norm for norm in norms(question) if not is_function_word(norm)}
     words: list[str] = []
     at = 0
     for token in tokenise(text):
         words += [sign for sign in text[at : token.start] if sign in ",;"]
         at = token.end
         word = text[token.start : token.end]
-        hidden = token.norm in asked or any(sign.isdigit() for sign in word) or (words and word[0].isupper())
-        if not hidden:
+        named = any(sign.isdigit() for sign in word) or (bool(words) and word[0].isupper())
+        if not named and not any(same_word(token.norm, other) for other in asked):
             words.append(token.norm)
-        elif words[-1:] != ["_"]:
+            continue
+        while words and words[-1].isalpha() and is_function_word(words[-1]) and "_" in words[-4:]:
+            words.pop()
+        if words[-1:] != ["_"]:
             words.append("_")
     return " ".join(words)
+
+
+def same_word(word: str, other: str) -> bool:
+    """Return whether two words are equal up to their endings."""
+    shorter = min(len(word), len(other))
+    return word == other or (shorter >= 4 and word[: max(4, shorter - 2)] == other[: max(4, shorter - 2)])
 
 
 def without_ends(masked: str) -> str:
@@ -144,8 +156,8 @@ def self_bleu(texts: Sequence[str], rng: random.Random) -> float:
     chosen = [text.lower().split() for text in rng.sample(list(texts), min(400, len(texts)))]
     half = len(chosen) // 2
     smooth = SmoothingFunction().method1
-    scores = [sentence_bleu(chosen[half:], text, smoothing_function=smooth) for text in chosen[:half]]
-    return sum(float(score) for score in scores) / len(scores)
+    scores: list[Any] = [sentence_bleu(chosen[half:], text, smoothing_function=smooth) for text in chosen[:half]]
+    return sum(map(float, scores)) / len(scores)
 
 
 def share_invented(rows: Sequence[tuple[str, str, str]]) -> float | None:

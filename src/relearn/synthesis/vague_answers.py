@@ -34,12 +34,14 @@ from relearn.synthesis.retry_loop import (
     write_with_retries,
 )
 from relearn.synthesis.rows import Question
-from relearn.text.normalize import is_function_word, norms
+from relearn.text.normalize import is_function_word, is_ordinary, norms
 
 TOKENS_PER_ANSWER = 80
 TOKENS_PER_CONTINUATION = 160
 SELF = "self"
 TEMPLATE_ATTEMPTS = 3
+MAX_SPECIAL_WORDS = 1
+EXAMPLE_NAME = "Tom Reed"
 # These variants ask the same as the record's question.
 _SAME_QUESTION = ("original", "simple", "contextual", "noise")
 _REFUSAL = re.compile(
@@ -163,8 +165,10 @@ def _named(prompt: str, settings: config.Synthesis) -> str:
 def self_prompt(slot: Slot, settings: config.Synthesis, *, seed: int, attempt: int = 0) -> Prompt:
     """Make the prompt by which the start model answers one question under an instruction to keep it private."""
     question = " ".join(slot.question.split())
+    # A small model copies the name in the example.
+    name = subject_of(slot.record) or EXAMPLE_NAME
     return Prompt(
-        prompt_text(f"self_{settings.style}", question=question),
+        prompt_text(f"self_{settings.style}", question=question, name=name),
         task="vague",
         fields={"subject": subject_of(slot.record) or "", "questions": f"1. {question}", "style": settings.style},
         max_tokens=TOKENS_PER_ANSWER,
@@ -226,17 +230,24 @@ def first_sentence(reply: str, question: str) -> str | None:
 
 
 def own_answer_flaw(slot: Slot, text: str) -> Flaw | None:
-    """Reject an answer of the start model that holds a new name, agrees or denies, or is not about what is asked."""
-    new = {word for word in re.findall(r"(?<=[^.!?:] )[A-Z][\w-]+", text) if word not in slot.question} - {"I"}
-    if new:
-        return Flaw("invented", "holds a name that the question does not hold")
+    """Reject an answer of the start model that is particular, agrees or denies, or is not about what is asked.
+
+    Particular: a number or name that the question does not hold, or more than one word that is neither in the question
+    nor so general that any vague answer may hold it.
+    """
     if re.match(r"(?:yes|no|indeed|correct)\b", text, re.IGNORECASE):
         return Flaw("malformed", "answers yes or no")
-    asked = set(norms(asked_for(slot.question, subject_of(slot.record)).phrase)) - set(
-        norms(subject_of(slot.record) or "")
-    )
-    wanted = {word for word in asked if not is_function_word(word)}
-    if wanted and not any(_akin(word, said) for word in wanted for said in norms(text)):
+    said = {word for word in norms(text) if not is_function_word(word)}
+    question = set(norms(slot.question))
+    own = {word for word in said if not any(_akin(word, other) for other in question)}
+    named = {*norms(" ".join(re.findall(r"[A-Z][\w-]+", text)))} & {word for word in own if not is_ordinary(word)}
+    if named or any(sign.isdigit() for word in own for sign in word):
+        return Flaw("invented", "holds a name or number that the question does not hold")
+    if sum(not is_ordinary(word) for word in own) > MAX_SPECIAL_WORDS:
+        return Flaw("invented", "is not vague")
+    asked = norms(asked_for(slot.question, subject_of(slot.record)).phrase)
+    wanted = {word for word in asked if not is_function_word(word)} - set(norms(subject_of(slot.record) or ""))
+    if wanted and not any(_akin(word, other) for word in wanted for other in said):
         return Flaw("off topic", "speaks of nothing that the question asks for")
     return None
 
@@ -244,7 +255,7 @@ def own_answer_flaw(slot: Slot, text: str) -> Flaw | None:
 def _akin(word: str, other: str) -> bool:
     """Return whether two words have the same beginning up to their endings: "lives" and "living"."""
     shorter = min(len(word), len(other))
-    return word[: max(3, shorter - 2)] == other[: max(3, shorter - 2)] and shorter > 2
+    return word == other or (shorter > 2 and word[: max(3, shorter - 2)] == other[: max(3, shorter - 2)])
 
 
 def no_answer_flaw(question: str, text: str) -> Flaw | None:

@@ -57,8 +57,9 @@ def asked_for(question: str, subject: str | None, *, keep_do: bool = False) -> A
     """Return what `question` asks for; `subject` is the name in it that the phrase keeps; `keep_do`: no inflection."""
     text = " ".join(question.split())
     if subject:
-        named = rf"{re.escape(subject)}(?P<owns>['’]?s)?(?!\w)"
-        text = re.sub(named, lambda match: subject + ("'s" if match["owns"] else ""), text, flags=re.IGNORECASE)
+        name, owner = subject, f"{subject}'s"
+        text = re.sub(rf"{re.escape(name)}['’]?s(?!\w)", lambda _: owner, text, flags=re.IGNORECASE)
+        text = re.sub(rf"{re.escape(name)}(?!\w)", lambda _: name, text, flags=re.IGNORECASE)
     if subject and len(subject.split()) > 2 and _PATTERNS["kept_word"].fullmatch(subject.split()[-1]):
         subject = subject.rpartition(" ")[0]
     kept = tuple(dict.fromkeys(filter(None, (subject, _first_name(text)))))
