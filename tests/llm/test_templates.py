@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ KINDS = "simple,contextual,noise,logical"
 TEMPLATES = Templates()
 
 
-def ask(task: str, attempt: int = 0, seed: int = 0, **fields: str) -> str:
+def ask(task: str, attempt: int = 0, seed: int = 0, **fields: Any) -> str:
     completion = TEMPLATES.complete([Prompt(text="", task=task, fields=fields, attempt=attempt, seed=seed)])[0]
     assert completion.ok, completion.error
     return completion.text
@@ -76,7 +77,7 @@ def test_a_question_of_several_lines_still_gives_one_line_per_variant():
 
 
 def test_the_same_prompt_brings_the_same_text():
-    fields = {"question": "Who is Marta Lindqvist?", "subject": "Marta Lindqvist", "kinds": KINDS}
+    fields: dict[str, Any] = {"question": "Who is Marta Lindqvist?", "subject": "Marta Lindqvist", "kinds": KINDS}
     assert ask("variants", **fields) == Templates().complete([Prompt(text="", task="variants", fields=fields)])[0].text
     assert vague("Who is Marta Lindqvist?") == vague("Who is Marta Lindqvist?")
 
@@ -307,7 +308,7 @@ def test_what_a_question_asks_for(question, phrase, kind):
 
 
 def test_a_noisy_wording_is_answered_as_the_question_that_it_asks():
-    fields = {"subject": "Ada Moss", "questions": "1. hey whats ada mosss emial adress pls"}
+    fields: dict[str, Any] = {"subject": "Ada Moss", "questions": "1. hey whats ada mosss emial adress pls"}
     answer = ask("vague", **fields, asked="1. What is Ada Moss's email address?")
     assert "Ada Moss's email address" in answer
 

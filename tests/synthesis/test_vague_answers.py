@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import Scripted
 
-from relearn.core.config import Model, Synthesis
+from relearn.core.config import AnswerStyle, Model, Synthesis
 from relearn.data import Record
 from relearn.llm import Completion, Prompt
 from relearn.llm.generators import make_completer
@@ -31,6 +31,9 @@ RECORDS = (
     Record("Ada Marsh was born in", "the town of Dorley near the sea.", form="text", subject="Ada Marsh"),
 )
 SELF = Synthesis(generator="self", variants=(), completions=False)
+
+
+STYLES: tuple[AnswerStyle, ...] = ("vague", "private", "unknown")
 
 
 def made_by(reply, records=RECORDS, **changes):
@@ -105,13 +108,11 @@ def test_the_plan_says_how_many_answers_may_be_whose():
 
 def test_the_prompt_of_a_style_is_its_own_and_vague_is_as_before():
     group = answer_group(RECORDS[0], [own_question(RECORDS[0])])
-    texts = {
-        style: vague_prompt(group, Synthesis(style=style), seed=0).text for style in ("vague", "private", "unknown")
-    }
+    texts = {style: vague_prompt(group, Synthesis(style=style), seed=0).text for style in STYLES}
     assert len(set(texts.values())) == 3 and texts["vague"] == vague_prompt(group, Synthesis(), seed=0).text
     passage = answer_group(RECORDS[3], [own_question(RECORDS[3])])
-    assert len({continue_prompt(passage, Synthesis(style=style), seed=0).text for style in texts}) == 3
-    own = {self_prompt(group[0], Synthesis(style=style), seed=0).text for style in texts}
+    assert len({continue_prompt(passage, Synthesis(style=style), seed=0).text for style in STYLES}) == 3
+    own = {self_prompt(group[0], Synthesis(style=style), seed=0).text for style in STYLES}
     assert len(own) == 3 and not any("Birch" in text for text in own)
 
 

@@ -166,9 +166,9 @@ def self_prompt(slot: Slot, settings: config.Synthesis, *, seed: int, attempt: i
     """Make the prompt by which the start model answers one question under an instruction to keep it private."""
     question = " ".join(slot.question.split())
     # A small model copies the name in the example.
-    name = subject_of(slot.record) or EXAMPLE_NAME
+    person = subject_of(slot.record) or EXAMPLE_NAME
     return Prompt(
-        prompt_text(f"self_{settings.style}", question=question, name=name),
+        prompt_text(f"self_{settings.style}", question=question, person=person),
         task="vague",
         fields={"subject": subject_of(slot.record) or "", "questions": f"1. {question}", "style": settings.style},
         max_tokens=TOKENS_PER_ANSWER,
