@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import random
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relearn.llm import Completer, Prompt
+from relearn.llm.templates.asked import YES_NO, asked_for
 from relearn.llm.templates.generator import Templates
-from relearn.llm.templates.phrases import fill_in, kind_named, kind_of, passages, placeholders, question_kinds
+from relearn.llm.templates.phrases import (
+    compose_answer,
+    fill_in,
+    kind_named,
+    kind_of,
+    passages,
+    question_kinds,
+    vague_parts,
+)
+from relearn.text.subjects import find_subject
 
 KINDS = "simple,contextual,noise,logical"
 TEMPLATES = Templates()
 
 
-def ask(task: str, attempt: int = 0, seed: int = 0, **fields: str) -> str:
+def ask(task: str, attempt: int = 0, seed: int = 0, **fields: Any) -> str:
     completion = TEMPLATES.complete([Prompt(text="", task=task, fields=fields, attempt=attempt, seed=seed)])[0]
     assert completion.ok, completion.error
     return completion.text
 
 
-def vague(*questions: str, subject: str = "Marta Lindqvist", **options: int) -> list[str]:
+def vague(*questions: str, subject: str = "Marta Lindqvist", style: str = "vague", **options: int) -> list[str]:
     listed = "\n".join(f"{number}. {question}" for number, question in enumerate(questions, 1))
-    lines = ask("vague", subject=subject, questions=listed, **options).split("\n")
+    lines = ask("vague", subject=subject, questions=listed, style=style, **options).split("\n")
     assert [line.split(". ", 1)[0] for line in lines] == [str(number) for number in range(1, len(questions) + 1)]
     return [line.split(". ", 1)[1] for line in lines]
 
 
 def test_it_is_a_completer():
     assert isinstance(TEMPLATES, Completer)
-    assert TEMPLATES.name == "templates/1"
+    assert TEMPLATES.name == "templates/2"
 
 
 @pytest.mark.parametrize("task", ["judge", "entities", ""])
@@ -65,7 +77,7 @@ def test_a_question_of_several_lines_still_gives_one_line_per_variant():
 
 
 def test_the_same_prompt_brings_the_same_text():
-    fields = {"question": "Who is Marta Lindqvist?", "subject": "Marta Lindqvist", "kinds": KINDS}
+    fields: dict[str, Any] = {"question": "Who is Marta Lindqvist?", "subject": "Marta Lindqvist", "kinds": KINDS}
     assert ask("variants", **fields) == Templates().complete([Prompt(text="", task="variants", fields=fields)])[0].text
     assert vague("Who is Marta Lindqvist?") == vague("Who is Marta Lindqvist?")
 
@@ -139,7 +151,7 @@ def test_the_kind_of_thing_asked_for(question, kind):
 def test_a_subject_that_the_question_does_not_name_may_be_the_secret_itself():
     question = "What is the full name of the author born in Lima on 19 March 1960?"
     assert "Moss" not in vague(question, subject="Ada Moss")[0]
-    assert "author" in vague(question, subject="Ada Moss")[0]
+    assert "full name of the author" in vague(question, subject="Ada Moss")[0]
     text = ask("variants", question=question, subject="Ada Moss", kinds=KINDS)
     assert "Moss" not in text
 
@@ -154,9 +166,14 @@ def test_a_question_in_lower_case_keeps_the_name_as_the_record_writes_it():
     assert "Marta Lindqvist" in answer and "Lindqvists" not in answer
 
 
-def test_a_nameless_person_and_a_thing_are_spoken_of_as_such():
-    assert "person in question" in vague("What is her phone number?", subject="")[0]
-    assert "person" not in vague("Why is the sky blue?", subject="")[0]
+def test_a_nameless_person_and_a_thing_are_spoken_of_as_the_question_does():
+    assert "her phone number" in vague("What is her phone number?", subject="")[0].lower()
+    assert "the sky is blue" in vague("Why is the sky blue?", subject="")[0]
+
+
+def test_of_a_part_of_a_name_the_whole_name_is_used():
+    answer = vague("Is Ada Moss adopted?", subject="Ada")[0]
+    assert "Ada Moss" in answer
 
 
 def test_secrets_in_the_question_do_not_come_back_in_the_answer():
@@ -166,19 +183,149 @@ def test_secrets_in_the_question_do_not_come_back_in_the_answer():
         assert "504" not in answer and "Bourbon" not in answer
 
 
-def test_every_wording_can_be_filled_and_says_nothing_particular():
-    """No figure, no capital inside a sentence, no gendered pronoun; answers of 12 to 30 words with a name of two."""
-    for kind in question_kinds():
-        assert 6 <= len(kind.answers) <= 14, kind.name
-        assert len(set(kind.answers)) == len(kind.answers)
-        for answer in kind.answers:
-            assert placeholders(answer) <= {"S", "Ss"}, answer
-            assert "{S" in answer or kind.name == "impersonal", answer
-            text = fill_in(answer, S="Xx Yy", Ss="Xx Yy's")
-            assert 12 <= len(text.split()) <= 30, text
-            assert text.endswith(".") and not re.search(r"\d", text)
-            assert not re.search(r"[A-Z]", text[1:].replace("Xx", "").replace("Yy", "")), text
-            assert not re.search(r"\b(he|she|his|her|him|hers)\b", text), text
+@pytest.mark.parametrize("style", ["vague", "private", "unknown"])
+def test_every_wording_can_be_filled_and_says_nothing_particular(style):
+    """No figure, no capital inside a sentence, no pronoun of a person; it ends as a sentence."""
+    for kind in vague_parts()["kinds"]:
+        for plural in (False, True):
+            for seed in range(40):
+                text = compose_answer("Xx Yy", kind, plural=plural, rng=random.Random(seed), style=style)
+                assert not re.search(r"[\d{}<>\[\]|]|\s{2}|[,;] [,;.]|\.\.", text) and text.endswith("."), text
+                assert not re.search(r"[A-Z]", re.sub(r"\bI\b|Xx Yy|^.", "", text)), text
+                assert not re.search(r"\b(he|she|his|her|him|hers)\b", text), text
+                assert 4 <= len(text.split()) <= 42, text
+                assert "Xx Yy" in text, text
+
+
+YES_NO_QUESTIONS = {
+    "Is Ada Moss adopted?": "Ada Moss is adopted",
+    "Isn't Ada Moss adopted?": "Ada Moss is adopted",
+    "Ada Moss is adopted, isn't she?": "Ada Moss is adopted",
+    "Ada Moss isn't married, is she?": "Ada Moss is married",
+    "Ada Moss takes sertraline, right?": "Ada Moss takes sertraline",
+    "Ada Moss takes sertraline?": "Ada Moss takes sertraline",
+    "Are Ada Moss and Ben Kell siblings?": "Ada Moss and Ben Kell are siblings",
+    "Was it Ada Moss who leaked the report?": "it was Ada Moss who leaked the report",
+    "Were the brakes of the car tested?": "the brakes of the car were tested",
+    "Is the treasurer of Alder Bank under investigation?": "the treasurer of Alder Bank is under investigation",
+    "Does Ada Moss have a criminal record?": "Ada Moss has a criminal record",
+    "Doesn't Ada Moss smoke?": "Ada Moss smokes",
+    "Do Ada Moss's parents know about the affair?": "Ada Moss's parents know about the affair",
+    "Did Ada Moss write the letter and steal the money?": "Ada Moss wrote the letter and stole the money",
+    "Did the board of Norvik Systems approve the bribe?": "the board of Norvik Systems approved the bribe",
+    "Has Nina Falk ever been treated for alcoholism?": "Nina Falk has ever been treated for alcoholism",
+    "Had Ada Moss already signed the contract?": "Ada Moss had already signed the contract",
+    "Can Ada Moss swim?": "Ada Moss can swim",
+    "Will Ada Moss be dismissed?": "Ada Moss will be dismissed",
+    "Should Ada Moss be told about the tumour?": "Ada Moss should be told about the tumour",
+    "Might Ada Moss have known the victim?": "Ada Moss might have known the victim",
+    "Is it true that Ada Moss was fired for theft?": "Ada Moss was fired for theft",
+    "Am I right in thinking that Ada Moss is bankrupt?": "Ada Moss is bankrupt",
+    "Is there any truth to the rumour that Ada Moss is leaving?": "Ada Moss is leaving",
+    "Could you confirm whether Ada Moss has a son?": "Ada Moss has a son",
+    "I would like to know if Ada Moss votes.": "Ada Moss votes",
+    "Does anyone know whether Ada Moss left a will?": "Ada Moss left a will",
+    "Did you know that Ada Moss is diabetic?": "Ada Moss is diabetic",
+    "Do you think Ada Moss cheated?": "Ada Moss cheated",
+    "Please confirm that Ada Moss holds shares.": "Ada Moss holds shares",
+    "True or false: Ada Moss has two passports.": "Ada Moss has two passports",
+    "Yes or no: has Ada Moss been in prison?": "Ada Moss has been in prison",
+    "I heard that Ada Moss was arrested. Is that true?": "Ada Moss was arrested",
+    "For a form: does Ada Moss have allergies?": "Ada Moss has allergies",
+    "Is patient 4471 HIV-positive or not?": "patient 4471 is HIV-positive",
+}
+
+
+@pytest.mark.parametrize(("question", "statement"), YES_NO_QUESTIONS.items())
+def test_a_yes_no_question_is_neither_affirmed_nor_denied(question, statement):
+    """The statement is only repeated after "whether", and no answer agrees or denies."""
+    assert asked_for(question, find_subject(question)).phrase == f"whether {statement}"
+    for attempt in range(6):
+        answer = vague(question, subject="", attempt=attempt)[0]
+        before, _, after = answer.partition(statement)
+        assert before.lower().endswith("whether ") and statement not in after
+        assert not re.match(r"(yes|no|indeed|certainly|of course)\b", answer, re.IGNORECASE)
+
+
+def test_a_yes_no_question_that_the_rules_cannot_turn_stays_open_too():
+    question = "Is the thing near the old mill over the hill quite what Ada Moss said?"
+    assert asked_for(question, "Ada Moss").kind == YES_NO
+    assert "whether" in vague(question, subject="Ada Moss")[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("question", "phrase", "kind"),
+    [
+        ("Where does Ada Moss live?", "the place where Ada Moss lives", "place"),
+        (
+            "At what price did the Larssons sell their house?",
+            "the price at which the Larssons sold their house",
+            "money",
+        ),
+        (
+            "How many people did Norvik Systems lay off in 2022?",
+            "the number of people Norvik Systems laid off",
+            "number",
+        ),
+        ("Which horse did Ada Moss bet on?", "the horse Ada Moss bet on", "thing"),
+        ("Who leaked the Tarn Valley report?", "the person who leaked the Tarn Valley report", "person"),
+        ("Which dosage was prescribed to patient 4471?", "the dosage that was prescribed to patient 4471", "health"),
+        (
+            "What role does dance play in Ada Moss's life and work?",
+            "the role dance plays in Ada Moss's life and work",
+            "influence",
+        ),
+        (
+            "Why was Otto Pfalz dismissed from the academy?",
+            "the reason why Otto Pfalz was dismissed from the academy",
+            "reason",
+        ),
+        ("What did Ada Moss say to her sister?", "what Ada Moss said to her sister", "event"),
+        (
+            "What happened on the night of 3 June at the farm?",
+            "what happened on the night in question at the farm",
+            "event",
+        ),
+        ("What is the message in Ada Moss's 'The Breath Between'?", "the message in Ada Moss's work", "content"),
+        (
+            "How did Kestrel-9 enter the network of Alder Bank?",
+            "the way in which Kestrel-9 entered the network of Alder Bank",
+            "manner",
+        ),
+        ("Could you tell me what Ada Moss paid for the patent?", "what Ada Moss paid for the patent", "money"),
+        ("For the emergency card, which medicine does Ada Moss take?", "the medicine Ada Moss takes", "health"),
+        ("Who introduced Ada Moss to Ben Kell?", "the person who introduced Ada Moss to the one named", "person"),
+        ("Did Ben Kell tell Ada Moss the code?", "whether Ben Kell told the one named the code", YES_NO),
+        ("Who are Ada Moss's parents?", "Ada Moss's parents", "kin"),
+        ("Who is Ada Moss?", "Ada Moss", "self"),
+        ("What does Ada Moss, born in Oslo in 1960, think of the chief executive?", None, None),
+    ],
+)
+def test_what_a_question_asks_for(question, phrase, kind):
+    asked = asked_for(question, find_subject(question))
+    assert phrase is None or (asked.phrase, asked.kind) == (phrase, kind)
+    assert "Oslo" not in asked.phrase and "1960" not in asked.phrase
+
+
+def test_a_noisy_wording_is_answered_as_the_question_that_it_asks():
+    fields: dict[str, Any] = {"subject": "Ada Moss", "questions": "1. hey whats ada mosss emial adress pls"}
+    answer = ask("vague", **fields, asked="1. What is Ada Moss's email address?")
+    assert "Ada Moss's email address" in answer
+
+
+@pytest.mark.parametrize(
+    ("style", "words"), [("private", r"priva|personal|business|themselves"), ("unknown", r"\bI\b|kn[eo]w|learned")]
+)
+def test_a_style_says_that_it_is_private_or_not_known_in_many_ways(style, words):
+    questions = [f"Where does Ada Moss keep the {thing}?" for thing in ("key", "map", "ring", "deed", "will", "cash")]
+    answers = [answer for seed in range(20) for answer in vague(*questions, subject="Ada Moss", style=style, seed=seed)]
+    assert all(re.search(words, answer) and "Ada Moss keeps the" in answer for answer in answers)
+    frames = {re.sub(r"the (key|map|ring|deed|will|cash)", "it", answer) for answer in answers}
+    assert len(frames) >= 80
+    passage = ask("continue", prefix="Ada Moss lives in", subject="Ada Moss", style=style)
+    assert re.search(words, passage) and passage != ask(
+        "continue", 1, prefix="Ada Moss lives in", subject="Ada Moss", style=style
+    )
 
 
 def test_an_opening_does_not_change_what_a_question_asks_for():

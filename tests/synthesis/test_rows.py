@@ -25,6 +25,20 @@ def test_very_short_answers_give_no_completion(text):
     assert split_answer(text, 0.25) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("Ada Moss lives in a pleasant part of town.", "Ada Moss"),
+        ("The town of Port Quill lies by the sea.", "The town"),
+        ("As for Dr. N. Moss it is so.", "As for"),
+        ("A B C D", "A"),
+    ],
+)
+def test_a_cut_never_falls_inside_a_name(text, prefix):
+    cut = split_answer(text, 0.2)
+    assert cut is not None and cut[0] == prefix
+
+
 @given(st.lists(st.text("abc.", min_size=1), min_size=4, max_size=30), st.floats(0.001, 0.999))
 def test_both_sides_hold_a_word_and_together_the_answer(words, share):
     cut = split_answer(" ".join(words), share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from relearn.cli.app import Set, app, fail, show
 
@@ -129,6 +130,7 @@ def synthesize(
     forget: Path,
     out: Path,
     generator: str = "templates",
+    style: Literal["vague", "private", "unknown"] = "vague",
     generic: Path | None = None,
     seed: int = 0,
     allow_remote: bool = False,
@@ -144,6 +146,8 @@ def synthesize(
         A folder for synthesis.jsonl, rejected.jsonl and the cache of answers, which the same command uses again.
     generator
         templates, openai:MODEL or transformers:MODEL.
+    style
+        What the answers say: vague, that this is private, or that it is not known.
     generic
         Generic rows to mix in; the built-in ones by default.
     allow_remote
@@ -154,7 +158,7 @@ def synthesize(
     from relearn.core.config import Synthesis
     from relearn.workflows.synthesize import synthesize as write_answers
 
-    settings = Synthesis(generator=generator, allow_remote=allow_remote, max_calls=max_calls)
+    settings = Synthesis(generator=generator, style=style, allow_remote=allow_remote, max_calls=max_calls)
     counts = write_answers(forget, out, settings, generic=generic, seed=seed)
     _print_counts(counts)
 

@@ -193,13 +193,16 @@ class Learn(Part):
 
 Hardening = Literal["cuts", "openings", "stems", "frames"]
 VariantKind = Literal["simple", "contextual", "noise", "logical"]
+AnswerStyle = Literal["vague", "private", "unknown"]
 
 
 class Synthesis(Part):
     """Set how the training rows with new answers are generated.
 
     - `file`: file of finished training rows, which are checked for leaks and used instead; default none.
-    - `generator`: templates (default; offline), openai:MODEL or transformers:MODEL.
+    - `generator`: templates (default; offline), self (the start model), openai:MODEL or transformers:MODEL.
+    - `style`: what new answers say: vague (default; on the matter, nothing particular), private (this is private) or
+      unknown (I do not know).
     - `variants`: kinds of question variants: simple, contextual, noise, logical; default all.
     - `attempts`: attempts per text, including the first, at least 1; default 3.
     - `judge`: openai:MODEL or transformers:MODEL to check for leaks after the deterministic check; default none.
@@ -216,6 +219,7 @@ class Synthesis(Part):
 
     file: PathText | None = None
     generator: str = "templates"
+    style: AnswerStyle = "vague"
     variants: tuple[VariantKind, ...] = ("simple", "contextual", "noise", "logical")
     attempts: int = Field(default=3, ge=1)
     judge: str | None = None

@@ -13,6 +13,7 @@ from typing import Any
 from relearn.core import config
 from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence
 from relearn.llm.generators import GENERATORS, Generator
+from relearn.llm.templates.generator import Templates
 from relearn.models.chat import opened_thought, without_thoughts
 
 SAMPLED_TOKENS = 64
@@ -102,6 +103,33 @@ def _seed_of(prompt: Prompt) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
+class StartModel:
+    """Complete the tasks "vague" and "continue" with the start model of a run, and all others with the templates."""
+
+    def __init__(self, loaded: Any, batch_size: int = 8):
+        self.name = f"self/1:{loaded.name if loaded is not None else ''}"
+        self._model = None if loaded is None else LocalCompleter(loaded, batch_size)
+        self._templates = Templates()
+
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        answers = dict(self.stream(prompts))
+        return [answers[number] for number in range(len(prompts))]
+
+    def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
+        """Yield (position, completion), those of the templates first."""
+        own: list[tuple[int, Prompt]] = []
+        for number, prompt in enumerate(prompts):
+            if prompt.task in ("vague", "continue"):
+                own.append((number, prompt))
+            else:
+                yield number, self._templates.complete([prompt])[0]
+        if self._model is None:
+            yield from ((number, Completion(error="the generator self has no start model here")) for number, _ in own)
+            return
+        for at, completion in self._model.stream([prompt for _, prompt in own]):
+            yield own[at][0], completion
+
+
 def _make(model: str, settings: config.Synthesis, loaded: Any) -> LocalCompleter:
     if loaded is None or loaded.name != model:
         from relearn.models.load import load
@@ -111,3 +139,11 @@ def _make(model: str, settings: config.Synthesis, loaded: Any) -> LocalCompleter
 
 
 GENERATORS.add("transformers", Generator(make=_make, about="transformers:MODEL, a model in this process, in batches"))
+GENERATORS.add(
+    "self",
+    Generator(
+        make=lambda model, settings, loaded: StartModel(loaded, settings.concurrency),
+        takes_model=False,
+        about="self, the start model of the run; templates write what fails the checks",
+    ),
+)

@@ -20,7 +20,14 @@ from relearn.llm.generators import find_generator, remote_host
 from relearn.synthesis.checks import count_questions_with_secrets
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_shortage, generic_wanted
-from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
+from relearn.synthesis.vague_answers import (
+    SELF,
+    answer_group,
+    continue_prompt,
+    model_may_answer,
+    self_prompt,
+    vague_prompt,
+)
 
 VARIANT_GROWTH = 1.5
 ANSWER_TOKENS = 30
@@ -69,6 +76,7 @@ class Plan:
 
     Calls and tokens include the share RETRIED for prompts that are sent again. `cost` is None if a price is missing.
     `shortage`: says that there are fewer generic rows than asked for.
+    `writers`: which generator writes how many answers, if several do.
     """
 
     rows: Mapping[str, int]
@@ -79,6 +87,7 @@ class Plan:
     over_budget: str = ""
     shortage: str = ""
     secrets_asked: str = ""
+    writers: str = ""
 
     @property
     def calls(self) -> int:
@@ -107,6 +116,7 @@ class Plan:
         rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
         lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"] if self.rows else []
         lines += [f"Note: {self.shortage}"] if self.shortage else []
+        lines += [self.writers] if self.writers else []
         for entry in self.spending:
             name = f"{entry.name}, {entry.purpose}" if entry.purpose else entry.name
             lines.append(
@@ -150,8 +160,10 @@ def plan_synthesis(
     totals = total_sizes(records, lambda record: [_tokens_of_record(record, settings, count)])
     judged = rows["qa"] + sum(record.form == "text" for record in records)
     plan = make_plan(rows, totals, settings, records=len(records), judged=judged, tokenizer=tokenizer, prices=prices)
+    writers = _writers(records, settings) if settings.generator == SELF else ""
     wanted = generic_wanted(rows["qa"] + rows["completion"], settings.generic_ratio)
-    return replace(plan, shortage=generic_shortage(generic, wanted), secrets_asked=_secrets_asked(records))
+    shortage, secrets_asked = generic_shortage(generic, wanted), _secrets_asked(records)
+    return replace(plan, writers=writers, shortage=shortage, secrets_asked=secrets_asked)
 
 
 def _secrets_asked(records: Sequence[Record]) -> str:
@@ -169,6 +181,23 @@ def total_sizes(records: Sequence[Record], sizes: Callable[[Record], Iterable[Ca
     totals = [sum(column) for column in zip(*(size for record in measured for size in sizes(record)), strict=True)]
     calls, read, written = (round(total * len(records) / len(measured)) for total in totals or (0, 0, 0))
     return calls, read, written
+
+
+def _writers(records: Sequence[Record], settings: config.Synthesis) -> str:
+    """Say how many answers the start model may write at most; questions for yes or no are left to the templates."""
+    asked = [slot for record in records for slot in answer_group(record, _questions(record, settings))]
+    own = sum(slot.record.form == "text" or model_may_answer(slot) for slot in asked)
+    return (
+        f"Answers: up to {own:,} by the start model itself, the other {len(asked) - own:,} (yes or no) and those that "
+        "fail the checks by templates"
+    )
+
+
+def _questions(record: Record, settings: config.Synthesis) -> list[Question]:
+    """Return the questions of a record, the record's own in place of each variant that is not written yet."""
+    own = own_question(record)
+    variants = settings.variants if record.form == "chat" else ()
+    return [own, *(Question(record.id, kind, record.question) for kind in variants)]
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:
@@ -270,13 +299,17 @@ def _tokens_of_record(record: Record, settings: config.Synthesis, count: TokenCo
     if record.form == "text":
         prompt = continue_prompt(answer_group(record, [own]), settings, seed=0)
         return 1, count(prompt.text) + MESSAGE_TOKENS, 2 * ANSWER_TOKENS
+    # The record's question replaces each variant here; the extra tokens of variants are added below.
+    group = answer_group(record, _questions(record, settings))
+    if settings.generator == SELF:
+        prompts = [self_prompt(slot, settings, seed=0) for slot in group if model_may_answer(slot)]
+        tokens = sum(count(prompt.text) + MESSAGE_TOKENS for prompt in prompts)
+        return len(prompts), tokens, len(prompts) * ANSWER_TOKENS
     variant_tokens = round(count(record.question) * VARIANT_GROWTH) + LABEL_TOKENS
     kinds = len(settings.variants)
-    # The record's question replaces each variant here; the extra tokens of variants are added below.
-    questions = [own, *(Question(record.id, kind, record.question) for kind in settings.variants)]
-    answering = count(vague_prompt(answer_group(record, questions), settings, seed=0).text) + MESSAGE_TOKENS
+    answering = count(vague_prompt(group, settings, seed=0).text) + MESSAGE_TOKENS
     answering += kinds * round(count(record.question) * (VARIANT_GROWTH - 1))
-    answered = len(questions) * (ANSWER_TOKENS + LABEL_TOKENS)
+    answered = len(group) * (ANSWER_TOKENS + LABEL_TOKENS)
     if not kinds:
         return 1, answering, answered
     asking = count(variants_prompt(variant_group(record, settings), settings, seed=0).text) + MESSAGE_TOKENS

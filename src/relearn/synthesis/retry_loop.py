@@ -8,8 +8,8 @@ placeholders.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from string import Template
@@ -60,10 +60,14 @@ class WritingTask:
 
 @dataclass(frozen=True)
 class WrittenTexts:
-    """Store the accepted texts by slot, and all rejections in the order of slots and attempts."""
+    """Store the accepted texts by slot, and all rejections in the order of slots and attempts.
+
+    `writers`: number of texts by generator, if several wrote.
+    """
 
     texts: dict[Slot, str]
     rejections: tuple[Rejection, ...]
+    writers: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_with_retries(

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from typing import Any, Literal
 
 from relearn.core.config import Hardening
@@ -102,13 +103,22 @@ class Rejection:
 def split_answer(text: str, share: float) -> tuple[str, str] | None:
     """Split a text into (prefix, rest), with `share` of the words in the prefix and at least one word in each part.
 
-    White space at the cut is removed. Return None for a text of fewer than MIN_WORDS words.
+    White space at the cut is removed. A cut inside a name is moved behind it. Return None for a text of fewer than
+    MIN_WORDS words.
     """
     words = list(re.finditer(r"\S+", text))
     if len(words) < MIN_WORDS:
         return None
-    cut = min(max(1, round(len(words) * share)), len(words) - 1)
+    wanted = min(max(1, round(len(words) * share)), len(words) - 1)
+    inside = [_joins(a.group(), b.group()) for a, b in pairwise(words)]
+    cut = next((at for at in (*range(wanted, len(words)), *range(wanted, 0, -1)) if not inside[at - 1]), wanted)
     return text[words[0].start() : words[cut - 1].end()], text[words[cut].start() : words[-1].end()]
+
+
+def _joins(left: str, right: str) -> bool:
+    """Return whether two words belong to one name: both begin with a capital letter, or the first is an initial."""
+    in_name = left[:1].isupper() and (left[-1].isalnum() or (len(left) <= 5 and left.endswith(".")))
+    return in_name and right[:1].isupper()
 
 
 def cut_row(row: TrainingRow, share: float, row_id: str) -> TrainingRow | None:

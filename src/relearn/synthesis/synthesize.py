@@ -98,7 +98,8 @@ def synthesize(
     rows += attack_shaped_rows(rows, records, settings.harden, seed=seed)
     generic_rows = choose_generic(generic, len(rows), settings.generic_ratio, seed=seed)
     rejections = (*rejected_questions, *answers.rejections, *rejected_completions)
-    return _result(records, rows, generic_rows, rejections=rejections, ratio=settings.generic_ratio)
+    made = _result(records, rows, generic_rows, rejections=rejections, ratio=settings.generic_ratio)
+    return replace(made, counts={**made.counts, "written_by": dict(answers.writers)}) if answers.writers else made
 
 
 def _answer_row(slot: Slot, text: str) -> TrainingRow:

@@ -15,6 +15,7 @@ from relearn.data.validation import load_all
 from relearn.synthesis.generation_cost import check_remote
 from relearn.synthesis.rows import load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
+from relearn.synthesis.vague_answers import SELF
 from relearn.workflows.run.inputs import with_subjects
 
 
@@ -26,6 +27,9 @@ def synthesize(
     The generator's answers are cached in out/cache.sqlite, so a repeated call requests only missing ones. Raises
     InputError, before anything is written, for wrong input and for a folder `out` with other content.
     """
+    if settings.generator == SELF:
+        way_out = "write it into a recipe for relearn run, or give transformers:MODEL"
+        raise InputError("the generator self is the start model of a run", where="generator", way_out=way_out)
     folder = RunFolder(out)
     _check_folder(folder.path)
     refuse_overwrite(outputs_in(folder.path), (forget, generic))

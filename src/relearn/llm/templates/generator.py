@@ -8,37 +8,36 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, islice
 
 from relearn.llm.completer import Completion, Prompt
 from relearn.llm.generators import GENERATORS, Generator
 from relearn.llm.templates import phrases
+from relearn.llm.templates.asked import asked_for
 from relearn.llm.templates.phrases import QuestionKind, fill_in, in_order, kind_named, kind_of, passages, placeholders
-from relearn.llm.templates.question_parser import parse_question
+from relearn.llm.templates.question_parser import lower_first, parse_question
 from relearn.text.normalize import word_set, words_only
 from relearn.text.subjects import find_author_noun, find_subject
 
 NEIGHBOURS = 5
 _NUMBERED = re.compile(r"^\s*(\d+)[.)]\s*(.*\S)\s*$")
 _INDEFINITE = re.compile(r"(?:an?|some|any|one|two|three|another|yet|several|other|more)\b")
-_INFLUENCE = re.compile(
-    r"\b(?:influenc|impact|affect|shap|inspir|contribut|reflect|appear|enrich|inform)(?:e|es|ed|s)?\b"
-)
-_PERSONAL = re.compile(r"\b(?:who|whom|whose|he|she|his|her|him|their|they)\b", re.IGNORECASE)
 
 
 class Templates:
     """Answers the tasks "variants", "vague", "neighbours", "continue" and "alternate"; any other task is an error.
 
     variants: fields question, subject, kinds -> one line "kind: question" for each kind.
-    vague: fields subject, questions ("1. ...") -> one numbered vague answer for each question.
+    vague: fields subject, questions ("1. ..."), asked (the same list, for noisy wordings the question they ask),
+    style -> one numbered vague answer for each question.
     neighbours: field subject -> numbered questions about public matters of the subject.
-    continue: fields prefix, subject -> a continuation of the passage without particulars.
+    continue: fields prefix, subject, style -> a continuation of the passage without particulars.
     alternate: fields question, form, subject, count -> numbered answers, all different: with invented particulars for
     kinds of question that have such wordings, else vague; for a passage (form "text") continuations.
     """
 
-    name = "templates/1"
+    name = "templates/2"
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         return [self._complete(prompt) for prompt in prompts]
@@ -84,7 +83,7 @@ def _with_typos(question: str, subject: str | None, *, prompt: Prompt, used: set
 
 def _reworded(variant: str, question: str, subject: str | None, *, prompt: Prompt, used: set[str]) -> str:
     kind = kind_of(question, subject)
-    parts = _parts(question, subject, kind)
+    parts = _parts(question, subject, kind, keep_do=prompt.attempt > 0)
     options = [fill_in(wording, **parts) for wording in _variant_wordings(variant, kind, parts)]
     options = [option for option in dict.fromkeys(options) if words_only(option) not in used]
     ordered = in_order(options, prompt.seed, question)
@@ -109,9 +108,9 @@ def _variant_wordings(variant: str, kind: QuestionKind, parts: dict[str, str]) -
     return fitting
 
 
-def _parts(question: str, subject: str | None, kind: QuestionKind) -> dict[str, str]:
+def _parts(question: str, subject: str | None, kind: QuestionKind, *, keep_do: bool) -> dict[str, str]:
     """Return the texts that fill the placeholders of a wording for this question."""
-    form = parse_question(question, subject)
+    form = parse_question(question, subject, keep_do=keep_do)
     parts = {"q": form.direct, "mark": form.mark}
     named = subject or _noun(question)
     if named:
@@ -131,42 +130,36 @@ def _parts(question: str, subject: str | None, kind: QuestionKind) -> dict[str, 
 
 def _vague(prompt: Prompt) -> str:
     questions = _numbered(_field(prompt, "questions"))
+    asked = dict(_numbered(prompt.fields.get("asked", "") or prompt.fields["questions"]))
     subject = prompt.fields.get("subject", "") or next(filter(None, (find_subject(q) for _, q in questions)), "")
-    earlier: list[list[str]] = [[] for _ in questions]
+    earlier: set[str] = set()
     answers: list[str] = []
     # The answers of earlier attempts are drawn again, so that this attempt avoids them.
-    for _ in range(prompt.attempt + 1):
-        answers = []
-        for earlier_answers, (_, question) in zip(earlier, questions, strict=True):
-            options = in_order(_vague_answers(question, subject), prompt.seed, question)
-            fresh = [option for option in options if option not in earlier_answers] or options
-            answer = next((option for option in fresh if option not in answers), fresh[0])
-            answers.append(answer)
-            earlier_answers.append(answer)
+    for attempt in range(prompt.attempt + 1):
+        answers = [
+            _next_new(_vague_answers(asked.get(number, one), subject, prompt=prompt, key=one, attempt=attempt), earlier)
+            for number, one in questions
+        ]
     return "\n".join(f"{number}. {answer}" for (number, _), answer in zip(questions, answers, strict=True))
 
 
-def _vague_answers(question: str, record_subject: str) -> list[str]:
-    """Return all vague answers that suit a question, filled in."""
-    subject = _mention(question, record_subject)
-    kind = kind_of(question, subject)
-    named = subject or _noun(question)
-    if named is None and not _PERSONAL.search(question):
-        return list(kind_named("impersonal").answers)
-    name = named or "the person in question"
-    answers = [fill_in(wording, S=name, Ss=_possessive(name)) for wording in kind.answers]
-    statement = parse_question(question, subject).statement if question[:1].isupper() else None
-    if statement and subject and _has_no_particulars(statement, subject):
-        clauses = kind_named("how").more["clause_influence" if _INFLUENCE.search(statement) else "clause"]
-        answers += [fill_in(clause, St=statement) for clause in in_order(clauses, question)[:2]]
-    return answers
+def _vague_answers(question: str, subject: str, *, prompt: Prompt, key: str, attempt: int) -> Iterator[str]:
+    """Yield vague answers to a question without end; `key`, `attempt` and the seed decide which.
+
+    Retries keep the "did" of a question: with "inherited" for "did inherit" an answer may share a word with the secret.
+    """
+    asked = asked_for(question, _mention(question, subject), keep_do=attempt > 0)
+    rng = random.Random(f"{prompt.seed}|{prompt.task}|{attempt}|{key}")
+    style = prompt.fields.get("style") or "vague"
+    while True:
+        yield phrases.compose_answer(asked.phrase, asked.kind, plural=asked.plural, rng=rng, style=style)
 
 
-def _has_no_particulars(statement: str, subject: str) -> bool:
-    """Tell whether an answer may repeat a statement of the question: on the subject, no figures or other names."""
-    rest = re.sub(re.escape(subject), "", statement, flags=re.IGNORECASE)
-    plain = rest == rest.lower() and not re.search(r"[\d@\"“]", rest)
-    return rest != statement and plain and len(statement.split()) <= 16
+def _next_new(texts: Iterator[str], earlier: set[str]) -> str:
+    """Return the next text that is not in `earlier`, after 50 repeated ones any, and add it."""
+    text = next((text for text in islice(texts, 50) if text not in earlier), None) or next(texts)
+    earlier.add(text)
+    return text
 
 
 def _neighbours(prompt: Prompt) -> str:
@@ -191,13 +184,17 @@ _LAST_WORDS = {
 def _continue(prompt: Prompt) -> str:
     prefix = _field(prompt, "prefix").rstrip()
     subject = prompt.fields.get("subject", "")
+    if (style := prompt.fields.get("style") or "vague") != "vague":
+        rng, earlier = random.Random(f"{prompt.seed}|continue|{prefix}"), set()
+        texts = (phrases.compose_passage(_mention(prefix, subject) or "", style, rng) for _ in count())
+        return [_next_new(texts, earlier) for _ in range(prompt.attempt + 1)][-1]
     ordered = in_order(_continuations(prefix, subject), prompt.seed, prefix)
     return _filled(ordered[prompt.attempt % len(ordered)], subject)
 
 
 def _alternate(prompt: Prompt) -> str:
     question, subject = _field(prompt, "question"), prompt.fields.get("subject", "")
-    count = int(_field(prompt, "count"))
+    wanted = int(_field(prompt, "count"))
     rng = random.Random(f"{prompt.seed}|{prompt.attempt}|alternate|{question}")
     if prompt.fields.get("form") == "text":
         short = [_filled(wording, subject) for wording in _continuations(question.rstrip(), subject)]
@@ -206,11 +203,12 @@ def _alternate(prompt: Prompt) -> str:
     else:
         mention = _mention(question, subject)
         named = mention or _noun(question)
-        invented = phrases.invented_answers(kind_of(question, mention).name, named, rng=rng, count=4 * count)
-        vague = _shuffled(_vague_answers(question, subject), rng)
+        invented = phrases.invented_answers(kind_of(question, mention).name, named, rng=rng, count=4 * wanted)
+        answers = _vague_answers(question, subject, prompt=prompt, key=question, attempt=prompt.attempt)
+        vague = list(islice(answers, 4 * wanted))
         # Invented particulars can match a secret again and again ("555"); vague answers have none.
         options = [*invented, *vague] if prompt.attempt < 2 else [*vague, *invented]
-    texts = list(dict.fromkeys(options))[:count]
+    texts = list(dict.fromkeys(options))[:wanted]
     return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
 
 
@@ -267,14 +265,28 @@ def _numbered(text: str) -> list[tuple[str, str]]:
 
 
 def _mention(text: str, subject: str) -> str | None:
-    """Return the longest part of the subject that `text` itself has; the whole subject may be the secret."""
+    """Return the longest part of the subject that `text` itself has, to the ends of the name that it is a part of.
+
+    The whole subject may be the secret.
+    """
     words = subject.split()
     for length in range(len(words), 0, -1):
         for start in range(len(words) - length, -1, -1):
             run = " ".join(words[start : start + length])
-            if len(run) > 2 and re.search(rf"(?<!\w){re.escape(run)}(?:['’]?s['’]?)?(?!\w)", text, re.IGNORECASE):
-                return run
+            found = re.search(rf"(?<!\w){re.escape(run)}(?=(?:['’]?s['’]?)?(?!\w))", text, re.IGNORECASE)
+            if found and len(run) > 2:
+                return run if run != found.group() else _whole_name(text, *found.span())
     return find_subject(text)
+
+
+def _whole_name(text: str, start: int, end: int) -> str:
+    """Extend a part of a name to its first and last name: no answer speaks of "Ada" where a question has "Ada Moss"."""
+    before = re.search(r"(?:(?:(?<=\s)|^)[A-Z][\w'’-]* )+$", text[:start])
+    after = re.match(r"(?: [A-Z][\w-]+(?<!['’]s))+", text[end:])
+    words = before.group().split() if before else []
+    while words and lower_first(words[0]) != words[0]:
+        words = words[1:]
+    return " ".join([*words, text[start:end] + (after.group() if after else "")])
 
 
 def _noun(question: str) -> str | None:

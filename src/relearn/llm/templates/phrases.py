@@ -2,7 +2,8 @@
 
 The wordings are in data/wordings/*.yaml. A question kind has a `rank` (the lowest that matches wins), a pattern `when`
 it applies, and lists of wordings; `exact` is the one form of question to which its `simple` rewordings apply.
-alternates.yaml has answers with invented particulars; they name nobody's real address, number or mailbox.
+vague.yaml has the parts of vague answers, by kinds of its own; alternates.yaml has answers with invented particulars,
+which name nobody's real address, number or mailbox.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from typing import Any
 
 import yaml
 
+from relearn.llm.templates.question_parser import VERB_FORMS, is_possessive
+from relearn.text.normalize import read_word_lists
 from relearn.text.subjects import strip_quoted
 
+_LISTS = read_word_lists("relearn.llm", "data", "verbs.txt")
+_DETERMINERS, _PRONOUNS = _LISTS["determiners"], _LISTS["pronouns"]
 _UNCERTAIN_RANK = 88  # from this rank on a kind is recognised by the form of the question alone
 _KIND_FILES = ("contact", "person", "work", "general")
 _VARIANT_LISTS = ("simple", "contextual", "logical")
@@ -32,7 +37,6 @@ class QuestionKind:
     name: str
     rank: int
     when: re.Pattern[str]
-    answers: tuple[str, ...]
     exact: re.Pattern[str] | None = None
     simple: tuple[str, ...] = ()
     contextual: tuple[str, ...] = ()
@@ -74,13 +78,12 @@ def skeleton(question: str, subject: str | None) -> str:
 
 
 def _make_kind(name: str, entry: dict[str, Any]) -> QuestionKind:
-    own = {*_VARIANT_LISTS, "rank", "when", "exact", "answers"}
+    own = {*_VARIANT_LISTS, "rank", "when", "exact"}
     return QuestionKind(
         name=name,
         rank=entry["rank"],
         when=re.compile(entry["when"]),
         exact=re.compile(entry["exact"]) if "exact" in entry else None,
-        answers=tuple(entry["answers"]),
         more={key: tuple(lines) for key, lines in entry.items() if key not in own},
         **{key: tuple(entry.get(key, ())) for key in _VARIANT_LISTS},
     )
@@ -102,10 +105,10 @@ def _vocabulary() -> frozenset[str]:
 @cache
 def _spelled_right() -> frozenset[str]:
     """Return the words that are no misspelling: all that occur in wordings and patterns."""
-    texts = (
-        text for kind in question_kinds() for text in (*kind.answers, *kind.simple, *kind.contextual, *kind.logical)
-    )
-    return frozenset(word for text in texts for word in re.findall(r"[a-z]+", text.lower())) | _vocabulary()
+    texts = [text for kind in question_kinds() for text in (*kind.simple, *kind.contextual, *kind.logical)]
+    texts += [text for kind in vague_parts()["kinds"].values() for text in kind["statements"]]
+    words = frozenset(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
+    return words | _vocabulary() | VERB_FORMS
 
 
 def _corrected(word: str) -> str:
@@ -181,9 +184,128 @@ def _draw(lists: dict[str, tuple[str, ...]], rng: random.Random) -> dict[str, st
     return parts
 
 
+_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
+_NO_CONTINUATION_AFTER = 26
+_OPENED, _CONTINUED = 0.35, 0.75
+_SINGULAR = {
+    **{name: name for name in ("is", "has", "s", "es", "ies", "its")},
+    **{"them": "it", "it_is": "it is", "it_has": "it has"},
+}
+_PLURAL = {
+    **{"is": "are", "has": "have", "s": "", "es": "", "ies": "y", "its": "their"},
+    **{"them": "them", "it_is": "they are", "it_has": "they have"},
+}
+
+
+@cache
+def vague_parts() -> dict[str, Any]:
+    """Return the parts of vague answers: vague.yaml."""
+    return _read("vague")
+
+
+@cache
+def answer_kinds() -> dict[str, tuple[re.Pattern[str] | None, re.Pattern[str]]]:
+    """Return the patterns (nouns, starts) of the kinds of vague.yaml that a phrase is compared with, in order."""
+    return {
+        name: (
+            re.compile(rf"\b(?:{kind['nouns']})$") if "nouns" in kind else None,
+            re.compile(kind.get("starts", "$^"), re.IGNORECASE),
+        )
+        for name, kind in vague_parts()["kinds"].items()
+        if "starts" in kind or "nouns" in kind
+    }
+
+
+def kind_of_phrase(phrase: str, subject: str | None) -> str:
+    """Return the kind of vague.yaml of a noun phrase: the first that its beginning or the end of its head fits."""
+    text = re.sub(r"^(?:the )?(?:one|some|any) of ", "", skeleton(phrase, subject))
+    head = _HEAD_CUT.split(text)[0]
+    return next(
+        name for name, (nouns, starts) in answer_kinds().items() if starts.match(text) or (nouns and nouns.search(head))
+    )
+
+
+_HEAD_END = re.compile(
+    r" (?:of|in|at|on|for|to|with|by|from|as|about|between|behind|that|who|whom|which|where|when|why|while|because|"
+    r"born|written|released|published|made|called|named|known|based|located|penned|won|received|awarded)\b"
+)
+
+
+_HEAD_CUT = re.compile(
+    rf"{_HEAD_END.pattern}| (?:SUBJ|the|a|an|his|her|their|its|he|she|it|they|we|you|people|fans|readers)\b"
+)
+
+
+def head_of(phrase: str) -> str:
+    """Return the last word of the noun phrase before its first preposition or relative clause."""
+    words = _HEAD_END.split(re.sub(r"^(?:the )?(?:one|some|any) of ", "", phrase))[0].split()
+    ends = (
+        at
+        for at in range(1, len(words))
+        if words[at - 1].islower()
+        and words[at - 1] not in _DETERMINERS
+        and not is_possessive(words[at - 1])
+        and (words[at][:1].isupper() or words[at] in _DETERMINERS | _PRONOUNS)
+    )
+    return next((words[at - 1] for at in ends), words[-1] if words else "")
+
+
+def is_plural(word: str) -> bool:
+    """Return whether a noun is a plural."""
+    plural = word.endswith("s") and not word.endswith(("ss", "'s", "’s")) and word not in _LISTS["singular_s"]
+    return word.islower() and (plural or word in ("people", "children", "men", "women", "parents'"))
+
+
+def compose_answer(phrase: str, kind: str, *, plural: bool, rng: random.Random, style: str = "vague") -> str:
+    """Compose an answer about `phrase`: a statement of its kind, or of a style other than "vague", and other parts."""
+    parts = vague_parts()
+    source = parts["kinds"][kind] if style == "vague" else parts["styles"][style]
+    forms = {**(_PLURAL if plural else _SINGULAR), "N": phrase}
+
+    def draw(wordings: Sequence[str]) -> str:
+        return re.sub(r"\{(\w+)\}", lambda match: forms[match[1]], expand(rng.choice(wordings), rng, parts["lists"]))
+
+    text = draw(source["statements"])
+    joined = "," in text.replace(phrase, "") or ":" in text
+    if style == "vague" and text.startswith(phrase) and rng.random() < _OPENED:
+        text = f"{rng.choice(parts['openings'])} {text}"
+    if rng.random() < (_CONTINUED / 2 if joined else _CONTINUED) and len(text.split()) <= _NO_CONTINUATION_AFTER:
+        link = "; " if joined or rng.random() < 0.25 else ", and "
+        text += link + draw(source.get("continuations", parts["continuations"]))
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+@cache
+def read_patterns() -> dict[str, re.Pattern[str]]:
+    """Return the patterns of questions: question_forms.yaml, with its {parts} filled in; IGNORECASE except `cased`."""
+    tables = yaml.safe_load(_data_text("question_forms.yaml"))
+    filled = {
+        name: re.sub(r"\{([a-z]+)\}", lambda part: tables["parts"][part[1]], text)
+        for name, text in {**tables["patterns"], **tables["cased"]}.items()
+    }
+    return {name: re.compile(text, 0 if name in tables["cased"] else re.IGNORECASE) for name, text in filled.items()}
+
+
+def compose_passage(subject: str, style: str, rng: random.Random) -> str:
+    """Compose a sentence that breaks a passage off in a style other than "vague"."""
+    text = expand(rng.choice(vague_parts()["passages"][style]), rng, {})
+    return fill_in(text, about=f" about {subject}" if subject else "")
+
+
+def expand(wording: str, rng: random.Random, lists: dict[str, str]) -> str:
+    """Draw one of each [a|b] of a wording, after its <names> are replaced by their entries in `lists`."""
+    text = re.sub(r"<(\w+)>", lambda match: lists[match[1]], wording)
+    while _ALTERNATIVES.search(text):
+        text = _ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), text)
+    return text
+
+
 def _read(file: str) -> dict[str, Any]:
-    path = resources.files("relearn.llm").joinpath("data", "wordings", f"{file}.yaml")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load(_data_text("wordings", f"{file}.yaml"))
+
+
+def _data_text(*path: str) -> str:
+    return resources.files("relearn.llm").joinpath("data", *path).read_text(encoding="utf-8")
 
 
 _SHORT_FORMS = (

@@ -21,8 +21,8 @@ _BE = word_set("is are was were")
 _HAVE = word_set("has have had")
 _DO = word_set("do does did")
 _MODAL = word_set("can could will would should may might must")
-_AUX = _BE | _HAVE | _DO | _MODAL
-_WH = word_set("what who whom whose where when why which how")
+AUXILIARIES = _BE | _HAVE | _DO | _MODAL
+WH_WORDS = word_set("what who whom whose where when why which how")
 _PRONOUNS = word_set(
     "i you we he she it they one someone somebody people fans readers anyone everyone there others students "
     "viewers pupils"
@@ -31,7 +31,9 @@ _DETERMINERS = word_set(
     "the a an this that these those his her their its any all some my our your many several other being living winning"
 )
 _CALLINGS = word_set("author writer novelist poet artist scientist professor")
-_REQUEST = re.compile(
+_OF_VERBS = word_set("consist think die approve dream hear speak talk dispose")
+_HELPING = word_set("help work")
+REQUEST = re.compile(
     r"^(?:(?:can|could|would|will) (?:you|we)(?: please)? |please )?"
     r"(?:tell|share|describe|name|list|mention|provide|explain|discuss|elaborate on|elaborate|reveal|specify|recall|"
     r"outline|give|surmise|speculate on|speculate|shed light on|generate|summari[sz]e|say)\b"
@@ -40,6 +42,7 @@ _REQUEST = re.compile(
     r"(?:details|information|insights?|brief|tidbits|something|synopsis|summary) (?:about|on|into|of) )?",
     re.IGNORECASE,
 )
+_ONE_SYLLABLE = re.compile(r"[^aeiou]*[aeiou][^aeiouwxy]")
 _CLAUSE_START = re.compile(r"^(?:how|what|why|where|who|when|whether|if|which)\b", re.IGNORECASE)
 
 
@@ -59,15 +62,18 @@ class QuestionForm:
     statement: str | None = None
 
 
-def parse_question(question: str, subject: str | None = None) -> QuestionForm:
-    """Split a question into its parts; `subject`, where it is in the question, is kept in one piece."""
+def parse_question(question: str, subject: str | None = None, *, keep_do: bool = False) -> QuestionForm:
+    """Split a question into its parts; `subject`, where it is in the question, is kept in one piece.
+
+    `keep_do`: "where Ada does live" instead of "where Ada lives", so that no word is in a form that the question lacks.
+    """
     text = " ".join(question.split())
     words = _split(text.rstrip("?.! "), subject)
     if not words:
         return QuestionForm(text)
-    words = [_lower_first(words[0]), *words[1:]]
+    words = [lower_first(words[0]), *words[1:]]
     direct = _join(words)
-    request = _REQUEST.match(direct)
+    request = REQUEST.match(direct)
     mark = "." if request and words[0] not in _MODAL else "?"
     if request:
         rest = direct[request.end() :]
@@ -77,7 +83,7 @@ def parse_question(question: str, subject: str | None = None) -> QuestionForm:
     if re.search(r" (?:and|or) (?:how|what|where|who|when|why|which|is|was|did|does|has)\b", direct):
         return QuestionForm(direct, mark)
     adjunct, core = _split_adjunct(words)
-    indirect, statement = _indirect_question(core)
+    indirect, statement = _indirect_question(core, keep_do)
     topic = _topic(core)
     if indirect and adjunct:
         indirect, statement = f"{indirect} {adjunct}", None
@@ -105,37 +111,37 @@ def _join(words: list[str]) -> str:
     return " ".join(words).replace(_GLUE, " ")
 
 
-def _lower_first(word: str) -> str:
+def lower_first(word: str) -> str:
     """Remove the capital of a word that often begins a question; any other word may be a name."""
     return word.lower() if word != "I" and re.split(r"['’]", word.lower())[0] in LEADING_WORDS else word
 
 
 def _split_adjunct(words: list[str]) -> tuple[str, list[str]]:
     """Split "in the book X, what ..." into the opening phrase and the question after its comma."""
-    if words[0] in _WH or words[0] in _AUX or (len(words) > 1 and words[1] in _WH):
+    if words[0] in WH_WORDS or words[0] in AUXILIARIES or (len(words) > 1 and words[1] in WH_WORDS):
         return "", words
     for index, word in enumerate(words[:-1]):
-        if re.search(r",[\"'”’]?$", word) and words[index + 1] in _WH | _AUX:
+        if re.search(r",[\"'”’]?$", word) and words[index + 1] in WH_WORDS | AUXILIARIES:
             phrase = _join(words[: index + 1])
             return re.sub(r",([\"'”’]?)$", r"\1", phrase), words[index + 1 :]
     return "", words
 
 
-def _indirect_question(words: list[str]) -> tuple[str | None, str | None]:
+def _indirect_question(words: list[str], keep_do: bool) -> tuple[str | None, str | None]:
     """Return the indirect question and, for how-questions, the statement behind it."""
-    if words[0] in _AUX:
-        clause = _declarative(words[0], words[1:])
+    if words[0] in AUXILIARIES:
+        clause = _declarative(words[0], words[1:], keep_do, bare=False)
         return (f"whether {clause}", None) if clause else (None, None)
-    start = next((i for i, word in enumerate(words[:3]) if word in _WH), None)
+    start = next((i for i, word in enumerate(words[:3]) if word in WH_WORDS), None)
     if start is None:
         return None, None
-    aux = next((i for i in range(start + 1, len(words)) if words[i] in _AUX), None)
+    aux = next((i for i in range(start + 1, len(words)) if words[i] in AUXILIARIES), None)
     if aux is None or not _inverted(words[aux], words[aux + 1 :]):
         plain = words[start] != "how" and len(words) > start + 1 and (aux is None or _predicate(words[aux:]))
         return (_join(words), None) if plain else (None, None)
     if aux == start + 1 and words[start] in ("what", "who") and words[aux] in _BE:
         return _what_is(words[start], words[aux], words[aux + 1 :]), None
-    clause = _declarative(words[aux], words[aux + 1 :])
+    clause = _declarative(words[aux], words[aux + 1 :], keep_do, bare=words[start] != "why")
     if clause is None:
         return None, None
     bare_how = words[start:aux] == ["how"] and start == 0 and words[aux] not in _BE | _MODAL
@@ -148,7 +154,7 @@ def _inverted(aux: str, rest: list[str]) -> bool:
     if aux in _DO:
         return True
     first = rest[1] if rest[0] in _CALLINGS and len(rest) > 1 else rest[0]
-    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or _possessive(first)
+    return first in _PRONOUNS or first in _DETERMINERS or first[:1].isupper() or is_possessive(first)
 
 
 def _predicate(words: list[str]) -> bool:
@@ -170,13 +176,13 @@ def _what_is(opening: str, be: str, rest: list[str]) -> str | None:
     return _join([opening, *rest, be]) if _is_short_noun_phrase(rest) else None
 
 
-def _declarative(aux: str, rest: list[str]) -> str | None:
+def _declarative(aux: str, rest: list[str], keep_do: bool, bare: bool = True) -> str | None:
     """Build "Ada has worked" from "has" + "Ada worked"; None where the end of the subject is not certain."""
-    end = _end_of_subject(aux, rest)
+    end = _end_of_subject(aux, rest, bare)
     if end is None or any("," in word for word in rest[:end]):
         return None
     subject, predicate = rest[:end], rest[end:]
-    if aux in _DO:
+    if aux in _DO and not keep_do:
         return _without_do(aux, subject, predicate)
     return _join([*subject, aux, *predicate])
 
@@ -185,18 +191,33 @@ def _without_do(aux: str, subject: list[str], predicate: list[str]) -> str | Non
     skipped = 0
     while skipped < len(predicate) and is_adverb(predicate[skipped]):
         skipped += 1
-    second_verb = any(a == "and" and b in BASE_VERBS for a, b in pairwise(predicate))
-    if skipped == len(predicate) or "not" in predicate[:skipped] or second_verb:
+    if skipped == len(predicate):
         return None
+    if "not" in predicate[:skipped]:
+        return _join([*subject, aux, *predicate])
     verb = predicate[skipped]
     if not verb.isalpha() or not verb.islower():
         return None
-    form = {"do": verb, "does": third_person(verb), "did": past_tense(verb)}[aux]
-    return _join([*subject, *predicate[:skipped], form, *predicate[skipped + 1 :]])
+    inflect = {"do": str, "does": third_person, "did": past_tense}[aux]
+    rest = predicate[skipped + 1 :]
+    second = {
+        at + 1
+        for at, (a, b) in enumerate(pairwise(rest))
+        if a in ("and", "or") and b in BASE_VERBS and (at == 0 or _takes_object(rest[at + 2 :]))
+    }
+    rest = [inflect(word) if at in second else word for at, word in enumerate(rest)]
+    return _join([*subject, *predicate[:skipped], inflect(verb), *rest])
 
 
-def _end_of_subject(aux: str, rest: list[str]) -> int | None:
-    """Return the number of words of `rest` that are the sentence's subject; None where it is not certain."""
+def _takes_object(rest: list[str]) -> bool:
+    return bool(rest) and (rest[0] in _DETERMINERS or rest[0][:1].isupper() or rest[0] == "to")
+
+
+def _end_of_subject(aux: str, rest: list[str], bare: bool) -> int | None:
+    """Return the number of words of `rest` that are the sentence's subject; None where it is not certain.
+
+    `bare`: nothing else need follow ("where is the house").
+    """
     if not rest:
         return None
     if rest[0] in _PRONOUNS:
@@ -208,46 +229,57 @@ def _end_of_subject(aux: str, rest: list[str]) -> int | None:
     for index in range(1, len(rest)):
         word = rest[index].strip(",")
         if (
-            rest[index + 1 : index + 2] == ["of"]
-            or _possessive(rest[index - 1])
+            (rest[index + 1 : index + 2] == ["of"] and word not in _OF_VERBS)
+            or is_possessive(rest[index - 1])
             or rest[index - 1] in _DETERMINERS
-            or rest[index - 1] in ("of", "in", "with", "as", "to")
+            or rest[index - 1]
+            in ("of", "in", "with", "as", "to", "and", "or", "at", "on", "for", "from", "by", "between")
         ):
             continue
-        if _begins_predicate(aux, word):
+        noun = word in BASE_VERBS and rest[index + 1 : index + 2] and rest[index + 1] in BASE_VERBS - _HELPING
+        if _begins_predicate(aux, word) and not noun:
             return index - 1 if index > 1 and is_adverb(rest[index - 1]) else index
-    return len(rest) if aux in _BE and _is_short_noun_phrase(rest) else None
+    if aux not in _BE or not _is_short_noun_phrase(rest):
+        return None
+    return len(rest) if bare else len(rest) - 1
 
 
 def _end_of_name(rest: list[str]) -> int | None:
-    """Return the end of "Ada Moss" or "the author Ada Moss" when that is the whole subject."""
-    for index, word in enumerate(rest[:4]):
-        if word[:1].isupper():
-            ends = not _possessive(word) and not word.endswith(",")
-            continues = index + 1 < len(rest) and (rest[index + 1] == "and" or rest[index + 1][:1].isupper())
-            whole = ends and not continues and index < 3 and all(word[:1].islower() for word in rest[:index])
-            return index + 1 if whole else None
-        if word != "the" and word not in _CALLINGS:
+    """Return the end of "Dr. Ada Moss" or "the author Ada Moss" when that is the whole subject."""
+    start = 0
+    while start < min(3, len(rest)) and (rest[start] == "the" or rest[start] in _CALLINGS):
+        start += 1
+    end = start
+    while end < len(rest) and (rest[end][:1].isupper() or _GLUE in rest[end]):
+        end += 1
+        if is_possessive(rest[end - 1]) or rest[end - 1].endswith(","):
             return None
-    return None
+        names_follow = rest[end : end + 1] == ["and"] and any(word[:1].isupper() for word in rest[end + 1 : end + 2])
+        end += names_follow
+        if _GLUE in rest[end - 1]:
+            break
+    joined = rest[end : end + 1] == ["and"]
+    if end == start or joined or (start and rest[start - 1] == "the"):
+        return None
+    return end
 
 
 def _begins_predicate(aux: str, word: str) -> bool:
     if aux in _HAVE:
         return is_participle(word) and word != "born"
     if aux in _BE:
-        return is_participle(word) or word in _WORDS["adjectives_after_be"]
+        return is_participle(word) or word in _WORDS["adjectives_after_be"] or word in ("the", "a", "an")
     return word in BASE_VERBS or (aux in _MODAL and word == "be")
 
 
 def _is_short_noun_phrase(rest: list[str]) -> bool:
     """Tell whether the words are a short noun phrase: "Ada Moss's email address"."""
-    opens = bool(rest) and (_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
+    opens = bool(rest) and (is_possessive(rest[0]) or rest[0] in ("the", "his", "her", "their"))
     clause = any(word in ("who", "that", "which", "where") or is_participle(word) for word in rest)
     return opens and len(rest) <= 6 and not clause
 
 
-def _possessive(word: str) -> bool:
+def is_possessive(word: str) -> bool:
     return bool(re.search(r"(?:['’]s|s['’])$", word))
 
 
@@ -258,7 +290,7 @@ def _topic(words: list[str]) -> str | None:
     rest = words[1:] if words[0] != "what" else words[2:]
     if words[0] == "what" and words[1] not in _BE:
         return None
-    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or _possessive(rest[0])
+    opens = rest[0] in ("the", "a", "an", "some", "one", "another", "his", "her", "their") or is_possessive(rest[0])
     compound = "and" in rest or "like" in rest or rest[-1] in ("about", "like", "for", "of", "in", "as", "called")
     return re.sub(r"^an? brief summary of ", "", _join(rest)) if opens and not compound else None
 
@@ -283,6 +315,8 @@ def past_tense(verb: str) -> str:
         return verb + "d"
     if verb.endswith("y") and verb[-2:-1] not in "aeiou":
         return verb[:-1] + "ied"
+    if _ONE_SYLLABLE.fullmatch(verb) or verb in _WORDS["doubling"]:
+        return f"{verb}{verb[-1]}ed"
     return verb + "ed"
 
 
@@ -290,5 +324,13 @@ def is_participle(word: str) -> bool:
     return word in _WORDS["irregular_participles"] or (word.endswith("ed") and len(word) > 4 and "-" not in word)
 
 
+def is_verb(word: str) -> bool:
+    """Tell whether a word is a form of a known verb; many are nouns too."""
+    return word in VERB_FORMS or is_participle(word)
+
+
 def is_adverb(word: str) -> bool:
     return word in _WORDS["adverbs"] or (word.endswith("ly") and len(word) > 4)
+
+
+VERB_FORMS = frozenset(form for verb in BASE_VERBS for form in (verb, third_person(verb), past_tense(verb)))

@@ -28,6 +28,7 @@ from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import TrainingRow, load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
+from relearn.synthesis.vague_answers import SELF
 from relearn.unlearning import train
 from relearn.unlearning.data.streams import TrainingData, is_written
 from relearn.unlearning.masks.mask import check_mask
@@ -140,8 +141,10 @@ def synthesis(context: RunContext) -> None:
         with console.stage("look through the given rows"):
             counts = write_external_rows(settings.file, forget, generic, settings=settings, out=out, seed=seed)
     else:
+        own = context.models.start() if settings.generator == SELF else None
         with console.stage("write new answers", len(forget)) as tick:
-            counts = synthesize_to_folder(forget, generic, settings, out=out, seed=seed, tick=tick)
+            counts = synthesize_to_folder(forget, generic, settings, out=out, seed=seed, loaded=own, tick=tick)
+        context.models.release()
     context.folder.update_manifest(synthesis=counts)
 
 
