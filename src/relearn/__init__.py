@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from relearn.core.version import __version__ as __version__
+from relearn.core import __version__ as __version__
 
 if TYPE_CHECKING:
     from relearn.core.config import Recipe

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from relearn.core import __version__
 from relearn.core.errors import InputError
 from relearn.core.files import check_output, check_path
 from relearn.core.registry import Registry
-from relearn.core.version import __version__
 
 app = App(
     name="relearn",

@@ -16,11 +16,11 @@ from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
+from relearn.core import __version__
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import MODEL_FILES, append_jsonl, read_json, read_jsonl, write_json
 from relearn.core.splits import SPLITS
-from relearn.core.version import __version__
 
 FORMAT = 1
 # Part of every manifest.json; marks a folder that relearn made and may write to.

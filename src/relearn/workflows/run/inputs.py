@@ -14,13 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from relearn.core import plugins
+from relearn.core import __version__, plugins
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash, make_private_dir, write_text
 from relearn.core.ownership import check_links, clear_leftovers, is_new, is_ours, outputs_in, refuse_overwrite
 from relearn.core.run_dir import RECIPE, RunFolder, locked
-from relearn.core.version import __version__
 from relearn.data import Record
 from relearn.data.validation import DataSet
 from relearn.text.subjects import find_subject
