@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from relearn.llm import Completer, Prompt
 from relearn.llm.templates.generator import Templates
 from relearn.llm.templates.phrases import fill_in, kind_named, kind_of, passages, placeholders, question_kinds
+from relearn.text.normalize import other_language
 
 KINDS = "simple,contextual,noise,logical"
 TEMPLATES = Templates()
@@ -227,8 +228,12 @@ def test_a_passage_goes_on_as_its_last_word_asks(prefix, kind):
 @given(
     st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=60)
 )
-def test_any_question_gets_variants_and_an_answer(text):
+def test_any_question_gets_variants_and_an_answer_or_its_language_is_named(text):
     question = text.strip() or "?"
+    if language := other_language(question):
+        (refused,) = TEMPLATES.complete([Prompt("", "variants", {"question": question, "kinds": KINDS})])
+        assert refused.error is not None and language in refused.error
+        return
     lines = ask("variants", question=question, kinds=KINDS).split("\n")
     assert [line.split(": ", 1)[0] for line in lines] == KINDS.split(",")
     variants = [line.split(": ", 1)[1] for line in lines]

@@ -14,12 +14,15 @@ from typing import Any
 from relearn.core import config
 from relearn.core.errors import InputError
 from relearn.data import Record
+from relearn.data.record import evenly
 from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
-from relearn.synthesis.checks import count_questions_with_secrets
+from relearn.llm.templates.generator import WAY_OUT
+from relearn.synthesis.checks import EXAMINED, count_questions_with_secrets, other_languages
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_wanted
 from relearn.synthesis.vague_answers import answer_group, continue_prompt, vague_prompt
+from relearn.text.normalize import other_language
 
 VARIANT_GROWTH = 1.5
 ANSWER_TOKENS = 30
@@ -29,6 +32,7 @@ JUDGE_TOKENS_IN, JUDGE_TOKENS_OUT = 200, 60
 RETRIED = 0.05
 # The part of a record that is sent to another machine.
 QUESTIONS, WITH_ANSWERS = "the questions", "the questions and answers"
+TEMPLATES = "templates"
 
 TokenCounter = Callable[[str], int]
 
@@ -71,7 +75,7 @@ class Plan:
     counted_by: str
     currency: str
     over_budget: str = ""
-    secrets_asked: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -116,7 +120,7 @@ class Plan:
         ]
         if not self.sent:
             lines.append("Leaves this machine: nothing")
-        return [*lines, *filter(None, (self.secrets_asked, self.over_budget))]
+        return [*lines, *filter(None, (*self.notes, self.over_budget))]
 
     def _money(self, cost: float | None) -> str:
         if cost is None:
@@ -142,7 +146,7 @@ def plan_synthesis(
     passes = [_tokens_of_record(record, settings, count) for record in records]
     judged = rows["qa"] + sum(record.form == "text" for record in records)
     plan = make_plan(rows, passes, settings, judged=judged, tokenizer=tokenizer, prices=prices)
-    return replace(plan, secrets_asked=_secrets_asked(records))
+    return replace(plan, notes=(_secrets_asked(records), _languages(records, settings)))
 
 
 def _secrets_asked(records: Sequence[Record]) -> str:
@@ -152,6 +156,19 @@ def _secrets_asked(records: Sequence[Record]) -> str:
         return ""
     of = f"{examined:,} questions" if examined == len(records) else f"{examined:,} questions examined"
     return f"Secrets in questions: {holding:,} of {of} hold a secret of another record; training shows it in the prompt"
+
+
+def _languages(records: Sequence[Record], settings: config.Synthesis) -> str:
+    """Describe the records that the templates cannot write for; empty where there are none."""
+    found = other_languages(evenly(records, EXAMINED)) if settings.generator == TEMPLATES else ""
+    return f"Other languages: {found} are left out, because templates write English only; {WAY_OUT}" if found else ""
+
+
+def check_language(settings: config.Synthesis, records: Sequence[Record]) -> None:
+    """Raise InputError where the generator is `templates` and no record is in English."""
+    if settings.generator == TEMPLATES and records and all(other_language(record.question) for record in records):
+        problem = f"templates write English only, and no record is in English: {other_languages(records)}"
+        raise InputError(problem, where="synthesis.generator", way_out=WAY_OUT)
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:

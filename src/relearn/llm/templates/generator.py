@@ -15,7 +15,7 @@ from relearn.llm.generators import GENERATORS, Generator
 from relearn.llm.templates import phrases
 from relearn.llm.templates.phrases import QuestionKind, fill_in, in_order, kind_named, kind_of, passages, placeholders
 from relearn.llm.templates.question_parser import parse_question
-from relearn.text.normalize import word_set, words_only
+from relearn.text.normalize import other_language, word_set, words_only
 from relearn.text.subjects import find_author_noun, find_subject
 
 NEIGHBOURS = 5
@@ -27,8 +27,15 @@ _INFLUENCE = re.compile(
 _PERSONAL = re.compile(r"\b(?:who|whom|whose|he|she|his|her|him|their|they)\b", re.IGNORECASE)
 
 
+# Fields that hold the text of a record.
+_ASKED = ("question", "questions", "prefix")
+WAY_OUT = "set synthesis.generator to a model that writes it (transformers:MODEL, openai:MODEL)"
+
+
 class Templates:
     """Answers the tasks "variants", "vague", "neighbours", "continue" and "alternate"; any other task is an error.
+
+    A record in another language is an error too: the wordings are English.
 
     variants: fields question, subject, kinds -> one line "kind: question" for each kind.
     vague: fields subject, questions ("1. ...") -> one numbered vague answer for each question.
@@ -47,6 +54,9 @@ class Templates:
         write = _TASKS.get(prompt.task)
         if write is None:
             return Completion(error=f"the templates generator cannot do the task {prompt.task!r}")
+        language = next(filter(None, (other_language(prompt.fields.get(name, "")) for name in _ASKED)), None)
+        if language:
+            return Completion(error=f"the templates write English only, the record is in {language}; {WAY_OUT}")
         try:
             return Completion(text=write(prompt))
         except _UnusableError as error:
