@@ -182,11 +182,11 @@ def other_language(text: str) -> str | None:
     A text is in another language by its letters, by the word that its question begins with, or by its function words.
     """
     letters = [sign for sign in text if sign.isalpha()]
-    scripts = [unicodedata.name(sign, "").split()[0].split("-")[0] for sign in letters if sign > "\u024f"]
-    scripts = [script for script in scripts if script not in ("LATIN", "MODIFIER", "GREEK", "MATHEMATICAL", "")]
+    names = [unicodedata.name(sign, "LATIN").split()[0].split("-")[0] for sign in letters if sign > "\u024f"]
+    scripts = [name for name in names if name not in ("LATIN", "MODIFIER", "MATHEMATICAL")]
     if len(scripts) > _FOREIGN_LETTERS * len(letters):
         kana = next((script for script in scripts if script in ("HIRAGANA", "KATAKANA")), None)
-        script = kana or max(set(scripts), key=scripts.count)
+        script = kana or max(sorted(set(scripts)), key=scripts.count)
         return _SCRIPTS.get(script, script.capitalize())
     words = _LATIN_WORD.findall(_ADDRESS.sub(" ", text))
     small = [word for at, word in enumerate(words) if word.islower() and not _is_particle(words, at)]
