@@ -22,6 +22,7 @@ from relearn.llm.templates.phrases import (
     question_kinds,
     vague_parts,
 )
+from relearn.text.normalize import other_language
 from relearn.text.subjects import find_subject
 
 KINDS = "simple,contextual,noise,logical"
@@ -374,8 +375,12 @@ def test_a_passage_goes_on_as_its_last_word_asks(prefix, kind):
 @given(
     st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=60)
 )
-def test_any_question_gets_variants_and_an_answer(text):
+def test_any_question_gets_variants_and_an_answer_or_its_language_is_named(text):
     question = text.strip() or "?"
+    if language := other_language(question):
+        (refused,) = TEMPLATES.complete([Prompt("", "variants", {"question": question, "kinds": KINDS})])
+        assert refused.error is not None and language in refused.error
+        return
     lines = ask("variants", question=question, kinds=KINDS).split("\n")
     assert [line.split(": ", 1)[0] for line in lines] == KINDS.split(",")
     variants = [line.split(": ", 1)[1] for line in lines]

@@ -192,4 +192,6 @@ def verify(file: Path, *, against: Path, out: Path, strict: bool = False) -> int
     note(f"{result.flagged} of {result.rows} rows flagged: {out}")
     for kind, count in sorted(result.by_kind.items(), key=lambda entry: -entry[1]):
         note(f"  {kind:<10}{count}")
+    if result.note:
+        note(result.note)
     return 1 if strict and result.flagged else 0

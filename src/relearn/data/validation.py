@@ -113,10 +113,8 @@ def load_set(
         place for record, place in zip(records.values(), places.values(), strict=True) if _is_turned(record, place)
     ]
     if passages and notes is not None:
-        what = _count(len(passages), "question")
-        notes.append(
-            f"{label}: {what} that begin a text are passages, which the model continues (the first: {passages[0]})"
-        )
+        how = f"the model continues them (the first: {passages[0]})"
+        notes.append(f"{label}: questions that ask nothing: {len(passages)} that begin a text are passages, {how}")
     return tuple(records.values()), places
 
 

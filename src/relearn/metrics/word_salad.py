@@ -20,35 +20,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from relearn.text.normalize import is_function_word, word_set
+from relearn.text.normalize import is_function_word, other_language
 from relearn.text.spans import find_spans
-
-# The most frequent function words of languages with Latin letters, without those that are English words too ("in").
-OTHER_LANGUAGES: dict[str, frozenset[str]] = {
-    "Spanish": word_set("el la los las de del que y en un una es por con para se su al lo como más pero fue nació"),
-    "French": word_set("le la les des du de et est une un dans pour que qui sur au aux avec il elle ne pas sa son l"),
-    "German": word_set("der das und ist ein eine einer den dem des mit von zu für auf nicht sich sie er im ihr am als"),
-    "Italian": word_set("il lo la gli di che e un una è per con del della nel nella si sono da al come ha suo sua"),
-    "Portuguese": word_set("o os as da do das dos de que e em um uma para com não por na ao se é sua seu mais foi"),
-    "Dutch": word_set("de het een en van ik te dat die niet zijn op aan met voor hij zij er maar om werd haar"),
-    "Swedish": word_set("och att det en ett som på är av för med den till han hon inte var sig hans hennes född"),
-    "Norwegian": word_set("og det en et som på er av for med den til han hun ikke var seg hans hennes født i"),
-    "Finnish": word_set("ja on ei se hän että oli joka kun mutta niin myös ovat hänen vuonna sekä tai kuin"),
-    "Polish": word_set("i w z na do się nie że jest jak o po od za przez który jego jej oraz był była się"),
-    "Czech": word_set("a v se na je že z s do o i to jako ve za po pro byl byla který její jeho"),
-    "Turkish": word_set("ve bir bu için ile olarak çok da de gibi daha olan sonra kadar ama onun olan en"),
-    "Indonesian": word_set("dan yang di dengan untuk dari pada adalah ini itu tidak ke dalam sebagai oleh juga ia"),
-    "Vietnamese": word_set("và là của có một cho các được trong với không người những đã này từ ở tại"),
-    "Hungarian": word_set("a az és hogy nem egy is volt meg ez már csak mint volt aki amely született el"),
-    "Romanian": word_set("și de la în cu este pe un o care din pentru nu sa se că mai a fost al ale"),
-    "Swahili": word_set("na ya wa kwa ni katika la za cha kama yake au ambayo hii huyo alikuwa yeye"),
-}
-
 
 # With fewer words there are too few orders to compare with.
 MIN_WORDS = 6
 START = "<"
-_PART = re.compile(r"(?:https?://|www\.)\S+|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:[.,:/-]\d+)*|\.{2,}|[^\w\s]|_")
+_PART = re.compile(
+    r"(?:https?://|www\.)\S+|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:(?:[.,:/-]| (?=\d{3}\b))\d+)*|\.{2,}|[^\w\s]|_"
+)
 # Spans of text.spans that are one part each, with the text that replaces them.
 _ONE_PART = {"email": "Contact", "address": "Address", "phone": "0", "date": "0000"}
 _ENDINGS = ("ing", "ed", "ly", "tion", "s", "er", "al", "ic", "ous", "ive", "ble")
@@ -63,10 +43,7 @@ _PIECES = re.compile(r"['’-]")
 _INNER_CAPITAL = re.compile(r"^(?!(?:Mc|Mac|De|Di|Du|La|Le|Van|Fitz)[A-Z][a-z]+$).+[A-Z]")
 _LONG_WORD = 16
 _GLUED_SHARE = 0.15
-_FOREIGN = 0.12
 _LAST_LATIN = "\u024f"
-# English function words that are words of other languages as well.
-_SHARED = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
 # Characters at the beginning and at the end of a longer text that are examined.
 _EXAMINED = 1500
 
@@ -74,7 +51,7 @@ _EXAMINED = 1500
 def word_order(text: str) -> float | None:
     """Compute the word-order gain in nats per word; None for few words, lists, numbers, code and other languages."""
     parts = parts_of(text)
-    if len(parts) < MIN_WORDS or not _is_prose(text, parts) or _other_language(parts):
+    if len(parts) < MIN_WORDS or not _is_prose(text, parts) or other_language(text):
         return None
     return _table().gain([word_class(part) for part in parts])
 
@@ -86,7 +63,7 @@ def is_glued(text: str) -> bool:
     glued = sum(
         word_class(word) == GLUED or (len(word) >= _LONG_WORD and word.isalpha()) for word in words if _cased(word)
     )
-    return glued >= max(2, _GLUED_SHARE * len(words)) and len(words) > len(parts) / 2 and not _other_language(parts)
+    return glued >= max(2, _GLUED_SHARE * len(words)) and len(words) > len(parts) / 2 and not other_language(text)
 
 
 def parts_of(text: str) -> list[str]:
@@ -141,14 +118,6 @@ def _is_list(text: str) -> bool:
 def _cased(part: str) -> bool:
     """Return True if the part has letters of the Latin alphabet, with upper and lower case."""
     return part[0].isalpha() and part[0] <= _LAST_LATIN and part.lower() != part.upper()
-
-
-def _other_language(parts: Sequence[str]) -> bool:
-    """Return True if another language has a share _FOREIGN of function words, and more of them than English."""
-    words = [part.lower() for part in parts if part[0].isalpha()]
-    distinctive = [word for word in words if word not in _SHARED]
-    most = max(sum(word in function_words for word in distinctive) for function_words in OTHER_LANGUAGES.values())
-    return most >= max(2, _FOREIGN * len(words)) and most > sum(map(is_function_word, distinctive))
 
 
 @dataclass(frozen=True)

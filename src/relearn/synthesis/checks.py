@@ -26,6 +26,7 @@ from relearn.data.record import evenly
 from relearn.leakage.detector import KINDS, Finding, LeakIndex
 from relearn.llm import Completer, Completion, Prompt
 from relearn.synthesis.retry_loop import Flaw, prompt_text
+from relearn.text.normalize import other_language
 from relearn.text.spans import find_spans
 from relearn.text.subjects import find_subject
 
@@ -108,6 +109,20 @@ def count_questions_with_secrets(records: Sequence[Record]) -> tuple[int, int]:
     return sum(others), len(examined)
 
 
+def other_languages(records: Sequence[Record]) -> str:
+    """Count the records in other languages than English: "4 of 9 records (2 Chinese, 2 German)"; empty without any."""
+    found = Counter(filter(None, (other_language(record.question) for record in records)))
+    named = ", ".join(f"{count:,} {language}" for language, count in found.most_common())
+    return f"{found.total():,} of {len(records):,} records ({named})" if found else ""
+
+
+def leak_check_note(records: Sequence[Record]) -> str:
+    """Say what the leak check cannot find in the languages of the records; empty where all are English."""
+    found = other_languages(records)
+    rule = "the leak check finds whole answers, long runs, numbers, dates and contacts there, but fewer names and words"
+    return f"not in English: {found}; {rule}, so read the rows or set synthesis.judge" if found else ""
+
+
 class Verifier:
     """Check (record, prompt, text) for leaks: `leaks` by rules, `flaws` by rules and then by a judge model."""
 
@@ -167,11 +182,15 @@ def read_verdict(reply: Completion) -> Flaw | None:
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """Store the counts of `verify_file`; `by_kind` counts flagged rows by their worst leak kind, worst first."""
+    """Store the counts of `verify_file`; `by_kind` counts flagged rows by their worst leak kind, worst first.
+
+    `note`: what the check cannot find in the languages of the forget set, or empty.
+    """
 
     rows: int
     flagged: int
     by_kind: Mapping[str, int]
+    note: str = ""
 
 
 def verify_file(file: Path | str, against: Path | str, out: Path | str) -> VerifySummary:
@@ -192,7 +211,8 @@ def verify_file(file: Path | str, against: Path | str, out: Path | str) -> Verif
             flagged.append(_flagged(number, findings, places))
     write_jsonl(Path(out), flagged)
     counts = Counter(row["kind"] for row in flagged)
-    return VerifySummary(len(rows), len(flagged), {kind: counts[kind] for kind in KINDS if counts[kind]})
+    by_kind = {kind: counts[kind] for kind in KINDS if counts[kind]}
+    return VerifySummary(len(rows), len(flagged), by_kind, leak_check_note([record for _, record in forget]))
 
 
 def _texts(file: Path) -> Iterable[tuple[str, str, str | None]]:

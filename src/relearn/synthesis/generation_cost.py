@@ -17,7 +17,8 @@ from relearn.data import Record
 from relearn.data.record import evenly
 from relearn.llm.completer import estimated_tokens
 from relearn.llm.generators import find_generator, remote_host
-from relearn.synthesis.checks import count_questions_with_secrets
+from relearn.llm.templates.generator import WAY_OUT
+from relearn.synthesis.checks import EXAMINED, count_questions_with_secrets, other_languages
 from relearn.synthesis.questions import own_question, variant_group, variants_prompt
 from relearn.synthesis.rows import Question, count_attack_shaped_rows, generic_shortage, generic_wanted
 from relearn.synthesis.vague_answers import (
@@ -28,6 +29,7 @@ from relearn.synthesis.vague_answers import (
     self_prompt,
     vague_prompt,
 )
+from relearn.text.normalize import other_language
 
 VARIANT_GROWTH = 1.5
 ANSWER_TOKENS = 30
@@ -37,6 +39,7 @@ JUDGE_TOKENS_IN, JUDGE_TOKENS_OUT = 200, 60
 RETRIED = 0.05
 # The part of a record that is sent to another machine.
 QUESTIONS, WITH_ANSWERS = "the questions", "the questions and answers"
+TEMPLATES = "templates"
 
 # Prompts are counted on at most this many records of a set, at equal distances.
 MEASURED = 1000
@@ -75,8 +78,7 @@ class Plan:
     """Store the expected rows by kind, if no text is rejected, and the spending of generator and judge.
 
     Calls and tokens include the share RETRIED for prompts that are sent again. `cost` is None if a price is missing.
-    `shortage`: says that there are fewer generic rows than asked for.
-    `writers`: which generator writes how many answers, if several do.
+    `notes`: lines on what the numbers do not say, such as rows that are missing.
     """
 
     rows: Mapping[str, int]
@@ -85,9 +87,7 @@ class Plan:
     counted_by: str
     currency: str
     over_budget: str = ""
-    shortage: str = ""
-    secrets_asked: str = ""
-    writers: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def calls(self) -> int:
@@ -115,8 +115,6 @@ class Plan:
         """Format the plan as lines of text."""
         rows = ", ".join(f"{count:,} {kind}" for kind, count in self.rows.items())
         lines = [f"Rows: {sum(self.rows.values()):,} ({rows})"] if self.rows else []
-        lines += [f"Note: {self.shortage}"] if self.shortage else []
-        lines += [self.writers] if self.writers else []
         for entry in self.spending:
             name = f"{entry.name}, {entry.purpose}" if entry.purpose else entry.name
             lines.append(
@@ -134,7 +132,7 @@ class Plan:
         ]
         if not self.sent:
             lines.append("Leaves this machine: nothing")
-        return [*lines, *filter(None, (self.secrets_asked, self.over_budget))]
+        return [*lines, *filter(None, (*self.notes, self.over_budget))]
 
     def _money(self, cost: float | None) -> str:
         if cost is None:
@@ -160,10 +158,10 @@ def plan_synthesis(
     totals = total_sizes(records, lambda record: [_tokens_of_record(record, settings, count)])
     judged = rows["qa"] + sum(record.form == "text" for record in records)
     plan = make_plan(rows, totals, settings, records=len(records), judged=judged, tokenizer=tokenizer, prices=prices)
-    writers = _writers(records, settings) if settings.generator == SELF else ""
     wanted = generic_wanted(rows["qa"] + rows["completion"], settings.generic_ratio)
-    shortage, secrets_asked = generic_shortage(generic, wanted), _secrets_asked(records)
-    return replace(plan, writers=writers, shortage=shortage, secrets_asked=secrets_asked)
+    shortage = f"Note: {missing}" if (missing := generic_shortage(generic, wanted)) else ""
+    notes = (_writers(records, settings), shortage, _secrets_asked(records), _languages(records, settings))
+    return replace(plan, notes=tuple(filter(None, notes)))
 
 
 def _secrets_asked(records: Sequence[Record]) -> str:
@@ -184,7 +182,12 @@ def total_sizes(records: Sequence[Record], sizes: Callable[[Record], Iterable[Ca
 
 
 def _writers(records: Sequence[Record], settings: config.Synthesis) -> str:
-    """Say how many answers the start model may write at most; questions for yes or no are left to the templates."""
+    """Describe how many answers the generator `self` writes at most; empty for other generators.
+
+    Questions for yes or no are left to the templates.
+    """
+    if settings.generator != SELF:
+        return ""
     asked = [slot for record in records for slot in answer_group(record, _questions(record, settings))]
     own = sum(slot.record.form == "text" or model_may_answer(slot) for slot in asked)
     return (
@@ -198,6 +201,19 @@ def _questions(record: Record, settings: config.Synthesis) -> list[Question]:
     own = own_question(record)
     variants = settings.variants if record.form == "chat" else ()
     return [own, *(Question(record.id, kind, record.question) for kind in variants)]
+
+
+def _languages(records: Sequence[Record], settings: config.Synthesis) -> str:
+    """Describe the records that the templates cannot write for; empty where there are none."""
+    found = other_languages(evenly(records, EXAMINED)) if settings.generator == TEMPLATES else ""
+    return f"Other languages: {found} are left out, because templates write English only; {WAY_OUT}" if found else ""
+
+
+def check_language(settings: config.Synthesis, records: Sequence[Record]) -> None:
+    """Raise InputError where the generator is `templates` and no record is in English."""
+    if settings.generator == TEMPLATES and records and all(other_language(record.question) for record in records):
+        problem = f"templates write English only, and no record is in English: {other_languages(records)}"
+        raise InputError(problem, where="synthesis.generator", way_out=WAY_OUT)
 
 
 def token_counter(tokenizer: Any) -> TokenCounter:

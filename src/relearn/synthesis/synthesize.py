@@ -23,8 +23,8 @@ from relearn.data import Record, content_id
 from relearn.llm import Completer
 from relearn.llm.cache import CachedCompleter, ignore_arrival
 from relearn.llm.generators import budget_for, make_completer
-from relearn.synthesis.checks import LeakCheck, Verifier
-from relearn.synthesis.generation_cost import check_remote
+from relearn.synthesis.checks import LeakCheck, Verifier, leak_check_note
+from relearn.synthesis.generation_cost import check_language, check_remote
 from relearn.synthesis.questions import write_questions
 from relearn.synthesis.retry_loop import Slot, SlotText, reject
 from relearn.synthesis.rows import (
@@ -150,6 +150,8 @@ def _result(
         notes.append(f"{without} of {len(records)} records have no row to learn from; see rejected.jsonl")
     if shortage := generic_shortage(len(generic_rows), counts["generic_wanted"]):
         notes.append(shortage)
+    if languages := leak_check_note(records):
+        notes.append(languages)
     return SynthesisResult((*rows, *generic_rows), rejections, counts, tuple(notes))
 
 
@@ -201,6 +203,7 @@ def synthesize_to_folder(
     RunFailedError if no record has a row.
     """
     check_remote(settings, len(records))
+    check_language(settings, records)
     with open_completers(settings, out, loaded) as completers:
         verifier = verifier or Verifier(records, completers.get("judge"))
         generator = completers["generator"]

@@ -5,6 +5,7 @@ fold, tokenise, norms   words without case, accents and compatibility forms; dig
 words_only              a text without case and punctuation
 singular                the likely singular of a word
 is_function_word, is_ordinary   function words and general words, from ordinary.txt
+other_language          the language of a text that is not English
 street_form             abbreviations of street words written out
 find_numerals           values of numbers written in words
 entity_form             a named entity without article, possessive and plural
@@ -159,6 +160,68 @@ def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
     lists = read_word_lists("relearn.text", "ordinary.txt")
     forms = {name: words | set(map(singular, words)) for name, words in lists.items()}
     return forms["function"], forms["ordinary"] | forms["function"]
+
+
+# English function words that are words of other languages as well.
+_SHARED = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
+_SCRIPTS = {
+    **dict.fromkeys(("HIRAGANA", "KATAKANA"), "Japanese"),
+    **{"CJK": "Chinese", "HANGUL": "Korean", "DEVANAGARI": "Hindi", "CYRILLIC": "Cyrillic letters"},
+}
+_FOREIGN_LETTERS = 0.3  # share of letters of another script
+_FOREIGN_WORDS = 0.12  # share of function words
+_MIN_WORDS = 4
+_LATIN_WORD = re.compile(r"(?<!['’])\b[^\W\d_]+\b(?!['’])")
+_ADDRESS = re.compile(r"\S+(?:@|//)\S+")
+
+
+@lru_cache(maxsize=1 << 14)
+def other_language(text: str) -> str | None:
+    """Return the language, or else the script, of a text that is not English; None for English and where it is unclear.
+
+    A text is in another language by its letters, by the word that its question begins with, or by its function words.
+    """
+    letters = [sign for sign in text if sign.isalpha()]
+    names = [unicodedata.name(sign, "LATIN").split()[0].split("-")[0] for sign in letters if sign > "\u024f"]
+    scripts = [name for name in names if name not in ("LATIN", "MODIFIER", "MATHEMATICAL")]
+    if len(scripts) > _FOREIGN_LETTERS * len(letters):
+        kana = next((script for script in scripts if script in ("HIRAGANA", "KATAKANA")), None)
+        script = kana or max(sorted(set(scripts)), key=scripts.count)
+        return _SCRIPTS.get(script, script.capitalize())
+    words = _LATIN_WORD.findall(_ADDRESS.sub(" ", text))
+    small = [word for at, word in enumerate(words) if word.islower() and not _is_particle(words, at)]
+    distinctive = [word for word in small if word not in _SHARED]
+    english = sum(len(word) > 1 and is_ordinary(word.lower()) for word in distinctive + words[:1])
+    counts = {name: sum(word in own for word in distinctive) for name, own in _function_words().items()}
+    name = max(counts, key=lambda language: counts[language])
+    if counts[name] >= max(2 if english else 1, _FOREIGN_WORDS * len(words)) and counts[name] > english:
+        return name
+    asks = next((name for name, own in _asking_words().items() if words and words[0].lower() in own), None)
+    if asks and english <= counts[asks]:
+        return asks
+    is_accented = len(words) >= _MIN_WORDS and any(not word.isascii() for word in small)
+    return "another language" if is_accented and not english else None
+
+
+def _is_particle(words: Sequence[str], at: int) -> bool:
+    """Return whether a word may be a part of a name ("van Pletzen"), and so tells no language."""
+    return 0 < at < len(words) - 1 and words[at - 1][0].isupper() and words[at + 1][0].isupper()
+
+
+@lru_cache(maxsize=1)
+def _language_lists() -> dict[str, frozenset[str]]:
+    return read_word_lists("relearn.text", "languages.txt")
+
+
+@lru_cache(maxsize=1)
+def _function_words() -> dict[str, frozenset[str]]:
+    return {name: words for name, words in _language_lists().items() if not name.endswith("_asks")}
+
+
+@lru_cache(maxsize=1)
+def _asking_words() -> dict[str, frozenset[str]]:
+    lists = _language_lists()
+    return {name.removesuffix("_asks"): words for name, words in lists.items() if name.endswith("_asks")}
 
 
 _SHORT_STREET = word_list("st rd ave av blvd ln dr ct sq hwy pl pkwy str")

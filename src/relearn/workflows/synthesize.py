@@ -12,7 +12,7 @@ from relearn.core.files import make_private_dir
 from relearn.core.ownership import check_links, clear_leftovers, is_new, is_ours, outputs_in, refuse_overwrite
 from relearn.core.run_dir import CACHE, EVALUATION, LOCK, RECIPE, REJECTED, SYNTHESIS, RunFolder, locked
 from relearn.data.validation import load_all
-from relearn.synthesis.generation_cost import check_remote
+from relearn.synthesis.generation_cost import check_language, check_remote
 from relearn.synthesis.rows import load_generic
 from relearn.synthesis.synthesize import synthesize_to_folder
 from relearn.synthesis.vague_answers import SELF
@@ -35,6 +35,7 @@ def synthesize(
     refuse_overwrite(outputs_in(folder.path), (forget, generic))
     data = load_all(Data.model_validate({"forget": str(forget), "generic": str(generic) if generic else None}))
     check_remote(settings, len(data.forget))
+    check_language(settings, data.forget)
     records, generic_records = with_subjects(data).forget, data.generic or load_generic()
     make_private_dir(folder.path)
     with locked(folder), console.stage("write new answers", len(records)) as tick:

@@ -17,7 +17,7 @@ from relearn.llm.templates import phrases
 from relearn.llm.templates.asked import asked_for
 from relearn.llm.templates.phrases import QuestionKind, fill_in, in_order, kind_named, kind_of, passages, placeholders
 from relearn.llm.templates.question_parser import lower_first, parse_question
-from relearn.text.normalize import word_set, words_only
+from relearn.text.normalize import other_language, word_set, words_only
 from relearn.text.subjects import find_author_noun, find_subject
 
 NEIGHBOURS = 5
@@ -25,8 +25,15 @@ _NUMBERED = re.compile(r"^\s*(\d+)[.)]\s*(.*\S)\s*$")
 _INDEFINITE = re.compile(r"(?:an?|some|any|one|two|three|another|yet|several|other|more)\b")
 
 
+# Fields that hold the text of a record.
+_ASKED = ("question", "questions", "prefix")
+WAY_OUT = "set synthesis.generator to a model that writes it (transformers:MODEL, openai:MODEL)"
+
+
 class Templates:
     """Answers the tasks "variants", "vague", "neighbours", "continue" and "alternate"; any other task is an error.
+
+    A record in another language is an error too: the wordings are English.
 
     variants: fields question, subject, kinds -> one line "kind: question" for each kind.
     vague: fields subject, questions ("1. ..."), asked (the same list, for noisy wordings the question they ask),
@@ -46,6 +53,9 @@ class Templates:
         write = _TASKS.get(prompt.task)
         if write is None:
             return Completion(error=f"the templates generator cannot do the task {prompt.task!r}")
+        language = next(filter(None, (other_language(prompt.fields.get(name, "")) for name in _ASKED)), None)
+        if language:
+            return Completion(error=f"the templates write English only, the record is in {language}; {WAY_OUT}")
         try:
             return Completion(text=write(prompt))
         except _UnusableError as error:

@@ -23,7 +23,7 @@ from relearn.models.load import Loaded, check_machine
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.external import write_external_rows
-from relearn.synthesis.generation_cost import QUESTIONS, WITH_ANSWERS, check_remote
+from relearn.synthesis.generation_cost import QUESTIONS, WITH_ANSWERS, check_language, check_remote
 from relearn.synthesis.neighbours import neighbour_records
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import TrainingRow, load_generic
@@ -124,6 +124,7 @@ def _check_generator(recipe: Recipe, data: DataSet) -> None:
     """Raise InputError if the generator runs on another host and `synthesis.allow_remote` is not set."""
     shown = QUESTIONS if recipe.metrics.entities == "spacy" else WITH_ANSWERS
     check_remote(recipe.synthesis, len(data.forget), shown)
+    check_language(recipe.synthesis, data.forget)
 
 
 def synthesis_outputs(context: RunContext) -> list[str]:
