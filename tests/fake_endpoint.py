@@ -1,9 +1,12 @@
-"""A chat completions endpoint on this machine whose every reply a test decides."""
+"""A chat completions endpoint on this machine whose every reply a test decides, also those that break HTTP."""
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """`status` 0 hangs up without a word."""
+    """`status` 0 hangs up without a word; `payload` replaces the chat completion; `send` writes everything itself."""
 
     text: str = ""
     status: int = 200
@@ -21,14 +24,19 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     error: dict[str, Any] | None = None
     body: bytes | None = None
+    payload: Any = None
+    send: Callable[[BaseHTTPRequestHandler], None] | None = None
 
 
 @dataclass
 class Endpoint:
-    """`requests` are the bodies received, `most_at_once` the highest number of requests under way together."""
+    """`requests` are the bodies received, `received` their paths with the header that may hold a key; `most_at_once` is
+    the highest number of requests under way together.
+    """
 
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
     most_at_once: int = 0
 
 
@@ -46,6 +54,7 @@ def endpoint(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[Endpoin
             with lock:
                 number = len(found.requests)
                 found.requests.append(body)
+                found.received.append(f"{self.path} {self.headers.get('Authorization')}")
                 under_way += 1
                 found.most_at_once = max(found.most_at_once, under_way)
             try:
@@ -57,7 +66,10 @@ def endpoint(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[Endpoin
                 self.close_connection = True
                 self.connection.close()
                 return
-            self._send(reply)
+            try:
+                reply.send(self) if reply.send else self._send(reply)
+            except OSError:
+                self.close_connection = True
 
         def _send(self, reply: Reply) -> None:
             payload = reply.body if reply.body is not None else json.dumps(_payload(reply)).encode()
@@ -83,6 +95,8 @@ def endpoint(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[Endpoin
 
 
 def _payload(reply: Reply) -> dict[str, Any]:
+    if reply.payload is not None:
+        return reply.payload
     if reply.status != 200:
         return {"error": reply.error or {"message": "no"}}
     message = {"role": "assistant", "content": reply.text}
@@ -94,6 +108,41 @@ def _payload(reply: Reply) -> dict[str, Any]:
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
+
+
+def completion_payload(
+    message: Any = None, *, finish_reason: Any = "stop", usage: Any = None, text: Any = None
+) -> dict[str, Any]:
+    """A chat completion with any message (by default one with `text` as its content) and any usage."""
+    message = {"role": "assistant", "content": text} if message is None else message
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}], "usage": usage}
+
+
+def drip(head: bytes, unit: bytes = b" ", pause: float = 0.05) -> Reply:
+    """Send `head` at once and then `unit` again and again, for ever."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        while True:
+            handler.wfile.write(unit)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return Reply(send=send)
+
+
+def raw(data: bytes, *, reset: bool = False) -> Reply:
+    """Send these bytes and close the connection; with `reset` not in the regular way."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.wfile.write(data)
+        handler.wfile.flush()
+        if reset:
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+
+    return Reply(send=send)
 
 
 def prompt_of(body: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relearn.core.config import Synthesis
-from relearn.core.errors import BudgetError, GeneratorError, InputError
+from relearn.core.errors import BudgetError, GeneratorError, InputError, RunFailedError
 from relearn.llm import Completion, Prompt
 from relearn.llm.cache import CachedCompleter, cache_key
 from relearn.llm.completer import CallBudget, worst_case_tokens
@@ -113,6 +113,7 @@ CachedCompleter(Mortal(), Path(sys.argv[1])).complete([Prompt(text, "vague", max
     path = tmp_path / "c.sqlite"
     killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
+    assert budget_for(Synthesis(), path).calls == 3  # the pending one was sent, and may have to be paid for
     inner = Stream()
     CachedCompleter(inner, path).complete(_prompts("a", "b", "c"))
     assert inner.asked == ["c"]
@@ -134,6 +135,37 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
     (tmp_path / "c.sqlite").write_text("hello " * 1000)
     with pytest.raises(InputError, match="not an answer cache"):
         CachedCompleter(Batch(), tmp_path / "c.sqlite")
+
+
+def test_a_cache_that_cannot_be_opened_or_filled_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "folder", tmp_path / "file" / "c.sqlite"):
+        with pytest.raises(RunFailedError, match=r"the answer cache cannot be used: .* -> see that"):
+            CachedCompleter(Batch(), path)
+    full = CachedCompleter(Batch(), tmp_path / "c.sqlite")
+    full._store._run("PRAGMA max_page_count = 1")
+    with pytest.raises(RunFailedError, match="disk is full"):
+        full.complete(_prompts("a" * 100_000))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("", "an empty answer"), (" \n", "an empty answer"), ("Fine \ud83d", "not valid Unicode")]
+)
+def test_an_answer_that_is_empty_or_cannot_be_written_is_a_failure_that_costs_its_tokens(tmp_path, text, error):
+    class Broken(Batch):
+        def _answer(self, prompt: Prompt) -> Completion:
+            return Completion(text, input_tokens=4, output_tokens=6)
+
+    path = tmp_path / "c.sqlite"
+    cached = CachedCompleter(Broken(), path)
+    (completion,) = cached.complete(_prompts("a"))
+    assert error in str(completion.error) and completion.text == "" and cached.stored(_prompts("a")) == [None]
+    assert (budget_for(Synthesis(), path).calls, budget_for(Synthesis(), path).tokens) == (1, 10)
+
+
+def test_a_prompt_with_half_a_character_has_a_key():
+    assert cache_key("x", Prompt("\ud83d", "vague")) != cache_key("x", Prompt("\ud83e", "vague"))
 
 
 def test_the_key_holds_whatever_shapes_the_answer():

@@ -11,8 +11,8 @@ from fake_endpoint import Endpoint, Reply, endpoint, prompt_of
 from relearn.core.errors import GeneratorError, InputError
 from relearn.llm import Prompt
 from relearn.llm.cache import CachedCompleter
-from relearn.llm.generators import remote_host
-from relearn.llm.openai_client import OpenAICompleter, is_loopback
+from relearn.llm.endpoint import Limits
+from relearn.llm.openai_client import OpenAICompleter
 
 KEY = "sk-very-private-key-0123456789"
 
@@ -23,9 +23,9 @@ def _environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def _completer(found: Endpoint, monkeypatch, **options) -> OpenAICompleter:
+def _completer(found: Endpoint, monkeypatch, *, concurrency: int = 8, **limits) -> OpenAICompleter:
     monkeypatch.setenv("OPENAI_BASE_URL", found.url)
-    return OpenAICompleter("m", **options)
+    return OpenAICompleter("m", concurrency, limits=Limits(**{"first_wait": 0.01, **limits}))
 
 
 def _prompts(*texts: str) -> list[Prompt]:
@@ -98,7 +98,7 @@ def test_three_failures_that_are_not_in_a_row_do_not_stop_the_run(monkeypatch):
 def test_no_connection_at_all_is_said_so(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(GeneratorError, match="no connection"):
-        OpenAICompleter("m", tries=1).complete(_prompts("a", "b", "c"))
+        OpenAICompleter("m", limits=Limits(tries=1)).complete(_prompts("a", "b", "c"))
 
 
 def test_answers_under_way_when_the_endpoint_fails_are_kept(monkeypatch, tmp_path):
@@ -179,40 +179,7 @@ def test_trap_16_a_key_is_asked_for_but_not_for_this_machine(monkeypatch):
 
 def test_a_login_in_the_address_is_not_shown(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:hidden@127.0.0.1:9/v1")
-    completer = OpenAICompleter("m", tries=1)
+    completer = OpenAICompleter("m", limits=Limits(tries=1))
     with pytest.raises(GeneratorError) as caught:
         completer.complete(_prompts("a", "b", "c"))
     assert "hidden" not in str(caught.value) + completer.name
-
-
-def test_a_proxy_does_not_see_what_is_meant_for_this_machine(monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with endpoint(lambda body, number: Reply("direct")) as found:
-        (completion,) = _completer(found, monkeypatch, tries=1).complete(_prompts("a"))
-    assert completion.text == "direct"
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("http://localhost:8000/v1", True),
-        ("http://127.8.0.1/v1", True),
-        ("http://[::1]:80/v1", True),
-        ("http://0.0.0.0:1", True),
-        ("http://a.localhost/v1", True),
-        ("https://api.openai.com/v1", False),
-        ("http://192.168.0.4:8000/v1", False),
-        ("http://localhost.example.com/v1", False),
-    ],
-)
-def test_what_is_this_machine(url, expected):
-    assert is_loopback(url) is expected
-
-
-def test_the_host_that_prompts_would_go_to(monkeypatch):
-    assert remote_host("openai:m") == "api.openai.com"
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8/v1")
-    assert remote_host("openai:m") is None and remote_host("templates") is None
-    monkeypatch.setenv("OPENAI_BASE_URL", "not a url")
-    with pytest.raises(InputError, match="OPENAI_BASE_URL"):
-        remote_host("openai:m")

@@ -194,7 +194,7 @@ def test_an_outage_in_the_middle_keeps_what_was_graded(monkeypatch, tmp_path):
 def test_a_second_scoring_asks_nothing(monkeypatch, tmp_path):
     _, server = graded_by_server(monkeypatch, tmp_path, lambda body, number: Reply("Score: 3"))
     with endpoint(lambda body, number: Reply("Score: 1")) as other:
-        monkeypatch.setattr("relearn.llm.openai_client.base_url", lambda: server.url)
+        monkeypatch.setattr("relearn.llm.endpoint.base_url", lambda: server.url)
         judges = make_judges(config.Metrics(judge="openai:m", matcher="exact"), cache=tmp_path / "cache.sqlite")
         again = [item.grade for item in judges.grades(ROWS, "fluency")]
     assert again == [3] * 30

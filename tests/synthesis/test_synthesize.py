@@ -216,7 +216,7 @@ def test_trap_4_a_record_whose_prompts_all_fail_is_a_final_rejection_of_kind_err
 
 
 def test_trap_4_a_generator_that_is_down_stops_the_run():
-    with pytest.raises(GeneratorError, match="all 9 prompts failed, the last with HTTP 503"):
+    with pytest.raises(GeneratorError, match="all 9 prompts failed, the last one: HTTP 503"):
         run(Scripted(lambda prompt, lines: Completion(error="HTTP 503")))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token, validators
 
 from relearn.core import __version__
 from relearn.core.errors import InputError
@@ -26,6 +26,17 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+
+def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """Convert an argument; without this converter, cyclopts rounds 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f'"{tokens[0].value}" is not a whole number') from None
+
+
+# Types of options that several commands have.
+Count = Annotated[int, Parameter(converter=_whole_number, validator=validators.Number(gte=1))]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
 
 

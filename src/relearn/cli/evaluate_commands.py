@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from relearn.cli.app import app, fail, show
+from relearn.cli.app import Count, app, fail, show
 from relearn.core.errors import InputError
 
 
@@ -100,8 +100,8 @@ def audit(
     attacks: str = "",
     control: str | None = None,
     templates: Path | None = None,
-    facts: int | None = None,
-    samples: int | None = None,
+    facts: Count | None = None,
+    samples: Count | None = None,
     before: str | None = None,
     after: str | None = None,
     base: str | None = None,
@@ -195,7 +195,7 @@ def analyze(
     folder: Path,
     *others: Path,
     prompt: tuple[str, ...] = (),
-    facts: int = 12,
+    facts: Count = 12,
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
 ) -> None:

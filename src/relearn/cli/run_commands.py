@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from relearn.cli.app import Set, app, fail, show
+from relearn.cli.app import Count, Set, app, fail, show
 
 
 @app.command
@@ -134,7 +134,7 @@ def synthesize(
     generic: Path | None = None,
     seed: int = 0,
     allow_remote: bool = False,
-    max_calls: int | None = None,
+    max_calls: Count | None = None,
 ) -> None:
     """Generate training rows with new, vague answers for a forget set, without training.
 

@@ -245,7 +245,10 @@ class MaskConfig(Part):
 
 
 class Unlearn(Part):
-    """Set the training of the unlearned model. The defaults are those of the paper (arXiv 2502.11190, Table 4).
+    """Set the training of the unlearned model.
+
+    The defaults are those of the paper (arXiv 2502.11190, Table 4), except `warmup` (paper: one epoch, 0.33 of three),
+    and `batch_size` and `accumulation` (paper: 1 and 4, the same number of rows per step).
 
     - `method`, `options`: a method (`relearn list methods`; default relearn) and its options.
     - `mask`: restrict training to some weights; default none.
@@ -301,6 +304,8 @@ class Unlearn(Part):
 
 class Generate(Part):
     """Set how answers are generated.
+
+    The defaults are greedy; the paper samples: temperature 0.7, top_p 0.9, top_k 5, repeats 3.
 
     - `max_new_tokens`: maximum number of tokens of an answer, at least 1; default 128.
     - `batch_size`: maximum number of questions per batch, at least 1; default: chosen by the memory of the machine.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from relearn.core.errors import BudgetError
@@ -47,6 +47,20 @@ class Completion:
         return self.error is None
 
 
+def usable_or_failed(completion: Completion) -> Completion:
+    """Return a completion that can be cached and written: one without text, or that is not Unicode, becomes a failure.
+
+    A lone surrogate, half of a character, can be in the JSON of a server, but in no file.
+    """
+    if not completion.ok:
+        return completion
+    try:
+        completion.text.encode()
+    except UnicodeEncodeError:
+        return replace(completion, text="", error="the answer is not valid Unicode")
+    return completion if completion.text.strip() else replace(completion, text="", error="an empty answer")
+
+
 @runtime_checkable
 class Completer(Protocol):
     """Define a completer: one completion per prompt, in order. `name`: model and endpoint, part of the cache key."""
@@ -58,7 +72,10 @@ class Completer(Protocol):
 
 @dataclass
 class CallBudget:
-    """Limit the calls and tokens of generators, and count those used; None is no limit. Each sent prompt is a call.
+    """Limit the calls and tokens of generators, and count those used; None is no limit.
+
+    A call is a prompt that is sent, whether it is answered or not. Further tries after a temporary failure are the same
+    call.
 
     `reserve` counts the largest possible tokens of a prompt before it is sent. `settle` replaces them by the actual
     count. The limits therefore hold for any number of concurrent requests.

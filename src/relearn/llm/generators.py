@@ -64,7 +64,7 @@ def find_generator(name: str) -> tuple[Generator, str]:
 
 
 def budget_for(settings: config.Synthesis, cache: Path | None) -> CallBudget:
-    """Return the budget of the settings; the cached completions count as used."""
+    """Return the budget of the settings; calls and tokens of earlier runs, in the cache, count as used."""
     calls = tokens = 0
     if cache is not None and cache.exists():
         store = AnswerStore(cache)

@@ -1,62 +1,54 @@
-"""Send prompts to an OpenAI-compatible endpoint (`openai:MODEL`) with concurrent requests.
+"""Complete prompts with an OpenAI-compatible endpoint (`openai:MODEL`) and concurrent requests.
 
-OPENAI_BASE_URL is the endpoint and OPENAI_API_KEY the key; an endpoint on this machine needs no key. The client library
-retries temporary failures (429, 5xx, no connection, timeout) with exponential backoff and jitter, and follows
-Retry-After. Error messages of a server are not shown, because they may contain the prompt or the key.
+OPENAI_BASE_URL is the endpoint and OPENAI_API_KEY the key; an endpoint on this machine needs no key. Temporary failures
+(429, 5xx, no connection, timeout, broken reply) are tried again with exponential backoff and jitter, or after the time
+in Retry-After. A reply without a whole answer is a failure of its prompt.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import queue
+import random
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from relearn.core import config
 from relearn.core.errors import GeneratorError, InputError
 from relearn.llm.completer import Completion, Prompt, drop_truncated_sentence, estimated_tokens, strip_reasoning
+from relearn.llm.endpoint import REQUEST_THREAD, Endpoint, Limits, RequestFailure, remote_host
 from relearn.llm.generators import GENERATORS, Generator
 
-DEFAULT_URL = "https://api.openai.com/v1"
+LIMITS = Limits()
 GIVE_UP_AFTER = 3
 _OPTIONAL = ("seed", "temperature", "max_tokens")
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """Store a thread's result; `unreachable`: the endpoint failed, not the prompt; `fatal`: error for all prompts."""
+    """Store the completion of the prompt at position `number`, and the failure of its last request, if any."""
 
     number: int
     completion: Completion
-    unreachable: bool = False
-    fatal: InputError | None = None
+    failure: RequestFailure | None = None
 
 
 class OpenAICompleter:
-    """Request chat completions of one model.
+    """Request chat completions of one model with `concurrency` requests at a time, within `limits` (default LIMITS).
 
-    `concurrency`: concurrent requests; `tries`: maximum requests per prompt, including the first; `timeout`: seconds
-    per request. Raises InputError for an invalid address or a missing key.
+    Raises InputError for an invalid address or a missing key.
     """
 
-    def __init__(self, model: str, concurrency: int = 8, *, tries: int = 6, timeout: float = 180.0):
-        import openai
-
-        url = base_url()
-        local = is_loopback(url)
+    def __init__(self, model: str, concurrency: int = 8, *, limits: Limits | None = None):
         self.model = model
         self.concurrency = concurrency
-        self.where = f"generator {model} at {_without_login(url)}"
-        self.name = f"openai:{model}@{_without_login(url)}"
+        self.limits = limits or LIMITS
+        self._endpoint = Endpoint(model, self.limits)
+        self.where = self._endpoint.where
+        self.name = f"openai:{model}@{self._endpoint.shown}"
         self._refused: set[str] = set()
-        # Requests to this machine must not go through a proxy set in the environment.
-        client = openai.DefaultHttpxClient(trust_env=False) if local else None
-        self._client = openai.OpenAI(
-            api_key=_api_key(local), base_url=url, max_retries=tries - 1, timeout=timeout, http_client=client
-        )
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         answers = dict(self.stream(prompts))
@@ -65,57 +57,66 @@ class OpenAICompleter:
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[tuple[int, Completion]]:
         """Yield (position, completion) when received; read a prompt from the iterable only when it can be sent.
 
-        Raises InputError for a wrong key or model, GeneratorError if GIVE_UP_AFTER consecutive prompts failed after all
-        their tries. The results of pending requests are yielded before the error is raised.
+        Raises InputError for a wrong key, model or address, GeneratorError if GIVE_UP_AFTER consecutive prompts failed
+        after all their tries. The results of pending requests are yielded before the error is raised.
         """
         unsent = iter(enumerate(prompts))
         arrived: queue.Queue[_Arrival] = queue.Queue()
-        in_flight = 0
+        deadlines: dict[int, float] = {}  # of the pending prompts, by position
         health = _Health()
         while True:
-            while health.usable and in_flight < self.concurrency and (entry := next(unsent, None)):
+            while health.usable and len(deadlines) < self.concurrency and (entry := next(unsent, None)):
+                number, prompt = entry
+                deadlines[number] = time.monotonic() + self.limits.prompt
                 # Daemon threads: an interrupted process must not wait for a slow endpoint.
-                threading.Thread(target=self._work, args=(*entry, arrived), daemon=True).start()
-                in_flight += 1
-            if not in_flight:
+                arguments = (number, prompt, deadlines[number], arrived)
+                threading.Thread(target=self._work, args=arguments, name=REQUEST_THREAD, daemon=True).start()
+            if not deadlines:
                 break
-            arrival = arrived.get()
-            in_flight -= 1
-            health.add(arrival)
-            if arrival.fatal is None:
+            arrival = _next_arrival(arrived, deadlines)
+            del deadlines[arrival.number]
+            health.add(arrival.failure)
+            if arrival.failure is None or arrival.failure.for_all is None:
                 yield arrival.number, arrival.completion
         health.raise_for(self.where)
 
-    def _work(self, number: int, prompt: Prompt, arrived: queue.Queue[_Arrival]) -> None:
-        import openai
-
+    def _work(self, number: int, prompt: Prompt, deadline: float, arrived: queue.Queue[_Arrival]) -> None:
         try:
-            arrived.put(_Arrival(number, self._request(prompt)))
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            arrived.put(_Arrival(number, Completion(error="refused"), fatal=self._refusal(error.status_code)))
-        except openai.APIStatusError as error:
-            temporary = error.status_code in (408, 409, 429) or error.status_code >= 500
-            arrived.put(_Arrival(number, Completion(error=f"HTTP {error.status_code}"), unreachable=temporary))
-        except openai.APITimeoutError:
-            arrived.put(_Arrival(number, Completion(error="timed out"), unreachable=True))
-        except openai.APIConnectionError:
-            arrived.put(_Arrival(number, Completion(error="no connection"), unreachable=True))
+            arrived.put(_Arrival(number, self._complete(prompt, deadline)))
+        except RequestFailure as failure:
+            arrived.put(_failed(number, failure))
         except Exception as error:
-            # Every prompt needs a result in the queue; without one, `stream` would wait forever.
-            arrived.put(_Arrival(number, Completion(error=f"unreadable reply ({type(error).__name__})")))
+            # Every prompt needs a result in the queue; without one, `stream` would wait until the deadline.
+            arrived.put(_failed(number, RequestFailure(f"the request failed: {type(error).__name__}")))
 
-    def _request(self, prompt: Prompt) -> Completion:
-        import openai
+    def _complete(self, prompt: Prompt, deadline: float) -> Completion:
+        """Send a prompt until it is answered, cannot be answered, or a limit is reached."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._request(prompt, deadline)
+            except RequestFailure as failure:
+                wait = failure.wait or self._backoff(tries)
+                if not failure.again or tries == self.limits.tries:
+                    raise
+                if time.monotonic() + wait >= deadline:
+                    asked = f", with a longer wait than {self.limits.prompt:.0f} s" if failure.wait else ""
+                    raise RequestFailure(failure.reason + asked, hint=failure.hint) from None
+            time.sleep(wait)
 
+    def _backoff(self, tries: int) -> float:
+        longest = min(self.limits.first_wait * 2 ** (tries - 1), self.limits.longest_wait)
+        return longest * random.uniform(0.75, 1.0)
+
+    def _request(self, prompt: Prompt, deadline: float) -> Completion:
         while True:
             options = self._options(prompt)
             try:
-                reply = self._client.chat.completions.create(**options)
-            except openai.BadRequestError as error:
-                if not self._drop_refused(error, options):
+                return _as_completion(self._endpoint.post(options, deadline), prompt)
+            except RequestFailure as failure:
+                if not self._drop_refused(failure.details, options):
                     raise
-                continue
-            return _as_completion(reply, prompt)
 
     def _options(self, prompt: Prompt) -> dict[str, Any]:
         refused = frozenset(self._refused)
@@ -131,19 +132,33 @@ class OpenAICompleter:
             options["max_completion_tokens"] = prompt.max_tokens
         return {name: value for name, value in options.items() if name not in refused}
 
-    def _drop_refused(self, error: Any, options: dict[str, Any]) -> bool:
-        """Stop sending a parameter that the error names as unsupported; return False for other errors."""
-        named = error.param or next((name for name in _OPTIONAL if f"'{name}'" in str(error.message)), None)
+    def _drop_refused(self, details: Mapping[str, Any], options: dict[str, Any]) -> bool:
+        """Stop sending a parameter that the error of a server names as unsupported; return False for other errors."""
+        message = str(details.get("message"))
+        named = details.get("param") or next((name for name in _OPTIONAL if f"'{name}'" in message), None)
         if named not in _OPTIONAL or named not in options:
             return False
         self._refused.add(named)
         return True
 
-    def _refusal(self, status: int) -> InputError:
-        if status == 404:
-            way_out = "check the name after openai: and OPENAI_BASE_URL"
-            return InputError(f"HTTP 404: no model {self.model!r} there", where=self.where, way_out=way_out)
-        return InputError(f"HTTP {status}: the key is not accepted", where=self.where, way_out="check OPENAI_API_KEY")
+
+def _next_arrival(arrived: queue.Queue[_Arrival], deadlines: Mapping[int, float]) -> _Arrival:
+    """Wait for the result of a pending prompt; a prompt without one at its deadline has timed out.
+
+    A thread can overrun its deadline, for example where a header arrives byte by byte. A late result is not used.
+    """
+    number = min(deadlines, key=deadlines.__getitem__)
+    while True:
+        try:
+            arrival = arrived.get(timeout=max(0.0, deadlines[number] + 0.5 - time.monotonic()))
+        except queue.Empty:
+            return _failed(number, RequestFailure("timed out"))
+        if arrival.number in deadlines:
+            return arrival
+
+
+def _failed(number: int, failure: RequestFailure) -> _Arrival:
+    return _Arrival(number, Completion(error=failure.reason), failure)
 
 
 class _Health:
@@ -151,86 +166,79 @@ class _Health:
 
     def __init__(self) -> None:
         self.failed_in_row = 0
-        self.reason = ""
-        self.fatal: InputError | None = None
+        self.last: RequestFailure | None = None
 
     @property
     def usable(self) -> bool:
-        return self.fatal is None and self.failed_in_row < GIVE_UP_AFTER
+        return self.failed_in_row < GIVE_UP_AFTER and not (self.last and self.last.for_all)
 
-    def add(self, arrival: _Arrival) -> None:
-        if not self.usable:
-            return
-        self.fatal = arrival.fatal
-        self.failed_in_row = self.failed_in_row + 1 if arrival.unreachable else 0
-        self.reason = arrival.completion.error or ""
+    def add(self, failure: RequestFailure | None) -> None:
+        if self.usable:
+            self.failed_in_row = self.failed_in_row + 1 if failure and failure.endpoint else 0
+            self.last = failure
 
     def raise_for(self, where: str) -> None:
-        if self.fatal is not None:
-            raise self.fatal
-        if not self.usable:
-            way_out = "every answer received is kept: start again to go on"
-            raise GeneratorError(f"stopped answering ({self.reason})", where=where, way_out=way_out)
+        if self.usable or self.last is None:
+            return
+        if self.last.for_all:
+            raise self.last.for_all
+        hint = f"{self.last.hint}; " if self.last.hint else ""
+        way_out = f"{hint}every answer received is kept: start again to go on"
+        raise GeneratorError(f"stopped answering ({self.last.reason})", where=where, way_out=way_out)
 
 
 def _as_completion(reply: Any, prompt: Prompt) -> Completion:
-    choice = reply.choices[0]
-    text = strip_reasoning(choice.message.content or "")
-    if choice.finish_reason == "length":
+    """Read the text and the token counts of a reply; a reply without a whole answer gives an error."""
+    try:
+        choice = reply["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        content, usage = message.get("content"), reply.get("usage")
+    except (TypeError, LookupError, AttributeError):
+        raise RequestFailure("a reply that is no chat completion", hint="check OPENAI_BASE_URL") from None
+    text = strip_reasoning(content) if isinstance(content, str) else ""
+    if finish == "length":
         text = drop_truncated_sentence(text)
-    usage = reply.usage
+    error = _reason_without_answer(message, finish, text)
+    usage = usage if isinstance(usage, dict) else {}
     return Completion(
-        text,
-        input_tokens=usage.prompt_tokens if usage else estimated_tokens(prompt.text),
-        output_tokens=usage.completion_tokens if usage else estimated_tokens(text),
+        "" if error else text,
+        error=error,
+        input_tokens=_token_count(usage.get("prompt_tokens"), prompt.text),
+        output_tokens=_token_count(usage.get("completion_tokens"), text),
     )
 
 
-def base_url() -> str:
-    """Return the endpoint: OPENAI_BASE_URL or DEFAULT_URL. Raises InputError unless it is an http(s) address."""
-    url = os.environ.get("OPENAI_BASE_URL", "").strip() or DEFAULT_URL
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        way_out = "export OPENAI_BASE_URL=http://localhost:8000/v1"
-        raise InputError("not an http(s) address", where="OPENAI_BASE_URL", way_out=way_out)
-    return url.rstrip("/")
+def _reason_without_answer(message: Mapping[str, Any], finish: Any, text: str) -> str | None:
+    """Return why a message has no answer; None if it has one."""
+    if message.get("refusal"):
+        return "the model refused"
+    if finish == "content_filter":
+        return "a content filter stopped the answer"
+    if text:
+        return None
+    if message.get("tool_calls") or message.get("function_call"):
+        return "a tool call instead of an answer"
+    return "the token limit came before an answer" if finish == "length" else "an empty answer"
 
 
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+def _token_count(reported: Any, text: str) -> int:
+    """Return the count that a server reported; if it is missing or cannot be right, estimate it from `text`."""
+    return reported if type(reported) is int and 0 < reported < 10**8 else estimated_tokens(text)
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether `url` is on this machine; host names are not resolved."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
-def _api_key(local: bool) -> str:
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and not local:
-        way_out = "export OPENAI_API_KEY=..., or OPENAI_BASE_URL for an endpoint of your own"
-        raise InputError("OPENAI_API_KEY is not set", where="generator openai", way_out=way_out)
-    return key or "none-needed"
-
-
-def _host() -> str | None:
-    url = base_url()
-    return None if is_loopback(url) else urlsplit(url).hostname
+def _make(model: str, settings: config.Synthesis, loaded: Any) -> OpenAICompleter:
+    # The stages check this before the first call and say what would be sent; here it holds for every caller.
+    if not settings.allow_remote and (host := remote_host()) is not None:
+        problem = f"prompts would be sent to {host}"
+        raise InputError(problem, where="generator openai", way_out="allow it (allow_remote: true)")
+    return OpenAICompleter(model, settings.concurrency)
 
 
 GENERATORS.add(
     "openai",
     Generator(
-        make=lambda model, settings, loaded: OpenAICompleter(model, settings.concurrency),
-        host=_host,
+        make=_make,
+        host=remote_host,
         priced=True,
         about="openai:MODEL, any OpenAI-compatible endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)",
     ),

@@ -108,11 +108,12 @@ class NamedGrader:
         """Raise InputError for an invalid judge, or for a judge on another host without `allow_remote`."""
         check_remote_judge(settings)
         self.name = str(settings.judge)
+        self._settings = config.Synthesis(generator=self.name, allow_remote=settings.allow_remote)
         self._cache = cache
 
     @cached_property
     def completer(self) -> CachedCompleter:
-        return make_completer(self.name, config.Synthesis(generator=self.name), self._cache)
+        return make_completer(self.name, self._settings, self._cache)
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         return _replies(self.completer, prompts)

@@ -95,7 +95,7 @@ def write_with_retries(
             retry for group, reply in zip(pending, replies, strict=True) for retry in _to_retry(group, reply, texts)
         ]
     if completions and not any(completion.ok for completion in completions):
-        failed = f"all {len(completions)} prompts failed, the last with {completions[-1].error}"
+        failed = f"all {len(completions)} prompts failed, the last one: {completions[-1].error}"
         way_out = "see that the generator answers, then start again"
         raise GeneratorError(f"no {task.name} was written: {failed}", where="synthesis", way_out=way_out)
     return WrittenTexts(texts, tuple(_mark_final(rejections, texts)))

@@ -61,9 +61,10 @@ def jensun(
         JSD(P || Q) = 1/2 KL(P || M) + 1/2 KL(Q || M),  M = (P + Q) / 2
 
     Logarithms are natural, so a divergence is at most ln 2. g is `forget_weight`, a is `retain_jsd`; means are over the
-    answer tokens of the step. Reference: nmndeep/open-unlearning@8f21848, src/trainer/unlearn/grad_jsdiff.py. That code
-    sets probability 1 for both tokens of "No Idea" at every position of the question and the original answer, which is
-    not a distribution. Here a refusal follows the question, and its tokens are the targets. retain_jsd: 1 (0.5 to 5).
+    answer tokens of the step. Reference: nmndeep/JensUn-Unlearning, src/trainer/utils.py. Its first commit (925e221)
+    sets probability 1 for both tokens of "No Idea" at every position, which is not a distribution. Its current code has
+    one-hots at answer positions only, as here, but keeps the original answer in the row; here a refusal follows the
+    question, and its tokens are the targets. retain_jsd: 1 (0.5 to 5).
     """
     terms = {"refusal_jsd": forget.mean(forget.token_loss(one_hot_jsd))}
     loss = forget_weight * terms["refusal_jsd"]

@@ -56,8 +56,10 @@ def pdu(
 
     w is `forget_weight`. The multiplier lam rises while NLL_r is above `eps`, and falls while it is below. Its current
     value is in `state`; the option `lam` is its first value. Reference: locuslab/open-unlearning@fdeb28f,
-    src/trainer/unlearn/pdu.py, which updates lam after every micro-batch; here it is once per optimiser step. On TOFU
-    lam is constant for the first 5 of 10 epochs: give that many steps as `warmup_steps`. eps: 0.3 (0.1 to 1.5).
+    src/trainer/unlearn/pdu.py, which updates lam after every micro-batch; here it is once per optimiser step, so with
+    the same `step_size` and n micro-batches per step lam moves n times as fast there. Its mask is not shifted, so it
+    omits the logits that predict the first answer token. On TOFU lam is constant for the first 5 of 10 epochs: give
+    that many steps as `warmup_steps`. eps: 0.3 (0.1 to 1.5).
     """
     terms = {"flat": forget.mean(forget.token_loss(squared_margin)), "gdr": retain.mean_nll()}
     # This micro-batch's share of eps, so that the losses of the micro-batches add up to the loss of the step.
