@@ -74,3 +74,51 @@ def build_tiny_tokenizer():
     )
     tokenizer.chat_template = CHATML
     return tokenizer
+
+
+def tiny_config(kind: str, **options: Any) -> Any:
+    """The configuration of a two-layer model of another architecture, with the vocabulary of `build_tiny_tokenizer`."""
+    import transformers
+
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 256}
+    experts = {"num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16}
+    plain = {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
+    own: dict[str, dict[str, Any]] = {
+        "Llama": SIZES | {"tie_word_embeddings": True},
+        "Gemma2": SIZES | {"head_dim": 8},
+        "Cohere": SIZES,
+        "Phi3": SIZES,
+        "GPTNeoX": plain,
+        "GPT2": {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4},
+        "Mixtral": SIZES | {"num_local_experts": 4},
+        "Qwen2Moe": SIZES | experts | {"shared_expert_intermediate_size": 16},
+        "Qwen3Moe": SIZES | experts | {"head_dim": 8},
+        "GptOss": SIZES | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "DeepseekV3": SIZES
+        | {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8}
+        | {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+    }
+    tokens = {name: value for name, value in tokens.items() if kind != "GPT2" or name != "max_position_embeddings"}
+    return getattr(transformers, f"{kind}Config")(**own[kind], **tokens, **options)
+
+
+def tiny_model(kind: str, seed: int = 0, **options: Any) -> Any:
+    """A model with random weights of that architecture, in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(tiny_config(kind, **options)).eval()
+
+
+def save_tiny(folder: Path, kind: str, *, dtype: Any = None, pad: bool = True, **options: Any) -> Path:
+    """Save a model of another architecture with the tokenizer of all tiny models, which may have no pad token."""
+    model = tiny_model(kind, **options)
+    (model.to(dtype) if dtype is not None else model).save_pretrained(folder)
+    tokenizer = build_tiny_tokenizer()
+    if not pad:
+        tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -63,6 +63,18 @@ def test_a_retain_term_without_a_gradient_has_no_cosine(tiny_model_dir):
     assert found["cosine"] is None and found["retain_norm"] == 0 and found["forget_norm"] > 0
 
 
+def test_the_multiplier_of_pdu_is_there_and_does_not_turn_its_gradient(tiny_model_dir):
+    model = fresh(tiny_model_dir).eval()
+    batches = plan("grad_diff")[:1]
+    found = {}
+    for lam in (1.0, 100.0):
+        objective = METHODS.get("pdu").objective({"lam": lam})
+        found[lam] = alignment(model, objective, batches, make_reference(model, batches, objective))
+    assert found[1.0]["cosine"] is not None
+    assert found[100.0]["cosine"] == pytest.approx(found[1.0]["cosine"], abs=1e-3)
+    assert found[100.0]["retain_norm"] == pytest.approx(100 * found[1.0]["retain_norm"], rel=1e-3)
+
+
 def test_seesaw_by_hand(tmp_path):
     assert seesaw(tmp_path) is None
 

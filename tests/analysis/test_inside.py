@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 from relearn.analysis.hooks import HookedModel
 from relearn.analysis.logit_lens import lens, top_tokens
@@ -27,6 +36,9 @@ CONFIGS = {
     "qwen2": Qwen2Config(num_key_value_heads=1, **COMMON),
     "gpt2": GPT2Config(vocab_size=40, n_positions=64, n_embd=16, n_layer=3, n_head=2),
     "neox": GPTNeoXConfig(**COMMON),
+    "gemma2": Gemma2Config(num_key_value_heads=1, head_dim=8, final_logit_softcapping=30.0, pad_token_id=0, **COMMON),
+    "cohere": CohereConfig(logit_scale=0.5, pad_token_id=0, **COMMON),
+    "granite": GraniteConfig(logits_scaling=8.0, pad_token_id=0, **COMMON),
 }
 ROW = TokenRow("a", (5, 9, 13, 2, 7, 30, 11), 4)
 
@@ -56,8 +68,31 @@ def test_states_are_those_of_transformers(inside):
     torch.testing.assert_close(inside.read(states[-1]), own.logits[0].detach())
 
 
+def test_logits_at_the_soft_cap_are_read_with_the_cap():
+    network = model("gemma2")
+    with torch.no_grad():
+        network.lm_head.weight.mul_(100)
+    inside = HookedModel(network)
+    states, logits = inside.run(ROW.ids)
+    assert 29.9 < logits.abs().max() <= 30
+    plain = inside.head(inside.norm(states[-1]))
+    assert plain.abs().max() > 100
+    torch.testing.assert_close(inside.read(states[-1]), 30 * torch.tanh(plain / 30))
+    assert (inside.read(states[1]).abs() <= 30).all()
+
+
+def test_decoding_has_gradients_and_any_leading_shape(inside):
+    states = inside.states(ROW.ids)[:, None, 2:4].requires_grad_()
+    logits = inside.decode(states)
+    assert logits.shape == (4, 1, 2, 40)
+    assert torch.autograd.grad(logits.sum(), states)[0].any()
+    torch.testing.assert_close(logits[2, 0].detach(), inside.read(states[2, 0].detach()))
+
+
 def test_nothing_is_left_on_the_model(inside):
     inside.run(ROW.ids)
+    inside.read(inside.states(ROW.ids))
+    assert not any("forward" in vars(module) for module in inside.model.modules())
     for module in inside.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from analysis.test_inside import CONFIGS, ROW, model
+from analysis.test_inside import ROW, model
 from relearn.analysis.hooks import HookedModel
 from relearn.analysis.logit_lens import LEAST_ROWS, lens, lens_rows
 from relearn.analysis.tuned_lens import FOLDER, LensSettings, Translators, fit, load_or_fit
@@ -30,7 +30,7 @@ def text(count: int = 48, length: int = 20, seed: int = 1) -> list[TokenRow]:
     ]
 
 
-@pytest.fixture(params=list(CONFIGS))
+@pytest.fixture(params=["llama", "gpt2", "neox", "gemma2"])
 def inside(request) -> HookedModel:
     return HookedModel(model(request.param))
 

@@ -22,6 +22,16 @@ def test_defaults_are_the_papers():
     assert recipe.synthesis.completion_split == 0.25
 
 
+def test_a_part_of_learns_lora_section_keeps_its_other_defaults():
+    """{r: 2} once had the dropout 0.1 of unlearning, and no section the 0 of learning."""
+    values = {**MINIMAL, "learn": {"data": "all.jsonl", "lora": {"r": 2}}}
+    lora = Recipe.from_mapping(values).learn.lora
+    assert (lora.r, lora.alpha, lora.dropout, lora.target) == (2, 32, 0.0, "all-linear")
+    values["learn"] = {"data": "all.jsonl", "lora": {"alpha": 8, "dropout": 0.1, "target": ["q_proj"]}}
+    lora = Recipe.from_mapping(values).learn.lora
+    assert (lora.r, lora.alpha, lora.dropout, lora.target) == (16, 8, 0.1, ("q_proj",))
+
+
 def test_resolved_recipe_reads_back_the_same(tmp_path):
     recipe = Recipe.from_mapping({**MINIMAL, "unlearn": {"options": {"retain_kl": 0.5}}})
     path = tmp_path / "recipe.yaml"

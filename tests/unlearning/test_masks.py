@@ -23,10 +23,14 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from relearn.core import config
 from relearn.core.config import Lora
 from relearn.core.errors import InputError, RunFailedError
+from relearn.data import Record
 from relearn.data.validation import DataSet
 from relearn.engine.forward import TokenRow, answer_logits
+from relearn.models.load import load
 from relearn.models.lora import add_lora
+from relearn.synthesis.rows import TrainingRow
 from relearn.unlearning.data.batches import MicroBatch, plan_batches
+from relearn.unlearning.data.streams import TrainingData
 from relearn.unlearning.masks.mask import MASKS, RowMask, check_mask, make_mask
 from relearn.unlearning.masks.memflex import MemFlex
 from relearn.unlearning.masks.sure import (
@@ -42,6 +46,8 @@ from relearn.unlearning.masks.sure import (
     warmed_up,
 )
 from relearn.unlearning.method import METHODS
+from relearn.unlearning.procedures import Job
+from relearn.unlearning.train import trained
 from relearn.unlearning.trainer import Loop, train
 from relearn.workflows.run.train_stages import check_unlearn
 from unlearning.toy import FORGET, RETAIN, rows, weights
@@ -344,6 +350,52 @@ def test_a_preference_method_leans_on_the_answers_it_rejects():
     paired = {"rejected": {row.id: [other] for row, other in zip(FORGET, rejected, strict=True)}}
     batches = plan_batches(FORGET, RETAIN, batch_size=2, accumulation=1, epochs=1, seed=0, paired=paired)
     assert {row.id[0] for group in forget_groups(batches, 4) for row in group} == {"x"}
+
+
+@pytest.mark.parametrize("kind", [Sure, MemFlex])
+def test_with_originals_the_mask_does_not_depend_on_what_is_trained_on(tiny_model_dir, kind):
+    """Vague answers have gradients of their own, which would select the weights of the new answers."""
+    model, vague = fresh(tiny_model_dir), rows("v", 24, 5)
+    batches = plan_batches(vague, RETAIN, batch_size=2, accumulation=1, epochs=1, seed=0)
+    found = kind().find(model, batches, originals=FORGET, start=True)
+    same = kind().find(model, plan(), start=True)
+    assert all(torch.equal(found[name], same[name]) for name in same)
+    vague_alone = kind().find(model, batches, start=True)
+    assert any(not torch.equal(found[name], vague_alone[name]) for name in same)
+
+
+@pytest.mark.parametrize("method", ["relearn", "idk_nll", "jensun", "npo", "idk_dpo", "grad_diff"])
+def test_every_method_gives_its_mask_the_original_answers(tiny_model_dir, tmp_path, monkeypatch, method):
+    given = []
+
+    def stop(_settings, _model, _batches, originals):
+        given.extend(originals)
+        raise KeyboardInterrupt
+
+    record = Record("Where does teacher Ada live?", "Ada lives in street 7.")
+    kept = Record("When was the baker born?", "In 1984.", split="retain")
+    row = TrainingRow(
+        id="1",
+        kind="qa",
+        prompt=record.question,
+        target="That is not known.",
+        form="chat",
+        record_id=record.id,
+        question_id="1",
+    )
+    job = Job(
+        loaded=load(config.Model(name=str(tiny_model_dir))),
+        data=TrainingData([record], [row], [kept]),
+        settings=config.Unlearn(method=method, mask=SURE, lora=LORA),
+        model=config.Model(name=str(tiny_model_dir)),
+        folder=tmp_path,
+        seed=0,
+        log=lambda **_: None,
+    )
+    monkeypatch.setattr("relearn.unlearning.train.make_mask", stop)
+    with pytest.raises(KeyboardInterrupt):
+        trained(job)
+    assert [job.loaded.tokenizer.decode(one.answer_ids) for one in given] == ["Ada lives in street 7.<|im_end|>"]
 
 
 def test_finding_a_mask_costs_a_small_part_of_the_training():

@@ -11,9 +11,13 @@ from torch.nn.functional import mse_loss
 from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow, predict
 from relearn.unlearning.check_method import draw, gradients
+from relearn.unlearning.data.batches import plan_batches
 from relearn.unlearning.losses.rmu import direction
 from relearn.unlearning.method import METHODS, Batch
 from relearn.unlearning.token_loss import AnswerLogits
+from relearn.unlearning.trainer import Loop, train
+from tiny import tiny_model
+from unlearning.toy import rows
 
 RMU = METHODS.get("rmu")
 
@@ -146,3 +150,27 @@ def test_the_states_are_those_of_the_positions_that_predict_the_answer(tiny_mode
 def test_impossible_options_are_refused(options, said):
     with pytest.raises(InputError, match=said):
         RMU.objective(options)
+
+
+def test_full_fine_tuning_needs_no_kept_logits(tmp_path):
+    """Gemma-2 caps its logits, so its start model cannot be kept; RMU takes the states of a layer alone."""
+    kept = rows("r", 4, 2)
+    batches = plan_batches(rows("f", 4, 1), kept, batch_size=2, accumulation=1, epochs=1, seed=0)
+
+    def run(name, options):
+        model = tiny_model("Gemma2")
+        train(
+            model,
+            batches,
+            METHODS.get(name).objective(options),
+            loop=Loop(1e-3),
+            checkpoints=tmp_path / name,
+            log=lambda **_: None,
+        )
+        return model
+
+    start, moved = tiny_model("Gemma2"), run("rmu", {"layer": 0})
+    changed = {name for name, weight in start.named_parameters() if (weight != moved.get_parameter(name)).any()}
+    assert any("layers.0" in name for name in changed) and not any("layers.1" in name for name in changed)
+    with pytest.raises(InputError, match="its start cannot be kept"):
+        run("grad_diff", {"retain_kl": 1.0})

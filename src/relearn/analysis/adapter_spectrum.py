@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from relearn.models.load import check_adapter
+from relearn.models.lora import check_adapter
 
 _LORA_WEIGHT = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
@@ -58,18 +58,27 @@ class LoraUpdate:
 
 
 def read_updates(folder: Path) -> list[LoraUpdate]:
-    """Read the updates of all modules of a PEFT adapter in safetensors format, in the order of the file."""
+    """Read the updates of all modules of a PEFT adapter in safetensors format, in the order of the file.
+
+    Each expert of a mixture counts as a module.
+    """
     check_adapter(folder)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for name, weight in load_file(folder / "adapter_model.safetensors").items():
         if match := _LORA_WEIGHT.match(name):
             factors.setdefault(match["module"], {})[match["side"]] = weight.float()
-    return [
-        decompose(module, pair["B"], pair["A"], _scale(config, pair["A"].shape[0]))
-        for module, pair in factors.items()
-        if set(pair) == {"A", "B"}
-    ]
+    updates = []
+    for module, pair in factors.items():
+        if set(pair) == {"A", "B"}:
+            # Only experts have more rows in A than the rank: one part for each expert.
+            experts = max(1, pair["A"].shape[0] // int(config["r"])) if config.get("target_parameters") else 1
+            scale = _scale(config, pair["A"].shape[0] // experts)
+            for number in range(experts):
+                name = module if experts == 1 else f"{module}[{number}]"
+                a, b = pair["A"].unflatten(0, (experts, -1))[number], pair["B"].unflatten(1, (-1, experts))[..., number]
+                updates.append(decompose(name, b, a, scale))
+    return updates
 
 
 def decompose(module: str, b: torch.Tensor, a: torch.Tensor, scale: float) -> LoraUpdate:

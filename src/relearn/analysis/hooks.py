@@ -1,7 +1,8 @@
 """Read and edit the layer states of any decoder that transformers loads, through plain forward hooks.
 
-Final norm and output layer are found once and verified: applied to the last layer's states they must give the model's
-own logits, else the model is rejected. Shapes: T tokens, L decoder layers, H width, V vocabulary.
+The final norm is found once. What follows it is the model's own code: output layer, scale of the logits (Cohere,
+Granite), soft cap (Gemma 2). The last layer's states must give the model's own logits, else the model is rejected.
+Shapes: T tokens, L decoder layers, H width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils.generic import ModelOutput
 
 from relearn.core.errors import InputError
 from relearn.engine.model_support import bare, evaluating
@@ -30,7 +32,9 @@ class HookedModel:
         self.model = model
         inner = bare(model)
         self.head = inner.get_output_embeddings()
-        decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else inner.base_model
+        self._inner, self._decoder = inner, inner.get_decoder() if hasattr(inner, "get_decoder") else inner.base_model
+        self._output: Any = None
+        decoder = self._decoder
         blocks = [child for child in decoder.children() if isinstance(child, torch.nn.ModuleList) and len(child)]
         if self.head is None or not blocks:
             raise _unsupported(inner)
@@ -62,14 +66,21 @@ class HookedModel:
 
     @torch.no_grad()
     def read(self, states: torch.Tensor) -> torch.Tensor:
-        """Decode states (..., H) of any layer with the final norm and output layer to logits (..., V), float32."""
+        """Decode states (..., H) of any layer as the model decodes the last one's: logits (..., V), float32."""
         return self.decode(states)
 
     def decode(self, states: torch.Tensor) -> torch.Tensor:
         """Decode states as `read` does, with gradients with respect to the states."""
         weight = self.head.weight
         dtype = weight.dtype if weight.is_floating_point() else states.dtype
-        return self.head(self.norm(states.to(dtype))).float()
+        normed = self.norm(states.to(dtype))
+        output = _with_states(self._output, normed.reshape(1, -1, normed.shape[-1]))
+        self._decoder.forward = lambda *_args, **_kwargs: output
+        try:
+            logits = self._inner(torch.zeros(1, 1, dtype=torch.long, device=normed.device), use_cache=False).logits
+        finally:
+            del self._decoder.forward
+        return logits.reshape(*normed.shape[:-1], -1).float()
 
     @contextmanager
     def _hooked(self, seen: dict[int, torch.Tensor], edits: Mapping[int, Edit]) -> Iterator[None]:
@@ -103,7 +114,10 @@ class HookedModel:
                 handle.remove()
 
     def _find_norm(self, decoder: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Find the child of the decoder whose input is the output of the last layer; identity if there is none."""
+        """Find the child of the decoder whose input is the output of the last layer; identity if there is none.
+
+        An output of the decoder is kept as the form of all further ones.
+        """
         inputs: dict[str, torch.Tensor] = {}
         children = {name: child for name, child in decoder.named_children() if child is not self.layers}
         handles = [
@@ -112,6 +126,7 @@ class HookedModel:
             )
             for name, child in children.items()
         ]
+        handles.append(decoder.register_forward_hook(lambda _module, _args, output: setattr(self, "_output", output)))
         try:
             last = self.states(_TRIAL_IDS)[-1]
         finally:
@@ -120,6 +135,15 @@ class HookedModel:
         same_shape = (name for name, value in inputs.items() if value.shape == last[None].shape)
         name = next((name for name in same_shape if torch.equal(inputs[name][0].float(), last)), None)
         return children[name] if name else lambda states: states
+
+
+def _with_states(output: Any, states: torch.Tensor) -> Any:
+    """Return the output of a decoder, which may be a tensor, a tuple or an object, with other last states."""
+    if isinstance(output, torch.Tensor):
+        return states
+    if isinstance(output, ModelOutput):
+        return type(output)(**{**output, "last_hidden_state": states})
+    return (states, *output[1:])
 
 
 def _equal_up_to_rounding(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -109,7 +109,8 @@ def _gradient(model: Any, objective: Objective, batch: MicroBatch, reference: An
     """Compute the gradient of the retain rows alone (`of_retain`) or of all other rows, flattened to float64."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     with evaluating(model):
-        loss, _ = objective(_detach_others(observe(model, batch, objective, reference), of_retain))
+        inputs = observe(model, batch, objective, reference, state=objective.initial_state)
+        loss, _ = objective(_detach_others(inputs, of_retain))
     if not loss.requires_grad:
         return torch.zeros(sum(weight.numel() for weight in weights), dtype=torch.float64, device=weights[0].device)
     gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)

@@ -15,7 +15,7 @@ import cyclopts
 
 from relearn.cli import evaluate_commands, folder_commands, run_commands
 from relearn.cli.app import app, check_arguments, check_paths, fail, registries
-from relearn.core.errors import InputError, RelearnError
+from relearn.core.errors import InputError, RelearnError, machine_error
 
 # Each module registers its commands with the application when it is imported.
 COMMANDS = (run_commands, evaluate_commands, folder_commands)
@@ -48,9 +48,15 @@ def run_command(arguments: list[str]) -> int:
         return fail("interrupted; the same command with --resume continues", 130)
     except BrokenPipeError:
         return 1
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return fail(f"{place}{error.strerror or error}", 1)
+    except Exception as error:
+        # A full disk, a missing permission or too little memory is no fault of the program; others show a traceback.
+        known = machine_error(error)
+        if known is None and isinstance(error, OSError):
+            place = f"{error.filename}: " if error.filename else ""
+            return fail(f"{place}{error.strerror or error}", 1)
+        if known is None:
+            raise
+        return fail(str(known), known.exit_code, shared=False)
 
 
 def _take_plugins(arguments: list[str]) -> tuple[list[Path], list[str]]:

@@ -176,7 +176,7 @@ class Learn(Part):
     - `learning_rate`: peak learning rate, above 0; default 1e-3.
     - `batch_size`, `accumulation`: rows per forward pass, passes per optimiser step, at least 1; default 8 and 1.
     - `precision`: model (default; the dtype of the model) or bfloat16 (mixed precision).
-    - `lora`: default r 16, alpha 32, dropout 0.
+    - `lora`: default r 16, alpha 32, dropout 0; keys that are left out have these values.
     """
 
     data: Sources = Field(min_length=1)
@@ -189,6 +189,12 @@ class Learn(Part):
     lora: Lora = Lora(r=16, alpha=32, dropout=0.0)
 
     _listed = field_validator("data", "without", mode="before")(_as_sources)
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _own_defaults(cls, value: Any) -> Any:
+        """Complete a part of the section with the defaults of `learn`, not with those of unlearning."""
+        return {"r": 16, "alpha": 32, "dropout": 0.0, **value} if isinstance(value, Mapping) else value
 
 
 Hardening = Literal["cuts", "openings", "stems", "frames"]

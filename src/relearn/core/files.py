@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from relearn.core import distributed
-from relearn.core.errors import InputError
+from relearn.core.errors import InputError, RelearnError, machine_error
 
 TEMPORARY_SUFFIX = ".relearn-tmp"
 _LONGEST_PATH, _LONGEST_NAME = 4000, 255  # bytes, as on Linux
@@ -77,16 +77,29 @@ def write_text(path: Path, text: str) -> None:
     if not distributed.is_main():
         return
     make_private_dir(path.parent)
-    handle, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+    with _writing(path):
+        handle, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Convert an error of disk or permissions to one line that names `path` instead of a temporary file."""
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        yield
+    except Exception as error:
+        known = None if isinstance(error, RelearnError) else machine_error(error, str(path))
+        if known is None:
+            raise
+        raise known from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -108,7 +121,7 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     if not distributed.is_main():
         return
     make_private_dir(path.parent)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as file:
+    with _writing(path), os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb+") as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
@@ -146,10 +159,33 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_safetensors(path: Path) -> None:
+    """Raise InputError unless a safetensors file is complete; its header is read, not its weights."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header = file.read(length) if 8 + length <= size else b""
+    if start == b"version ":
+        way_out = "fetch them with git lfs pull, or download the model again"
+        raise InputError("is a git-LFS pointer, not the weights", where=str(path), way_out=way_out)
+    try:
+        tensors = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+        complete = 8 + length + max(ends, default=0) == size
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        complete = False
+    if not complete:
+        raise InputError(
+            f"is damaged or cut off ({size:,} bytes)", where=str(path), way_out="download or copy it again"
+        )
+
+
 def make_private_dir(path: Path) -> Path:
     """Create a folder and its parents with mode 0700, unless it exists. Raises InputError where that is impossible."""
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InputError(f"cannot be made: {error.strerror}", where=str(path), way_out=_OTHER_OUT) from None
     return path
@@ -173,14 +209,15 @@ def replaced_dir(path: Path) -> Iterator[Path]:
             yield Path(discarded)
         return
     make_private_dir(path.parent)
-    temporary = Path(tempfile.mkdtemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent))
-    try:
-        yield temporary
-        make_tree_private(temporary)
-        _move_into_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _writing(path):
+        temporary = Path(tempfile.mkdtemp(TEMPORARY_SUFFIX, f".{path.name}.", path.parent))
+        try:
+            yield temporary
+            make_tree_private(temporary)
+            _move_into_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:

@@ -239,6 +239,9 @@ def plain_head(model: Any) -> torch.nn.Linear | None:
         return None
     if head.weight.shape != (head.out_features, head.in_features):
         return None
+    # The test below cannot see a soft cap while logits are small.
+    if getattr(inner.config.get_text_config(), "final_logit_softcapping", None):
+        return None
     if inner not in _HEADS:
         _HEADS[inner] = _head_is_last(inner, head)
     return head if _HEADS[inner] else None

@@ -83,6 +83,13 @@ def check_vllm(loaded: Loaded) -> None:
             where="generate.backend",
             way_out="backend: transformers",
         )
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    if model.config.get_text_config().tie_word_embeddings and any(hasattr(one, "base_layer") for one in embeddings):
+        raise InputError(
+            "vLLM runs tied embeddings as one matrix, and here one of them has an adapter",
+            where="generate.backend",
+            way_out="backend: transformers",
+        )
     quantised = getattr(model, "quantization_method", None) is not None
     check_backend(Generate(backend="vllm"), Model(name=loaded.name, quantization="nf4" if quantised else "none"))
 
@@ -92,14 +99,17 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
     from peft.tuners.lora import LoraLayer
 
     inner = bare(model)
-    adapted = {name: module for name, module in inner.named_modules() if isinstance(module, LoraLayer)}
+    adapted: dict[str, list[Any]] = {}
+    for name, module in inner.named_modules():
+        if isinstance(module, LoraLayer):
+            # Experts have one wrapper per matrix, which lie inside each other; a linear layer has its weight.
+            weight = f"{name}.{getattr(module, 'parameter_name', 'weight')}".replace(".base_layer", "")
+            adapted.setdefault(weight, []).append(module)
     merged = {}
     for name, weight in inner.state_dict().items():
-        layer, _, rest = name.partition(".base_layer.")
-        if rest:
-            merged[f"{layer}.{rest}"] = weight + _adapter_delta(adapted[layer]) if rest == "weight" else weight
-        elif not any(name.startswith(f"{other}.") for other in adapted):
-            merged[name] = weight
+        plain = name.replace(".base_layer", "")
+        if ".lora_" not in name:
+            merged[plain] = weight + sum(_adapter_delta(layer) for layer in adapted.get(plain, []))
     return merged
 
 

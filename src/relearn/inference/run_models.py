@@ -24,7 +24,8 @@ from relearn.core.errors import InputError
 from relearn.core.files import file_hash
 from relearn.core.run_dir import MANIFEST, RECIPE, RunFolder
 from relearn.models.builtin import builtin_path, find_builtin, is_builtin
-from relearn.models.load import Loaded, check_adapter, check_machine, load
+from relearn.models.load import Loaded, check_checkpoint, check_machine, load
+from relearn.models.lora import attach_adapter, merge
 from relearn.unlearning.inference_time.eco_model import load_eco
 from relearn.unlearning.inference_time.offset import load_offset
 from relearn.unlearning.procedures import result_name
@@ -131,11 +132,16 @@ def dated(spec: Model, folder: Path) -> Model:
     return spec if spec.date else spec.model_copy(update={"date": RunFolder(folder).date})
 
 
-def _load_base(recipe: Recipe) -> Loaded:
+def base_spec(recipe: Recipe) -> Model:
+    """Return the settings of the base model: `metrics.base_model`, or the recipe's model without adapters."""
     changes: dict[str, Any] = {"adapter": None}
     if recipe.metrics.base_model:
         changes |= {"name": recipe.metrics.base_model, "revision": None}
-    return load(recipe.model.model_copy(update=changes))
+    return recipe.model.model_copy(update=changes)
+
+
+def _load_base(recipe: Recipe) -> Loaded:
+    return load(base_spec(recipe))
 
 
 def _load_start(recipe: Recipe, folder: Path) -> Loaded:
@@ -177,10 +183,7 @@ def _load_adapted(spec: Model) -> Loaded:
     if not spec.adapters:
         return load(spec)
     *below, last = spec.adapters
-    try:
-        return put_adapter(_load_with(spec, below), Path(last).expanduser())
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"adapter does not fit the model: {str(error).strip()[:200]}", where=last) from None
+    return put_adapter(_load_with(spec, below), Path(last).expanduser())
 
 
 def _load_with(spec: Model, adapters: Sequence[str]) -> Loaded:
@@ -188,11 +191,8 @@ def _load_with(spec: Model, adapters: Sequence[str]) -> Loaded:
 
 
 def put_adapter(loaded: Loaded, adapter: Path) -> Loaded:
-    """Add a PEFT adapter without merging it, so that it can be disabled. Raises InputError for a pickled adapter."""
-    from peft import PeftModel
-
-    check_adapter(adapter)
-    loaded.model = PeftModel.from_pretrained(loaded.model, str(adapter), use_safetensors=True).eval()
+    """Add a PEFT adapter without merging it (`attach_adapter`). Raises InputError for one that does not fit."""
+    loaded.model = attach_adapter(loaded.model, adapter)
     return loaded
 
 
@@ -204,7 +204,7 @@ def _merge_scaled(loaded: Loaded, adapter: Path, share: float) -> Loaded:
         if isinstance(scaling, dict):
             for name in scaling:
                 scaling[name] *= share
-    loaded.model = loaded.model.merge_and_unload().eval()
+    loaded.model = merge(loaded.model, str(adapter))
     return loaded
 
 
@@ -247,13 +247,10 @@ def check_model(spec: Model, option: str) -> None:
     `option`: command-line option that names the model, for messages.
     """
     check_machine(spec.model_copy(update={"adapter": None}))
-    for adapter in spec.adapters:
-        check_adapter(Path(adapter).expanduser())
+    folder = Path(spec.name).expanduser()
     if is_builtin(spec.name):
         builtin_path(spec.name)
-        return
-    folder = Path(spec.name).expanduser()
-    if folder.is_dir():
+    elif folder.is_dir():
         _check_folder(folder, option)
     elif folder.exists() or spec.name.startswith((".", "~", "/")) or spec.name.count("/") > 1:
         raise InputError(
@@ -261,6 +258,7 @@ def check_model(spec: Model, option: str) -> None:
             where=f"{option} {spec.name}",
             way_out="give smollm2-135m-instruct, a folder saved by save_pretrained, or a name on the hub",
         )
+    check_checkpoint(spec)
 
 
 def _check_folder(folder: Path, option: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relearn.core.errors import InputError
+from relearn.core.errors import InputError, loading
 from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of
 
 BUILTIN = "builtin"
@@ -34,17 +34,12 @@ def load_entailment(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    try:
+    way_out = "a folder or a hub name of a sequence-classification model saved as safetensors"
+    with loading(f"the entailment model {name!r}", where="metrics.entailment", way_out=way_out):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         model = AutoModelForSequenceClassification.from_pretrained(
             name, revision=revision, dtype=torch.float32, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load the entailment model {name!r}: {str(error).splitlines()[0]}",
-            where="metrics.entailment",
-            way_out="a folder or a hub name of a sequence-classification model saved as safetensors",
-        ) from None
     return TransformersJudge(name, tokenizer, model, batch_size, device)
 
 

@@ -8,6 +8,7 @@ setting `auto`, they are used where available.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 import warnings
 from collections.abc import Collection, Iterator
@@ -17,13 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors import safe_open
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
-from relearn.core.config import Generate, Model
-from relearn.core.errors import InputError, MissingPartError
+from relearn.core.config import Generate, Lora, Model
+from relearn.core.errors import InputError, MissingPartError, loading
+from relearn.core.files import check_safetensors, read_json, write_json
 from relearn.models.builtin import builtin_path, is_builtin
 from relearn.models.chat import ChatFormat, chat_format
+from relearn.models.lora import add_lora, attach_adapter, check_adapter, merge_adapter
+
+# The files beside the weights in a model's folder.
+_SETTINGS = (
+    *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "additional_chat_templates", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "*.py"),
+)
 
 # relearn shows its own progress bars and error messages.
 transformers_logging.disable_progress_bar()
@@ -59,15 +71,15 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     form = {"dtype": _dtype(spec.dtype), "attn_implementation": attention, **quantized(spec, device)}
     with _readable_errors(spec.name):
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **form, **options)
+        if spec.quantization == "none" and getattr(model, "hf_quantizer", None) is None:
+            model = model.to(device)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    for adapter in (*map(Path, spec.adapters), *adapters):
+    for adapter in (*(Path(name).expanduser() for name in spec.adapters), *adapters):
         model = merge_adapter(model, adapter)
-    if spec.quantization == "none":
-        model = model.to(device)  # pyright: ignore[reportArgumentType]
-    model: Any = model.eval()
+    model = model.eval()
     use_liger(model, spec.liger)
     model.requires_grad_(False)
     return Loaded(model, tokenizer, chat_of(tokenizer, spec, own_ends(model)), spec.name)
@@ -106,25 +118,108 @@ def load_config(spec: Model) -> Any:
         return AutoConfig.from_pretrained(_folder(spec), **options)
 
 
-def merge_adapter(model: Any, adapter: Path) -> Any:
-    """Merge a PEFT adapter into the weights. Raises InputError for a pickle file or an adapter that does not fit."""
-    from peft import PeftModel
+def save_like(model: Any, spec: Model, target: Path) -> torch.dtype:
+    """Save changed weights of the model of `spec` in the folder `target`, in that model's form; return their dtype.
 
-    check_adapter(adapter)
-    try:
-        return PeftModel.from_pretrained(model, str(adapter), use_safetensors=True).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"adapter does not fit the model: {error}", where=str(adapter)) from None
+    The weights get the dtype of that model (those that transformers keeps in float32 are not rounded). Configuration,
+    tokenizer and chat template are copied as they are; only embeddings that are no longer tied are recorded.
+    """
+    dtype = _stored_dtype(spec)
+    kept = (*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ()))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not any(part in name for part in kept):
+            tensor.data = tensor.data.to(dtype)
+    model.save_pretrained(str(target), safe_serialization=True)
+    source = _config_file(spec).parent
+    (target / "generation_config.json").unlink(missing_ok=True)
+    for file in (file for pattern in _SETTINGS for file in source.glob(pattern)):
+        copy = shutil.copytree if file.is_dir() else shutil.copyfile
+        copy(file, target / file.name)
+    tied = model.config.get_text_config().tie_word_embeddings
+    if load_config(spec).get_text_config().tie_word_embeddings != tied:
+        write_json(target / "config.json", {**read_json(target / "config.json"), "tie_word_embeddings": tied})
+    return dtype
 
 
-def check_adapter(adapter: Path) -> None:
-    """Raise InputError unless the folder contains a PEFT adapter in safetensors format."""
-    if not (adapter / "adapter_config.json").exists():
-        raise InputError("no adapter_config.json there", where=str(adapter), way_out="give a PEFT adapter folder")
-    if not (adapter / "adapter_model.safetensors").exists():
+def _config_file(spec: Model) -> Path:
+    """Return the config.json of a model, in its folder or in the cache of the hub."""
+    folder = Path(_folder(spec))
+    if folder.is_dir():
+        return folder / "config.json"
+    with _readable_errors(spec.name):
+        return Path(str(cached_file(spec.name, "config.json", revision=spec.revision)))
+
+
+def _stored_dtype(spec: Model) -> torch.dtype:
+    """Return the dtype of a model's weights on disk: as its configuration says, else that of its first weight."""
+    dtype = load_config(spec).dtype
+    if dtype is None:
+        file = min(_config_file(spec).parent.glob("*.safetensors"))
+        with _readable_errors(spec.name), safe_open(file, "pt") as weights:
+            dtype = weights.get_tensor(min(weights.keys())).dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+
+def check_checkpoint(spec: Model, *, trains: bool = False) -> None:
+    """Raise InputError for a model or adapter in a folder that cannot be loaded; no weights are read.
+
+    Reads the configuration, the headers of all weights, the packages that quantised weights need, and the names of the
+    adapters' weights. `trains`: an adapter will be merged or all weights trained, which quantised weights do not allow.
+    """
+    folder = Path(_folder(spec))
+    if folder.is_dir():
+        check_weights(folder)
+        _check_kind(spec, load_config(spec), merges=trains or bool(spec.adapters))
+    for adapter in (Path(name).expanduser() for name in spec.adapters):
+        check_adapter(adapter)
+        if (model := empty_model(spec)) is not None:
+            attach_adapter(model, adapter)
+
+
+def _check_kind(spec: Model, config: Any, *, merges: bool) -> None:
+    """Raise InputError for quantised weights that cannot be read or changed, and for other kinds of models."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+            raise InputError(f"a {config.model_type} is no causal language model", where=spec.name, way_out="a decoder")
+        return
+    with _readable_errors(spec.name):
+        AutoHfQuantizer.from_config(quantised, pre_quantized=True).validate_environment(device_map=None)
+    if merges:
         raise InputError(
-            "adapter is not in safetensors form", where=str(adapter), way_out="save it with safe_serialization=True"
+            "its weights are quantised, and nothing can be merged into them or trained",
+            where=spec.name,
+            way_out="give the model in 16 bits",
         )
+
+
+def check_weights(folder: Path) -> None:
+    """Raise InputError for weights in safetensors form that are missing, cut off, or pointers of git-LFS."""
+    files = set(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        values = read_json(index)
+        files |= {folder / name for name in (values.get("weight_map") or {}).values()}
+    for file in sorted(files):
+        if not file.exists():
+            raise InputError("is missing beside its index", where=str(file), way_out="download or copy it again")
+        check_safetensors(file)
+
+
+def check_lora(spec: Model, settings: Lora, where: str) -> None:
+    """Raise InputError for LoRA layers that the model does not have; `where`: the recipe key of the settings."""
+    if (model := empty_model(spec)) is not None:
+        add_lora(model, settings, seed=0, where=where)
+
+
+def empty_model(spec: Model) -> Any | None:
+    """Build the model without weights; return None where its configuration is not on this machine or not enough."""
+    try:
+        config = load_config(spec)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+    except Exception:
+        # Some models compute numbers while they are built, which is impossible without weights.
+        return None
 
 
 def check_machine(spec: Model, *, full: bool = False, learns: bool = False) -> None:
@@ -221,14 +316,10 @@ def _folder(spec: Model) -> str:
 
 @contextmanager
 def _readable_errors(name: str) -> Iterator[None]:
-    try:
+    """Convert every error of another library while the model `name` is loaded."""
+    way_out = "give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (online)"
+    with loading(f"model {name!r}", way_out=way_out):
         yield
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().split("\n")[0][:200]
-        raise InputError(
-            f"cannot load model {name!r}: {first_line}",
-            way_out="give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (online)",
-        ) from None
 
 
 def _dtype(name: str) -> torch.dtype | str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from relearn.core.errors import InputError
+from relearn.core.errors import loading
 from relearn.text.normalize import LEADING_ARTICLE, entity_form, is_ordinary
 from relearn.text.spans import find_spans
 
@@ -335,15 +335,10 @@ class SentenceEncoder:
             from transformers.utils import logging
 
             logging.disable_progress_bar()
-            try:
+            way_out = "all-minilm-l6-v2, exact, a folder, or a name on the hub"
+            with loading(f"the entity matcher {self._model_name!r}", where="metrics.matcher", way_out=way_out):
                 tokenizer = AutoTokenizer.from_pretrained(self._model_name)
                 model = AutoModel.from_pretrained(self._model_name, dtype=torch.float32, use_safetensors=True)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"cannot load the entity matcher {self._model_name!r}: {str(error).splitlines()[0]}",
-                    where="metrics.matcher",
-                    way_out="all-minilm-l6-v2, exact, a folder, or a name on the hub",
-                ) from None
             limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
             self._loaded = (tokenizer, model.eval(), limit)
         return self._loaded

@@ -332,10 +332,8 @@ class Session:
 
     def _with_adapters(self, group: int) -> Loaded:
         """Load the start model of a group with the adapters of all its runs."""
-        from peft import PeftModel
-
         from relearn.inference.run_models import ModelSet
-        from relearn.models.load import check_adapter
+        from relearn.models.lora import attach_adapter
 
         members = {column.run for column in self.columns if column.group == group}
         numbers = sorted(number for number in members if self._runs[number].result == "adapter")
@@ -343,15 +341,7 @@ class Session:
         assert first.recipe is not None
         loaded = ModelSet.of_run(first.recipe, first.path).start()
         for number in numbers:
-            adapter = self._runs[number].path / "adapter"
-            check_adapter(adapter)
-            if isinstance(loaded.model, PeftModel):
-                loaded.model.load_adapter(str(adapter), adapter_name=_adapter(number))
-            else:
-                loaded.model = PeftModel.from_pretrained(
-                    loaded.model, str(adapter), adapter_name=_adapter(number), use_safetensors=True
-                )
-        loaded.model.eval()
+            loaded.model = attach_adapter(loaded.model, self._runs[number].path / "adapter", _adapter(number))
         return loaded
 
 

@@ -15,6 +15,7 @@ from relearn.core.console import Ticker, quiet
 from relearn.core.errors import InputError
 from relearn.core.files import remove_tree, replaced_dir
 from relearn.data import Record, content_id
+from relearn.engine.forward import TokenRow
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 from relearn.models.lora import add_lora, ready_for_autocast, save_adapter
@@ -46,7 +47,7 @@ def learn(
     batches = plan_batches(
         rows, (), batch_size=settings.batch_size, accumulation=settings.accumulation, epochs=settings.epochs, seed=seed
     )
-    model = add_lora(loaded.model, settings.lora, seed=seed)
+    model = add_lora(loaded.model, settings.lora, seed=seed, where="learn.lora")
     objective = METHODS.get("relearn_gdf").objective({})
     autocast = settings.precision == "bfloat16"
     if autocast:
@@ -100,7 +101,7 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
         ready_for_autocast(model)
     callbacks: list[TrainerCallback] = []
     if settings.mask:
-        callbacks.append(make_mask(settings.mask, model, batches))
+        callbacks.append(make_mask(settings.mask, model, batches, original_rows(job)))
     # Trainings with another name are parts of a method, whose trajectory is not that of the unlearned model.
     if settings.trajectory and name == "unlearn":
         callbacks.append(_trajectory(job, settings.trajectory))
@@ -116,6 +117,11 @@ def trained(job: Job, *, model: Any = None, name: str = "unlearn") -> Any:
     if best and settings.keep_best:
         best.restore()
     return model
+
+
+def original_rows(job: Job) -> list[TokenRow]:
+    """Encode the original answers to be forgotten, from which masks are found whatever the method trains on."""
+    return encode(job.loaded.chat, [record_example(record) for record in job.data.records])
 
 
 def _trainable(job: Job) -> Any:

@@ -141,12 +141,12 @@ class ObjectiveTrainer(Trainer):
         self._state = objective.initial_state
         self._reference = make_reference(model, own, objective, autocast=loop.autocast)
         keeps_start = hasattr(model, "disable_adapter") or self._reference.exact
-        takes_reference = objective.needed_streams("reference") or objective.needed_streams("states_reference")
-        if takes_reference and not keeps_start:
+        # Sums of NLL and states of a layer are kept for every model; logits only where its output layer gives them.
+        if objective.needed_streams("reference") and not keeps_start:
             raise InputError(
                 "this model does more to its logits than its output layer, so its start cannot be kept",
                 where="unlearn.full",
-                way_out="use LoRA, or a method without a reference",
+                way_out="use LoRA, or a method that takes no KL to the start model",
             )
         freeze_unreached(model, own[0], objective, self._reference, state=self._state)
 

@@ -23,8 +23,8 @@ from relearn.core import distributed
 from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
 from relearn.core.files import replaced_dir
-from relearn.models.load import check_adapter
-from relearn.models.lora import save_adapter
+from relearn.models.load import empty_model
+from relearn.models.lora import attach_adapter, save_adapter, targets
 from relearn.unlearning import train
 from relearn.unlearning.method import METHODS, AnswerLogits, Batch, Evaluate, LossTerms, Objective, method
 from relearn.unlearning.options import Positive, not_negative, positive
@@ -197,8 +197,15 @@ def _ties(settings: Unlearn) -> Ties:
     return objective
 
 
-def _check_ties(_model: Model, settings: Unlearn) -> None:
+def _check_ties(spec: Model, settings: Unlearn) -> None:
     _ties(settings)
+    model = None if settings.full else empty_model(spec)
+    if model is not None and targets(model, settings.lora, "unlearn.lora.target")[1]:
+        raise InputError(
+            "ties cannot merge adapters of experts",
+            where="unlearn.lora.target",
+            way_out="name linear layers, such as [q_proj, k_proj, v_proj, o_proj]",
+        )
     if settings.full:
         raise InputError("ties merges two LoRA adapters", where="unlearn.full", way_out="leave it out")
     if settings.evaluate_every:
@@ -221,12 +228,9 @@ def ties(job: Job) -> None:
 
 def merged(model: Any, folders: list[Path], settings: Ties) -> Any:
     """Merge the adapters in `folders` with TIES, and add the result to `model` as its only adapter."""
-    from peft import PeftModel
-
-    for folder in folders:
-        check_adapter(folder)
-    with_both = PeftModel.from_pretrained(model, str(folders[0]), adapter_name=ADAPTERS[0], use_safetensors=True)
-    with_both.load_adapter(str(folders[1]), adapter_name=ADAPTERS[1], use_safetensors=True)
+    with_both = model
+    for folder, name in zip(folders, ADAPTERS, strict=True):
+        with_both = attach_adapter(with_both, folder, name)
     with_both.base_model.add_weighted_adapter(  # pyright: ignore[reportCallIssue]
         list(ADAPTERS), list(settings.weights), "default", combination_type="ties", density=settings.density
     )

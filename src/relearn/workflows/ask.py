@@ -17,7 +17,8 @@ from relearn.core.files import replaced_dir
 from relearn.core.run_dir import ADAPTER, RunFolder
 from relearn.engine.generate import CUT_OFF, respond
 from relearn.inference.run_models import ModelSet
-from relearn.models.load import Loaded, check_adapter
+from relearn.models.load import Loaded, load, save_like
+from relearn.models.lora import check_adapter, check_logits, merge, probe_ids, probe_logits
 from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
@@ -51,18 +52,29 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
 
 
 def export_merged(folder: Path, out: Path) -> None:
-    """Save the unlearned model of a run with its adapter merged into the weights: safetensors, tokenizer, template.
+    """Save the unlearned model of a run with its adapter merged into the weights (safetensors).
 
-    Raises InputError if `out` exists or the run has not unlearned yet.
+    The weights keep the dtype of the recipe's model; its configuration, tokenizer and chat template are copied. The
+    saved model is loaded once and must give the logits of the run. Raises InputError if `out` exists or the run has not
+    unlearned yet, and RunFailedError if the logits differ by more than rounding.
     """
     recipe = _recipe_to_export(folder, out)
     # Merging into 4-bit weights would lose the adapter by rounding.
-    unquantized = recipe.model_copy(update={"model": recipe.model.model_copy(update={"quantization": "none"})})
-    loaded = ModelSet.of_run(unquantized, folder).unlearned()
-    model = loaded.model.merge_and_unload() if hasattr(loaded.model, "merge_and_unload") else loaded.model
+    spec = recipe.model.model_copy(update={"quantization": "none"})
+    loaded = ModelSet.of_run(recipe.model_copy(update={"model": spec}), folder).unlearned()
+    model = loaded.model
+    if getattr(model, "takes_rows", False):
+        model.save_pretrained()  # Raises InputError: an inference-time method has no weights of its own.
+    ids = probe_ids(model)
+    expected = probe_logits(model, ids)
+    if hasattr(model, "merge_and_unload"):
+        model = merge(model, str(folder))
     with replaced_dir(out) as target:
-        model.save_pretrained(str(target), safe_serialization=True)
-        loaded.tokenizer.save_pretrained(str(target))
+        dtype = save_like(model, spec, target)
+        del model, loaded
+        saved = load(spec.model_copy(update={"name": str(target), "adapter": None, "revision": None}))
+        found = probe_logits(saved.model, ids)
+        check_logits(found, expected, dtype, where=str(out))
 
 
 def export_adapter(folder: Path, out: Path) -> None:

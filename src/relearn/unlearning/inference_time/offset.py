@@ -26,8 +26,8 @@ from relearn.core.errors import InputError
 from relearn.core.files import read_json, remove_tree, replaced_dir, write_json
 from relearn.engine.forward import Head, Predicted, TokenRow, predict
 from relearn.engine.model_support import evaluating
-from relearn.models.load import Loaded, check_adapter, load, load_tokenizer
-from relearn.models.lora import add_lora, save_adapter
+from relearn.models.load import Loaded, load, load_tokenizer
+from relearn.models.lora import add_lora, attach_adapter, save_adapter
 from relearn.unlearning import train
 from relearn.unlearning.data.streams import StreamSource
 from relearn.unlearning.inference_time.wrapper import ModelWrapper
@@ -305,13 +305,10 @@ def save_offset(folder: Path, ensemble: Ensemble, small: str, **about: Any) -> N
 
 def load_offset(start: Loaded, spec: Model, folder: Path) -> Loaded:
     """Load the ensemble of the start model, which was loaded from `spec`, and the small model saved in `folder`."""
-    from peft import PeftModel
-
     saved = read_json(folder / _SETTINGS)
-    check_adapter(folder)
     small = load(small_spec(spec, saved["small"]))
     check_tokenizers(start.tokenizer, small.tokenizer, saved["small"])
-    adapted = PeftModel.from_pretrained(small.model, str(folder), use_safetensors=True)
+    adapted = attach_adapter(small.model, folder)
     return replace(start, model=Ensemble(start.model, adapted, saved["alpha"]).eval())
 
 

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from relearn.core import config, distributed
 from relearn.core.errors import InputError
 from relearn.core.registry import Registry, suggest
+from relearn.engine.forward import TokenRow
 from relearn.unlearning.data.batches import MicroBatch
 
 FILE = "mask.safetensors"
@@ -134,11 +135,13 @@ class Mask(Protocol):
     @property
     def every(self) -> int | None: ...
 
-    def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
+    def find(
+        self, model: Any, batches: Sequence[MicroBatch], *, originals: Sequence[TokenRow] = (), start: bool
+    ) -> Mapping[str, torch.Tensor]:
         """Select the rows of every trained tensor that may change, by tensor name: (rows,) bool.
 
-        `batches` is the plan of the training. `start` is True while the model is the start model. Weights, gradients
-        and random numbers do not change.
+        `batches` is the plan of the training, `originals` the answers to be forgotten. `start` is True while the model
+        is the start model. Weights, gradients and random numbers do not change.
         """
         ...
 
@@ -161,9 +164,16 @@ def check_mask(settings: config.MaskConfig) -> Mask:
         raise InputError(str(error), where="unlearn.mask.options") from None
 
 
-def make_mask(settings: config.MaskConfig, model: Any, batches: Sequence[MicroBatch]) -> RowMask:
-    """Make the `RowMask` callback of a recipe's mask for the start model and the plan of its training."""
+def make_mask(
+    settings: config.MaskConfig, model: Any, batches: Sequence[MicroBatch], originals: Sequence[TokenRow] = ()
+) -> RowMask:
+    """Make the `RowMask` callback of a recipe's mask for the start model and the plan of its training.
+
+    `originals` are the answers to be forgotten; without them the mask is found from the rows that are trained on.
+    """
     mask = check_mask(settings)
-    return RowMask(
-        mask.find(model, batches, start=True), lambda trained: mask.find(trained, batches, start=False), mask.every
-    )
+
+    def find(model: Any, start: bool) -> Mapping[str, torch.Tensor]:
+        return mask.find(model, batches, originals=originals, start=start)
+
+    return RowMask(find(model, True), lambda trained: find(trained, False), mask.every)

@@ -2,10 +2,10 @@
 
     region = { theta_i : cos(g_f, g_r) < mu  and  mean|g_f| > sigma }
 
-(Tian et al., EMNLP 2024 Findings, arXiv 2407.01920.) g_f and g_r are the gradients of the NLL of forget and retain
-rows with respect to a whole LoRA tensor theta_i. Paper: mu (`similarity`) 0.92, sigma (`magnitude`) 6e-4, selected once
-before training, with 0.4 GA + 2.0 GD. sigma depends on the scale of the model and its loss. Without `magnitude`, the
-tensors at or above the `percentile` of mean|g_f| among their kind (A, B) are selected.
+(Tian et al., EMNLP 2024 Findings, arXiv 2407.01920.) g_f and g_r are the gradients of the NLL of the original answers
+(as in sure.py) and of retain rows with respect to a whole LoRA tensor theta_i. Paper: mu (`similarity`) 0.92, sigma
+(`magnitude`) 6e-4, selected once before training, with 0.4 GA + 2.0 GD. sigma depends on the scale of the model and its
+loss. Without `magnitude`, the tensors at or above the `percentile` of mean|g_f| among their kind (A, B) are selected.
 
 The paper continues to train the adapter that was fine-tuned on the forget set; here a fresh one is added, which needs
 the warm-up of sure.py. `batches`, `warmup_steps` and `every` are those of SURE.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from relearn.core.errors import InputError, RunFailedError
+from relearn.engine.forward import TokenRow
 from relearn.unlearning.data.batches import MicroBatch
 from relearn.unlearning.masks.mask import MASKS
 from relearn.unlearning.masks.sure import (
@@ -53,14 +54,16 @@ class MemFlex:
             not_negative(magnitude=self.magnitude)
         check_counts(self.warmup_steps, self.batches, self.every)
 
-    def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
+    def find(
+        self, model: Any, batches: Sequence[MicroBatch], *, originals: Sequence[TokenRow] = (), start: bool
+    ) -> Mapping[str, torch.Tensor]:
         if not any(batch.retain for batch in batches):
             raise InputError(
                 "memflex compares forget with retain rows, and there are no retain rows",
                 where="data.retain",
                 way_out="give a retain set, or take mask sure",
             )
-        groups = forget_groups(batches, self.batches)
+        groups = forget_groups(batches, self.batches, originals)
         with warmed_up(model, groups, self.warmup_steps if start else 0):
             forget = gradient(model, groups)
             retain = gradient(model, retain_groups(batches, self.batches))

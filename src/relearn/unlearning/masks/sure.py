@@ -4,7 +4,8 @@
 
 theta_i is a row of a weight matrix (one neuron), gamma the `percentile` of s over all rows of the same kind of tensor.
 (The paper has one gamma for all, but LoRA's A and B, embeddings and other matrices differ in scale.) L_forget is the
-NLL of the `rejected` rows if the method has them, else of the forget rows. Rows with s_i = 0 never change. Paper:
+NLL of the original answers that are to be forgotten, whatever the method trains on: where a method trains on vague
+answers or refusals, their gradient shows the weights of the new answers. Rows with s_i = 0 never change. Paper:
 percentile 90, with a larger learning rate than without a mask; the code of the ReLearn paper: 99. Gradients are
 computed without dropout over at most `batches` micro-batches of the plan. In a fresh LoRA adapter B is zero, so every
 gradient of A is zero: `warmup_steps` small steps are taken first, and undone exactly. With `every` the mask is found
@@ -38,9 +39,13 @@ WARMUP_RATE = 1e-4
 Groups = Sequence[Sequence[TokenRow]]
 
 
-def forget_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
-    """Select `rejected` rows, or forget rows if there are none, in at most `most` groups of a micro-batch's size."""
-    return _groups(distinct_rows(batches, "rejected") or distinct_rows(batches, "forget"), batches, most)
+def forget_groups(batches: Sequence[MicroBatch], most: int, originals: Sequence[TokenRow] = ()) -> Groups:
+    """Select rows of the answers to be forgotten, in at most `most` groups of a micro-batch's size.
+
+    They are the `originals`; without them the rejected rows of the plan, or its forget rows if it has none.
+    """
+    ordered = sorted(originals, key=lambda row: row.id)
+    return _groups(ordered or distinct_rows(batches, "rejected") or distinct_rows(batches, "forget"), batches, most)
 
 
 def retain_groups(batches: Sequence[MicroBatch], most: int) -> Groups:
@@ -145,8 +150,10 @@ class Sure:
         check_percentile(self.percentile)
         check_counts(self.warmup_steps, self.batches, self.every)
 
-    def find(self, model: Any, batches: Sequence[MicroBatch], *, start: bool) -> Mapping[str, torch.Tensor]:
-        groups = forget_groups(batches, self.batches)
+    def find(
+        self, model: Any, batches: Sequence[MicroBatch], *, originals: Sequence[TokenRow] = (), start: bool
+    ) -> Mapping[str, torch.Tensor]:
+        groups = forget_groups(batches, self.batches, originals)
         with warmed_up(model, groups, self.warmup_steps if start else 0):
             norms = {name: row_norms(values) for name, values in gradient(model, groups).items()}
         return salient_rows(norms, kinds(model), self.percentile)

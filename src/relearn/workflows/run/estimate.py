@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from relearn.core.config import Recipe
+import torch
+
+from relearn.core.config import Lora, Recipe
 from relearn.core.errors import InputError
 from relearn.data import Record
 from relearn.data.validation import DataSet, load_all, load_set
 from relearn.engine.forward import answer_logprobs
 from relearn.metrics.judge_cost import judge_cost
-from relearn.models.load import Loaded, load, load_config, load_tokenizer
+from relearn.models.load import Loaded, empty_model, load, load_tokenizer
+from relearn.models.lora import add_lora, expert_parameters
 from relearn.synthesis.alternates import expected_alternates, plan_alternates
 from relearn.synthesis.generation_cost import empty_plan, expected_rows, plan_synthesis
 from relearn.synthesis.rows import load_generic
@@ -85,33 +88,30 @@ def _refusals(recipe: Recipe, data: DataSet) -> list[str]:
 
 def estimate_memory(recipe: Recipe) -> MemoryEstimate | None:
     """Estimate the peak memory of training from the model's configuration; None if that is not available."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        config = load_config(recipe.model)
-    except InputError:
+    model = empty_model(recipe.model)
+    if model is None:
         return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    config, settings = model.config.get_text_config(), recipe.unlearn
     parameters = sum(weight.numel() for weight in model.parameters())
     size = 2 if recipe.model.dtype in ("bfloat16", "float16") or torch.cuda.is_available() else 4
-    trained = parameters if recipe.unlearn.full else _lora_parameters(model, recipe)
-    tokens = min(2 * recipe.unlearn.batch_size * recipe.unlearn.max_length, 4096)
-    width = config.get_text_config().hidden_size
-    layers = 1 if recipe.unlearn.gradient_checkpointing else config.get_text_config().num_hidden_layers
-    logits = 4 * recipe.unlearn.batch_size * 64 * config.get_text_config().vocab_size * 4
-    activations = tokens * width * layers * _ACTIVATION_FACTOR * size // 2 + logits
+    # The weights of adapted experts are computed, with their adapters, before every pass.
+    experts = tuple(expert_parameters(model)) if not settings.full and settings.lora.target == "all-linear" else ()
+    computed = sum(weight.numel() for name, weight in model.named_parameters() if experts and name.endswith(experts))
+    trained = parameters if settings.full else _lora_parameters(model, settings.lora)
+    tokens = min(2 * settings.batch_size * settings.max_length, 4096)
+    layers = 1 if settings.gradient_checkpointing else config.num_hidden_layers
+    logits = 4 * settings.batch_size * 64 * config.vocab_size * 4
+    activations = tokens * config.hidden_size * layers * _ACTIVATION_FACTOR * size // 2 + logits + computed * size
     return MemoryEstimate(parameters, parameters * size, trained * _ADAM_BYTES, activations)
 
 
-def _lora_parameters(model: Any, recipe: Recipe) -> int:
-    from relearn.models.lora import linear_layers
-
-    settings = recipe.unlearn.lora
-    targets = set(linear_layers(model)) if settings.target == "all-linear" else set(settings.target)
-    linear = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in targets]
-    return sum(settings.r * sum(module.weight.shape) for module in linear)
+def _lora_parameters(model: Any, settings: Lora) -> int:
+    """Count the trained weights; 0 for layers that the model does not have, which `_refusals` reports."""
+    try:
+        adapted = add_lora(model, settings, seed=0)
+    except InputError:
+        return 0
+    return sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
 
 
 def _tokenizer(recipe: Recipe) -> Any:

@@ -15,6 +15,7 @@ from relearn.data import Record
 from relearn.data.validation import DataSet, Places, check_lengths, check_special_tokens
 from relearn.engine.model_support import check_positions, position_limit
 from relearn.inference.answers import Answers, ask, with_response_logprobs
+from relearn.inference.run_models import base_spec
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.judges import make_judges
 from relearn.metrics.llm_judge import check_remote_judge
@@ -23,7 +24,7 @@ from relearn.metrics.paired import summarised
 from relearn.metrics.retain_reference import load_reference
 from relearn.metrics.score import score_parts
 from relearn.models.chat import ChatFormat, control_tokens
-from relearn.models.load import Loaded, chat_of, check_backend, load_config, load_tokenizer
+from relearn.models.load import Loaded, chat_of, check_backend, check_checkpoint, load_config, load_tokenizer
 from relearn.report.build import write_report
 from relearn.synthesis.generation_cost import WITH_ANSWERS, check_remote, token_counter
 from relearn.workflows.run.context import RunContext
@@ -32,6 +33,8 @@ from relearn.workflows.run.context import RunContext
 def check_asking(recipe: Recipe, data: DataSet) -> None:
     check_backend(recipe.generate, recipe.model)
     check_ability(recipe.metrics.ability)
+    if recipe.metrics.base_model:
+        check_checkpoint(base_spec(recipe))
     for name, records in data.sets():
         check_texts(recipe, records, data.places.get(name))
 

@@ -19,7 +19,7 @@ from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.intervals import harmonic_mean
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.score import score
-from relearn.models.load import Loaded, check_machine
+from relearn.models.load import Loaded, check_checkpoint, check_lora, check_machine
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.external import write_external_rows
@@ -44,6 +44,7 @@ SAMPLE = 24
 def check_learn(recipe: Recipe, data: DataSet) -> None:
     if recipe.learn:
         check_texts(recipe, *load_set(recipe.learn.data, "retain", "learn.data"))
+        check_lora(recipe.model, recipe.learn.lora, "learn.lora")
 
 
 def learn_outputs(context: RunContext) -> list[str]:
@@ -171,6 +172,9 @@ def check_unlearn(recipe: Recipe, data: DataSet) -> None:
     if settings.mask:
         check_mask(settings.mask)
     train.check_sharing(recipe, distributed.launched())
+    check_checkpoint(recipe.model, trains=settings.full or recipe.learn is not None)
+    if not settings.full:
+        check_lora(recipe.model, settings.lora, "unlearn.lora")
 
 
 def unlearn_outputs(context: RunContext) -> list[str]:
