@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,13 +16,14 @@ from torch import Tensor
 
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash
-from relearn.engine.cpu_threads import map_on_threads
 from relearn.metrics.entailment_builtin.model import POSITIONS, Decider, Encoder, add_adapter, read_base
 from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of
 from relearn.models.builtin import builtin_path
 
 HERE = Path(__file__).parent
 BatchItem = TypeVar("BatchItem", bound=Hashable)
+PassInput = TypeVar("PassInput")
+PassOutput = TypeVar("PassOutput")
 # Pairs in memory at once. Hidden states take 1.5 kB per token.
 BLOCK = 256
 # Tokens per pass. On a CPU the activations of a layer must fit into the cache; a GPU needs more tokens to be busy.
@@ -134,3 +137,23 @@ def load_builtin(folder: Path = HERE, device: str | None = None) -> BuiltinJudge
     encoder, decider = read_base(load_file(base / "model.safetensors"), settings["inner"])
     add_adapter(decider, load_file(adapter))
     return BuiltinJudge(encoder, decider, Tokenizer.from_file(str(base / "tokenizer.json")), settings, device)
+
+
+def map_on_threads(work: Callable[[PassInput], PassOutput], items: Sequence[PassInput]) -> list[PassOutput]:
+    """Compute `work(item)` for all items in inference mode, on as many threads as PyTorch may use; keep the order.
+
+    One small matrix product gains little from several cores, so one pass per core is faster. PyTorch releases the
+    interpreter lock during matrix products. If there are fewer items than threads, the items run one after the other,
+    each on all threads. `work` must not change data that other calls read. Exceptions of `work` are raised here.
+    """
+    # Inference mode is set per thread, so each call of `work` must enter it.
+    work = torch.inference_mode()(work)
+    threads = torch.get_num_threads()
+    if threads == 1 or len(items) < threads:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        # Setting the number of threads inside a thread also changes it for the process.
+        torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from relearn.engine.cpu_threads import map_on_threads
+from relearn.metrics.entailment_builtin.judge import map_on_threads
 
 
 @pytest.fixture
