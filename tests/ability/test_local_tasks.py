@@ -131,14 +131,23 @@ def test_sums_by_the_last_number_said(tmp_path, loaded, monkeypatch):
     assert outcome.value == pytest.approx(1 / 3)
 
 
-def test_the_interval_is_of_standard_errors_and_stays_a_share():
-    """Items 1, 1, 1, 0: deviation .5, standard error .25, so .75 - .49 and 1 instead of 1.24."""
+def test_the_interval_of_right_and_wrong_answers_is_that_of_a_share():
+    """Clopper and Pearson's for 3 of 4: [.194, .994]; for 1 of 1: [.025, 1]."""
     outcome = mean_score("a/acc", {"0": 1.0, "1": 1.0, "2": 1.0, "3": 0.0, "4": None})
     measured = outcome.measurement
     assert (outcome.value, outcome.stderr, outcome.n) == (0.75, pytest.approx(0.25), 4)
-    assert (measured.low, measured.high, measured.unscored) == (pytest.approx(0.26), 1.0, 1)
+    assert (measured.low, measured.high) == (pytest.approx(0.194, abs=1e-3), pytest.approx(0.994, abs=1e-3))
+    assert measured.unscored == 1 and "standard errors" not in measured.note
     single = mean_score("a/acc", {"0": 1.0}).measurement
-    assert (single.value, single.low, single.high) == (1.0, None, None)
+    assert (single.value, single.low, single.high) == (1.0, pytest.approx(0.025), 1.0)
+
+
+def test_other_intervals_are_of_standard_errors_and_stay_in_0_1():
+    """Items 1, 1, 1, .2: deviation .4, standard error .2, so .8 - .392 and 1 instead of 1.192."""
+    measured = mean_score("a/f1", {"0": 1.0, "1": 1.0, "2": 1.0, "3": 0.2}).measurement
+    assert (measured.low, measured.high) == (pytest.approx(0.408), 1.0) and "1.96 standard errors" in measured.note
+    single = mean_score("a/f1", {"0": 0.5}).measurement
+    assert (single.value, single.low, single.high) == (0.5, None, None)
 
 
 def test_a_limit_takes_rows_evenly(tmp_path):

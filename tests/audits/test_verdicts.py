@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from relearn.audits.attack import FactAggregation
 from relearn.audits.fact_matching import FactMatches
 from relearn.audits.scoring import verdicts
+from relearn.core.config import Metrics
+from relearn.data import Record
+from relearn.metrics.judges import Judges
 
 SAID, NOTHING = ["12 Elm Street"], []
 
@@ -73,3 +77,13 @@ def test_a_plain_answer_cut_off_in_its_thoughts_leaves_the_fact_without_a_verdic
     found = FactMatches("plain", {"v": {"a": {"start": SAID, "after": NOTHING}, "b": {"start": SAID}}})
     assert found.answered("a", ("start", "after"))
     assert not found.answered("b", ("start", "after")) and not found.answered("c", ("start",))
+
+
+def test_a_share_of_facts_that_is_1_has_an_open_interval():
+    """Four facts, all brought back: .025 ^ (1 / 4). Other numbers keep the bootstrap."""
+    facts = [Record(f"Where {at}?", f"There {at}.", str(at), f"person {at}") for at in range(4)]
+    aggregation = FactAggregation(facts, Metrics(bootstrap=50), Judges(), 0)
+    found = aggregation.mean({fact.id: 1.0 for fact in facts})
+    assert (found.value, found.low, found.high) == (1.0, pytest.approx(0.025**0.25), 1.0)
+    mixed = aggregation.mean({fact.id: 0.2 + 0.1 * at for at, fact in enumerate(facts)})
+    assert mixed.low is not None and mixed.low >= 0.2

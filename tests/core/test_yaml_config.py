@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_a_large_file_is_not_read_to_its_end(tmp_path):
     with pytest.raises(InputError, match="more than 1,000,000 characters -> is it the right file"):
         read_mapping(path)
     with pytest.raises(InputError, match="more than 1,000,000 characters"):
-        read_mapping("/dev/zero")
+        read_mapping(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("value", ["[", "{a", "*x", "&x [*x]", "0x_", "!!binary x", "\x07", '"\\ud800"', "'"])

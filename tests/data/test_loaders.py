@@ -403,6 +403,7 @@ def test_every_turn_of_a_conversation_is_a_record(tmp_path):
         ([TURNS[0], {"role": "assistant", "content": None}], "messages[1]: the field 'content' is missing"),
         ([TURNS[0], {"role": "assistant", "content": [{"type": "image"}]}], "the field 'text' is missing"),
         ([{"content": "x"}], "has the role None"),
+        ([{"role": ["user"], "content": "x"}], "has the role ['user']"),
     ],
 )
 def test_turns_that_are_no_questions_and_answers(tmp_path, turns, says):

@@ -30,7 +30,7 @@ def page():
         page.set_default_timeout(60_000)
         wrong, asked = [], []
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: line.type == "error" and wrong.append(line.text))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
         page.on("dialog", lambda dialog: wrong.append(dialog.message) or dialog.dismiss())
         page.on("request", lambda request: asked.append(request.url))
         yield page

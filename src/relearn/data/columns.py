@@ -203,24 +203,27 @@ def _turns(values: Mapping[str, Any], column: str, where: str) -> Iterator[tuple
     if not _is_turns(values.get(column)):
         raise InputError(f"the field {column!r} is no list of turns", where=where, way_out=_TURN)
     for number, turn in enumerate(values[column]):
-        role, name = turn.get("role", turn.get("from")), "content" if "content" in turn else "value"
-        if role not in _ROLES:
-            raise InputError(f"{column}[{number}] has the role {glimpse(role)}", where=where, way_out=_TURN)
-        content = turn.get(name)
+        role, name = _role(turn), "content" if "content" in turn else "value"
+        if role is None:
+            shown = glimpse(turn.get("role", turn.get("from")))
+            raise InputError(f"{column}[{number}] has the role {shown}", where=where, way_out=_TURN)
+        content, place = turn.get(name), f"{where} {column}[{number}]"
         if _is_turns(content):  # parts of a content: {"type": "text", "text": ...}
-            content = "\n".join(
-                _required(part, "text", f"{where} {column}[{number}]", private=True) for part in content
-            )
-        is_private = _ROLES[role] == "assistant"
-        yield _ROLES[role], _required({name: content}, name, f"{where} {column}[{number}]", private=is_private)
+            content = "\n".join(_required(part, "text", place, private=True) for part in content)
+        yield role, _required({name: content}, name, place, private=role == "assistant")
+
+
+def _role(turn: Mapping[str, Any]) -> str | None:
+    """Return user, assistant or system; None for another role."""
+    role = turn.get("role", turn.get("from"))
+    return _ROLES.get(role) if isinstance(role, str) else None
 
 
 def notes_on_turns(rows: Iterable[RawRow], layout: ColumnLayout) -> Iterator[str]:
     """Yield messages on parts of conversations that records do not have: system texts, and earlier turns."""
     cells = [row.get(layout.messages or layout.question or "") for _, row in rows]
-    roles = [
-        [_ROLES.get(turn.get("role", turn.get("from"))) for turn in cell or ()] for cell in cells if _is_turns(cell)
-    ]
+    conversations = [list(cell or ()) for cell in cells if _is_turns(cell)]
+    roles = [[_role(turn) for turn in turns] for turns in conversations]
     if count := sum("system" in of_row for of_row in roles):
         yield f"the system texts of {count:,} conversations are left out; model.system_prompt sets one for all"
     if count := sum(of_row.count("user") > 1 for of_row in roles):

@@ -117,7 +117,8 @@ def _adapter_delta(layer: Any) -> torch.Tensor | float:
     """Compute the sum of the active adapters' changes to a layer's weight."""
     if layer.disable_adapters or layer.merged:
         return 0.0
-    deltas = [layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A]
+    own = {*layer.lora_A, *layer.lora_embedding_A}
+    deltas = [layer.get_delta_weight(name) for name in layer.active_adapters if name in own]
     return torch.stack(deltas).sum(0) if deltas else 0.0
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from relearn.metrics.context import Context
-from relearn.metrics.intervals import bootstrap, median_interval, share_interval, value_of
+from relearn.metrics.intervals import bootstrap, median_interval, value_of
 from relearn.metrics.lexical_indices import linguistic_score
 from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
 
 PAPER = "arXiv 2502.11190"
 NO_LOGPROBS = "no log-probabilities of the response"
+MAX_LS = 0.6
 HIGHER: dict[ScoredSplit, Better] = {"forget": "higher", "retain": "higher"}
 LOWER: dict[ScoredSplit, Better] = {"forget": "lower", "retain": "lower"}
 
@@ -60,7 +61,7 @@ _add_index("hs", "words used once; higher is richer", "Honoré 1979", HIGHER, 34
     shown_in=("chart", "summary"),
 )
 def ls(context: Context) -> Measurement:
-    return context.summarise(_ls_values(context), share_interval, _missing(context), NO_LOGPROBS)
+    return context.bounded_mean(_ls_values(context), _missing(context), NO_LOGPROBS, (0.0, MAX_LS))
 
 
 @_perplexity_metric("ls_median", label="LS median", description="the same, the middle answer", better=HIGHER, order=50)

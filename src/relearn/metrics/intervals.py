@@ -155,7 +155,7 @@ def share_interval(
     bootstrap interval of `mean_interval`.
     """
     low, high = bounds
-    if len(set(values)) > 1 and not set(values) <= {low, high}:
+    if not (set(values) <= {low, high} or (len(set(values)) == 1 and low <= values[0] <= high)):
         return mean_interval(values, clusters=clusters, resamples=resamples, seed=seed)
     share, *ends = binomial_interval([(value - low) / (high - low) for value in values], clusters=clusters)
     return low + (high - low) * share, low + (high - low) * ends[0], low + (high - low) * ends[1]

@@ -156,15 +156,18 @@ def attach_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
 
     check_adapter(adapter)
     way_out = "give the model that it was trained on"
+    problems = []
     with loading("this adapter", where=str(adapter), way_out=way_out), _quiet():
-        if not isinstance(model, PeftModel):
-            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, use_safetensors=True)
-        keys = model.load_adapter(str(adapter), adapter_name=name)
-    problems = [
-        f"{len(found)} weights are {kind} ({found[0]})"
-        for kind, found in (("missing", keys.missing_keys), ("of layers that it does not have", keys.unexpected_keys))
-        if found
-    ]
+        try:
+            if not isinstance(model, PeftModel):
+                model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, use_safetensors=True)
+            keys = model.load_adapter(str(adapter), adapter_name=name)
+            found = ("missing", keys.missing_keys), ("of layers that it does not have", keys.unexpected_keys)
+            problems = [f"{len(names)} weights are {kind} ({names[0]})" for kind, names in found if names]
+        except RuntimeError as error:
+            problems = [line.strip()[:300] for line in str(error).split("\n") if "size mismatch" in line][:1]
+            if not problems:
+                raise
     if problems:
         raise InputError(f"adapter does not fit the model: {', '.join(problems)}", where=str(adapter), way_out=way_out)
     return model.eval()
