@@ -81,8 +81,8 @@ class StatedValues:
         self._row = row
 
     def states(self, entity: str) -> bool:
-        """Return whether an entity of the reference is a value that the answer states in any writing."""
-        return any(value.text in (entity, entity.strip(" .")) for value in self._stated)
+        """Return whether an entity of the reference is a value, or a part of one, that the answer states."""
+        return any(occurs_in(entity, value.text) for value in self._stated)
 
     @property
     def gives_value(self) -> bool:
