@@ -225,7 +225,10 @@ def model_may_answer(slot: Slot) -> bool:
 def first_sentence(reply: str, question: str) -> str | None:
     """Parse a reply that is one answer; keep its first sentence, or None if that is not complete."""
     text = read_passage(reply.strip().split("\n")[0], question) or ""
-    match = re.match(r".*?[^\W_]{2}[.!](?=\s|$)", re.sub(r"^answer:\s*", "", text, flags=re.IGNORECASE))
+    match = re.match(
+        r".*?[^\W_]{2}(?<!Dr)(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Prof)(?<!St)[.!](?=\s|$)",
+        re.sub(r"^answer:\s*", "", text, flags=re.IGNORECASE),
+    )
     return match.group().strip() if match else None
 
 
