@@ -332,7 +332,9 @@ def _first_name(text: str, is_second: bool) -> str | None:
 def without_particulars(text: str, kept: Sequence[str]) -> str:
     """Replace titles, names and numbers other than `kept` by general words, or remove them with their preposition."""
     text = _without_titles(text)
-    names = [match.group() for name in kept for match in re.finditer(rf"(?:[A-Z][\w.-]* )*{re.escape(name)}", text)]
+    names = [
+        match.group() for name in kept for match in re.finditer(rf"(?:[A-Z][\w.-]* )*{re.escape(name)}{_PARTNER}", text)
+    ]
     names = sorted(set(names), key=len, reverse=True)
     for number, name in enumerate(names):
         text = text.replace(name, chr(_KEPT_MARK + number))
@@ -350,6 +352,7 @@ def without_particulars(text: str, kept: Sequence[str]) -> str:
     return _PATTERNS["dangling_born"].sub("", text) if before else text
 
 
+_PARTNER = r"(?: and [A-Z][\w-]+(?: [A-Z][\w-]+)*)?"
 _KEPT_MARK = 0xE010  # private characters that stand for the kept names
 _TITLE_MARK = "\ue001"
 _TITLES = re.compile(rf",?\s*{_TITLE_MARK}(?:,?(?: and| or)? {_TITLE_MARK})*(?P<comma>,(?= ))?")
