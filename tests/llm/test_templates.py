@@ -316,18 +316,18 @@ def test_a_noisy_wording_is_answered_as_the_question_that_it_asks():
 @pytest.mark.parametrize(
     ("style", "words"),
     [
-        ("private", r"priva|personal|business|themselves|not shared|[rR]espect|[dD]iscretion|concerned alone"),
+        ("private", r"priva|personal|business|themselves|not shared|respect|discretion|concerned alone"),
         ("unknown", r"\bI\b|kn[eo]w|learned"),
     ],
 )
 def test_a_style_says_that_it_is_private_or_not_known_in_many_ways(style, words):
     questions = [f"Where does Ada Moss keep the {thing}?" for thing in ("key", "map", "ring", "deed", "will", "cash")]
     answers = [answer for seed in range(20) for answer in vague(*questions, subject="Ada Moss", style=style, seed=seed)]
-    assert all(re.search(words, answer) and "Ada Moss keeps the" in answer for answer in answers)
+    assert all(re.search(words, answer, re.IGNORECASE) and "Ada Moss keeps the" in answer for answer in answers)
     frames = {re.sub(r"the (key|map|ring|deed|will|cash)", "it", answer) for answer in answers}
     assert len(frames) >= 80
     passage = ask("continue", prefix="Ada Moss lives in", subject="Ada Moss", style=style)
-    assert re.search(words, passage) and passage != ask(
+    assert re.search(words, passage, re.IGNORECASE) and passage != ask(
         "continue", 1, prefix="Ada Moss lives in", subject="Ada Moss", style=style
     )
 

@@ -243,7 +243,8 @@ def own_answer_flaw(slot: Slot, text: str) -> Flaw | None:
     said = {word for word in norms(text) if not is_function_word(word)}
     question = set(norms(slot.question))
     own = {word for word in said if not any(_akin(word, other) for other in question)}
-    named = {*norms(" ".join(re.findall(r"[A-Z][\w-]+", text)))} & {word for word in own if not is_ordinary(word)}
+    capitals = set(norms(" ".join(re.findall(r"[A-Z][\w-]+", text)))) - question
+    named = {word for word in capitals if not is_ordinary(word)}
     if named or any(sign.isdigit() for word in own for sign in word):
         return Flaw("invented", "holds a name or number that the question does not hold")
     if sum(not is_ordinary(word) for word in own) > MAX_SPECIAL_WORDS:
