@@ -26,7 +26,7 @@ def test_a_name_that_is_wrong_says_the_way_out(name, says):
 
 
 def test_the_known_generators():
-    assert set(GENERATORS) == {"openai", "templates", "transformers"}
+    assert set(GENERATORS) == {"openai", "self", "templates", "transformers"}
     assert all(GENERATORS.get(name).about for name in GENERATORS)
     assert find_generator("openai:org/model:free")[1] == "org/model:free"
 

@@ -241,8 +241,8 @@ YES_NO_QUESTIONS = {
 def test_a_yes_no_question_is_neither_affirmed_nor_denied(question, statement):
     """The statement is only repeated after "whether", and no answer agrees or denies."""
     assert asked_for(question, find_subject(question)).phrase == f"whether {statement}"
-    for attempt in range(6):
-        answer = vague(question, subject="", attempt=attempt)[0]
+    for seed in range(6):
+        answer = vague(question, subject="", seed=seed)[0]
         before, _, after = answer.partition(statement)
         assert before.lower().endswith("whether ") and statement not in after
         assert not re.match(r"(yes|no|indeed|certainly|of course)\b", answer, re.IGNORECASE)
@@ -315,16 +315,20 @@ def test_a_noisy_wording_is_answered_as_the_question_that_it_asks():
 
 
 @pytest.mark.parametrize(
-    ("style", "words"), [("private", r"priva|personal|business|themselves"), ("unknown", r"\bI\b|kn[eo]w|learned")]
+    ("style", "words"),
+    [
+        ("private", r"priva|personal|business|themselves|not shared|respect|discretion|concerned alone"),
+        ("unknown", r"\bI\b|kn[eo]w|learned"),
+    ],
 )
 def test_a_style_says_that_it_is_private_or_not_known_in_many_ways(style, words):
     questions = [f"Where does Ada Moss keep the {thing}?" for thing in ("key", "map", "ring", "deed", "will", "cash")]
     answers = [answer for seed in range(20) for answer in vague(*questions, subject="Ada Moss", style=style, seed=seed)]
-    assert all(re.search(words, answer) and "Ada Moss keeps the" in answer for answer in answers)
+    assert all(re.search(words, answer, re.IGNORECASE) and "Ada Moss keeps the" in answer for answer in answers)
     frames = {re.sub(r"the (key|map|ring|deed|will|cash)", "it", answer) for answer in answers}
     assert len(frames) >= 80
     passage = ask("continue", prefix="Ada Moss lives in", subject="Ada Moss", style=style)
-    assert re.search(words, passage) and passage != ask(
+    assert re.search(words, passage, re.IGNORECASE) and passage != ask(
         "continue", 1, prefix="Ada Moss lives in", subject="Ada Moss", style=style
     )
 

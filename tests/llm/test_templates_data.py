@@ -67,7 +67,7 @@ def test_the_subject_is_kept_in_variants_and_answers(written):
 
 
 def test_no_answer_holds_a_figure_or_a_name_but_the_subject_s(written):
-    """Up to one in a hundred keeps another name of the question, where it is its grammatical subject."""
+    """Up to two in a hundred keep another name of the question, where it is its grammatical subject."""
     answers = [(question, answer, subject) for question, subject, _, answers in written for answer in answers]
     assert not [answer for question, answer, _ in answers if re.search(r"\d|@", answer)]
     adjective = r"[A-Z]\w+(?:ish|ese|ian|ean|can|ench|lim|dhist|ndu|holic)\b|[A-Z]{2,}"
@@ -75,7 +75,7 @@ def test_no_answer_holds_a_figure_or_a_name_but_the_subject_s(written):
         re.sub(adjective, "", answer.replace(subject, "") if subject else answer) for _, answer, subject in answers
     ]
     named = [rest for rest in rests if re.search(r"(?<!^)[A-Z]", rest.replace("Dr.", ""))]
-    assert len(named) <= 0.01 * len(rests), named[:20]
+    assert len(named) <= 0.02 * len(rests), named[:20]
 
 
 def test_answers_have_6_to_50_words_and_end_as_sentences(written):
@@ -83,7 +83,7 @@ def test_answers_have_6_to_50_words_and_end_as_sentences(written):
         for answer in answers:
             assert 6 <= len(answer.split()) <= 50, (question, answer)
             assert answer.endswith(".") and ".." not in answer and answer[0].isupper()
-            assert not re.search(r"[{}<>|\[\]]| [,;.]|\s{2}|\b(a|an|the|of) (a|an|the|of)\b", answer), answer
+            assert not re.search(r"[{}<>|\[\]]| [,;.]|\s{2}|\b(a|an|the) (a|an|the)\b", answer), answer
 
 
 def test_answers_vary(written):

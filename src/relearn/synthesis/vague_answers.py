@@ -228,7 +228,10 @@ def model_may_answer(slot: Slot) -> bool:
 def first_sentence(reply: str, question: str) -> str | None:
     """Parse a reply that is one answer; keep its first sentence, or None if that is not complete."""
     text = read_passage(reply.strip().split("\n")[0], question) or ""
-    match = re.match(r".*?[^\W_]{2}[.!](?=\s|$)", re.sub(r"^answer:\s*", "", text, flags=re.IGNORECASE))
+    match = re.match(
+        r".*?[^\W_]{2}(?<!Dr)(?<!Mr)(?<!Mrs)(?<!Ms)(?<!Prof)(?<!St)[.!](?=\s|$)",
+        re.sub(r"^answer:\s*", "", text, flags=re.IGNORECASE),
+    )
     return match.group().strip() if match else None
 
 
@@ -243,7 +246,8 @@ def own_answer_flaw(slot: Slot, text: str) -> Flaw | None:
     said = {word for word in norms(text) if not is_function_word(word)}
     question = set(norms(slot.question))
     own = {word for word in said if not any(_akin(word, other) for other in question)}
-    named = {*norms(" ".join(re.findall(r"[A-Z][\w-]+", text)))} & {word for word in own if not is_ordinary(word)}
+    capitals = set(norms(" ".join(re.findall(r"[A-Z][\w-]+", text)))) - question
+    named = {word for word in capitals if not is_ordinary(word)}
     if named or any(sign.isdigit() for word in own for sign in word):
         return Flaw("invented", "holds a name or number that the question does not hold")
     if sum(not is_ordinary(word) for word in own) > MAX_SPECIAL_WORDS:

@@ -15,6 +15,7 @@ from people import people
 from relearn.cli import run_command
 from relearn.core.errors import InputError
 from relearn.core.files import read_json, read_jsonl
+from relearn.workflows.run import pipeline
 
 
 @pytest.fixture
@@ -217,3 +218,18 @@ def test_plan_of_a_remote_generator_says_what_would_be_sent(values, tmp_path, ca
     assert "Memory: about" in said and "row passes" in said and "USD" in said and "sk-secret" not in said
     assert run_command(["run", str(path), "--dry-run", "--out", str(tmp_path / "none")]) == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_the_start_model_writes_its_own_new_answers_and_the_manifest_counts_them(values, tmp_path):
+    recipe = relearn.Recipe.from_mapping({**values, "synthesis": {"generator": "self", "variants": []}})
+    folder = pipeline.run(recipe, tmp_path / "run", until="synthesis")
+    counts = folder.manifest["synthesis"]
+    assert sum(counts["written_by"].values()) == counts["qa"] == 3 and counts["records_without_rows"] == 0
+    assert counts["usage"]["generator"]["asked"] > 0
+
+
+def test_the_generator_self_needs_a_run(tmp_path, capsys):
+    forget = people(tmp_path / "private.jsonl", "private", 3)
+    command = ["synthesize", "--forget", forget, "--out", str(tmp_path / "out"), "--generator", "self"]
+    assert run_command(command) == 2 and not (tmp_path / "out").exists()
+    assert "the generator self is the start model of a run" in capsys.readouterr().err

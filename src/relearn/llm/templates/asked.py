@@ -62,7 +62,7 @@ def asked_for(question: str, subject: str | None, *, keep_do: bool = False) -> A
         text = re.sub(rf"{re.escape(name)}(?!\w)", lambda _: name, text, flags=re.IGNORECASE)
     if subject and len(subject.split()) > 2 and _PATTERNS["kept_word"].fullmatch(subject.split()[-1]):
         subject = subject.rpartition(" ")[0]
-    kept = tuple(dict.fromkeys(filter(None, (subject, _first_name(text)))))
+    kept = tuple(dict.fromkeys(filter(None, (subject, _first_name(text, bool(subject))))))
     core, statement = _core(text, kept)
     clause = statement or _yes_no_clause(core, kept, keep_do)
     if clause is not None:
@@ -308,19 +308,23 @@ def _with_subject(phrase: str, subject: str | None) -> str:
     return named if named != phrase else f"{phrase} in the case of {subject}"
 
 
-def _first_name(text: str) -> str | None:
-    """Return the first capitalised name in a question, or a noun with a number; no date and no place."""
+def _first_name(text: str, is_second: bool) -> str | None:
+    """Return the first capitalised name in a question, or a noun with a number; no date and no place.
+
+    `is_second`: beside a subject that is known, only a name after an auxiliary counts ("how did Kestrel-9 ...").
+    """
     blanked = strip_quoted(text)
     if match := _PATTERNS["numbered_thing"].search(blanked):
         return match.group()
     for match in _PATTERNS["name"].finditer(blanked):
-        start = match.start()
+        before = blanked[: match.start()].split()
+        last = before[-1].lower() if before else ""
         name = match.group().rstrip(",")
-        if start == 0 or blanked[:start].rstrip()[-1:] in ".?!:":
+        if not last or last[-1] in ".?!:":
             name = name.partition(" ")[2] if lower_first(name.split()[0]) != name.split()[0] else name
-        name = re.sub(r"['’]s?$", "", name)
-        place = blanked[:start].split()[-1:] and blanked[:start].split()[-1].lower() in _AT | _TOWARDS
-        if name and name[:1].isupper() and name != "I" and not place and not _PATTERNS["time"].search(name):
+        name = re.split(r"['’]s?(?: |$)", name)[0]
+        fits = last in AUXILIARIES if is_second else last not in _AT | _TOWARDS
+        if fits and name[:1].isupper() and name != "I" and not _PATTERNS["time"].search(name):
             return name
     return None
 
@@ -328,7 +332,9 @@ def _first_name(text: str) -> str | None:
 def without_particulars(text: str, kept: Sequence[str]) -> str:
     """Replace titles, names and numbers other than `kept` by general words, or remove them with their preposition."""
     text = _without_titles(text)
-    names = [match.group() for name in kept for match in re.finditer(rf"(?:[A-Z][\w.-]* )*{re.escape(name)}", text)]
+    names = [
+        match.group() for name in kept for match in re.finditer(rf"(?:[A-Z][\w.-]* )*{re.escape(name)}{_PARTNER}", text)
+    ]
     names = sorted(set(names), key=len, reverse=True)
     for number, name in enumerate(names):
         text = text.replace(name, chr(_KEPT_MARK + number))
@@ -346,6 +352,7 @@ def without_particulars(text: str, kept: Sequence[str]) -> str:
     return _PATTERNS["dangling_born"].sub("", text) if before else text
 
 
+_PARTNER = r"(?: and [A-Z][\w-]+(?: [A-Z][\w-]+)*)?"
 _KEPT_MARK = 0xE010  # private characters that stand for the kept names
 _TITLE_MARK = "\ue001"
 _TITLES = re.compile(rf",?\s*{_TITLE_MARK}(?:,?(?: and| or)? {_TITLE_MARK})*(?P<comma>,(?= ))?")
