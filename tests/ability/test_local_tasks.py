@@ -13,6 +13,7 @@ from relearn.ability.local_tasks import final_number, last_number, mean_score, r
 from relearn.core.config import Ability, Model
 from relearn.core.errors import InputError, MissingPartError
 from relearn.core.files import write_json
+from relearn.engine.generate import Response
 from relearn.inference import choice_logprobs as asking
 from relearn.inference.choice_logprobs import ChoiceQuestion, lettered, spelled
 from relearn.metrics.metric import direction_of
@@ -124,7 +125,7 @@ def test_sums_by_the_last_number_said(tmp_path, loaded, monkeypatch):
     from relearn.ability import local_tasks
 
     said = ["2 and 2 make 4. #### 4", "It is 5", "four"]
-    monkeypatch.setattr(local_tasks, "generate", lambda *_, **__: said)
+    monkeypatch.setattr(local_tasks, "respond", lambda *_, **__: [Response(text) for text in said])
     path = write(tmp_path / "sums.jsonl", [SUM, {**SUM, "question": "b?"}, {**SUM, "question": "c?"}])
     (outcome,) = measure_ability(loaded, Ability(tasks=(path,)))
     assert (outcome.name, outcome.items) == ("sums/exact_match", {"0": 1.0, "1": 0.0, "2": 0.0})

@@ -88,7 +88,7 @@ def test_a_second_call_asks_nothing_again(audited, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("relearn.audits.query_models.generate", refuse)
+    monkeypatch.setattr("relearn.audits.query_models.respond", refuse)
     before = (audited / "audits/verdicts.json").read_text()
     assert run_command(["audit", str(audited), *EVERY_ATTACK]) == 0
     assert (audited / "audits/verdicts.json").read_text() == before
@@ -99,10 +99,10 @@ def test_with_more_samples_only_these_are_asked(audited, tmp_path, monkeypatch):
     asked = []
     from relearn.audits import query_models
 
-    real = query_models.generate
+    real = query_models.respond
     monkeypatch.setattr(
         query_models,
-        "generate",
+        "respond",
         lambda loaded, prompts, *a, **k: asked.append(len(prompts)) or real(loaded, prompts, *a, **k),
     )
     assert run_command(["audit", str(copy), "--attacks", "sampling,prefix", "--samples", "3"]) == 0

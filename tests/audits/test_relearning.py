@@ -14,6 +14,7 @@ from relearn.audits.strength import QUICK, STRENGTHS, Relearning, find_strength
 from relearn.core.config import Model
 from relearn.core.errors import InputError
 from relearn.data import Record
+from relearn.engine.generate import Response
 from relearn.models.load import load
 
 
@@ -30,7 +31,7 @@ def asked_rows(folded: AuditInputs, tiny_model_dir, monkeypatch, answer):
     """Run the attack with the answers of the function `answer` (prompt -> text)."""
     monkeypatch.setattr(
         "relearn.audits.query_models.generate_answers",
-        lambda _loaded, prompts, _inputs: [answer(prompt) for prompt in prompts],
+        lambda _loaded, prompts, _inputs: [Response(answer(prompt)) for prompt in prompts],
     )
     spec = Model(name=str(tiny_model_dir))
     return ask_changed_models(lambda: load(spec), AUDITS.get("relearning"), folded, folded.retain[:1])

@@ -11,6 +11,7 @@ import pytest
 from relearn.core.config import Generate, Model
 from relearn.data import Record
 from relearn.engine.forward import answer_logprobs, answer_scores
+from relearn.engine.generate import Response
 from relearn.inference import answers as module
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.metrics.answer_row import AnswerRow
@@ -81,7 +82,7 @@ def test_a_file_holds_seven_digits_and_is_read_back(asked, tmp_path):
 def test_holdout_records_are_scored_and_not_asked(loaded, monkeypatch):
     questions = []
     monkeypatch.setattr(
-        module, "generate", lambda _, asked, *rest, **more: questions.extend(asked) or [""] * len(asked)
+        module, "respond", lambda _, asked, *rest, **more: questions.extend(asked) or [Response("")] * len(asked)
     )
     rows = ask(loaded, [replace(record, split="holdout") for record in RECORDS], SHORT, membership=True).rows
     assert questions == []

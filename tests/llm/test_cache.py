@@ -140,9 +140,10 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
 def test_a_cache_that_cannot_be_opened_or_filled_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "folder", tmp_path / "file" / "c.sqlite"):
-        with pytest.raises(RunFailedError, match=r"the answer cache cannot be used: .* -> see that"):
-            CachedCompleter(Batch(), path)
+    with pytest.raises(RunFailedError, match=r"the answer cache cannot be used: .* -> see that"):
+        CachedCompleter(Batch(), tmp_path / "folder")
+    with pytest.raises(InputError, match=r"file: cannot be made: .* -> choose another"):
+        CachedCompleter(Batch(), tmp_path / "file" / "c.sqlite")
     full = CachedCompleter(Batch(), tmp_path / "c.sqlite")
     full._store._run("PRAGMA max_page_count = 1")
     with pytest.raises(RunFailedError, match="disk is full"):

@@ -190,7 +190,7 @@ def test_other_bad_input(runs, tmp_path, capsys, monkeypatch):
         ("human", "strange", "--out", "new.html", "--sets", "retain"): "strange/after/retain.jsonl: no answers there",
         ("human", "one", "strange", "--out", "new.html"): "these runs have no forget question in common",
         ("human", "one", "--out", "new.html", "--sets", "forgte"): "did you mean 'forget'?",
-        ("human", "one", "--out", "new.html", "--questions", "0"): "--questions: is 0",
+        ("human", "one", "--out", "new.html", "--questions", "0"): 'Invalid value "0" for --questions',
         ("human", "--import", "a.csv"): "--import: needs the key of the form",
         ("human", "one", "--import", "a.csv", "--key", "form.key.json"): "one: makes a form",
         ("human", "--import", "a.csv", "--key", "none.json"): "none.json: no such file",

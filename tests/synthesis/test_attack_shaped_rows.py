@@ -117,5 +117,5 @@ def test_synthesis_writes_them_between_its_rows_and_the_generic_ones(tmp_path: P
 
 def test_only_questions_as_they_were_asked_have_an_original_to_push_down():
     rows = [*answered(), *attack_shaped_rows(answered(), RECORDS, KINDS, seed=0)]
-    table = streams("original_beside_synthesised", TrainingData(RECORDS, rows), 0).beside["original"]
+    table = streams("original_beside_synthesised", TrainingData(RECORDS, rows), 0).paired["original"]
     assert {row.id for row in rows if table[row.id]} == {row.id for row in rows if row.kind == "qa" and not row.given}

@@ -82,7 +82,7 @@ def test_nothing_leaves_with_a_generator_on_this_machine(monkeypatch, url):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     check_remote(Synthesis(generator="openai:m"), 20)
     check_remote(Synthesis(), 20)
-    assert "nothing" in plan_synthesis(RECORDS, Synthesis(generator="openai:m")).lines()[-1]
+    assert "Leaves this machine: nothing" in plan_synthesis(RECORDS, Synthesis(generator="openai:m")).lines()
 
 
 def test_a_budget_that_is_too_small_is_said_so():

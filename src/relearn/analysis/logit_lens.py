@@ -104,10 +104,11 @@ def lens_rows(chat: ChatFormat, path: Path | None = None) -> list[TokenRow]:
     """
     records = load_generic() if path is None else _read_text(path)
     if len(records) < LEAST_ROWS:
+        words = LEAST_ROWS * DataSource.model_fields["chunk_words"].default
         raise InputError(
             f"{len(records)} rows are too few to fit a lens on",
             where=f"--lens-text {path}",
-            way_out=f"give {LEAST_ROWS} or more, or plain text of {LEAST_ROWS * DataSource(path='').chunk_words} words",
+            way_out=f"give {LEAST_ROWS} or more, or plain text of {words} words",
         )
     return encode(chat, [record_example(record) for record in records])
 

@@ -42,7 +42,7 @@ Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of t
 
 # Options whose value may be an empty text; commands that write a file to `--out`, not a folder.
 MAY_BE_EMPTY = ("--methods", "--metrics", "--map")
-WRITE_A_FILE = ("generate", "verify")
+WRITE_A_FILE = ("generate", "human", "verify")
 # Arguments of type text that name a file, a folder or a model.
 NAMES = ("after", "after_adapter", "base", "before", "before_adapter", "control", "forget", "holdout", "retain")
 

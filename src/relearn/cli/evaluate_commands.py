@@ -245,7 +245,7 @@ def human(
     *runs: Path,
     out: Path | None = None,
     sets: str = "forget",
-    questions: int = 20,
+    questions: Count = 20,
     seed: int = 0,
     import_: Annotated[tuple[Path, ...], Parameter(name="--import")] = (),
     key: Path | None = None,

@@ -183,11 +183,11 @@ def check_safetensors(path: Path) -> None:
 
 def make_private_dir(path: Path) -> Path:
     """Create a folder and its parents with mode 0700, unless it exists. Raises InputError where that is impossible."""
-    try:
-        with _writing(path):
+    with _writing(path):
+        try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", where=str(path), way_out=_OTHER_OUT) from None
+        except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(f"cannot be made: {error.strerror}", where=str(path), way_out=_OTHER_OUT) from None
     return path
 
 

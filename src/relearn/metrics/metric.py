@@ -181,7 +181,7 @@ def _measure(name: str, function: Callable[..., Any], context: Any, *, unscored:
     values = [None if value is None else float(value) for value in result]
     if len(values) != len(context):
         raise InputError(f"metric {name!r} returned {len(values)} values for {len(context)} answers")
-    low, high = UNIT_BOUNDS[METRICS.get(name).unit]
+    low, high = UNIT_BOUNDS.get(METRICS.get(name).unit, (None, None))
     if low is None or high is None:
         return context.mean(values, why=unscored)
     return context.bounded_mean(values, why=unscored, bounds=(low, high))

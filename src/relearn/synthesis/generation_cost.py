@@ -177,7 +177,7 @@ def total_sizes(records: Sequence[Record], sizes: Callable[[Record], Iterable[Ca
     """Add up the calls, input tokens and output tokens of all records, measured on at most MEASURED of them."""
     measured = evenly(records, MEASURED)
     totals = [sum(column) for column in zip(*(size for record in measured for size in sizes(record)), strict=True)]
-    calls, read, written = (round(total * len(records) / len(measured)) for total in totals or (0, 0, 0))
+    calls, read, written = (round(total * len(records) / len(measured or [0])) for total in totals or (0, 0, 0))
     return calls, read, written
 
 

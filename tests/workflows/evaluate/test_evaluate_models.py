@@ -175,7 +175,8 @@ def test_both_sides_have_their_perplexity_from_one_pass_and_a_lost_one_alone(
     assert evaluate(*options) == 0
     assert passes == [2, 2, 1]
     again = [row["response_logprobs"] for row in read_jsonl(file)]
-    assert len(again) == 3 and all(again)
+    # An answer may be empty: the random model can begin with an end token.
+    assert len(again) == 3 and any(again)
     assert all(one == pytest.approx(other, abs=1e-4) for one, other in zip(again, whole, strict=True))
 
 
