@@ -98,7 +98,7 @@ def say_hostile(loaded, questions, settings, *, form, seed, on_tokens):
     """In place of a model that has learned to write markup."""
     for token in loaded.tokenizer(HOSTILE, add_special_tokens=False).input_ids:
         on_tokens([token])
-    return [HOSTILE]
+    return [generate.Response(HOSTILE)]
 
 
 def is_harmless(page) -> None:
@@ -120,7 +120,7 @@ def ask(page, question: str) -> list[str]:
 
 
 def test_markup_of_a_model_and_of_a_folder_is_text(page, hostile_run, monkeypatch):
-    monkeypatch.setattr(generate, "generate", say_hostile)
+    monkeypatch.setattr(generate, "respond", say_hostile)
     with served(hostile_run) as address:
         page.goto(address)
         first = page.locator(".fact").first
