@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import stat
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from relearn.core import files
 from relearn.core.errors import InputError
-from relearn.core.files import append_jsonl, read_json, read_jsonl, replaced_dir, write_json, write_text
+from relearn.core.files import append_jsonl, file_hash, read_json, read_jsonl, replaced_dir, write_json, write_text
 from relearn.core.ownership import is_leftover
 
 
@@ -84,3 +86,57 @@ def test_only_a_folder_is_replaced_by_one(tmp_path, what):
         (folder / "thesis.txt").write_text("new")
     assert (mine / "thesis.txt").read_text() == "mine"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["adapter", "mine"]
+
+
+LARGE = b"0" * (1 << 20)
+
+
+@pytest.fixture
+def hashed(tmp_path, monkeypatch) -> list[Path]:
+    """The files whose content is hashed, in order, with a cache of the test's own."""
+    monkeypatch.setenv("RELEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "_SETTLED_NS", 0)
+    seen = []
+    compute = files._computed_hash
+    monkeypatch.setattr(files, "_computed_hash", lambda path: seen.append(path) or compute(path))
+    return seen
+
+
+def test_the_hash_of_a_large_file_is_kept_until_the_file_changes(tmp_path, hashed):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(LARGE)
+    first = file_hash(path)
+    assert file_hash(path) == first == hashlib.sha256(LARGE).hexdigest() and len(hashed) == 1
+    times = path.stat()
+    path.write_bytes(b"1" + LARGE[1:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert file_hash(path) != first and len(hashed) == 2, "size and time are as before"
+    (tmp_path / "link").symlink_to(path)
+    assert file_hash(tmp_path / "link") == file_hash(path) and len(hashed) == 2
+    (entry,) = (tmp_path / "cache" / "hashes").iterdir()
+    entry.write_text('{"half')
+    assert file_hash(path) != first and len(hashed) == 3
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o600
+
+
+def test_small_files_and_fresh_files_are_hashed_each_time(tmp_path, hashed, monkeypatch):
+    (tmp_path / "small").write_bytes(b"0")
+    file_hash(tmp_path / "small")
+    monkeypatch.setattr(files, "_SETTLED_NS", 1 << 62)
+    (tmp_path / "fresh").write_bytes(LARGE)
+    assert file_hash(tmp_path / "fresh") == file_hash(tmp_path / "fresh") and len(hashed) == 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, hashed, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "large").write_bytes(LARGE)
+    assert file_hash(tmp_path / "large") == file_hash(tmp_path / "large") and len(hashed) == 2
+
+
+def test_a_file_of_the_hub_is_named_after_its_hash(tmp_path, hashed):
+    blob = tmp_path / "blobs" / ("a" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(LARGE)
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    assert file_hash(tmp_path / "model.safetensors") == "a" * 64 and not hashed

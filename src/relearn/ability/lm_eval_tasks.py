@@ -18,16 +18,16 @@ from relearn.ability.local_tasks import TaskScore
 from relearn.core.config import Ability
 from relearn.core.errors import InputError, MissingPartError, RunFailedError
 from relearn.core.registry import suggest
+from relearn.core.run_dir import TASK_FILES
 from relearn.engine.generate import plain_settings
 from relearn.models.load import Loaded
 from relearn.models.sharding import is_sharded
 
 BOOTSTRAP = 1000
-_TASK_FILES = (".yaml", ".yml")
 
 
 def is_task_file(task: str) -> bool:
-    return Path(task).suffix.lower() in _TASK_FILES
+    return Path(task).suffix.lower() in TASK_FILES
 
 
 def check_tasks(tasks: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from relearn.audits.strength import Strength
 from relearn.core import console
 from relearn.core.errors import InputError
 from relearn.core.files import read_jsonl, write_json, write_jsonl
+from relearn.core.run_dir import RunFolder
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelName, ModelSet
 from relearn.metrics.judges import make_judges
@@ -164,9 +165,8 @@ class AuditRun:
 
     def _retain_answers(self) -> list[dict[str, Any]]:
         """Return the unlearned model's answers to retain questions: those of the run, else generated once here."""
-        from_run = self._inputs.folder / "after" / "retain.jsonl"
-        if from_run.exists():
-            return read_jsonl(from_run)
+        if from_run := RunFolder(self._inputs.folder).answers("after", "retain"):
+            return from_run
         own = self._folder / "answers" / "kept.after.jsonl"
         has_weight_attacks = any(audit.change_weights for audit in self._asked)
         if not own.exists() and self._retain and has_weight_attacks:

@@ -39,6 +39,14 @@ def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
 Count = Annotated[int, Parameter(converter=_whole_number, validator=validators.Number(gte=1))]
 Set = Annotated[tuple[str, ...], Parameter(name="--set", help="Change a key of the recipe: unlearn.epochs=2")]
 
+Trust = Annotated[
+    bool,
+    Parameter(
+        name="--trust-remote-code",
+        help="Run code from the repositories of the models. The recipe in a run folder never switches this on.",
+    ),
+]
+
 
 # Options whose value may be an empty text; commands that write a file to `--out`, not a folder.
 MAY_BE_EMPTY = ("--methods", "--metrics", "--map")

@@ -20,7 +20,8 @@ from rich.table import Table
 from relearn.audits.attacks import gguf
 from relearn.core import config, console
 from relearn.core.errors import InputError
-from relearn.models.builtin import BUILTIN, BuiltinModel, cache_dir, check_content, installed_at
+from relearn.core.files import cache_dir
+from relearn.models.builtin import BUILTIN, BuiltinModel, check_content, installed_at
 
 CheckStatus = Literal["ok", "missing", "warning"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from relearn.cli.app import Count, app, fail, show
+from relearn.cli.app import Count, Trust, app, fail, show
 from relearn.core.errors import InputError
 
 
@@ -27,6 +27,7 @@ def evaluate(
     metrics: str = "",
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path | None = None,
+    trust_remote_code: Trust = False,
 ) -> int:
     """Evaluate one model, two models or files of answers, or score the answers of a run again. See docs/evaluate.md.
 
@@ -71,6 +72,7 @@ def evaluate(
             run,
             out=out,
             changes=set_,
+            trust_remote_code=trust_remote_code,
             forget=forget,
             retain=retain,
             holdout=holdout,
@@ -113,6 +115,7 @@ def audit(
     map_: Annotated[str, Parameter(name="--map")] = "",
     set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     out: Path | None = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Audit a finished run, or any two models: run attacks and decide for every fact whether it is still known.
 
@@ -174,6 +177,7 @@ def audit(
         facts=facts,
         strength=strength,
         samples=samples,
+        trust_remote_code=trust_remote_code,
         changes=set_,
         columns=read_columns(map_),
         before=before,
@@ -198,6 +202,7 @@ def analyze(
     facts: Count = 12,
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Analyze the weights and layers of a run's models: token ranks, logit lens, patching, spectrum of the adapter.
 
@@ -219,11 +224,14 @@ def analyze(
     from relearn.core.console import note
     from relearn.workflows.analyze import analyze as look
 
-    note(f"analysis: {look(folder, others, prompts=prompt, facts=facts, lens=lens, lens_text=lens_text)}")
+    out = look(
+        folder, others, prompts=prompt, facts=facts, lens=lens, lens_text=lens_text, trust_remote_code=trust_remote_code
+    )
+    note(f"analysis: {out}")
 
 
 @app.command
-def ask(folder: Path, *question: str) -> None:
+def ask(folder: Path, *question: str, trust_remote_code: Trust = False) -> None:
     """Ask the models before and after unlearning the same questions, and print the answers side by side.
 
     Parameters
@@ -237,7 +245,7 @@ def ask(folder: Path, *question: str) -> None:
 
     if not question:
         raise InputError("no question given", way_out='relearn ask RUN "Where does X live?"')
-    print_side_by_side(answers_before_and_after(folder, list(question)))
+    print_side_by_side(answers_before_and_after(folder, list(question), trust_remote_code=trust_remote_code))
 
 
 @app.command
@@ -292,7 +300,7 @@ def human(
 
 
 @app.command
-def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
+def generate(folder: Path, *, out: Path | None = None, questions: Path, trust_remote_code: Trust = False) -> None:
     """Generate answers to a file of questions with the models before and after unlearning, as JSON lines.
 
     Parameters
@@ -312,9 +320,11 @@ def generate(folder: Path, *, out: Path | None = None, questions: Path) -> None:
     from relearn.workflows.ask import answers_before_and_after, recipe_of
     from relearn.workflows.run.inputs import input_paths
 
-    refuse_overwrite([out] if out else [], (questions, folder, *input_paths(recipe_of(folder))))
+    recipe = recipe_of(folder, trust_remote_code=trust_remote_code)
+    refuse_overwrite([out] if out else [], (questions, folder, *input_paths(recipe)))
     records, _ = load_set((DataSource(path=str(questions)),), "forget", str(questions))
-    rows = answers_before_and_after(folder, [record.question for record in records])
+    questions_only = [record.question for record in records]
+    rows = answers_before_and_after(folder, questions_only, trust_remote_code=trust_remote_code)
     if out:
         write_jsonl(out, rows)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from relearn.cli.app import app, registries
+from relearn.cli.app import Trust, app, registries
 
 
 @app.command
@@ -21,13 +21,23 @@ def report(folder: Path, *, redact: bool = False) -> None:
     """
     from relearn.core.console import note
     from relearn.core.ownership import own_folder
+    from relearn.core.run_dir import locked
     from relearn.report.build import write_report
 
-    note(f"report: {write_report(own_folder(folder).path, redact=redact)}")
+    with locked(run := own_folder(folder)):
+        note(f"report: {write_report(run.path, redact=redact)}")
 
 
 @app.command
-def export(folder: Path, *, out: Path, merged: bool = False, adapter: bool = False, answers: bool = False) -> None:
+def export(
+    folder: Path,
+    *,
+    out: Path,
+    merged: bool = False,
+    adapter: bool = False,
+    answers: bool = False,
+    trust_remote_code: Trust = False,
+) -> None:
     """Save the unlearned model of a run, its adapter or its answers for use with other tools.
 
     Parameters
@@ -59,8 +69,11 @@ def export(folder: Path, *, out: Path, merged: bool = False, adapter: bool = Fal
         return
     from relearn.workflows.ask import export_adapter, export_merged
 
-    save = export_adapter if adapter else export_merged
-    save(RunFolder.existing(folder).path, out)
+    path = RunFolder.existing(folder).path
+    if adapter:
+        export_adapter(path, out)
+    else:
+        export_merged(path, out, trust_remote_code=trust_remote_code)
     note(f"{'adapter' if adapter else 'model'}: {out}")
 
 
@@ -90,7 +103,7 @@ def purge(folder: Path, *, yes: bool = False) -> None:
 
 
 @app.command
-def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> int:
+def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False, trust_remote_code: Trust = False) -> int:
     """Open a local web page to ask the models of a run, inspect tokens, browse facts by verdict and compare runs.
 
     The page is served on 127.0.0.1 only, at the printed address. Models are loaded when you press Load.
@@ -109,7 +122,7 @@ def ui(folder: Path, *others: Path, port: int = 0, no_browser: bool = False) -> 
     from relearn.ui.server import serve
 
     try:
-        serve([folder, *others], port, browser=not no_browser)
+        serve([folder, *others], port, browser=not no_browser, trust_remote_code=trust_remote_code)
     except KeyboardInterrupt:
         return 130
     return 0

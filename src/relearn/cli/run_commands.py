@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from relearn.cli.app import Count, Set, app, fail, show
+from relearn.cli.app import Count, Set, Trust, app, fail, show
 
 
 @app.command
@@ -25,18 +25,26 @@ def demo(*, out: Path = Path("runs/demo")) -> None:
 
 
 @app.command
-def plan(recipe: Path, *, set_: Set = ()) -> None:
+def plan(recipe: Path, *, set_: Set = (), trust_remote_code: Trust = False) -> None:
     """Estimate rows, generator calls, tokens, cost and memory of a recipe; list the data it would send to hosts."""
-    from relearn.core.config import Recipe
     from relearn.core.console import out as screen
+    from relearn.core.ownership import read_recipe
     from relearn.workflows.run.estimate import plan_lines
 
-    for line in plan_lines(Recipe.from_yaml(recipe, set_)):
+    for line in plan_lines(read_recipe(recipe, set_, trust_remote_code=trust_remote_code)):
         screen.print(line, markup=False, soft_wrap=True)
 
 
 @app.command
-def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False, dry_run: bool = False) -> None:
+def run(
+    recipe: Path,
+    *,
+    set_: Set = (),
+    out: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    trust_remote_code: Trust = False,
+) -> None:
     """Run all stages of a recipe, from the records to the report.
 
     Parameters
@@ -51,25 +59,28 @@ def run(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool =
         Print the estimate of `relearn plan` instead of running the recipe.
     """
     if dry_run:
-        return plan(recipe, set_=set_)
-    _run_until("report", recipe, set_, out=out, resume=resume)
+        return plan(recipe, set_=set_, trust_remote_code=trust_remote_code)
+    _run_until("report", recipe, set_, out=out, resume=resume, trust_remote_code=trust_remote_code)
     return None
 
 
 @app.command
-def unlearn(recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False) -> None:
+def unlearn(
+    recipe: Path, *, set_: Set = (), out: Path | None = None, resume: bool = False, trust_remote_code: Trust = False
+) -> None:
     """Run the stages of a recipe up to unlearning, without evaluating the unlearned model."""
-    _run_until("unlearn", recipe, set_, out=out, resume=resume)
+    _run_until("unlearn", recipe, set_, out=out, resume=resume, trust_remote_code=trust_remote_code)
 
 
-def _run_until(until: str, recipe: Path, changes: tuple[str, ...], *, out: Path | None, resume: bool) -> None:
+def _run_until(
+    until: str, recipe: Path, changes: tuple[str, ...], *, out: Path | None, resume: bool, trust_remote_code: bool
+) -> None:
     """Run the stages of a recipe up to `until`; then print the summary, or the path of the run folder."""
     from relearn.core import distributed
-    from relearn.core.config import Recipe
     from relearn.core.console import note
-    from relearn.core.ownership import below
+    from relearn.core.ownership import below, read_recipe
 
-    settings = distributed.on_main(lambda: Recipe.from_yaml(recipe, changes))
+    settings = distributed.on_main(lambda: read_recipe(recipe, changes, trust_remote_code=trust_remote_code))
     from relearn.workflows.run.pipeline import run as run_recipe  # imports torch; a faulty recipe is refused before
 
     folder = run_recipe(settings, out or below(Path("runs"), settings.name), resume=resume, until=until)
@@ -91,6 +102,7 @@ def compare(
     set_: Set = (),
     out: Path | None = None,
     results: Path = Path("results"),
+    trust_remote_code: Trust = False,
 ) -> int:
     """Compare unlearning methods on the same records with the same training budget, and write a table of scores.
 
@@ -112,12 +124,13 @@ def compare(
     from relearn.core.console import note
     from relearn.core.ownership import below
     from relearn.workflows.compare.comparison import compare as compare_methods
-    from relearn.workflows.compare.comparison_config import Comparison, read_grid
+    from relearn.workflows.compare.comparison_config import Comparison, files_of, read_grid
 
     chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
-    settings = Comparison.from_yaml(recipe, set_).choose(chosen, read_grid(grid))
+    settings = Comparison.from_yaml(recipe, set_, trust_remote_code=trust_remote_code)
+    settings = settings.choose(chosen, read_grid(grid))
     try:
-        compare_methods(settings, out or below(Path("runs/compare"), settings.name), results, read=(recipe,))
+        compare_methods(settings, out or below(Path("runs/compare"), settings.name), results, read=files_of(recipe))
     except KeyboardInterrupt:
         return fail("interrupted; the same command continues", 130)
     note(f"results: {results / settings.name}")

@@ -55,7 +55,8 @@ class Model(Part):
     - `system_prompt`: text; default: the system prompt of the chat template; "" is an empty system prompt.
     - `thinking`: thoughts of a reasoning model before an answer: auto (default; as its chat template has it), on, off.
     - `date`: date for a chat template that contains today's date, YYYY-MM-DD; default: the day when the run began.
-    - `trust_remote_code`: run code from the repository of the model; default false.
+    - `trust_remote_code`: run code from the repository of the model; default false. The recipe in a run folder never
+      switches it on: see the option --trust-remote-code.
     """
 
     name: PathText
@@ -443,11 +444,16 @@ class Recipe(Part):
         return cls.from_mapping(loaded, where=str(path))
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "recipe", *, variables: bool = True) -> Recipe:
+        """Validate a recipe; `variables` replaces `${NAME}` with environment variables. Raises InputError."""
         try:
-            return cls.model_validate(expand(values, where))
+            return cls.model_validate(expand(values, where) if variables else values)
         except ValidationError as error:
             raise readable(error, cls, where) from None
+
+    def trusting(self, remote_code: bool) -> Recipe:
+        """Return the same recipe with `model.trust_remote_code` set to `remote_code`."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"trust_remote_code": remote_code})})
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

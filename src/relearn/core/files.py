@@ -7,6 +7,7 @@ should forget. In a distributed run only the main process writes; in all others 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -154,7 +156,34 @@ def read_jsonl(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
 
 
 def file_hash(path: Path) -> str:
-    """Compute the sha256 of a file as hexadecimal digits."""
+    """Compute the sha256 of a file as hexadecimal digits.
+
+    The hash of a large file, such as weights, is kept in the cache folder under the file's path, with the size, times
+    and inode that it was computed for. A file from the hub is named after its hash.
+    """
+    real = path.resolve()
+    if real.parent.name == "blobs" and _SHA256.fullmatch(real.name):
+        return real.name
+    status = real.stat()
+    if status.st_size < _LARGE:
+        return _computed_hash(real)
+    entry = cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    if (digest := _kept_hash(entry, stamp)) is None:
+        digest = _computed_hash(real)
+        # A file that was just written could change again within the resolution of its times.
+        if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
+            with contextlib.suppress(OSError):
+                write_json(entry, {"stamp": stamp, "sha256": digest})
+    return digest
+
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_LARGE = 1 << 20
+_SETTLED_NS = 2_000_000_000
+
+
+def _computed_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -179,6 +208,33 @@ def check_safetensors(path: Path) -> None:
         raise InputError(
             f"is damaged or cut off ({size:,} bytes)", where=str(path), way_out="download or copy it again"
         )
+
+
+def _kept_hash(entry: Path, stamp: list[int]) -> str | None:
+    try:
+        kept = json.loads(entry.read_text(encoding="utf-8"))
+        return kept["sha256"] if kept["stamp"] == stamp and _SHA256.fullmatch(kept["sha256"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def files_hash(files: Mapping[str, Path]) -> str:
+    """Compute one sha256 over files: of the lines `sha256  name`, in the order of the mapping."""
+    lines = (f"{file_hash(path)}  {name}\n" for name, path in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """List all files below a folder by relative path, sorted."""
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
+    return {path.relative_to(folder).as_posix(): path for path in files}
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: RELEARN_CACHE, else XDG_CACHE_HOME/relearn, else ~/.cache/relearn."""
+    if own := os.environ.get("RELEARN_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
 
 
 def make_private_dir(path: Path) -> Path:

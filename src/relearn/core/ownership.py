@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from relearn.core.run_dir import (
     RunFolder,
     is_cut_manifest,
     locked,
+    recipe_in_folder,
 )
 from relearn.core.yaml_config import read_mapping
 
@@ -39,6 +41,11 @@ Ownership = Literal["output", "leftover", "foreign"]
 _PATTERNS = [tuple(pattern.split("/")) for pattern in OUTPUTS]
 # Temporary name of an output file that was not completely written; version 0.1 added no suffix.
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?:{re.escape(TEMPORARY_SUFFIX)})?")
+# The runs in the folder of a comparison.
+RUNS_OF_COMPARISON = ("shared*", "search/*", "runs/*")
+# What `purge` keeps of the manifest, without texts.
+PURGED_MANIFEST = ("stages", "versions", "seed", "model", "counts", "plugins", "synthesis", "alternates")
+TEXTS = ("reference_entities", "matched", "system_prompt", "notes")
 # Outputs that `purge` keeps: the unlearned model and the scores. The start adapter is removed: it was trained on the
 # secrets.
 PURGE_KEEPS = ("adapter", "model", "offset", "eco", MANIFEST, SUMMARY, SCORES, LOCK)
@@ -91,9 +98,20 @@ def _has_settings(path: Path) -> bool:
     try:
         if (path / EVALUATION).exists():
             return "forget" in read_mapping(path / EVALUATION)
-        return bool(Recipe.from_yaml(path / RECIPE))
+        return bool(RunFolder(path).recipe)
     except RelearnError:
         return False
+
+
+def read_recipe(path: Path, changes: tuple[str, ...] = (), *, trust_remote_code: bool = False) -> Recipe:
+    """Read a recipe that the user named; `changes` such as "unlearn.epochs=2" replace its keys.
+
+    Its own `trust_remote_code` counts, unless the file is in a run folder (see `recipe_in_folder`).
+    """
+    if is_ours(path.parent):
+        return recipe_in_folder(path, changes, trust_remote_code=trust_remote_code)
+    recipe = Recipe.from_yaml(path, changes)
+    return recipe.trusting(True) if trust_remote_code else recipe
 
 
 def is_new(path: Path, settings: str | None = None) -> bool:
@@ -243,30 +261,58 @@ def below(folder: Path, *names: str) -> Path:
 def purge(path: Path, *, really: bool) -> list[str]:
     """Remove all output files with texts from a run folder; return their names. Without `really`, remove nothing.
 
-    Kept are the unlearned model, the scores and every foreign file (`left_alone`); the texts in scores.json are
-    removed. Links are removed, their targets are not. Raises InputError for a folder that relearn did not make, and
-    where another process holds its lock.
+    Kept are the unlearned model, the scores and every foreign file (`left_alone`); texts, record ids and the system
+    prompt are removed from the scores and the manifest. Links are removed, their targets are not. The runs of a
+    comparison are purged with its folder. Raises InputError for a folder that relearn did not make, and, before
+    anything is removed, where another process holds a lock.
     """
-    folder = own_folder(path, links=True)
-    names = {entry.relative_to(path).parts[0] for entry in outputs_in(path)}
-    if really:
-        with locked(folder):
+    own_folder(path, links=True)
+    folders = [RunFolder(folder) for folder in _run_folders(path)]
+    outputs = [
+        (folder / entry.relative_to(folder.path).parts[0]) for folder in folders for entry in outputs_in(folder.path)
+    ]
+    names = {output.relative_to(path) for output in outputs if output.name not in PURGE_KEEPS}
+    with ExitStack() as held:
+        for folder in folders if really else ():
+            held.enter_context(locked(folder))
+        for folder in folders if really else ():
             if (folder / SCORES).is_file():
-                write_json(folder / SCORES, _without_texts(read_json(folder / SCORES)))
-            # Adds the marker, because a folder of version 0.1 is recognised by its recipe, which is removed below.
-            folder.update_manifest()
-            remove_outputs(path, PURGE_KEEPS)
-    return sorted(names.difference(PURGE_KEEPS))
+                write_json(folder / SCORES, _without_texts(read_json(folder / SCORES), {}))
+            # The marker is added, because a folder of version 0.1 is recognised by its recipe, which is removed below.
+            kept = {name: value for name, value in folder.manifest.items() if name in PURGED_MANIFEST}
+            write_json(folder / MANIFEST, {**_without_texts(kept, {}), **MARKER})
+            remove_outputs(folder.path, PURGE_KEEPS)
+    return sorted(map(str, names))
+
+
+def _run_folders(path: Path) -> list[Path]:
+    """List a run folder and, for the folder of a comparison, the run folders in it."""
+    if RunFolder(path).manifest["stages"] or any((path / name).exists() for name in (RECIPE, EVALUATION)):
+        return [path]
+    inner = [folder for pattern in RUNS_OF_COMPARISON for folder in sorted(path.glob(pattern))]
+    return [path, *(folder for folder in inner if folder.resolve().is_relative_to(path.resolve()) and is_ours(folder))]
 
 
 def left_alone(path: Path) -> list[str]:
     """List the foreign files, which `purge` keeps, by path relative to the folder."""
-    return [str(entry.relative_to(path)) for entry in foreign_in(path)]
+    first, *inner = _run_folders(path)
+    # A folder that contains runs of a comparison is not foreign; what is foreign in these runs is listed.
+    own = {parent for folder in inner for parent in (folder, *folder.parents)}
+    foreign = [entry for entry in foreign_in(first) if entry not in own]
+    return [
+        str(entry.relative_to(path))
+        for entry in (*foreign, *(entry for folder in inner for entry in foreign_in(folder)))
+    ]
 
 
-def _without_texts(value: Any) -> Any:
-    """Return the scores without the entities of references and answers."""
-    if isinstance(value, dict):
-        texts = ("reference_entities", "matched")
-        return {key: _without_texts(part) for key, part in value.items() if key not in texts}
-    return value
+def _without_texts(value: Any, numbers: dict[str, str]) -> Any:
+    """Return scores or a manifest without texts and with a number for each record id; `numbers` collects these."""
+    if isinstance(value, list):
+        return [_without_texts(part, numbers) for part in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: part for key, part in value.items() if key not in TEXTS}
+    for name in ("per_record", "items"):
+        if isinstance(by_id := kept.get(name), dict):
+            kept[name] = {numbers.setdefault(key, str(len(numbers) + 1)): part for key, part in by_id.items()}
+    return {key: _without_texts(part, numbers) for key, part in kept.items()}

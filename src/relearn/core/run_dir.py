@@ -10,17 +10,18 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date as Date
 from pathlib import Path
 from typing import Any
 
 from relearn.core import __version__
-from relearn.core.config import Recipe
+from relearn.core.config import Metrics, Recipe
 from relearn.core.errors import InputError
-from relearn.core.files import MODEL_FILES, append_jsonl, read_json, read_jsonl, write_json
+from relearn.core.files import MODEL_FILES, append_jsonl, file_hash, files_below, read_json, read_jsonl, write_json
 from relearn.core.splits import SPLITS
+from relearn.core.yaml_config import apply_change, names_variable, read_mapping
 
 FORMAT = 1
 # Part of every manifest.json; marks a folder that relearn made and may write to.
@@ -37,6 +38,10 @@ REPORT_JSON, REPORT_HTML, MODEL_CARD = "report.json", "report.html", "model_card
 START, ADAPTER, MODEL, OFFSET, ECO = "start", "adapter", "model", "offset", "eco"
 AUDITS, ANALYSIS, CHECKPOINTS = "audits", "analysis", "checkpoints"
 SIDES = ("before", "after")
+# Outputs that other commands write again; the hashes of all other outputs are in the manifest.
+REWRITTEN = (SUMMARY, SCORES, REPORT_JSON, REPORT_HTML, MODEL_CARD)
+# Endings of the task files of lm-eval.
+TASK_FILES = (".yaml", ".yml")
 
 # Patterns of all files that relearn writes to a run folder; "/" at the end: all files in that folder.
 OUTPUTS = (
@@ -95,8 +100,16 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """Read recipe.yaml. Raises InputError where the file is missing."""
-        return Recipe.from_yaml(RunFolder.existing(self.path, RECIPE) / RECIPE)
+        """Read recipe.yaml as settings alone: remote code is off, and `${NAME}` is not replaced.
+
+        Raises InputError where the file is missing. To load a model, use `recipe_to_load`.
+        """
+        return _read_recipe(RunFolder.existing(self.path, RECIPE) / RECIPE).trusting(False)
+
+    def recipe_to_load(self, *, trust_remote_code: bool = False, changes: tuple[str, ...] = ()) -> Recipe:
+        """Read recipe.yaml to load the models of the run; `changes` replace its keys (see `recipe_in_folder`)."""
+        path = RunFolder.existing(self.path, RECIPE) / RECIPE
+        return recipe_in_folder(path, changes, trust_remote_code=trust_remote_code)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -130,7 +143,11 @@ class RunFolder:
         return self / f"{side}/{split}.jsonl"
 
     def answers(self, side: str, split: str) -> list[dict[str, Any]]:
-        return self.rows(f"{side}/{split}.jsonl")
+        """Read the answers to a split; [] where it was not asked. Raises InputError for a file that lost answers."""
+        rows, count = self.rows(name := f"{side}/{split}.jsonl"), self.manifest.get("counts", {}).get(split, 0)
+        if (self / name).exists() and len(rows) < count:
+            raise self._changed(name, f"has {len(rows)} of {count} answers")
+        return rows
 
     @property
     def synthesis_rows(self) -> list[dict[str, Any]]:
@@ -171,10 +188,13 @@ class RunFolder:
 
     def json(self, name: str) -> Any:
         """Read a JSON file; return an empty dict where it is missing."""
+        if name != MANIFEST:
+            self.check_files(name)
         return read_json(self / name) if (self / name).exists() else {}
 
     def rows(self, name: str, *, torn: bool = False) -> list[dict[str, Any]]:
         """Read a JSON Lines file; return an empty list where it is missing."""
+        self.check_files(name)
         return read_jsonl(self / name, torn=torn) if (self / name).exists() else []
 
     # Checks of required files
@@ -194,15 +214,38 @@ class RunFolder:
             raise InputError(problem, where=str(self.path), way_out="relearn run RECIPE --resume")
         return name
 
+    def check_files(self, *names: str) -> None:
+        """Raise InputError for a file that is not as its stage left it; `names`: files or folders.
+
+        Files of a stage that is running, and of version 0.1, have no hash in the manifest and are not checked.
+        """
+        for name, digest in self._files.items():
+            if _is_in(name, names) and (self / name).is_file() and file_hash(self / name) != digest:
+                raise self._changed(name, "has changed since relearn wrote it")
+
+    def _changed(self, name: str, problem: str) -> InputError:
+        command = "the same relearn evaluate" if self.is_evaluation else "relearn run RECIPE --resume"
+        way_out = f"restore it, or remove it: {command} makes it again"
+        return InputError(problem, where=str(self / name), way_out=way_out)
+
     # Stages
 
     def update_manifest(self, **values: Any) -> None:
         """Set `values` and the marker of relearn in manifest.json."""
         write_json(self / MANIFEST, {**self.manifest, **MARKER, **values})
 
-    def is_done(self, stage: str) -> bool:
+    def is_done(self, stage: str, *, check: bool = False) -> bool:
+        """Return whether a stage is done and its outputs exist.
+
+        With `check`, raises InputError where an output of a stage that is done has changed.
+        """
         entry = self.manifest["stages"].get(stage, {})
-        return entry.get("state") == "done" and all((self / name).exists() for name in entry.get("outputs", []))
+        outputs = entry.get("outputs", [])
+        files = [*outputs, *(name for name in self._files if _is_in(name, outputs))]
+        done = entry.get("state") == "done" and all((self / name).exists() for name in files)
+        if done and check:
+            self.check_files(*outputs)
+        return done
 
     @contextmanager
     def stage(self, name: str, outputs: list[str]) -> Iterator[None]:
@@ -212,11 +255,29 @@ class RunFolder:
         """
         began = time.time()
         self._mark(name, state="running", started=began, outputs=outputs)
-        yield
+        with self.rewriting(outputs):
+            yield
         missing = [output for output in outputs if not (self / output).exists()]
         if missing:
             raise RuntimeError(f"stage {name} ended without {missing}")
         self._mark(name, state="done", started=began, seconds=round(time.time() - began, 2), outputs=outputs)
+
+    @contextmanager
+    def rewriting(self, outputs: Iterable[str]) -> Iterator[None]:
+        """Record the hashes of the files that the block writes; a block that is killed leaves them without a hash."""
+        own = [output for output in outputs if output not in REWRITTEN]
+        if own:
+            self.update_manifest(files={name: digest for name, digest in self._files.items() if not _is_in(name, own)})
+        yield
+        if own:
+            written = {name: path for name, path in files_below(self.path).items() if _is_in(name, own)}
+            hashes = {name: file_hash(path) for name, path in written.items()}
+            self.update_manifest(files={**self._files, **hashes})
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """Return the hashes of the outputs of finished stages, by path; {} in a folder of version 0.1."""
+        return self.manifest.get("files", {})
 
     def _mark(self, name: str, **entry: Any) -> None:
         self.update_manifest(stages={**self.manifest["stages"], name: entry})
@@ -226,20 +287,87 @@ class RunFolder:
         append_jsonl(self / LOG, {"time": round(time.time(), 3), **row})
 
 
+def _is_in(name: str, outputs: Iterable[str]) -> bool:
+    """Return whether a relative path is one of `outputs`, or in a folder among them."""
+    return any(name == output or name.startswith(f"{output}/") for output in outputs)
+
+
+def refuse_changes(recorded: Mapping[str, Any], current: Mapping[str, Any], *, where: str = "{}", began: str) -> None:
+    """Raise InputError where a hash in `current` differs from the recorded one; None and missing ones are not known.
+
+    `where`: form of the place for a key. `began`: what began with the recorded hashes, such as "run".
+    """
+    for key, digest in current.items():
+        if recorded.get(key) is not None and digest is not None and recorded[key] != digest:
+            problem, way_out = f"has changed since this {began} began", "restore it, or start anew with another --out"
+            raise InputError(problem, where=where.format(key), way_out=way_out)
+
+
+def recipe_in_folder(path: Path, changes: tuple[str, ...] = (), *, trust_remote_code: bool = False) -> Recipe:
+    """Read a recipe that a run folder contains, in order to load models; `changes` replace its keys.
+
+    The folder may come from another person, so `trust_remote_code` decides whether code is run, and not the recipe.
+    Raises InputError for a recipe that needs code without `trust_remote_code`, or that names an environment variable.
+    """
+    recipe = _read_recipe(path, changes)
+    if names_variable(recipe.model_dump(mode="json")):
+        raise InputError("names an environment variable, which is not read for a run folder", where=str(path))
+    refuse_code(path, recipe.model.trust_remote_code, recipe.metrics, trust_remote_code=trust_remote_code)
+    return recipe.trusting(trust_remote_code)
+
+
+def _read_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    values = read_mapping(path)
+    for change in changes:
+        apply_change(values, change)
+    return Recipe.from_mapping(values, where=str(path), variables=False)
+
+
+def refuse_code(path: Path, remote_code: bool, metrics: Metrics, *, trust_remote_code: bool) -> None:
+    """Raise InputError, unless `trust_remote_code` is set, where the settings of a folder would run code.
+
+    They do so with the `remote_code` of a model, or with a task file of lm-eval, which can name functions.
+    """
+    tasks = [task for task in metrics.ability.tasks if Path(task).suffix.lower() in TASK_FILES]
+    named = "trust_remote_code: true" if remote_code else ""
+    named = named or next((f"the lm-eval task file {task}" for task in tasks), "")
+    if named and not trust_remote_code:
+        problem = f"names {named}, and code that a folder names is not run without asking"
+        raise InputError(problem, where=str(path), way_out="if you trust it: --trust-remote-code")
+
+
+def require_trust(began: bool, now: bool, folder: Path) -> None:
+    """Raise InputError where a folder was begun with remote code, and the same command now comes without it."""
+    if began and not now:
+        problem = "was begun with code from the repository of a model, and what a folder says does not switch it on"
+        raise InputError(problem, where=str(folder), way_out="if you trust it, give --trust-remote-code again")
+
+
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
     """Lock a run folder inside the block. Raises InputError where another process holds the lock."""
-    lock = folder / LOCK
+    lock, handle = folder / LOCK, None
     if lock.is_symlink():
         lock.unlink()
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError("another process is at work here", where=str(folder.path)) from None
+    # A process that ends removes its lock; one that was opened before is then no longer the file of this name.
+    while handle is None or not _is_file_of(handle, lock):
+        if handle is not None:
+            os.close(handle)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError("another process is at work here", where=str(folder.path)) from None
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _is_file_of(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False

@@ -177,6 +177,11 @@ def expand(value: Any, where: str) -> Any:
     return value
 
 
+def names_variable(value: Any) -> bool:
+    """Return whether a text in a value is a `${NAME}`."""
+    return _VARIABLE.search(str(value)) is not None
+
+
 def _variable(name: str, where: str) -> str:
     if name not in os.environ:
         raise InputError(f"${{{name}}} is not set", where=where, way_out=f"export {name}=...")

@@ -26,6 +26,7 @@ import yaml
 
 from relearn.core.config import DataSource
 from relearn.core.errors import InputError
+from relearn.core.files import files_below
 from relearn.data.columns import RawRow, find_layout, notes_on_turns, to_records
 from relearn.data.record import Record, Split
 
@@ -118,6 +119,13 @@ def _rows(source: DataSource | Path | str) -> Iterator[RawRow]:
     return _file(path)
 
 
+def files_in_folder(folder: Path) -> dict[str, Path]:
+    """List the files that `read_rows` reads for a folder, by name."""
+    if any((folder / file).exists() for file in _SAVED):
+        return files_below(folder)
+    return {file.name: file for file in _data_files(folder)}
+
+
 def _is_hub_name(name: str) -> bool:
     """Return whether a path is the name of a data set on the hub: "owner/name" without a local folder "owner".
 
@@ -128,10 +136,14 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _folder(path: Path) -> Iterator[RawRow]:
-    files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() in _READERS)
+    files = _data_files(path)
     if not files:
         raise InputError("a folder without data files", where=str(path), way_out=f"it may hold {', '.join(_READERS)}")
     return (row for file in files for row in _file(file))
+
+
+def _data_files(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() in _READERS)
 
 
 def _file(path: Path) -> Iterator[RawRow]:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from relearn.core.config import Model, Recipe
 from relearn.core.errors import InputError
-from relearn.core.files import file_hash
-from relearn.core.run_dir import MANIFEST, RECIPE, RunFolder
+from relearn.core.files import file_hash, files_hash, read_json
+from relearn.core.run_dir import ADAPTER, ECO, MANIFEST, MODEL, OFFSET, RECIPE, START, RunFolder, refuse_changes
 from relearn.models.builtin import builtin_path, find_builtin, is_builtin
 from relearn.models.load import Loaded, check_checkpoint, check_machine, load
 from relearn.models.lora import attach_adapter, merge
@@ -52,9 +52,10 @@ class ModelSet:
         """Build the model set of the run in run folder `folder`.
 
         `control`: folder of a run, an adapter or a model; None uses the base model. Raises InputError if `control` is
-        none of these, or a run with another model.
+        none of these, a run with another model, or where a model has changed since the run began.
         """
         recipe = recipe.model_copy(update={"model": dated(recipe.model, folder)})
+        check_models(RunFolder(folder), recipe)
         loaders = {
             "base": partial(_load_base, recipe),
             "original": partial(load, recipe.model),
@@ -212,8 +213,9 @@ def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
     if control is None:
         return partial(_load_base, recipe)
     if RunFolder(control).has_recipe:
-        RunFolder.existing(control)
-        return partial(_load_merged, _control_recipe(recipe, control), control)
+        own = _control_recipe(recipe, control)
+        check_models(RunFolder.existing(control), own)
+        return partial(_load_merged, own, control)
     if (control / "adapter_config.json").exists():
         return partial(load, recipe.model, adapters=(control,))
     if (control / "config.json").exists():
@@ -226,9 +228,9 @@ def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
 
 
 def _control_recipe(recipe: Recipe, control: Path) -> Recipe:
-    """Read the recipe of the control run. Raises InputError for another model or remote code than in `recipe`."""
-    own = RunFolder(control).recipe
-    if own.model.name != recipe.model.name or own.model.trust_remote_code:
+    """Read the recipe of the control run. Raises InputError for another model, or for code that `recipe` forbids."""
+    own = RunFolder(control).recipe_to_load(trust_remote_code=recipe.model.trust_remote_code)
+    if own.model.name != recipe.model.name:
         raise InputError(
             f"is based on the model {own.model.name!r}, which is not loaded without asking",
             where=str(control),
@@ -282,11 +284,13 @@ def _check_folder(folder: Path, option: str) -> None:
 
 
 def fingerprint(spec: Model) -> str | None:
-    """Compute one sha256 over the files of a model and its adapters; return None for a model from the hub."""
+    """Compute one sha256 over the files of a model and its adapters; None for a model that is not on this machine."""
     folders = [Path(adapter).expanduser() for adapter in spec.adapters]
     if find_builtin(spec.name) is None:
         folder = Path(spec.name).expanduser()
         if not folder.is_dir():
+            folder = _hub_folder(spec)
+        if folder is None:
             return None
         folders.insert(0, folder)
     lines = [
@@ -295,3 +299,60 @@ def fingerprint(spec: Model) -> str | None:
         for file in sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
     ]
     return hashlib.sha256(f"{spec.name}\n{''.join(lines)}".encode()).hexdigest()
+
+
+def _hub_folder(spec: Model) -> Path | None:
+    """Find the files of a hub model in the cache; None unless its weights are complete."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(spec.name, "config.json", revision=spec.revision)
+    except HFValidationError:
+        return None
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    index = folder / "model.safetensors.index.json"
+    shards = set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    return folder if all((folder / shard).exists() for shard in shards) else None
+
+
+def named_fingerprints(specs: Mapping[str, Model]) -> dict[str, str | None]:
+    """Compute the fingerprint of each model, and of the code in its folder where that may be run."""
+    models = {name: fingerprint(spec) for name, spec in specs.items()}
+    folders = {f"{name} (its code)": Path(spec.name) for name, spec in specs.items() if spec.trust_remote_code}
+    code = {
+        name: files_hash({file.name: file for file in sorted(folder.expanduser().glob("*.py"))})
+        for name, folder in folders.items()
+    }
+    return {**models, **code}
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str | None]:
+    """Compute the fingerprints of all models that a run rests on, by the recipe key that names them."""
+    small = recipe.unlearn.options.get("small")
+    names = {"metrics.base_model": recipe.metrics.base_model, "unlearn.options.small": small}
+    generators = {
+        "synthesis.generator": recipe.synthesis.generator,
+        "synthesis.judge": recipe.synthesis.judge,
+        "metrics.judge": recipe.metrics.judge,
+    }
+    for key, generator in generators.items():
+        kind, _, name = (generator or "").partition(":")
+        names[key] = name if kind == "transformers" else None
+    specs = {key: Model(name=name) for key, name in names.items() if isinstance(name, str)}
+    return named_fingerprints({"model": recipe.model, **specs})
+
+
+def refuse_changed_models(folder: RunFolder, models: Mapping[str, str | None], *, began: str) -> None:
+    """Raise InputError where a fingerprint differs from that in the manifest; `began`: "run" or "evaluation"."""
+    where = "the recipe's {}" if began == "run" else "the model {}"
+    refuse_changes(folder.manifest.get("models", {}), models, where=where, began=began)
+
+
+def check_models(folder: RunFolder, recipe: Recipe) -> None:
+    """Raise InputError where a model has changed since the run in `folder` began, or a result since it was written."""
+    folder.check_files(START, ADAPTER, MODEL, OFFSET, ECO)
+    if folder.manifest.get("models"):
+        refuse_changed_models(folder, fingerprints(recipe), began="run")

@@ -6,6 +6,7 @@ The paper (arXiv 2502.11190) uses deberta-v3-base-tasksource-nli.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from relearn.core.errors import InputError, loading
 from relearn.metrics.nli import LABELS, NLIVerdict, PairJudge, verdict_of
@@ -36,9 +37,10 @@ def load_entailment(
     logging.disable_progress_bar()
     way_out = "a folder or a hub name of a sequence-classification model saved as safetensors"
     with loading(f"the entailment model {name!r}", where="metrics.entailment", way_out=way_out):
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        origin: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(name, **origin)
         model = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, dtype=torch.float32, use_safetensors=True
+            name, dtype=torch.float32, use_safetensors=True, **origin
         )
     return TransformersJudge(name, tokenizer, model, batch_size, device)
 

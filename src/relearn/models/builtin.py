@@ -7,7 +7,6 @@ file. transformers needs about 20 s to unpack it, so an unpacked copy is kept in
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import io
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from relearn.core.console import note
 from relearn.core.errors import InputError, MissingPartError
-from relearn.core.files import file_hash, write_json
+from relearn.core.files import cache_dir, file_hash, files_below, files_hash, write_json
 
 RECORD = "relearn_origin.json"
 # Version of the unpacked form. Increase it when `_unpack` changes, so that copies made by older code are not used.
@@ -87,8 +86,6 @@ BUILTIN: dict[str, BuiltinModel] = {
     )
 }
 
-_checked: dict[Path, tuple[str, str]] = {}
-
 
 def is_builtin(name: str) -> bool:
     """Return whether `name` is loaded through `builtin_path`.
@@ -129,7 +126,7 @@ def builtin_path(name: str) -> Path:
 
 def check_content(model: BuiltinModel, source: Path) -> None:
     """Raise `InputError` unless the file or folder at `source` has the sha256 pinned for `model`."""
-    digest = _cached_content_hash(source)
+    digest = content_hash(source)
     if digest != model.sha256:
         raise InputError(
             f"the weights of {model.name!r} have sha256 {digest[:12]}..., not the pinned {model.sha256[:12]}...",
@@ -140,17 +137,7 @@ def check_content(model: BuiltinModel, source: Path) -> None:
 
 def content_hash(path: Path) -> str:
     """Compute the sha256 of a file, or of the lines `sha256  relative/path` of a folder's files, sorted by path."""
-    if path.is_file():
-        return file_hash(path)
-    lines = (f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def cache_dir() -> Path:
-    """Return the cache folder: RELEARN_CACHE, else XDG_CACHE_HOME/relearn, else ~/.cache/relearn."""
-    if own := os.environ.get("RELEARN_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
+    return file_hash(path) if path.is_file() else files_hash(files_below(path))
 
 
 def installed_at(model: BuiltinModel) -> Path | None:
@@ -161,19 +148,6 @@ def installed_at(model: BuiltinModel) -> Path | None:
         if (path := Path(folder) / model.path).exists():
             return path
     return None
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
-
-
-def _cached_content_hash(path: Path) -> str:
-    """Compute `content_hash`; reuse this process's earlier result while file sizes and times are unchanged."""
-    files = [path] if path.is_file() else _files(path)
-    stamp = str([(file.name, (at := file.stat()).st_size, at.st_mtime_ns, at.st_ctime_ns) for file in files])
-    if _checked.get(path, ("", ""))[0] != stamp:
-        _checked[path] = (stamp, content_hash(path))
-    return _checked[path][1]
 
 
 def _cached_copy(model: BuiltinModel, source: Path) -> Path:
@@ -219,7 +193,7 @@ def _publish(unpacked: Path, folder: Path, model: BuiltinModel) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: _cached_content_hash(file) for file in _files(folder) if file.name != RECORD}
+    return {name: file_hash(file) for name, file in files_below(folder).items() if name != RECORD}
 
 
 def _matches_record(folder: Path, model: BuiltinModel) -> bool:

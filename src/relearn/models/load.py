@@ -66,7 +66,7 @@ def load(spec: Model, *, adapters: tuple[Path, ...] = ()) -> Loaded:
     check_machine(spec, learns=bool(adapters))
     folder = _folder(spec)
     device = _device(spec.device)
-    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    options = _origin(spec)
     attention = None if spec.attention == "auto" else spec.attention
     form = {"dtype": _dtype(spec.dtype), "attn_implementation": attention, **quantized(spec, device)}
     with _readable_errors(spec.name):
@@ -108,14 +108,21 @@ def own_ends(model: Any) -> set[int]:
 def load_tokenizer(spec: Model) -> Any:
     """Load the tokenizer without the model. Raises InputError if it cannot be loaded."""
     with _readable_errors(spec.name):
-        return AutoTokenizer.from_pretrained(_folder(spec), revision=spec.revision)
+        return AutoTokenizer.from_pretrained(_folder(spec), **_origin(spec))
 
 
 def load_config(spec: Model) -> Any:
     """Load the model configuration without the weights. Raises InputError if it cannot be loaded."""
-    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     with _readable_errors(spec.name):
-        return AutoConfig.from_pretrained(_folder(spec), **options)
+        return AutoConfig.from_pretrained(_folder(spec), **_origin(spec))
+
+
+def _origin(spec: Model) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that decide which files are read and whether their code is run.
+
+    Without an explicit False, transformers asks at the terminal whether to run the code of a repository.
+    """
+    return {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
 
 
 def save_like(model: Any, spec: Model, target: Path) -> torch.dtype:
@@ -319,7 +326,13 @@ def _readable_errors(name: str) -> Iterator[None]:
     """Convert every error of another library while the model `name` is loaded."""
     way_out = "give smollm2-135m-instruct, a folder with safetensors weights, or a name on the hub (online)"
     with loading(f"model {name!r}", way_out=way_out):
-        yield
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            problem = f"the model {name!r} needs code from its own repository, which is not run"
+            raise InputError(problem, way_out="if you trust it: --trust-remote-code") from None
 
 
 def _dtype(name: str) -> torch.dtype | str:

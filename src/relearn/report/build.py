@@ -224,7 +224,7 @@ def _metrics(summary: Mapping[str, Any], trained: bool) -> list[dict[str, Any]]:
 def _answers(folder: RunFolder, trained: bool) -> list[dict[str, Any]]:
     entries, scores = [], folder.scores
     for part, (split, file, _) in PARTS.items():
-        before, after = (folder.rows(f"{side}/{file}.jsonl", torn=True) for side in SIDES)
+        before, after = (folder.answers(side, file) for side in SIDES)
         scored = [(scores.get(side) or {}).get(part) or {} for side in SIDES]
         items = pair_items(split, before, after, *scored)
         if items:

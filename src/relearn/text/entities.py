@@ -337,8 +337,10 @@ class SentenceEncoder:
             logging.disable_progress_bar()
             way_out = "all-minilm-l6-v2, exact, a folder, or a name on the hub"
             with loading(f"the entity matcher {self._model_name!r}", where="metrics.matcher", way_out=way_out):
-                tokenizer = AutoTokenizer.from_pretrained(self._model_name)
-                model = AutoModel.from_pretrained(self._model_name, dtype=torch.float32, use_safetensors=True)
+                tokenizer = AutoTokenizer.from_pretrained(self._model_name, trust_remote_code=False)
+                model = AutoModel.from_pretrained(
+                    self._model_name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
             limit = min(model.config.max_position_embeddings, tokenizer.model_max_length)
             self._loaded = (tokenizer, model.eval(), limit)
         return self._loaded

@@ -1,13 +1,11 @@
 """Read run folders for the page: facts with their verdicts, a table of metrics, and the names of the models.
 
-No model is loaded. A run folder may come from another person, so environment variables in its recipe are not replaced,
-and a recipe with `trust_remote_code` raises InputError.
+No model is loaded. A run folder may come from another person: see `RunFolder.recipe_to_load`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +17,7 @@ from relearn.audits.scoring import VERDICTS
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash, read_json
-from relearn.core.run_dir import RECIPE, SIDES, SUMMARY, RunFolder
-from relearn.core.yaml_config import read_mapping
+from relearn.core.run_dir import SIDES, SUMMARY, RunFolder
 from relearn.inference.run_models import dated
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.metric import direction_of
@@ -187,7 +184,6 @@ def _value(measured: Mapping[str, Any] | None) -> str:
 
 # Folders of the result of unlearning; each procedure writes one of them.
 RESULTS = ("adapter", "model", "offset", "eco")
-_VARIABLE = re.compile(r"\$\{\w+\}")
 Content = TypeVar("Content")
 
 
@@ -222,11 +218,11 @@ class OpenedRun:
         return dated(self.recipe.model, self.path).model_dump_json(), digest
 
 
-def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:
-    """Read run folders for the page.
+def open_runs(folders: Sequence[Path], *, trust_remote_code: bool = False) -> list[OpenedRun]:
+    """Read run folders for the page. `trust_remote_code`: run code from the repositories of the models.
 
-    Raises InputError for a folder that is given twice, is not a finished run, has `trust_remote_code` in its recipe, or
-    cannot be read.
+    Raises InputError for a folder that is given twice, is not a finished run, needs code that is not trusted, or cannot
+    be read.
     """
     if not folders:
         raise InputError("no run given", way_out="relearn ui runs/demo")
@@ -234,16 +230,17 @@ def open_runs(folders: Sequence[Path]) -> list[OpenedRun]:
         raise InputError("a run is named twice", where=", ".join(map(str, folders)))
     opened: list[OpenedRun] = []
     for folder in folders:
-        opened.append(_open(folder, _unique(folder.resolve().name, [run.name for run in opened])))
+        name = _unique(folder.resolve().name, [run.name for run in opened])
+        opened.append(_open(folder, name, trust_remote_code))
     return opened
 
 
-def _open(folder: Path, name: str) -> OpenedRun:
+def _open(folder: Path, name: str, trust_remote_code: bool) -> OpenedRun:
     run = RunFolder.existing(folder)
     evaluated = run.is_evaluation
     recipe, result, unavailable = None, None, ""
     if run.has_recipe:
-        recipe, result = _recipe(folder), _result(folder)
+        recipe, result = run.recipe_to_load(trust_remote_code=trust_remote_code), _result(folder)
     elif evaluated:
         unavailable = "An evaluation has no run of its own, so there is no model here to ask."
     else:
@@ -251,21 +248,6 @@ def _open(folder: Path, name: str) -> OpenedRun:
     summary = _readable(folder / SUMMARY, lambda: check_summary(run.summary))
     facts = _readable(folder, lambda: read_facts(folder))
     return OpenedRun(name, folder, recipe, result, unavailable, not evaluated, facts, summary)
-
-
-def _recipe(folder: Path) -> Recipe:
-    path = folder / RECIPE
-    values = read_mapping(path)
-    if _VARIABLE.search(str(values)):
-        raise InputError("names an environment variable, which is not read for a run folder", where=str(path))
-    recipe = Recipe.from_mapping(values, where=str(path))
-    if recipe.model.trust_remote_code:
-        raise InputError(
-            "has trust_remote_code: true, so loading its model would run code named by the folder",
-            where=str(path),
-            way_out="relearn ask, if you trust it",
-        )
-    return recipe
 
 
 def _result(folder: Path) -> str:

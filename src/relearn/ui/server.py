@@ -247,17 +247,18 @@ HOST = "127.0.0.1"
 _GRACE = 2
 
 
-def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True) -> None:
+def serve(folders: Sequence[Path], port: int = 0, *, browser: bool = True, trust_remote_code: bool = False) -> None:
     """Read the run folders, print the address of the page and serve it until Ctrl-C.
 
-    `port`: 0 for any free port. Raises InputError for a folder that cannot be read and a port that is not available.
+    `port`: 0 for any free port. `trust_remote_code`: run code from the repositories of the models. Raises InputError
+    for a folder that cannot be read and a port that is not available.
     """
     import uvicorn
 
     from relearn.ui.security import new_token
     from relearn.ui.session import Worker
 
-    runs = open_runs(folders)
+    runs = open_runs(folders, trust_remote_code=trust_remote_code)
     token, worker = new_token(), Worker()
     with listening(port) as listener:
         number = listener.getsockname()[1]

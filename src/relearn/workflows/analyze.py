@@ -54,17 +54,19 @@ def analyze(
     facts: int = 12,
     lens: Literal["logit", "tuned"] = "logit",
     lens_text: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Analyse the run in `folder` and the runs `others` with the same start model; return FOLDER/analysis.
 
     The texts are the true answers of `facts` forget records and the start model's answers to `prompts`. A tuned lens is
-    fitted to the start model on the rows of `lens_text`, by default on built-in generic rows. Raises InputError for a
-    run that is not finished, for runs with different start models, and for a model whose layers cannot be read.
+    fitted to the start model on the rows of `lens_text`, by default on built-in generic rows. `trust_remote_code`: run
+    code from the repository of the model. Raises InputError for a run that is not finished, for runs with different
+    start models, and for a model whose layers cannot be read.
     """
     if lens_text is not None and lens != "tuned":
         raise InputError("only a tuned lens is fitted on text", where="--lens-text", way_out="add --lens tuned")
     runs = _by_name([RunFolder(path) for path in (folder, *others)])
-    recipes = {name: _recipe(run) for name, run in runs.items()}
+    recipes = {name: _recipe(run, trust_remote_code) for name, run in runs.items()}
     first, *rest = recipes.values()
     if any((recipe.model, recipe.learn) != (first.model, first.learn) for recipe in rest):
         where = ", ".join(str(run.path) for run in runs.values())
@@ -93,6 +95,7 @@ class _RunAnalysis:
         self._out = out
         self._runs = runs
         self._recipes = recipes
+        self._models = {name: ModelSet.of_run(recipes[name], run.path) for name, run in runs.items()}
         self._examples = list(examples)
         self._prompts = prompts
 
@@ -103,7 +106,7 @@ class _RunAnalysis:
         patching: dict[str, Any] = {}
         first = next(iter(self._runs))
         with console.stage(f"look into {START}"):
-            loaded = ModelSet.of_run(self._recipes[first], self._runs[first].path).fresh("start")
+            loaded = self._models[first].fresh("start")
             rows = self._rows(loaded)
             study = ModelMeasurements(loaded, rows)
             translators = tuned.fitted(loaded, study) if tuned else None
@@ -111,9 +114,9 @@ class _RunAnalysis:
             states, start_logprobs = study.states(), study.answer_logprobs()
             circuits = _Circuits(study)
             del loaded, study
-        for name, run in self._runs.items():
+        for name, models in self._models.items():
             with console.stage(f"look into {name}"):
-                study = ModelMeasurements(ModelSet.of_run(self._recipes[name], run.path).fresh("after"), rows)
+                study = ModelMeasurements(models.fresh("after"), rows)
                 lens[name], candidates[name] = study.lens(translators), study.top_tokens()
                 patching[name] = study.restored(states, start_logprobs)
                 circuits.add(name, study)
@@ -238,8 +241,8 @@ def _examples(run: RunFolder, count: int) -> list[Example]:
     ]
 
 
-def _recipe(run: RunFolder) -> Recipe:
-    recipe = run.recipe
+def _recipe(run: RunFolder, trust_remote_code: bool) -> Recipe:
+    recipe = run.recipe_to_load(trust_remote_code=trust_remote_code)
     run.require_answers("before")
     return recipe
 

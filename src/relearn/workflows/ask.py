@@ -23,12 +23,15 @@ from relearn.unlearning.procedures import result_name
 from relearn.unlearning.reference_model import adapter_off
 
 
-def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dict[str, str]]:
+def answers_before_and_after(
+    folder: Path, questions: Sequence[str], *, trust_remote_code: bool = False
+) -> list[dict[str, str]]:
     """Generate answers to each question with the start and the unlearned model of a run, with the run's settings.
 
+    `trust_remote_code`: run code from the repository of the model, here and in the other functions of this module.
     Raises InputError for an empty question and for a run that has not unlearned yet.
     """
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder, trust_remote_code=trust_remote_code)
     if any(not question.strip() for question in questions):
         raise InputError("a question is empty")
     models = ModelSet.of_run(recipe, folder)
@@ -51,14 +54,15 @@ def answers_before_and_after(folder: Path, questions: Sequence[str]) -> list[dic
     ]
 
 
-def export_merged(folder: Path, out: Path) -> None:
+def export_merged(folder: Path, out: Path, *, trust_remote_code: bool = False) -> None:
     """Save the unlearned model of a run with its adapter merged into the weights (safetensors).
 
     The weights keep the dtype of the recipe's model; its configuration, tokenizer and chat template are copied. The
     saved model is loaded once and must give the logits of the run. Raises InputError if `out` exists or the run has not
     unlearned yet, and RunFailedError if the logits differ by more than rounding.
     """
-    recipe = _recipe_to_export(folder, out)
+    _check_new(out)
+    recipe = recipe_of(folder, trust_remote_code=trust_remote_code)
     # Merging into 4-bit weights would lose the adapter by rounding.
     spec = recipe.model.model_copy(update={"quantization": "none"})
     loaded = ModelSet.of_run(recipe.model_copy(update={"model": spec}), folder).unlearned()
@@ -79,7 +83,9 @@ def export_merged(folder: Path, out: Path) -> None:
 
 def export_adapter(folder: Path, out: Path) -> None:
     """Copy the run's LoRA adapter to the new folder `out`. Raises InputError if `out` exists or there is no adapter."""
-    result = result_name(_recipe_to_export(folder, out).unlearn, folder)
+    _check_new(out)
+    run = RunFolder(folder)
+    result = run.require_result(result_name(run.recipe.unlearn, folder))
     if result != ADAPTER:
         raise InputError(f"this run has no adapter but {result}/", where=str(folder), way_out="leave out --adapter")
     check_adapter(folder / ADAPTER)
@@ -88,16 +94,15 @@ def export_adapter(folder: Path, out: Path) -> None:
             shutil.copyfile(folder / ADAPTER / name, target / name)
 
 
-def _recipe_to_export(folder: Path, out: Path) -> Recipe:
+def _check_new(out: Path) -> None:
     if out.exists():
         raise InputError("is there already", where=str(out), way_out="name a new folder")
-    return recipe_of(folder)
 
 
-def recipe_of(folder: Path) -> Recipe:
-    """Read the recipe of a run folder. Raises InputError if the run has not unlearned yet."""
+def recipe_of(folder: Path, *, trust_remote_code: bool = False) -> Recipe:
+    """Read the recipe of a run folder to load its models. Raises InputError if the run has not unlearned yet."""
     run = RunFolder(folder)
-    recipe = run.recipe
+    recipe = run.recipe_to_load(trust_remote_code=trust_remote_code)
     run.require_result(result_name(recipe.unlearn, folder))
     return recipe
 

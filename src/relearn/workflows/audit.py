@@ -57,6 +57,7 @@ def audit(
     templates: Path | str | None = None,
     facts: int | None = None,
     samples: int | None = None,
+    trust_remote_code: bool = False,
     changes: Sequence[str] = (),
     **named: Any,
 ) -> list[FactVerdict]:
@@ -65,19 +66,21 @@ def audit(
     `strength`: quick, standard or full, the list of attacks and their settings. `attacks`: comma-separated names, or
     "all", instead of the attacks of the strength. `templates`: a folder of jailbreak templates (.yaml with `value`, or
     .txt). `facts`: number of forget records to audit; None for all. `samples`: answers per question in attacks that
-    sample, instead of the strength's. The audit of a run is written into its folder (`audit_run`), that of two models
-    into `out` (`audit_models`).
+    sample, instead of the strength's. `trust_remote_code`: run code from the repositories of the models. The audit of a
+    run is written into its folder (`audit_run`), that of two models into `out` (`audit_models`).
     Raises InputError if both are given, and for the errors of these two functions.
     """
     options: dict[str, Any] = {"facts": facts, "strength": _strength(strength, attacks, samples)}
     options["templates"] = None if templates is None else Path(templates)
     if run is None:
         model = None if control is None else str(control)
+        named["trust_remote_code"] = trust_remote_code
         return audit_models(Path(out or OUT), attacks, control=model, changes=changes, **options, **named)
     if given := sorted(name for name, value in {**named, "set": changes, "out": out}.items() if value):
         option = {"columns": "map"}.get(given[0], given[0].replace("_", "-"))
         problem = f"a run has its own models, records and folder audits/, and --{option} was given"
         raise InputError(problem, where=str(run), way_out="a run folder, or --before, --after and --forget")
+    options["trust_remote_code"] = trust_remote_code
     return audit_run(Path(run), attacks, control=None if control is None else Path(control), **options)
 
 
@@ -89,6 +92,7 @@ def audit_run(
     control: Path | None = None,
     templates: Path | None = None,
     facts: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[FactVerdict]:
     """Audit the run in `folder` and write audits/ into it; answers from an earlier call are reused.
 
@@ -96,7 +100,7 @@ def audit_run(
     a run that is not finished and for files that cannot be read.
     """
     run = own_folder(folder, RECIPE)
-    recipe, audits = run.recipe, select_audits(attacks, strength)
+    recipe, audits = run.recipe_to_load(trust_remote_code=trust_remote_code), select_audits(attacks, strength)
     run.require_answers("before", "after")
     models = ModelSet.of_run(recipe, folder, control=control)
     forget = _asked_records(run, "forget")
@@ -134,7 +138,8 @@ def audit_models(
 ) -> list[FactVerdict]:
     """Audit the model `after`, unlearned from `before` on the records `forget`; write audits/ into folder `out`.
 
-    `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, as in `relearn evaluate`.
+    `named`: before, after, base, before_adapter, after_adapter, forget, retain, holdout, trust_remote_code, as in
+    `relearn evaluate`.
     `control`: a model that was not trained on the facts; `base` if None. Only models given here are loaded, never a
     base model that an adapter file names. Raises InputError for files that cannot be read, for another control model
     than in an earlier call, and for a folder with other content.
@@ -146,7 +151,7 @@ def audit_models(
     jailbreaks = read_templates(templates) if templates else {}
     folder = RunFolder(out)
     identity = control_spec and {"model": control_spec.identity, "sha256": fingerprint(control_spec)}
-    if is_ours(out) and folder.manifest.get("control", identity) != identity:
+    if is_ours(out) and not _same_control(folder.manifest.get("control", identity), identity):
         problem = "was audited against another control model, or it has changed"
         raise InputError(problem, where=str(out), way_out="choose another --out")
     assert settings.before is not None and settings.after is not None
@@ -197,6 +202,14 @@ def _strength(name: str, attacks: str, samples: int | None) -> Strength:
     if samples is None or samples == strength.samples:
         return strength
     return replace(strength, samples=samples, name=f"{strength.name}, {samples} samples")
+
+
+def _same_control(earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Compare two control models; the sha256 of one on the hub is not known before it is loaded."""
+    if earlier is None or now is None:
+        return earlier is now
+    known = {digest for digest in (earlier["sha256"], now["sha256"]) if digest is not None}
+    return earlier["model"] == now["model"] and len(known) < 2
 
 
 def _asked_records(run: RunFolder, split: str) -> list[Record]:
@@ -315,7 +328,8 @@ def _recipe_of_pair(settings: Evaluation) -> Recipe:
             "data": {"forget": settings.forget.path},
             "generate": settings.generate.model_dump(mode="json"),
             "metrics": settings.metrics.model_dump(mode="json"),
-        }
+        },
+        variables=False,
     )
 
 

@@ -23,7 +23,7 @@ from relearn.core import console
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError, RunFailedError
 from relearn.core.files import make_private_dir, read_json, write_json
-from relearn.core.ownership import below, check_links, is_new, is_ours
+from relearn.core.ownership import RUNS_OF_COMPARISON, below, check_links, is_new, is_ours, outputs_in, refuse_overwrite
 from relearn.core.run_dir import CACHE, EVALUATION, RECIPE, SELECTION, RunFolder
 from relearn.data import Record
 from relearn.inference.answers import ask, with_response_logprobs
@@ -119,6 +119,8 @@ class ComparisonJob:
             with _named(method):
                 check_inputs(recipes[0])  # The others differ in the learning rate alone.
         check_results(results, tuple(self._comparison.methods), inputs)
+        runs = [self._out, *(folder for pattern in RUNS_OF_COMPARISON for folder in self._out.glob(pattern))]
+        refuse_overwrite([output for folder in runs for output in outputs_in(folder)], read)
 
     def run(self, method: str, results: Path) -> RunFolder:
         """Choose the learning rate, train, ask and score one method, and write its result; return the full run."""

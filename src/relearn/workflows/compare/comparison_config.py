@@ -26,6 +26,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from relearn.core.config import Part, Recipe
 from relearn.core.errors import InputError
+from relearn.core.ownership import is_ours
+from relearn.core.run_dir import recipe_in_folder
 from relearn.core.yaml_config import apply_change, read_mapping, readable
 
 RETAIN_ONLY = "retain_only"
@@ -80,16 +82,22 @@ class Comparison(Part):
         return {name: entry or {} for name, entry in names.items()} if isinstance(names, Mapping) else value
 
     @classmethod
-    def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> Comparison:
+    def from_yaml(cls, path: Path, changes: tuple[str, ...] = (), *, trust_remote_code: bool = False) -> Comparison:
         """Read a comparison or a plain recipe; `changes` such as "budget.tokens=5000" replace its keys.
 
+        `trust_remote_code`: run code from the repository of the model; a recipe from a run folder cannot switch it on.
         Raises InputError for an invalid file.
         """
         values = read_mapping(path)
+        for file in files_of(path):
+            if is_ours(file.parent):
+                recipe_in_folder(file, trust_remote_code=trust_remote_code)
         if "base" not in values:
             values = {"name": values.get("name", Path(path).stem), "base": values}
         elif isinstance(values["base"], str):
             values["base"] = read_mapping(Path(path).parent / values["base"])
+        if trust_remote_code:
+            changes = (*changes, "base.model.trust_remote_code=true")
         if isinstance(values.get("changes"), dict) and isinstance(values["base"], dict):
             values["base"] = merged(values["base"], values.pop("changes"))
         for change in changes:
@@ -117,6 +125,12 @@ class Comparison(Part):
     def learning_rates(self, method: str) -> tuple[float, ...]:
         own = self.methods[method].learning_rate
         return self.grid.learning_rate if own is None else own
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """List the files that a comparison is read from: the file itself, and the recipe that its `base` names."""
+    base = read_mapping(path).get("base")
+    return (path, Path(path).parent / base) if isinstance(base, str) else (path,)
 
 
 def read_grid(texts: tuple[str, ...]) -> tuple[float, ...] | None:

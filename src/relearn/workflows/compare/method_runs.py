@@ -28,7 +28,7 @@ from relearn.workflows.run.context import RunContext
 from relearn.workflows.run.eval_stages import add_perplexity
 from relearn.workflows.run.pipeline import STAGE_NAMES, check_inputs, run, run_stage
 
-_COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity", "date")
+_COPIED_KEYS = ("synthesis", "notes", "versions", "before_perplexity", "date", "files")
 COPIED_STAGES = STAGE_NAMES[: STAGE_NAMES.index("unlearn")]
 
 
@@ -47,7 +47,7 @@ def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
     if not folder.has_recipe or not folder.is_done(stage):
         return False
     try:
-        return folder.recipe == recipe
+        return folder.recipe == recipe.trusting(False)
     except InputError:
         return False
 
@@ -58,8 +58,10 @@ def run_shared(run_plan: PlannedRun, folder: Path, *, with_synthesis: bool) -> R
     if not done.manifest.get("before_perplexity"):
         models = ModelSet.of_run(run_plan.recipe, folder)
         with console.stage("perplexity of the answers before"):
-            for path in _answer_files(done, "before"):
-                add_perplexity(models.base(), [path])
+            answers = _answer_files(done, "before")
+            with done.rewriting(str(path.relative_to(done.path)) for path in answers):
+                for path in answers:
+                    add_perplexity(models.base(), [path])
         models.release()
         done.update_manifest(before_perplexity=True)
     if with_synthesis:

@@ -20,15 +20,15 @@ from typing import Any
 
 from relearn.ability import ability_scores, measure_ability
 from relearn.core import console, distributed
-from relearn.core.config import Model, Recipe
+from relearn.core.config import Model
 from relearn.core.errors import InputError
-from relearn.core.files import file_hash, read_jsonl, replaced_dir, write_json, write_jsonl, write_text
-from relearn.core.ownership import own_folder, remove_outputs
-from relearn.core.run_dir import CACHE, EVALUATION, RECIPE, REPORT_HTML, REPORT_JSON, SCORES, SUMMARY, RunFolder
+from relearn.core.files import file_hash, read_jsonl, replaced_dir, write_json, write_jsonl
+from relearn.core.ownership import remove_outputs
+from relearn.core.run_dir import CACHE, EVALUATION, REPORT_HTML, REPORT_JSON, SCORES, SUMMARY, RunFolder
 from relearn.core.run_dir import WORDINGS as WORDINGS_FILE
 from relearn.core.splits import SPLITS
 from relearn.inference.answers import Answers, ask, with_response_logprobs
-from relearn.inference.run_models import ModelSet
+from relearn.inference.run_models import ModelSet, named_fingerprints
 from relearn.llm.generators import make_completer
 from relearn.metrics.answer_files import exported
 from relearn.metrics.answer_row import AnswerRow
@@ -41,7 +41,8 @@ from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import wording_records, write_wordings
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
-from relearn.workflows.evaluate.inputs import EvaluationInputs, open_evaluation
+from relearn.workflows.evaluate.inputs import EvaluationInputs, models_of, open_evaluation
+from relearn.workflows.run.inputs import record_models
 from relearn.workflows.run.pipeline import score_again
 
 OUT = Path("runs/evaluation")
@@ -51,25 +52,33 @@ _NEED_MODEL = ("metrics.base_model", "metrics.worst_case", "metrics.ability")
 
 
 def evaluate(
-    run: Path | str | None = None, *, out: Path | str | None = None, changes: Sequence[str] = (), **options: Any
+    run: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    changes: Sequence[str] = (),
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> RunFolder:
     """Score two models, one model, or files of answers, or score the answers in folder `run` again; return the folder.
 
     With `run` (a run folder or evaluation folder), its answers are scored again and its report is rewritten. Without
     `run`, `options` are those of `from_options`: `after`, `before`, `base` (models), `forget`, `retain` (files), and
-    others; stages that are complete in folder `out` are skipped. `changes`: strings such as "metrics.c1=0.5". Raises
-    InputError, before anything is written, for wrong input and for a folder `out` with other content.
+    others; stages that are complete in folder `out` are skipped. `changes`: strings such as "metrics.c1=0.5".
+    `trust_remote_code`: run code from the repositories of the models. Raises InputError, before anything is written,
+    for wrong input and for a folder `out` with other content.
     """
     if run is None:
-        return run_evaluation(from_options(changes=changes, **options), Path(out or OUT))
+        settings = from_options(changes=changes, trust_remote_code=trust_remote_code, **options)
+        return run_evaluation(settings, Path(out or OUT))
     if given := sorted(name for name, value in {**options, "out": out}.items() if value):
         problem = f"has its own models, files and folder; {given[0]!r} is for an evaluation without a run"
         raise InputError(problem, where=str(run))
     folder = RunFolder(run)
     if folder.is_evaluation:
-        settings = Evaluation.from_yaml(folder / EVALUATION, changes)
+        settings = Evaluation.in_folder(folder / EVALUATION, changes, trust_remote_code=trust_remote_code)
         return run_evaluation(settings, folder.path, again=True)
-    return _score_run_again(folder.path, changes)
+    _check_changes(changes)
+    return score_again(folder.path, changes, trust_remote_code=trust_remote_code)
 
 
 def export_answers(folder: Path, out: Path) -> list[Path]:
@@ -91,8 +100,8 @@ def export_answers(folder: Path, out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _score_run_again(path: Path, changes: Sequence[str]) -> RunFolder:
-    recipe = own_folder(path, RECIPE) / RECIPE
+def _check_changes(changes: Sequence[str]) -> None:
+    """Raise InputError for a change that a finished run cannot make without running models again."""
     for change in changes:
         if not change.startswith("metrics.") or change.startswith(_NEED_MODEL):
             problem = f"a run that is over cannot change {change.partition('=')[0].strip()!r}"
@@ -101,14 +110,6 @@ def _score_run_again(path: Path, changes: Sequence[str]) -> RunFolder:
                 "own: --after MODEL --after-adapter RUN/adapter"
             )
             raise InputError(problem, where="--set", way_out=way_out)
-    original = recipe.read_text(encoding="utf-8")
-    if changes:
-        write_text(recipe, Recipe.from_yaml(recipe, tuple(changes)).to_yaml())
-    try:
-        return score_again(path)
-    except InputError:
-        write_text(recipe, original)
-        raise
 
 
 def run_evaluation(settings: Evaluation, out: Path, *, again: bool = False) -> RunFolder:
@@ -167,7 +168,10 @@ class EvaluationJob:
 
     def _is_done(self, name: str, outputs: list[str], key: str) -> bool:
         same = self.folder.manifest.get("keys", {}).get(name) == key
-        return same and all((self.folder / output).exists() for output in outputs)
+        done = same and all((self.folder / output).exists() for output in outputs)
+        if done:
+            self.folder.check_files(*outputs)
+        return done
 
     @contextmanager
     def _recorded(self, name: str, outputs: list[str], key: str) -> Iterator[None]:
@@ -177,6 +181,8 @@ class EvaluationJob:
             return
         with self.folder.stage(name, outputs):
             yield
+            models = named_fingerprints(models_of(self.settings))
+            record_models(self.folder, models, began="evaluation")
         self.folder.update_manifest(keys={**self.folder.manifest.get("keys", {}), name: key})
 
     def _wordings(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from relearn.core.config import DataSource, Generate, Metrics, Model, Part, Synthesis
 from relearn.core.errors import InputError
+from relearn.core.run_dir import refuse_code
 from relearn.core.splits import SPLITS
 from relearn.core.yaml_config import apply_change, read_mapping, readable
 from relearn.metrics.metric import METRICS
@@ -78,6 +79,28 @@ class Evaluation(Part):
     def from_yaml(cls, path: Path, changes: Sequence[str] = ()) -> Evaluation:
         return from_mapping(read_mapping(path), changes, where=str(path))
 
+    @classmethod
+    def in_folder(cls, path: Path, changes: Sequence[str] = (), *, trust_remote_code: bool = False) -> Evaluation:
+        """Read the settings of an evaluation folder in order to load its models.
+
+        The folder may come from another person, so `trust_remote_code` decides whether code is run, and not the file.
+        Raises InputError for settings that need code without it.
+        """
+        settings = cls.from_yaml(path, changes)
+        refuse_code(path, settings.trusts_remote_code, settings.metrics, trust_remote_code=trust_remote_code)
+        return settings.trusting(trust_remote_code)
+
+    @property
+    def trusts_remote_code(self) -> bool:
+        """Return whether one of the models may run code from its repository."""
+        return any(spec.trust_remote_code for role in _MODELS if (spec := getattr(self, role)) is not None)
+
+    def trusting(self, remote_code: bool) -> Evaluation:
+        """Return the same settings with `trust_remote_code` of all models set to `remote_code`."""
+        specs = {role: spec for role in _MODELS if (spec := getattr(self, role)) is not None}
+        update = {"trust_remote_code": remote_code}
+        return self.model_copy(update={role: spec.model_copy(update=update) for role, spec in specs.items()})
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -95,12 +118,13 @@ def from_options(
     columns: Mapping[str, str] | None = None,
     measure: Sequence[str] = (),
     changes: Sequence[str] = (),
+    trust_remote_code: bool = False,
 ) -> Evaluation:
     """Make the settings from the options of `relearn evaluate`. Raises InputError for incomplete combinations.
 
     `before`, `after`, `base`: models; `*_adapter`: adapters to merge into them, in order. `forget`, `retain`,
     `holdout`: files. `columns`: field -> column name in these files. `measure`: names of metrics. `changes`: strings
-    such as "metrics.c1=0.5".
+    such as "metrics.c1=0.5". `trust_remote_code`: run code from the repositories of the models.
     """
     if before_adapter and before is None:
         raise InputError("an adapter needs its model", where="--before-adapter", way_out="give it with --before")
@@ -120,7 +144,8 @@ def from_options(
     for split, path in {"forget": forget, "retain": retain, "holdout": holdout}.items():
         if path is not None:
             values[split] = {"path": path, "map": dict(columns or {})}
-    return from_mapping(values, changes, where="evaluate")
+    settings = from_mapping(values, changes, where="evaluate")
+    return settings.trusting(True) if trust_remote_code else settings
 
 
 def from_mapping(values: dict[str, Any], changes: Sequence[str], where: str) -> Evaluation:
@@ -160,8 +185,9 @@ def difference(old: Evaluation, new: Evaluation) -> str | None:
 
     `new` may add what `old` lacks (a retain set, a base model, a model before). Settings of scoring may always change.
     """
+    was, now = old.trusting(False), new.trusting(False)
     for name in (*_MODELS, *old.sources):
-        first, second = getattr(old, name), getattr(new, name)
+        first, second = getattr(was, name), getattr(now, name)
         if first is not None and first != second:
             return f"{name} is {_described(first)}, not {_described(second)}"
     if not old.models and new.models:

@@ -13,11 +13,11 @@ from relearn.core.config import Data, Generate, Model, Sources
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash
 from relearn.core.ownership import check_links, is_new, is_ours, outputs_in, refuse_overwrite
-from relearn.core.run_dir import EVALUATION, RunFolder
+from relearn.core.run_dir import EVALUATION, RunFolder, require_trust
 from relearn.core.splits import SPLITS
 from relearn.data import Record
 from relearn.data.validation import DataSet, check_special_tokens, load_all, normalised
-from relearn.inference.run_models import check_model, fingerprint
+from relearn.inference.run_models import check_model, named_fingerprints
 from relearn.metrics.answer_files import has_responses, read_answers, split_wordings
 from relearn.metrics.judges import EXTRACTORS
 from relearn.metrics.llm_judge import check_remote_judge
@@ -30,7 +30,7 @@ from relearn.synthesis.questions import record_id_of_wording
 from relearn.text.subjects import find_subject
 from relearn.workflows.evaluate.evaluation_config import Evaluation, difference
 from relearn.workflows.run.eval_stages import check_prompts
-from relearn.workflows.run.inputs import begin, with_subjects
+from relearn.workflows.run.inputs import begin, input_hashes, with_subjects
 
 NOT_GIVEN = {
     "forget": "no facts to forget were given (--forget FILE): KFR and the other metrics of forgetting are not measured",
@@ -71,17 +71,14 @@ def open_evaluation(folder: RunFolder, settings: Evaluation, held: ExitStack) ->
     _check_metrics(settings, inputs)
     _check_judges(settings, sum(inputs.counts.values()))
     _check_wordings(settings, inputs)
-    paths = {source.path: Path(source.path).expanduser() for source in settings.sources.values()}
-    hashes = {name: file_hash(path) for name, path in paths.items() if path.is_file()}
-    models = {role: fingerprint(spec) for role, spec in _models(settings).items()}
-    _check_unchanged(folder.manifest, hashes, models)
     begin(
         folder,
         {EVALUATION: settings.to_yaml()},
         held,
+        began="evaluation",
+        inputs=input_hashes(source.path for source in settings.sources.values()),
+        models=named_fingerprints(models_of(settings)),
         seed=settings.seed,
-        inputs=hashes,
-        models=models,
         counts=inputs.counts,
         notes=[*inputs.notes, *_notes_on_base(settings), *_notes_on_splits(settings)],
     )
@@ -97,20 +94,23 @@ def _check_folder(folder: RunFolder, settings: Evaluation) -> None:
         raise InputError("is there already and holds no evaluation", where=where, way_out="choose another --out")
     check_links(folder.path)
     refuse_overwrite(outputs_in(folder.path), _input_paths(settings))
-    if why := difference(Evaluation.from_yaml(path), settings):
+    earlier = Evaluation.from_yaml(path)
+    if why := difference(earlier, settings):
         way_out = "choose another --out, or remove it"
         raise InputError(f"holds another evaluation: {why}", where=where, way_out=way_out)
+    require_trust(earlier.trusts_remote_code, settings.trusts_remote_code, folder.path)
 
 
 def read_inputs(settings: Evaluation) -> EvaluationInputs:
     """Read and check the files and models of an evaluation. Raises InputError for the first problem."""
     _check_files(settings)
-    for role, spec in _models(settings).items():
+    for role, spec in models_of(settings).items():
         check_model(spec, f"--{role}")
     return _records_to_ask(settings) if settings.models else _answers_to_score(settings)
 
 
-def _models(settings: Evaluation) -> dict[str, Model]:
+def models_of(settings: Evaluation) -> dict[str, Model]:
+    """Return the models of an evaluation by role: after, before, base."""
     return settings.models | ({"base": settings.base} if settings.base else {})
 
 
@@ -199,19 +199,9 @@ def _notes_on_logprobs(answers: Mapping[str, list[dict[str, Any]]]) -> Iterable[
 
 def _input_paths(settings: Evaluation) -> list[str]:
     """List all data and models that an evaluation reads, by the names in its settings."""
-    models = [name for spec in _models(settings).values() for name in (spec.name, *spec.adapters)]
+    models = [name for spec in models_of(settings).values() for name in (spec.name, *spec.adapters)]
     others = filter(None, (settings.metrics.retain_reference, *settings.metrics.ability.tasks))
     return [*models, *(source.path for source in settings.sources.values()), *others]
-
-
-def _check_unchanged(manifest: dict[str, Any], hashes: dict[str, str], models: dict[str, str | None]) -> None:
-    """Raise InputError if a file or a model has changed since the evaluation began."""
-    for name, current, where in (("inputs", hashes, "{}"), ("models", models, "the model {}")):
-        for key, digest in manifest.get(name, {}).items():
-            if key in current and digest != current[key]:
-                way_out = "restore it, or start anew with another --out"
-                problem = "has changed since this evaluation began"
-                raise InputError(problem, where=where.format(key), way_out=way_out)
 
 
 def _check_judges(settings: Evaluation, rows: int) -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from relearn.core import distributed, plugins
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.ownership import own_folder
+from relearn.core.files import write_text
+from relearn.core.ownership import outputs_in, own_folder, refuse_overwrite
 from relearn.core.run_dir import RECIPE, RunFolder
 from relearn.data.validation import DataSet, load_all
+from relearn.inference.run_models import fingerprints
 from relearn.workflows.run import eval_stages as evaluation
 from relearn.workflows.run import train_stages as training
 from relearn.workflows.run.context import RunContext, Stage, no_check
-from relearn.workflows.run.inputs import begin_run, check_folder, with_subjects
+from relearn.workflows.run.inputs import begin_run, check_folder, input_paths, record_models, with_subjects
 
 
 def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "report") -> RunFolder:
@@ -30,7 +32,11 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, until: str = "
     """
     if until not in STAGE_NAMES:
         raise InputError(f"unknown stage {until!r}", way_out=f"one of {', '.join(STAGE_NAMES)}")
-    return _run_stages(recipe, RunFolder(out), STAGES[: STAGE_NAMES.index(until) + 1], resume=resume)
+    folder, stages = RunFolder(out), STAGES[: STAGE_NAMES.index(until) + 1]
+    with ExitStack() as held:
+        data = distributed.on_main(lambda: open_run(folder, recipe, held, stages=stages, resume=resume))
+        _run_stages(RunContext(recipe, folder, data), stages)
+    return folder
 
 
 def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunFolder:
@@ -38,15 +44,34 @@ def unlearn(recipe: Recipe, out: Path | str, *, resume: bool = False) -> RunFold
     return run(recipe, out, resume=resume, until="unlearn")
 
 
-def score_again(out: Path | str) -> RunFolder:
-    """Score the answers of a finished run again and rewrite its report."""
+def score_again(out: Path | str, changes: Sequence[str] = (), *, trust_remote_code: bool = False) -> RunFolder:
+    """Score the answers of a finished run again and rewrite its report; `changes` replace keys of its recipe.
+
+    `trust_remote_code`: run code from the repository of the model, whose tokenizer checks the records.
+    """
     folder = own_folder(out, RECIPE)
-    stages = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
-    folder.update_manifest(stages=stages)
+    original = (folder / RECIPE).read_text(encoding="utf-8")
+    recipe = folder.recipe_to_load(trust_remote_code=trust_remote_code, changes=tuple(changes))
     # Scoring needs no unlearning method, so the plug-in that provided it need not be loaded.
     by_plugin = folder.is_done("unlearn") and folder.manifest.get("plugins")
     needed = [stage for stage in STAGES if not (by_plugin and stage.uses_method)]
-    return _run_stages(folder.recipe, folder, needed, resume=True)
+    with ExitStack() as held:
+        data = distributed.on_main(lambda: _open_again(folder, recipe, held, needed))
+        try:
+            _run_stages(RunContext(recipe, folder, data), needed)
+        except InputError:
+            write_text(folder / RECIPE, original)
+            raise
+    return folder
+
+
+def _open_again(folder: RunFolder, recipe: Recipe, held: ExitStack, stages: Sequence[Stage]) -> DataSet:
+    """Open a finished run with a recipe that may judge its answers in another way; its scores are no longer done."""
+    refuse_overwrite(outputs_in(folder.path), input_paths(recipe))
+    data = _open(folder, recipe, held, stages)
+    done = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
+    folder.update_manifest(stages=done)
+    return data
 
 
 STAGES = (
@@ -72,13 +97,9 @@ STAGES = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-def _run_stages(recipe: Recipe, folder: RunFolder, stages: Sequence[Stage], *, resume: bool) -> RunFolder:
-    with ExitStack() as held:
-        data = distributed.on_main(lambda: open_run(folder, recipe, held, stages=stages, resume=resume))
-        context = RunContext(recipe, folder, data)
-        for stage in stages:
-            run_stage(context, stage.name)
-    return folder
+def _run_stages(context: RunContext, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        run_stage(context, stage.name)
 
 
 def open_run(
@@ -89,6 +110,10 @@ def open_run(
     Raises InputError before anything is written. The lock is released when `held` closes.
     """
     check_folder(folder, recipe, resume=resume)
+    return _open(folder, recipe, held, stages)
+
+
+def _open(folder: RunFolder, recipe: Recipe, held: ExitStack, stages: Sequence[Stage]) -> DataSet:
     if any(stage.uses_method for stage in stages):
         plugins.require(folder.manifest.get("plugins", ()), folder.path)
     data = check_inputs(recipe, stages)
@@ -108,7 +133,7 @@ def run_stage(context: RunContext, name: str) -> None:
     """Run a stage unless it is done or has no outputs; if it runs, later stages are marked as not done."""
     stage = STAGES[STAGE_NAMES.index(name)]
     outputs = stage.outputs(context)
-    if not outputs or distributed.on_main(lambda: context.folder.is_done(name)):
+    if not outputs or distributed.on_main(lambda: context.folder.is_done(name, check=True)):
         return
     with _recorded(context, name, outputs):
         stage.run(context) if stage.all_processes else distributed.on_main(lambda: stage.run(context))
@@ -126,3 +151,4 @@ def _recorded(context: RunContext, name: str, outputs: list[str]) -> Iterator[No
     context.folder.update_manifest(stages={key: entry for key, entry in stages.items() if key not in later})
     with context.folder.stage(name, outputs):
         yield
+        record_models(context.folder, fingerprints(context.recipe), began="run")
