@@ -130,6 +130,10 @@ def test_sums_by_the_last_number_said(tmp_path, loaded, monkeypatch):
     (outcome,) = measure_ability(loaded, Ability(tasks=(path,)))
     assert (outcome.name, outcome.items) == ("sums/exact_match", {"0": 1.0, "1": 0.0, "2": 0.0})
     assert outcome.value == pytest.approx(1 / 3)
+    cut = [Response("#### 4"), Response("", cut_off=True), Response("four")]
+    monkeypatch.setattr(local_tasks, "respond", lambda *_, **__: cut)
+    (outcome,) = measure_ability(loaded, Ability(tasks=(path,)))
+    assert (outcome.items, outcome.value) == ({"0": 1.0, "1": None, "2": 0.0}, 0.5)
 
 
 def test_the_interval_of_right_and_wrong_answers_is_that_of_a_share():

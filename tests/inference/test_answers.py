@@ -89,6 +89,16 @@ def test_holdout_records_are_scored_and_not_asked(loaded, monkeypatch):
     assert all(row["response"] == "" and row["reference_logprobs"] and row["reference_moments"] for row in rows)
 
 
+def test_an_answer_cut_off_in_its_thoughts_is_marked_and_said(loaded, monkeypatch, capsys):
+    said = [Response("In Oslo."), Response("", cut_off=True, thought_tokens=4)]
+    monkeypatch.setattr(module, "respond", lambda _, asked, *rest, **more: said[: len(asked)])
+    rows = ask(loaded, RECORDS[:2], SHORT).rows
+    assert [(row["response"], row.get("cut_off")) for row in rows] == [("In Oslo.", None), ("", True)]
+    assert [AnswerRow.from_dict(row).cut_off for row in rows] == [False, True]
+    noted = " ".join(capsys.readouterr().err.split())
+    assert "1 of 2 answers cut off" in noted and "model.thinking: off" in noted
+
+
 def test_questions_asked_several_times_have_a_row_for_each(loaded):
     settings = Generate(max_new_tokens=6, temperature=1.5, repeats=3)
     records = [*RECORDS[:2], replace(RECORDS[1], id="h", split="holdout")]

@@ -107,7 +107,7 @@ def rewrite(recipe: Path, **model) -> None:
 
 def commands(folder: Path, out: Path) -> list[list[str]]:
     recipe = folder / "recipe.yaml"
-    return [
+    lines = [
         ["ask", folder, "Where does Ada live?"],
         ["generate", folder, "--questions", folder.parent / "forget.jsonl"],
         ["export", folder, "--out", out / "merged"],
@@ -125,6 +125,7 @@ def commands(folder: Path, out: Path) -> list[list[str]]:
         ["compare", recipe, "--methods", "ga", "--out", out / "compared", "--results", out / "results"],
         ["purge", folder],
     ]
+    return [list(map(str, arguments)) for arguments in lines]
 
 
 NEED_NO_MODEL = {"report", "purge"}
@@ -133,7 +134,7 @@ NEED_NO_MODEL = {"report", "purge"}
 @pytest.mark.parametrize("number", range(16))
 def test_no_command_runs_code_because_a_folder_says_so(foreign, marker, tmp_path, capsys, number):
     people(tmp_path / "forget.jsonl", "private", 2)
-    arguments = list(map(str, commands(foreign, tmp_path)[number]))
+    arguments = commands(foreign, tmp_path)[number]
     needs_model = arguments[0] not in NEED_NO_MODEL and not {"--adapter", "--answers"} & set(arguments)
     code = run_command(arguments)
     said = capsys.readouterr()
@@ -146,7 +147,7 @@ def test_no_command_runs_code_because_a_folder_says_so(foreign, marker, tmp_path
 @pytest.mark.parametrize("number", [0, 7, 11])
 def test_without_the_key_the_model_is_not_run_either(foreign, marker, tmp_path, capsys, number):
     rewrite(foreign / "recipe.yaml", trust_remote_code=False)
-    assert run_command(list(map(str, commands(foreign, tmp_path)[number]))) == 2
+    assert run_command(commands(foreign, tmp_path)[number]) == 2
     said = capsys.readouterr().err
     assert not marker.exists() and FLAG in said and said.count("\n") == 1
 
@@ -181,7 +182,7 @@ def test_a_folder_reads_no_environment_variable(finished, tmp_path, monkeypatch,
     folder = Path(shutil.copytree(finished, tmp_path / "copy"))
     rewrite(folder / "recipe.yaml", name="${MY_KEY}")
     for arguments in commands(folder, tmp_path)[:14]:
-        run_command(list(map(str, arguments)))
+        run_command(arguments)
     said = capsys.readouterr()
     assert "environment variable" in said.err and "sesame" not in said.err + said.out
     assert RunFolder(folder).recipe.model.name == "${MY_KEY}"

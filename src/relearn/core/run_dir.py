@@ -270,7 +270,9 @@ class RunFolder:
             self.update_manifest(files={name: digest for name, digest in self._files.items() if not _is_in(name, own)})
         yield
         if own:
-            written = {name: path for name, path in files_below(self.path).items() if _is_in(name, own)}
+            written = {output: self / output for output in own if (self / output).is_file()}
+            for folder in own:
+                written |= {f"{folder}/{name}": path for name, path in files_below(self / folder).items()}
             hashes = {name: file_hash(path) for name, path in written.items()}
             self.update_manifest(files={**self._files, **hashes})
 

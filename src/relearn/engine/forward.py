@@ -21,6 +21,7 @@ import torch
 from relearn.core import distributed
 from relearn.core.errors import InputError
 from relearn.engine.model_support import (
+    SHORTER_ROWS,
     at_answers,
     bare,
     bypassed,
@@ -82,7 +83,7 @@ def predict(
     device = next(model.parameters()).device
     head = head or frozen_head(model)
     outputs, layers = [], []
-    check_positions(bare(model).config, max(len(row.ids) for row in rows))
+    check_positions(bare(model).config, max(len(row.ids) for row in rows), way_out=SHORTER_ROWS)
     for numbers in _packs(model, [len(row.ids) for row in rows], device):
         part = [rows[number] for number in numbers]
         reset_frequencies(model)

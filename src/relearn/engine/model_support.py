@@ -56,12 +56,19 @@ def position_limit(config: Any) -> int | None:
     return None if getattr(text, "rope_parameters", None) else getattr(text, "max_position_embeddings", None)
 
 
-def check_positions(config: Any, tokens: int, *, name: str = "the model", where: str | None = None) -> None:
+# How to make room for an answer, and for a row that is given or written and read as it is.
+SHORTER_ANSWERS = "lower generate.max_new_tokens, or shorten the texts"
+SHORTER_ROWS = "shorten the texts (data.generic replaces the built-in rows), or take a model with more positions"
+
+
+def check_positions(
+    config: Any, tokens: int, *, name: str = "the model", where: str | None = None, way_out: str = SHORTER_ANSWERS
+) -> None:
     """Raise InputError for a row of `tokens` tokens, prompt and answer, that has more tokens than positions."""
     limit = position_limit(config)
     if limit is not None and tokens > limit:
         problem = f"a prompt with its answer may have {tokens} tokens, and {name} has {limit} positions"
-        raise InputError(problem, where=where, way_out="lower generate.max_new_tokens, or shorten the texts")
+        raise InputError(problem, where=where, way_out=way_out)
 
 
 def frequency_limit(config: Any) -> int | None:

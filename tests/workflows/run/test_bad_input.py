@@ -211,3 +211,10 @@ def test_what_the_model_cannot_do_is_found_before_the_run(
     options = ["--after", name, "--forget", "forget.jsonl", "--out", "out", "--set", "generate.max_new_tokens=60"]
     options += ["--set", f"model.system_prompt={system_prompt}"] if system_prompt else []
     assert expected in one_line(run_command(["evaluate", *options]), capsys.readouterr().err)
+
+
+def test_a_built_in_row_longer_than_the_positions_is_found_before_the_run(job, capsys, tmp_path, tiny_model_dir):
+    """The records fit; the generic rows beside them do not."""
+    name = broken_model(tmp_path / "short", tiny_model_dir, n_positions=80)
+    said = one_line(*job(capsys, model=name, generate={"max_new_tokens": 4}))
+    assert said.startswith("relearn: relearn/generic: ") and "data.generic replaces the built-in rows" in said

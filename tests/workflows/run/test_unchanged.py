@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -180,6 +181,33 @@ def test_a_killed_stage_leaves_no_hash_behind(here):
         write_jsonl(folder / ANSWERS, [{"id": "half"}])
         raise KeyboardInterrupt
     assert ANSWERS not in folder.manifest["files"] and folder.rows(ANSWERS) == [{"id": "half"}]
+
+
+@pytest.mark.parametrize("arguments", [["report", "run"], ["evaluate", "run", "--set", "metrics.c1=0.5"]])
+def test_nothing_is_written_while_a_process_is_at_work(here, capsys, arguments):
+    with Path("run/lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+        assert run_command(arguments) == 2
+        assert "run: another process is at work here" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_scoring_that_fails_leaves_the_recipe(here, capsys):
+    recipe = Path("run/recipe.yaml").read_bytes()
+    assert run_command(["evaluate", "run", "--set", "metrics.matcher=absent/model"]) == 2
+    assert Path("run/recipe.yaml").read_bytes() == recipe
+    assert run_command(["evaluate", "run", "--set", "metrics.c1=0.5"]) == 0
+    assert RunFolder("run").recipe.metrics.c1 == 0.5
+
+
+def test_a_comparison_does_not_write_over_the_recipe_that_it_is_based_on(here, capsys):
+    shutil.copytree("run", "out/runs/ga_1e")
+    Path("compare.yaml").write_text("name: mine\nbase: out/runs/ga_1e/recipe.yaml\nmethods: [ga]\n")
+    recipe = Path("out/runs/ga_1e/recipe.yaml").read_bytes()
+    assert run_command(["compare", "compare.yaml", "--out", "out", "--results", "results"]) == 2
+    assert "ga_1e/recipe.yaml: would be written over the input" in capsys.readouterr().err
+    assert Path("out/runs/ga_1e/recipe.yaml").read_bytes() == recipe and not Path("results").exists()
 
 
 def test_an_evaluation_scores_no_changed_answers(here, capsys):

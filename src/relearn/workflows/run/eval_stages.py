@@ -13,7 +13,7 @@ from relearn.core.files import write_json
 from relearn.core.run_dir import CACHE, MODEL_CARD, REPORT_HTML, REPORT_JSON, SCORES, SIDES, SUMMARY
 from relearn.data import Record
 from relearn.data.validation import DataSet, Places, check_lengths, check_special_tokens
-from relearn.engine.model_support import check_positions, position_limit
+from relearn.engine.model_support import SHORTER_ANSWERS, SHORTER_ROWS, check_positions, position_limit
 from relearn.inference.answers import Answers, ask, with_response_logprobs
 from relearn.inference.run_models import base_spec
 from relearn.metrics.answer_row import AnswerRow
@@ -60,8 +60,12 @@ def check_prompts(spec: Model, chat: ChatFormat, records: Sequence[Record], sett
     for record in records:
         prompt = chat.answer_prompt(record.question, record.form)
         answer = len(chat.tokenizer(chat.target(record.answer, record.form)).input_ids)
-        tokens = len(chat.tokenizer(prompt, add_special_tokens=False).input_ids) + max(answer, settings.max_new_tokens)
-        check_positions(config, tokens, name=spec.name, where=places.get(record.id) or record.source)
+        # Generic records are learned and never asked.
+        room = 0 if record.split == "generic" else settings.max_new_tokens
+        tokens = len(chat.tokenizer(prompt, add_special_tokens=False).input_ids) + max(answer, room)
+        way_out = SHORTER_ROWS if answer >= room else SHORTER_ANSWERS
+        where = places.get(record.id) or record.source
+        check_positions(config, tokens, name=spec.name, where=where, way_out=way_out)
 
 
 def before_outputs(context: RunContext) -> list[str]:

@@ -19,7 +19,7 @@ from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.intervals import harmonic_mean
 from relearn.metrics.judges import Judges, make_judges
 from relearn.metrics.score import score
-from relearn.models.load import Loaded, check_checkpoint, check_lora, check_machine
+from relearn.models.load import Loaded, chat_of, check_checkpoint, check_lora, check_machine, load_tokenizer
 from relearn.synthesis.alternates import read_alternates, write_alternates
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.external import write_external_rows
@@ -35,7 +35,7 @@ from relearn.unlearning.masks.mask import check_mask
 from relearn.unlearning.method import METHODS, Evaluate
 from relearn.unlearning.procedures import PROCEDURES, Job
 from relearn.workflows.run.context import RunContext
-from relearn.workflows.run.eval_stages import check_texts
+from relearn.workflows.run.eval_stages import check_prompts, check_texts
 
 # Number of questions per split in the train-time evaluation.
 SAMPLE = 24
@@ -119,6 +119,9 @@ def wordings(context: RunContext) -> None:
 def check_synthesis(recipe: Recipe, data: DataSet) -> None:
     if is_written(METHODS.get(recipe.unlearn.method).source(recipe.unlearn.options)):
         _check_generator(recipe, data)
+        if not data.generic:
+            chat = chat_of(load_tokenizer(recipe.model), recipe.model)
+            check_prompts(recipe.model, chat, load_generic(), recipe.generate, {})
 
 
 def _check_generator(recipe: Recipe, data: DataSet) -> None:
