@@ -210,6 +210,7 @@ def test_a_run_measures_ability_before_and_after(tiny_model_dir, tmp_path):
             "forget": people(tmp_path / "private.jsonl", "private", 2),
             "retain": people(tmp_path / "public.jsonl", "public", 2),
         },
+        "audit": "none",
         "unlearn": {"method": "ga", "epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "ability": {"tasks": [write(tmp_path / "quiz.jsonl", rows)]}},

@@ -24,6 +24,7 @@ def run(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public},
         "learn": {"data": [private, public], "epochs": 2, "lora": {"r": 2}},
+        "audit": "none",
         "unlearn": {"method": "grad_diff", "epochs": 8, "learning_rate": 3e-2, "lora": {"r": 2}, "trajectory": 4},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20},

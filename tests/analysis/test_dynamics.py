@@ -124,6 +124,7 @@ def test_a_finished_run_from_start_to_end(tiny_model_dir, tmp_path):
     values = {
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public},
+        "audit": "none",
         "unlearn": {"method": "grad_diff", "epochs": 4, "learning_rate": 1e-2, "lora": {"r": 2}, "trajectory": 2},
     }
     recipe = relearn.Recipe.from_mapping(values)

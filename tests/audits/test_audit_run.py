@@ -34,6 +34,7 @@ def run(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public},
         "learn": {"data": [private, public], "epochs": 1, "lora": {"r": 2}},
+        "audit": "none",
         "unlearn": {"epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20},

@@ -83,6 +83,7 @@ def test_a_run_asks_the_wordings_before_and_after(tiny_model_dir, tmp_path):
             "forget": people(tmp_path / "a.jsonl", "private", 2),
             "retain": people(tmp_path / "b.jsonl", "public", 2),
         },
+        "audit": "none",
         "unlearn": {"epochs": 1, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "worst_case": 3, "entailment": None},

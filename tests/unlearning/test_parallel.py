@@ -142,6 +142,7 @@ def recipe(tiny_model_dir, tmp_path_factory) -> Path:
             "learning_rate": 1e-2,
             "lora": {"r": 2, "dropout": 0},
         },
+        "audit": "none",
         "unlearn": {
             "epochs": 0.5,
             "learning_rate": 1e-3,

@@ -84,6 +84,7 @@ def settings(model: Path, folder: Path) -> dict:
     return {
         "model": {"name": str(model)},
         "data": {part: people(folder / f"{part}.jsonl", kind, 2) for part, kind in PARTS.items()},
+        "audit": "none",
         "unlearn": {"method": "ga", "epochs": 1, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "entailment": None, "matcher": "exact"},

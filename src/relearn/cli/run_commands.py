@@ -102,6 +102,7 @@ def compare(
     set_: Set = (),
     out: Path | None = None,
     results: Path = Path("results"),
+    audit: Literal["none", "quick", "standard", "full"] | None = None,
     trust_remote_code: Trust = False,
 ) -> int:
     """Compare unlearning methods on the same records with the same training budget, and write a table of scores.
@@ -120,6 +121,8 @@ def compare(
         The folder for all runs; runs/compare/NAME by default.
     results
         The parent of the folder NAME/ for a JSON file per method, the table, the KFR-KRR plot and sample answers.
+    audit
+        The strength of the audit of every method, whose worst cases are in the table; by default as the file says.
     """
     from relearn.core.console import note
     from relearn.core.ownership import below
@@ -127,7 +130,8 @@ def compare(
     from relearn.workflows.compare.comparison_config import Comparison, files_of, read_grid
 
     chosen = tuple(filter(None, (name.strip() for name in methods.split(","))))
-    settings = Comparison.from_yaml(recipe, set_, trust_remote_code=trust_remote_code)
+    changes = (*set_, f"base.audit={audit}") if audit else set_
+    settings = Comparison.from_yaml(recipe, changes, trust_remote_code=trust_remote_code)
     settings = settings.choose(chosen, read_grid(grid))
     try:
         compare_methods(settings, out or below(Path("runs/compare"), settings.name), results, read=files_of(recipe))

@@ -409,11 +409,15 @@ class Prices(Part):
     currency: str = "USD"
 
 
+AuditStrength = Literal["none", "quick", "standard", "full"]
+
+
 class Recipe(Part):
     """Set every option of a run; `model` and `data.forget` are required.
 
     - `name`: name of the run folder in runs/; default run.
     - `seed`: seed of all random draws, from 0 to 4294967295; default 0.
+    - `audit`: strength of the audit at the end of the run: quick (default), standard, full or none.
     """
 
     name: str = "run"
@@ -426,6 +430,7 @@ class Recipe(Part):
     generate: Generate = Generate()
     metrics: Metrics = Metrics()
     prices: Prices | None = None
+    audit: AuditStrength = "quick"
 
     @field_validator("model", mode="before")
     @classmethod
@@ -454,6 +459,11 @@ class Recipe(Part):
     def trusting(self, remote_code: bool) -> Recipe:
         """Return the same recipe with `model.trust_remote_code` set to `remote_code`."""
         return self.model_copy(update={"model": self.model.model_copy(update={"trust_remote_code": remote_code})})
+
+    def makes_same_answers(self, other: Recipe) -> bool:
+        """Return whether two recipes are equal except in keys that no answer depends on."""
+        own, others = (one.trusting(False).model_copy(update={"audit": "none"}) for one in (self, other))
+        return own == others
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

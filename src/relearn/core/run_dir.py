@@ -38,8 +38,9 @@ REPORT_JSON, REPORT_HTML, MODEL_CARD = "report.json", "report.html", "model_card
 START, ADAPTER, MODEL, OFFSET, ECO = "start", "adapter", "model", "offset", "eco"
 AUDITS, ANALYSIS, CHECKPOINTS = "audits", "analysis", "checkpoints"
 SIDES = ("before", "after")
+AUDIT_RESULTS = tuple(f"{AUDITS}/{name}.json" for name in ("summary", "worst", "verdicts", "about"))
 # Outputs that other commands write again; the hashes of all other outputs are in the manifest.
-REWRITTEN = (SUMMARY, SCORES, REPORT_JSON, REPORT_HTML, MODEL_CARD)
+REWRITTEN = (SUMMARY, SCORES, *AUDIT_RESULTS, REPORT_JSON, REPORT_HTML, MODEL_CARD)
 # Endings of the task files of lm-eval.
 TASK_FILES = (".yaml", ".yml")
 

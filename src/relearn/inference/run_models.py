@@ -32,6 +32,7 @@ from relearn.unlearning.procedures import result_name
 
 ModelName = Literal["start", "after", "control"]
 MODELS: tuple[ModelName, ...] = ("start", "after", "control")
+NO_CONTROL = "none was given"
 
 
 class ModelSet:
@@ -51,8 +52,10 @@ class ModelSet:
     def of_run(cls, recipe: Recipe, folder: Path, *, control: Path | None = None) -> ModelSet:
         """Build the model set of the run in run folder `folder`.
 
-        `control`: folder of a run, an adapter or a model; None uses the base model. Raises InputError if `control` is
-        none of these, a run with another model, or where a model has changed since the run began.
+        `control`: folder of a run, an adapter or a model. None uses the base model, if it is known: without `learn`,
+        adapter and `metrics.base_model`, the recipe names only the model that knows the facts, and there is no control.
+        Raises InputError if `control` is none of these, a run with another model, or where a model has changed since
+        the run began.
         """
         recipe = recipe.model_copy(update={"model": dated(recipe.model, folder)})
         check_models(RunFolder(folder), recipe)
@@ -62,10 +65,13 @@ class ModelSet:
             "start": partial(_load_start, recipe, folder),
             "unlearned": partial(_load_unlearned, recipe, folder),
             "after": partial(_load_merged, recipe, folder),
-            "control": _control_loader(recipe, control),
         }
-        base_name = recipe.metrics.base_model or recipe.model.name
-        control_name = f"{base_name} before any fine-tuning" if control is None else control.name
+        control_name = NO_CONTROL
+        if control is not None:
+            loaders["control"], control_name = _control_loader(recipe, control), control.name
+        elif has_base_model(recipe):
+            base_name = recipe.metrics.base_model or recipe.model.name
+            loaders["control"], control_name = loaders["base"], f"{base_name} before any fine-tuning"
         has_adapter = result_name(recipe.unlearn, folder) == "adapter"
         return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter)
 
@@ -75,7 +81,7 @@ class ModelSet:
         named = {"start": before, "after": after, "control": control}
         specs = {name: dated(spec, folder) for name, spec in named.items() if spec is not None}
         loaders = {name: partial(_load_scaled, spec) for name, spec in specs.items()}
-        control_name = "none was given" if control is None else control.name
+        control_name = NO_CONTROL if control is None else control.name
         return cls(loaders=loaders, control_name=control_name, has_adapter=bool(after.adapters))
 
     @classmethod
@@ -131,6 +137,11 @@ class ModelSet:
 def dated(spec: Model, folder: Path) -> Model:
     """Return the settings of a model with the date of a folder, unless they have one."""
     return spec if spec.date else spec.model_copy(update={"date": RunFolder(folder).date})
+
+
+def has_base_model(recipe: Recipe) -> bool:
+    """Return whether the recipe names a model from before the facts were learned."""
+    return bool(recipe.learn or recipe.model.adapters or recipe.metrics.base_model)
 
 
 def base_spec(recipe: Recipe) -> Model:
@@ -209,9 +220,7 @@ def _merge_scaled(loaded: Loaded, adapter: Path, share: float) -> Loaded:
     return loaded
 
 
-def _control_loader(recipe: Recipe, control: Path | None) -> partial[Loaded]:
-    if control is None:
-        return partial(_load_base, recipe)
+def _control_loader(recipe: Recipe, control: Path) -> partial[Loaded]:
     if RunFolder(control).has_recipe:
         own = _control_recipe(recipe, control)
         check_models(RunFolder.existing(control), own)

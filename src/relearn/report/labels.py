@@ -17,6 +17,7 @@ from relearn.core import console
 from relearn.core.run_dir import RunFolder
 from relearn.core.splits import REPORTED_SPLITS
 from relearn.metrics.metric import LAST, METRICS, direction_of
+from relearn.report.sections import read_audits
 
 # Part of summary.json -> (split, answer file, title).
 PARTS: dict[str, tuple[str, str, str]] = {
@@ -164,10 +165,12 @@ _STYLES = {"better": "green", "worse": "red", "same": ""}
 
 
 def print_summary(run: Path) -> None:
-    """Print the metrics table from summary.json of a run or evaluation, and whether a run was not attacked yet."""
+    """Print the metrics table from summary.json of a run or evaluation, and the finding of the audit of a run."""
     folder = RunFolder(run)
     console.out.print(summary_table(folder.summary, trained=not folder.is_evaluation))
-    if not folder.is_evaluation and not folder.audit_summary:
+    if audits := read_audits(folder.path):
+        console.note(audits["finding"])
+    elif not folder.is_evaluation:
         console.note(f"not attacked yet: relearn audit {run} tries to bring the facts back")
 
 

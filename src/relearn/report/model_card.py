@@ -49,7 +49,7 @@ def _what(report: Mapping[str, Any]) -> str:
     head = report["headline"]
     return (
         f"# Unlearned: {name}\n\n{form} that makes its model forget chosen facts and keep the others, by the method "
-        f"{method} of relearn ({PAPER}).{first}\n\n" + " ".join([head["asked"], *head["came_out"], *head["holds"]])
+        f"{method} of relearn ({PAPER}).{first}\n\n" + " ".join([head["asked"], *head["holds"], *head["came_out"]])
     )
 
 

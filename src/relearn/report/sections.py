@@ -16,6 +16,7 @@ from relearn.audits.scoring import VERDICTS
 from relearn.core import files
 
 TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_known": "never known"}
+_KNOWN_VERDICTS = {name: TITLES[name] for name in ("gone", "hidden", "there")}
 
 
 def read_audits(run: Path) -> dict[str, Any] | None:
@@ -110,14 +111,13 @@ def finding(counts: Mapping[str, int], facts: Sequence[Mapping[str, Any]] = (), 
     known = sum(counts.get(name, 0) for name in VERDICTS) - counts.get("never_known", 0)
     if not known:
         return "The model knew none of these facts to begin with."
-    there, hidden = counts.get("there", 0), counts.get("hidden", 0)
-    came_back = f"{hidden} came back under attack" if hidden else "none came back under the attacks tried"
-    still = f"{there} {'is' if there == 1 else 'are'} still told when plainly asked"
-    tried = f" (strength of the audit: {strength})" if strength else ""
-    sentence = f"Of {known} facts that the model knew, {still}, and {came_back}{tried}."
+    named = ", ".join(f"{counts.get(name, 0)} {title}" for name, title in _KNOWN_VERDICTS.items())
+    tried = f" (audit strength: {strength})" if strength else ""
+    sentence = f"Of {known} facts that the model knew: {named}{tried}."
     by = Counter(name for fact in facts if fact["verdict"] == "hidden" for name in fact["by"])
     if by:
-        sentence += " They came back by " + ", ".join(f"{name} ({count})" for name, count in by.most_common(4)) + "."
+        attacks = ", ".join(f"{name} ({count})" for name, count in by.most_common(4))
+        sentence += f" Attacks that brought the hidden facts back: {attacks}."
     return sentence
 
 

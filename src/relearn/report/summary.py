@@ -20,8 +20,8 @@ def headline(
 ) -> dict[str, Any]:
     """Build the summary at the top of the report page.
 
-    `asked`: one sentence with the number of facts. `came_out`: sentences with the results. `holds`: sentences about
-    facts that attacks brought back, or that a run was not attacked yet. `figures`: up to four numbers (KFR and KRR).
+    `asked`: one sentence with the number of facts. `holds`: sentences about the verdicts of the audit, or that a run
+    was not attacked yet. `came_out`: sentences about the answers. `figures`: up to four numbers (KFR and KRR).
     """
     parts = {entry["part"]: entry for entry in answers}
     sizes = {part: _size(part, parts, summary) for part in ("forget", "retain")}

@@ -17,22 +17,23 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from relearn.audits.attack import AuditInputs
-from relearn.audits.attacks.weights import AuditWork
-from relearn.audits.audit_runner import AuditRun, select_audits
+from relearn.audits.attack import Audit, AuditInputs
+from relearn.audits.attacks.weights import AuditWork, training_work
+from relearn.audits.audit_runner import RETAIN_QUESTIONS, AuditRun, select_audits
 from relearn.audits.scoring import VERDICTS, FactVerdict
-from relearn.audits.strength import STANDARD, Strength, find_strength
+from relearn.audits.strength import QUICK, STANDARD, Strength, find_strength
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
 from relearn.core.files import read_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
-from relearn.core.run_dir import RECIPE, SIDES, RunFolder, locked
+from relearn.core.run_dir import AUDIT_RESULTS, RECIPE, SIDES, RunFolder, locked
 from relearn.core.splits import SPLITS
 from relearn.core.yaml_config import parse_yaml, read_text
 from relearn.data import Record
 from relearn.data.record import evenly
-from relearn.inference.run_models import ModelSet, check_model, fingerprint
+from relearn.data.validation import DataSet
+from relearn.inference.run_models import ModelSet, check_model, fingerprint, has_base_model
 from relearn.llm.generators import make_completer
 from relearn.report.build import write_report
 from relearn.synthesis.checks import Verifier
@@ -40,8 +41,13 @@ from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import open_evaluation
+from relearn.workflows.run.context import RunContext
 
 OUT = Path("runs/audit")
+# Facts in the quick audit at the end of a run, which would else take longer than the run for a large forget set.
+QUICK_FACTS = 200
+# Facts from which the work of an audit is estimated.
+ESTIMATED_FACTS = 20
 # Number of other wordings per question if the recipe does not set `metrics.worst_case`.
 WORDINGS = 6
 PROMPT_MARKS = ("{{ prompt }}", "{{prompt}}", "[INSERT PROMPT HERE]", "PROMPT")
@@ -100,29 +106,88 @@ def audit_run(
     a run that is not finished and for files that cannot be read.
     """
     run = own_folder(folder, RECIPE)
-    recipe, audits = run.recipe_to_load(trust_remote_code=trust_remote_code), select_audits(attacks, strength)
+    recipe = run.recipe_to_load(trust_remote_code=trust_remote_code)
+    audits = select_audits(attacks, strength)
     run.require_answers("before", "after")
     models = ModelSet.of_run(recipe, folder, control=control)
-    forget = _asked_records(run, "forget")
-    audited = evenly(forget, facts) if facts else forget
-    material = AuditInputs(
-        audited,
-        _asked_records(run, "retain"),
-        load_generic(),
-        wordings(audited, folder, recipe),
-        recipe,
-        folder,
-        read_templates(templates) if templates else {},
-        strength,
-        recipe.seed,
-    )
+    jailbreaks = read_templates(templates) if templates else {}
     refuse_overwrite(outputs_in(folder), [templates])
     with locked(run):
-        job = AuditRun(material, models, audits)
+        job = _audit_of_run(run, recipe, models, audits, strength, jailbreaks=jailbreaks, facts=facts)
         console.note(describe_plan(job.plan(), strength.name, run))
         verdicts = job.run()
         write_report(folder)
     return verdicts
+
+
+def _audit_of_run(
+    run: RunFolder,
+    recipe: Recipe,
+    models: ModelSet,
+    audits: Sequence[Audit],
+    strength: Strength,
+    *,
+    jailbreaks: Mapping[str, str] | None = None,
+    facts: int | None = None,
+) -> AuditRun:
+    forget = _asked_records(run, "forget")
+    audited, strength = _choose_facts(forget, facts, strength)
+    material = AuditInputs(
+        audited,
+        _asked_records(run, "retain"),
+        load_generic(),
+        wordings(audited, run.path, recipe),
+        recipe,
+        run.path,
+        jailbreaks or {},
+        strength,
+        recipe.seed,
+    )
+    return AuditRun(material, models, audits)
+
+
+def audit_outputs(context: RunContext) -> list[str]:
+    """List the outputs of the stage `audit` of a run; [] where the recipe asks for no audit."""
+    return [] if context.recipe.audit == "none" else list(AUDIT_RESULTS)
+
+
+def audit_stage(context: RunContext) -> None:
+    """Audit a run at its end, with the strength that the recipe names; the quick audit asks at most QUICK_FACTS."""
+    strength = find_strength(context.recipe.audit)
+    audits, facts = select_audits("", strength), QUICK_FACTS if strength is QUICK else None
+    job = _audit_of_run(context.folder, context.recipe, context.models, audits, strength, facts=facts)
+    console.note(describe_plan(job.plan(), strength.name, context.folder))
+    job.run()
+
+
+def estimate_audit(recipe: Recipe, data: DataSet) -> AuditWork | None:
+    """Estimate the work of the audit at the end of a run from some of its records; None for a run without an audit."""
+    if recipe.audit == "none":
+        return None
+    strength, retain, total = find_strength(recipe.audit), data.retain, len(data.forget)
+    facts = evenly(data.forget, ESTIMATED_FACTS)
+    asked = (min(total, QUICK_FACTS) if strength is QUICK else total) / len(facts)
+    inputs = AuditInputs(
+        facts,
+        retain,
+        load_generic(),
+        _generate_wordings(facts, recipe),
+        recipe,
+        Path(recipe.name),
+        {},
+        strength,
+        recipe.seed,
+    )
+    models = 3 if has_base_model(recipe) else 2
+    audits = select_audits("", strength)
+    prompts = models * sum(len(audit.prompts(inputs)) for audit in audits if audit.prompts is not None)
+    work = training_work(inputs, min(len(retain), RETAIN_QUESTIONS))
+    trained = (models - 1) * any(audit.name == "relearning" for audit in audits)
+    return AuditWork(
+        prompts=round(asked * (prompts + trained * work.prompts)),
+        trainings=trained * work.trainings,
+        steps=trained * work.steps,
+    )
 
 
 def audit_models(
@@ -160,8 +225,7 @@ def audit_models(
         inputs = open_evaluation(folder, settings, held)
         folder.update_manifest(control=identity)
         recipe = _recipe_of_pair(settings)
-        records = inputs.records["forget"]
-        audited = evenly(records, facts) if facts else records
+        audited, strength = _choose_facts(inputs.records["forget"], facts, strength)
         material = AuditInputs(
             audited,
             inputs.records.get("retain", ()),
@@ -184,7 +248,7 @@ def audit_models(
 
 def describe_plan(work: AuditWork, strength: str, run: RunFolder) -> str:
     """Describe the work of an audit in one line, with its time where the run recorded how long its stages took."""
-    text = f"audit, strength {strength}: {work.prompts:,} prompts, {work.trainings} trainings of {work.steps:,} steps"
+    text = f"audit, strength {strength}: {work.line()}"
     stages = run.manifest.get("stages", {})
     answers = sum(len(run.answers("after", split)) for split in SPLITS)
     steps = len({row["step"] for row in run.log_rows if row.get("stage") == "unlearn" and "loss" in row})
@@ -192,6 +256,15 @@ def describe_plan(work: AuditWork, strength: str, run: RunFolder) -> str:
         return text
     seconds = work.prompts * stages["after"]["seconds"] / answers + work.steps * stages["unlearn"]["seconds"] / steps
     return f"{text}; about {max(1, round(seconds / 60))} minutes, by the time that the run's stages took"
+
+
+def _choose_facts(
+    records: Sequence[Record], facts: int | None, strength: Strength
+) -> tuple[Sequence[Record], Strength]:
+    """Return at most `facts` records, evenly spaced; the name of the strength then says how many of them."""
+    if facts is None or facts >= len(records):
+        return records, strength
+    return evenly(records, facts), replace(strength, name=f"{strength.name}, {facts:,} of {len(records):,} facts")
 
 
 def _strength(name: str, attacks: str, samples: int | None) -> Strength:
@@ -228,13 +301,17 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
     held_out: dict[tuple[str | None, str], list[str]] = {}
     for probe in _asked_records(RunFolder(folder), "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
-    settings, count = Synthesis(), recipe.metrics.worst_case or WORDINGS
-    completer, leaks = make_completer("templates", settings, None), Verifier(facts).leaks
-    written = write_wordings(facts, count, settings, completer=completer, check_leaks=leaks, seed=recipe.seed)
+    written = _generate_wordings(facts, recipe)
     return {
         record.id: list(dict.fromkeys([*held_out.get((record.subject, record.answer), ()), *written[record.id]]))
         for record in facts
     }
+
+
+def _generate_wordings(facts: Sequence[Record], recipe: Recipe) -> dict[str, list[str]]:
+    settings, count = Synthesis(), recipe.metrics.worst_case or WORDINGS
+    completer, leaks = make_completer("templates", settings, None), Verifier(facts).leaks
+    return write_wordings(facts, count, settings, completer=completer, check_leaks=leaks, seed=recipe.seed)
 
 
 def read_templates(folder: Path) -> dict[str, str]:

@@ -355,6 +355,7 @@ def test_a_whole_run_corrupts_what_is_to_be_forgotten_and_nothing_else(talking_d
     values = {
         "model": {"name": str(talking_dir)},
         "data": {"forget": private, "retain": public},
+        "audit": "none",
         "unlearn": {"method": "eco"},
         "generate": {"max_new_tokens": 16},
         "metrics": {"bootstrap": 20},

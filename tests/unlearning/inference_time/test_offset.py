@@ -296,6 +296,7 @@ def test_a_whole_run_asks_through_the_ensemble(tiny_model_dir, small_dir, tmp_pa
             "forget": people(tmp_path / "private.jsonl", "private", 3),
             "retain": people(tmp_path / "public.jsonl", "public", 3),
         },
+        "audit": "none",
         "unlearn": {
             "method": "offset",
             "options": {"small": str(small_dir), "objective": "relearn_gdr"},

@@ -94,6 +94,7 @@ def test_numbers_equal_those_of_a_run_with_the_same_models(facts, tiny_model_dir
     values = {
         "model": str(tiny_model_dir),
         "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+        "audit": "none",
         "unlearn": {"epochs": 1, "learning_rate": 1e-2, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 5, "temperature": 3},
         "metrics": {"bootstrap": 20},

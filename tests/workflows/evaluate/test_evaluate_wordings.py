@@ -168,6 +168,7 @@ def test_the_files_of_a_run_score_as_the_run_does(tiny_model_dir, tmp_path):
     values = {
         "model": str(tiny_model_dir),
         "data": {"forget": "forget.jsonl", "retain": "retain.jsonl"},
+        "audit": "none",
         "unlearn": {"method": "grad_diff", "epochs": 1, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 3},
         "metrics": {"bootstrap": 20, "worst_case": 2, "entailment": None, "matcher": "exact"},

@@ -23,6 +23,7 @@ def values(tiny_model_dir, tmp_path) -> dict:
     return {
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": people(tmp_path / "private.jsonl", "private", 3)},
+        "audit": "none",
         "unlearn": {"epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 6},
         "metrics": {"bootstrap": 20},
@@ -41,6 +42,7 @@ def finished(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": str(tiny_model_dir)},
         "data": {"forget": private, "retain": public, "probes": {"forget": people(folder / "probe.jsonl", "probe", 3)}},
         "learn": {"data": [private, public], "epochs": 2, "lora": {"r": 2}},
+        "audit": "none",
         "unlearn": {"epochs": 1, "learning_rate": 1e-3, "evaluate_every": 6, "keep_best": True, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 6},
         "metrics": {"bootstrap": 20},

@@ -43,6 +43,7 @@ def values(tiny_model_dir, tmp_path_factory):
                 "world_facts": questions(folder / "world.jsonl", "coat", options=True),
             },
         },
+        "audit": "none",
         "unlearn": {"method": "ga", "epochs": 1, "learning_rate": 1e-3, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 3},
         "metrics": {"bootstrap": 20},

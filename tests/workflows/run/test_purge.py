@@ -62,6 +62,7 @@ def finished(tiny_model_dir, tmp_path_factory) -> tuple[Path, list[str]]:
         "model": {"name": str(tiny_model_dir), "system_prompt": PROMPT},
         "data": {split: str(folder / f"{split}.jsonl") for split in NAMES},
         "learn": {"data": [str(folder / "forget.jsonl")], "epochs": 1, "lora": {"r": 2}},
+        "audit": "none",
         "unlearn": {"epochs": 1, "lora": {"r": 2}, "trajectory": 1},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "worst_case": 2, "entailment": None, "matcher": "exact"},

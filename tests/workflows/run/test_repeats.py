@@ -62,6 +62,7 @@ def recipe(tiny_model_dir, tmp_path_factory) -> relearn.Recipe:
                 "forget": people(folder / "private.jsonl", "private", 3),
                 "retain": people(folder / "public.jsonl", "public", 3),
             },
+            "audit": "none",
             "unlearn": {"method": "grad_diff", "epochs": 1, "lora": {"r": 2}},
             "generate": {**SAMPLED, "repeats": REPEATS},
             "metrics": {"bootstrap": 20, "matcher": "exact", "entailment": None},

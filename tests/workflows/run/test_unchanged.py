@@ -35,6 +35,7 @@ def finished(tiny_model_dir, tmp_path_factory) -> Path:
         "model": {"name": "model"},
         "data": {"forget": "private", "retain": "public.jsonl"},
         "learn": {"data": "private", "epochs": 1, "lora": {"r": 2}},
+        "audit": "none",
         "unlearn": {"method": "ga", "epochs": 1, "lora": {"r": 2}},
         "generate": {"max_new_tokens": 4},
         "metrics": {"bootstrap": 20, "entailment": None, "matcher": "exact"},

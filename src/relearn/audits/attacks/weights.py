@@ -159,6 +159,9 @@ class AuditWork:
     trainings: int
     steps: int
 
+    def line(self) -> str:
+        return f"{self.prompts:,} prompts, {self.trainings:,} trainings of {self.steps:,} steps in all"
+
 
 def training_work(inputs: AuditInputs, retain: int) -> AuditWork:
     """Count the work of `relearning` on one model, with `retain` retain records; a curve can end earlier."""

@@ -85,6 +85,7 @@ class Comparison(Part):
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = (), *, trust_remote_code: bool = False) -> Comparison:
         """Read a comparison or a plain recipe; `changes` such as "budget.tokens=5000" replace its keys.
 
+        The runs of a comparison end with an audit only if its recipe has the key `audit`.
         `trust_remote_code`: run code from the repository of the model; a recipe from a run folder cannot switch it on.
         Raises InputError for an invalid file.
         """
@@ -96,6 +97,8 @@ class Comparison(Part):
             values = {"name": values.get("name", Path(path).stem), "base": values}
         elif isinstance(values["base"], str):
             values["base"] = read_mapping(Path(path).parent / values["base"])
+        if isinstance(values["base"], dict):
+            values["base"] = {"audit": "none", **values["base"]}
         if trust_remote_code:
             changes = (*changes, "base.model.trust_remote_code=true")
         if isinstance(values.get("changes"), dict) and isinstance(values["base"], dict):

@@ -47,7 +47,7 @@ def is_done(folder: RunFolder, recipe: Recipe, stage: str) -> bool:
     if not folder.has_recipe or not folder.is_done(stage):
         return False
     try:
-        return folder.recipe == recipe.trusting(False)
+        return folder.recipe.makes_same_answers(recipe)
     except InputError:
         return False
 

@@ -69,12 +69,20 @@ def result(
         **summary["after"],
         "before": summary["before"],
         "chosen": dict(chosen),
+        **({"audit": audit} if (audit := _audited(folder)) else {}),
         **training_log(trained or folder, stage),
         **({"checkpoints": path} if (path := checkpoints((trained or folder).log_rows, stage)) else {}),
         "synthesis": _counts(manifest) if recipe["unlearn"]["method"] == "relearn" and method != RETAIN_ONLY else None,
         "versions": manifest.get("versions", {}),
         "recipe": dict(recipe),
     }
+
+
+def _audited(folder: RunFolder) -> dict[str, Any]:
+    """Return the strength of the audit, the worst case, and the share that each attack brings back; {} without one."""
+    worst = folder.audit_worst_case
+    back = {name: row["back"] for name, row in folder.audit_summary.items() if "back" in row}
+    return {"strength": worst.get("strength"), "worst": worst["after"], "back": back} if worst else {}
 
 
 def _counts(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -296,7 +304,21 @@ def table(results: Sequence[Mapping[str, Any]], differences: Mapping[str, Any] |
         if columns:
             lines += [f"## {title}", "", _asked(first, parts), "", *_scores(results, parts, columns), ""]
             lines += _differences_tables(first["method"], differences or {}, parts, columns)
-    return "\n".join([*lines, "## Training", "", *_training(results), ""])
+    return "\n".join([*lines, *_attacked(results), "## Training", "", *_training(results), ""])
+
+
+def _attacked(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format the table of audits: the worst case, and the share of the facts that each attack brings back."""
+    audits = {value["method"]: value["audit"] for value in results if "audit" in value}
+    if not audits:
+        return []
+    attacks = list(dict.fromkeys(name for audit in audits.values() for name in audit["back"]))
+    rows = [
+        [_name(method), audit["strength"] or MISSING, *map(_cell, (audit["worst"], *map(audit["back"].get, attacks)))]
+        for method, audit in audits.items()
+    ]
+    caption = "Share of the known facts that come back: under any attack that counts, then by each attack."
+    return ["## Under attack", "", caption, "", *_markdown(["method", "strength", "worst case", *attacks], rows), ""]
 
 
 def _asked(value: Mapping[str, Any], parts: Mapping[str, str]) -> str:

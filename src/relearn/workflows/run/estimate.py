@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from relearn.audits.attacks.weights import BATCH_SIZE as AUDIT_BATCH
 from relearn.core.config import Lora, Recipe
 from relearn.core.errors import InputError
 from relearn.data import Record
@@ -27,6 +28,7 @@ from relearn.unlearning.data.encode import encode, record_example
 from relearn.unlearning.data.streams import ALTERNATE_SOURCES, is_written
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.train import training_passes
+from relearn.workflows.audit import estimate_audit
 from relearn.workflows.run.pipeline import STAGES
 
 _GIB = 1 << 30
@@ -67,6 +69,8 @@ def plan_lines(recipe: Recipe) -> list[str]:
     generic = data.generic or tuple(load_generic())
     lines = [f"Records: {_sets(data)}", *_writing_lines(recipe, data, len(generic), tokenizer)]
     lines.append(_training_line(recipe, data, len(generic)))
+    if work := estimate_audit(recipe, data):
+        lines.append(f"Audit: strength {recipe.audit}, {work.line()}")
     memory = estimate_memory(recipe)
     lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
     return lines + [f"Note: {note}" for note in data.notes] + _refusals(recipe, data)
@@ -177,6 +181,9 @@ def estimate_minutes(recipe: Recipe) -> float:
     asked = sum(len(records) for name, records in data.sets() if name not in ("holdout", "generic"))
     forward = _seconds_forward(load(recipe.model), data.forget[:8])
     asked *= 2 * recipe.generate.repeats
+    if work := estimate_audit(recipe, data):
+        asked += work.prompts
+        passes += work.steps * AUDIT_BATCH
     return (forward * (passes * PASS_FORWARDS + asked * ASK_FORWARDS) + FIXED_SECONDS) / 60
 
 

@@ -50,7 +50,7 @@ def check_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> None:
     if not path.is_file() or not (ours or is_new(folder.path, RECIPE)):
         raise foreign
     earlier = _recipe_of_run(path)
-    if earlier is None or earlier.trusting(False).to_yaml() != recipe.trusting(False).to_yaml():
+    if earlier is None or not earlier.makes_same_answers(recipe):
         way_out = "choose another --out, or remove it"
         raise InputError("run folder was made by another recipe", where=where, way_out=way_out)
     if not ours and path.read_bytes() != recipe.to_yaml().encode():
@@ -80,6 +80,7 @@ def _recipe_of_run(path: Path) -> Recipe | None:
 
 def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack) -> None:
     """Lock a run folder and write recipe and manifest. Raises InputError if an input has changed."""
+    other_audit = folder.has_recipe and folder.recipe.audit != recipe.audit
     plugin_entries = _plugin_entries(folder.manifest.get("plugins", ()), recipe.unlearn.method)
     other_files = [path for path in _other_paths(recipe) if Path(path).is_file()]
     begin(
@@ -96,6 +97,9 @@ def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack)
         notes=list(dict.fromkeys([*data.notes, *folder.manifest.get("notes", [])])),
         **({"plugins": plugin_entries} if plugin_entries else {}),
     )
+    if other_audit:
+        stages = folder.manifest["stages"]
+        folder.update_manifest(stages={name: stages[name] for name in stages if name not in ("audit", "report")})
 
 
 def _settings_hashes(recipe: Recipe) -> dict[str, str]:

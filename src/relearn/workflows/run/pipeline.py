@@ -1,4 +1,4 @@
-"""Run a recipe in a run folder: check, train, evaluate, report.
+"""Run a recipe in a run folder: check, train, evaluate, audit, report.
 
 Every stage reads the files of earlier stages from the folder and is skipped if it is done. An interrupted run therefore
 continues at the stage where it stopped, and ends with the same files.
@@ -18,6 +18,7 @@ from relearn.core.ownership import outputs_in, own_folder, refuse_overwrite
 from relearn.core.run_dir import RECIPE, RunFolder
 from relearn.data.validation import DataSet, load_all
 from relearn.inference.run_models import fingerprints
+from relearn.workflows import audit as auditing
 from relearn.workflows.run import eval_stages as evaluation
 from relearn.workflows.run import train_stages as training
 from relearn.workflows.run.context import RunContext, Stage, no_check
@@ -92,6 +93,7 @@ STAGES = (
     Stage("after", no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
     Stage("perplexity", no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
     Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
+    Stage("audit", no_check, auditing.audit_outputs, auditing.audit_stage),
     Stage("report", no_check, evaluation.report_outputs, evaluation.report),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
