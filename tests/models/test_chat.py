@@ -146,6 +146,18 @@ def test_thoughts_are_taken_out_and_one_without_an_end_leaves_no_answer(mark, th
     assert split_thoughts(answer) == (answer, False)
 
 
+@pytest.mark.parametrize("mark", THOUGHTS)
+def test_an_output_that_ends_inside_the_opening_marker_is_cut_off(mark):
+    assert split_thoughts(mark[0][:-1]) == ("", True)
+    assert split_thoughts(f"{mark[0][:-1]} is how it begins.") == (f"{mark[0][:-1]} is how it begins.", False)
+
+
+def test_the_answer_of_granite_comes_without_its_tag():
+    assert split_thoughts("<think>Who?</think><response>Ned.</response>") == ("Ned.", False)
+    assert split_thoughts("<think>Who?</think><response>Ned") == ("Ned", False)
+    assert split_thoughts("<response> is a tag of HTML.") == ("<response> is a tag of HTML.", False)
+
+
 def test_the_date_of_a_template_is_the_one_it_is_given():
     tokenizer = tokenizer_with("{{ 'Today: ' + strftime_now('%d %b %Y') + '\\n' }}" + CHATML)
     chat = chat_format(tokenizer, day=date(2024, 2, 29))

@@ -48,8 +48,8 @@ def test_what_attacks_brought_back_stands_at_the_head_of_page_and_card(audited):
     report = build_report(audited)
     back, off = report["headline"]["holds"]
     assert back == (
-        "Of 6 facts that the model knew, 0 are still told when plainly asked, and 5 came back under attack. They came "
-        "back by completion (5)."
+        "Of 6 facts that the model knew: 1 gone, 5 hidden, 0 still there. Attacks that brought the hidden facts back: "
+        "completion (5)."
     )
     assert "no deletion as long as it can (adapter off: 3 of 6 facts told)" in off and "relearn export --merged" in off
     page = render(report)
@@ -83,9 +83,12 @@ def test_what_notes_of_a_row_share_is_said_once():
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
-        ({"gone": 3}, "Of 3 facts that the model knew, 0 are still told when plainly asked, and none came back"),
-        ({"gone": 1, "hidden": 2, "there": 1, "never_known": 5}, "Of 4 facts that the model knew, 1 is still told"),
-        ({"hidden": 2}, "and 2 came back under attack."),
+        ({"gone": 3}, "Of 3 facts that the model knew: 3 gone, 0 hidden, 0 still there."),
+        (
+            {"gone": 1, "hidden": 2, "there": 1, "never_known": 5},
+            "Of 4 facts that the model knew: 1 gone, 2 hidden, 1 still there.",
+        ),
+        ({"hidden": 2}, "0 gone, 2 hidden, 0 still there."),
         ({"never_known": 4}, "The model knew none of these facts to begin with."),
     ],
 )

@@ -54,7 +54,7 @@ def test_facts_come_by_verdict_with_what_brings_them_back(audited_run):
     assert (hidden.before, hidden.after) == (FACTS["a"][1], "after says nothing of a")
     html = Page(audited_run).html()
     assert "brought back by paraphrase, quantise" in html
-    assert "Of 3 facts that the model knew, 1 is still told when plainly asked, and 1 came back under attack" in html
+    assert "Of 3 facts that the model knew: 1 gone, 1 hidden, 1 still there" in html
     assert "No audit was made" not in html
 
 

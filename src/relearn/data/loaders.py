@@ -172,13 +172,27 @@ def _not_utf8(path: Path) -> str:
     return str(path)
 
 
+class _TwiceError(Exception):
+    """Raised for an object with one key twice, of which Python's parser would keep the last value."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(f"has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return row
+
+
 def _json_lines(path: Path) -> Iterator[RawRow]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 where = f"{path}:{number}"
                 try:
-                    value = json.loads(line)
+                    value = json.loads(line, object_pairs_hook=_unique_keys)
+                except _TwiceError as error:
+                    raise InputError(str(error), where=where, way_out="leave one of them") from None
                 except (ValueError, RecursionError) as error:
                     raise InputError(f"not JSON: {_short(error)}", where=where, way_out="one object per line") from None
                 yield _as_row(value, where)
@@ -191,7 +205,9 @@ def _json_any(path: Path) -> Iterator[RawRow]:
         raise InputError(f"has more than {LARGEST_JSON:,} bytes", where=str(path), way_out=way_out)
     text = path.read_text(encoding="utf-8-sig")
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+    except _TwiceError as error:
+        raise InputError(str(error), where=str(path), way_out="leave one of them") from None
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("["):
             line = getattr(error, "lineno", 1)

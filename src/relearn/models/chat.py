@@ -40,6 +40,8 @@ _CLOSE = "|".join(re.escape(closing) for _, closing, _ in THOUGHTS)
 _BLOCK = re.compile("|".join(rf"{re.escape(first)}.*?(?:{re.escape(last)}|\Z)" for first, last, _ in THOUGHTS), re.S)
 _FINISHED = re.compile(rf"(?:{_CLOSE})\Z")
 _LAST_CLOSE = re.compile(rf".*(?:{_CLOSE})\s*", re.S)
+# Granite puts its answer after the thoughts into a tag of its own.
+_TAGGED = re.compile(r"\s*<response>(.*?)(?:</response>.*)?", re.S)
 _OPENED = re.compile(rf"(?:{_OPEN})\s*\Z")
 # Added special tokens with these names end a turn, whether or not the template uses them.
 _TURN_END = re.compile(
@@ -266,12 +268,21 @@ def split_thoughts(text: str, *, opened: str = "") -> tuple[str, bool]:
 
     `opened`: the marker of the thought that the prompt ends in. An output that ends in its first thought has no answer.
     """
+    if not opened and is_part_of_opening(text.strip()):
+        return "", True
     blocks = [match[0] for match in _BLOCK.finditer(opened + text)]
     answer = _BLOCK.sub("", opened + text)
     if closed := _LAST_CLOSE.match(answer):
         answer = answer[closed.end() :]
+    if blocks and (tagged := _TAGGED.fullmatch(answer)):
+        answer = tagged[1]
     unfinished = any(_FINISHED.search(block) is None for block in blocks)
     return answer, unfinished and not answer.strip()
+
+
+def is_part_of_opening(text: str) -> bool:
+    """Return whether an output was cut off inside the marker that opens its thoughts."""
+    return len(text) > 2 and any(opening != text and opening.startswith(text) for opening, _, _ in THOUGHTS)
 
 
 def without_thoughts(tokenizer: Any, tokens: Sequence[int], *, opened: str = "") -> tuple[str, bool, int]:

@@ -17,6 +17,7 @@ from relearn.data.validation import load_all
 from relearn.report.labels import print_summary
 from relearn.workflows import audit
 from relearn.workflows.run.estimate import plan_lines
+from tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,14 @@ def test_a_large_forget_set_is_audited_in_part_and_the_strength_says_so(values, 
     total = len(load_all(Recipe.from_mapping(values).data).forget)
     assert read_json(copy / "audits/worst.json")["strength"] == f"quick, 2 of {total} facts"
     assert len(read_json(copy / "audits/verdicts.json")) == 2
+
+
+@pytest.mark.parametrize(("target", "says"), [("all-linear", "adapters on mlp."), (["q_proj"], "no adapter")])
+def test_the_plan_says_whether_experts_are_trained(values, tmp_path, target, says):
+    save_tiny(tmp_path / "moe", "Mixtral")
+    own = {**values, "model": str(tmp_path / "moe"), "unlearn": {"lora": {"target": target}}}
+    (line,) = [line for line in plan_lines(Recipe.from_mapping(own)) if line.startswith("Experts")]
+    assert says in line
 
 
 def test_the_plan_counts_the_prompts_of_the_audit(values, finished, tmp_path):

@@ -20,7 +20,7 @@ from relearn.data.validation import DataSet, load_all, load_set
 from relearn.engine.forward import answer_logprobs
 from relearn.metrics.judge_cost import judge_cost
 from relearn.models.load import Loaded, empty_model, load, load_tokenizer
-from relearn.models.lora import add_lora, expert_parameters
+from relearn.models.lora import add_lora, expert_parameters, targets
 from relearn.synthesis.alternates import expected_alternates, plan_alternates
 from relearn.synthesis.generation_cost import empty_plan, expected_rows, plan_synthesis
 from relearn.synthesis.rows import load_generic
@@ -71,6 +71,8 @@ def plan_lines(recipe: Recipe) -> list[str]:
     lines.append(_training_line(recipe, data, len(generic)))
     if work := estimate_audit(recipe, data):
         lines.append(f"Audit: strength {recipe.audit}, {work.line()}")
+    if experts := _expert_line(recipe):
+        lines.append(experts)
     memory = estimate_memory(recipe)
     lines.append(memory.line() if memory else "Memory: unknown (the model is not on this machine)")
     return lines + [f"Note: {note}" for note in data.notes] + _refusals(recipe, data)
@@ -107,6 +109,22 @@ def estimate_memory(recipe: Recipe) -> MemoryEstimate | None:
     logits = 4 * settings.batch_size * 64 * config.vocab_size * 4
     activations = tokens * config.hidden_size * layers * _ACTIVATION_FACTOR * size // 2 + logits + computed * size
     return MemoryEstimate(parameters, parameters * size, trained * _ADAM_BYTES, activations)
+
+
+def _expert_line(recipe: Recipe) -> str | None:
+    """Describe which share of the weights are experts, and whether they are trained; None for a model without."""
+    model = empty_model(recipe.model)
+    experts = tuple(expert_parameters(model)) if model is not None else ()
+    if not experts or recipe.unlearn.full:
+        return None
+    weights = {name: weight.numel() for name, weight in model.named_parameters()}
+    share = sum(count for name, count in weights.items() if name.endswith(experts)) / sum(weights.values())
+    try:
+        adapted = targets(model, recipe.unlearn.lora, "unlearn.lora.target")[1]
+    except InputError:
+        return None
+    how = f"adapters on {', '.join(adapted)}" if adapted else "no adapter: unlearn.lora.target names none of them"
+    return f"Experts: {share:.0%} of the weights, {how}"
 
 
 def _lora_parameters(model: Any, settings: Lora) -> int:
