@@ -98,7 +98,8 @@ def make_run(run: Path, parts: dict[str, tuple] | None = None, *, retain: bool =
         }
     )
     files.write_text(run / "recipe.yaml", recipe.to_yaml())
-    files.write_json(run / "manifest.json", _manifest())
+    manifest, asked = _manifest(), {file: len(rows) for file, _, rows in parts.values()}
+    files.write_json(run / "manifest.json", {**manifest, "counts": {**manifest["counts"], **asked}})
     sides = {side: {name: _part(part, side) for name, part in parts.items()} for side in ("before", "after")}
     files.write_json(
         run / "summary.json", {side: {n: _summary(p) for n, p in ps.items()} for side, ps in sides.items()}

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from relearn.core import distributed
+from relearn.core.distributed import is_sharded, whole_state
 from relearn.core.files import write_json
 from relearn.engine.forward import answer_logprobs, predict
 from relearn.engine.model_support import bare, can_pack, decoder_layers, plain_head
 from relearn.models.lora import save_adapter
-from relearn.models.sharding import is_sharded, whole_state
 from relearn.unlearning.data.batches import own_accumulation, share
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.step import make_reference, step_loss

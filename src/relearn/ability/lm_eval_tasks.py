@@ -16,12 +16,12 @@ from typing import Any
 
 from relearn.ability.local_tasks import TaskScore
 from relearn.core.config import Ability
+from relearn.core.distributed import is_sharded
 from relearn.core.errors import InputError, MissingPartError, RunFailedError
 from relearn.core.registry import suggest
 from relearn.core.run_dir import TASK_FILES
 from relearn.engine.generate import plain_settings
 from relearn.models.load import Loaded
-from relearn.models.sharding import is_sharded
 
 BOOTSTRAP = 1000
 

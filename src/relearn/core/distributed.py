@@ -155,3 +155,28 @@ def _portable(error: BaseException) -> RelearnError:
     """Convert an error of the main process to one that all others raise, so that all end with the same exit code."""
     is_ours = isinstance(error, RelearnError)
     return everywhere(error if is_ours else RunFailedError(f"{type(error).__name__} in the main process"))
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether `model` is sharded by FSDP; `model` includes its wrapper."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return isinstance(model, FSDPModule | FullyShardedDataParallel)
+
+
+def whole_state(model: Any) -> dict[str, Any] | None:
+    """Gather the trained weights of a sharded model on the CPU of the main process; return None for other models.
+
+    All processes must call this function. Frozen weights are left out.
+    """
+    if not any(hasattr(weight, "full_tensor") for weight in model.parameters()):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    frozen = any(not weight.requires_grad for weight in model.parameters())
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=frozen)
+    return get_model_state_dict(model, options=options)

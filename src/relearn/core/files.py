@@ -173,7 +173,7 @@ def file_hash(path: Path) -> str:
         digest = _computed_hash(real)
         # A file that was just written could change again within the resolution of its times.
         if time.time_ns() - status.st_ctime_ns > _SETTLED_NS:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, InputError):
                 write_json(entry, {"stamp": stamp, "sha256": digest})
     return digest
 

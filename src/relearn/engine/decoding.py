@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
+from relearn.core.distributed import is_sharded
 from relearn.engine.forward import pack_tokens
 from relearn.engine.model_support import bare, can_pack, evaluating, layout_logits, support_check
 from relearn.engine.packing import PackLayout, TokenRow, gather_tokens, pack, rows_attention, segment_tree, split_packs
 from relearn.engine.sampling import TokenChooser
-from relearn.models.sharding import is_sharded
 
 # Maximum rows per decode step. With more rows, the time of a step grows in proportion to the rows.
 CPU_ROWS, GPU_ROWS = 128, 256

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from relearn.core import distributed
+from relearn.core.distributed import is_sharded
 from relearn.core.errors import InputError
 from relearn.engine.model_support import (
     SHORTER_ROWS,
@@ -36,7 +37,6 @@ from relearn.engine.model_support import (
     reset_frequencies,
 )
 from relearn.engine.packing import TokenRow, pack, split_packs
-from relearn.models.sharding import is_sharded
 
 # Maximum tokens of a pack.
 CPU_PACK_TOKENS, GPU_PACK_TOKENS = 2048, 16384

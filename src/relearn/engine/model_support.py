@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 
 from relearn.core.console import note
+from relearn.core.distributed import is_sharded
 from relearn.core.errors import InputError
 from relearn.engine.packing import ATTENTION, Packed, TokenRow, pack
-from relearn.models.sharding import is_sharded
 
 _PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 _HEADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from relearn.core.config import Lora
+from relearn.core.distributed import whole_state
 from relearn.core.errors import InputError, RunFailedError, loading
 from relearn.core.files import check_safetensors, read_json, write_json
 from relearn.core.registry import suggest
-from relearn.models.sharding import whole_state
 
 # PEFT takes linear layers with these names for the experts of checkpoints in an older form, and so adapts the experts
 # instead. Beside experts, their weights are given as `target_parameters`, which it takes by their full name.

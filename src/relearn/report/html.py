@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePath
@@ -57,6 +58,15 @@ def render(report: Mapping[str, Any]) -> str:
             recipe=yaml.safe_dump(report["provenance"]["recipe"], sort_keys=False, allow_unicode=True),
         )
     )
+
+
+def render_with_script(name: str, **values: Any) -> str:
+    """Render a template whose style and script are fixed; its content security policy allows these two by hash."""
+    template = (TEMPLATES / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"<(style|script)>(.*?)</\1>", template, flags=re.DOTALL)
+    sources = (f"{kind}-src '{digest(block)}'" for kind, block in blocks)
+    policy = "; ".join(("default-src 'none'", *sources, "img-src data:", "base-uri 'none'", "form-action 'none'"))
+    return environment().get_template(name).render(policy=policy, **values)
 
 
 def _verdicts(report: Mapping[str, Any]) -> Mapping[str, str]:

@@ -36,7 +36,7 @@ from relearn.core.splits import SPLITS
 from relearn.data.record import evenly
 from relearn.metrics.answer_row import asked_first
 from relearn.metrics.intervals import group, share_interval
-from relearn.report.html import TEMPLATES, digest, environment
+from relearn.report.html import render_with_script
 from relearn.report.labels import MISSING, counted, number
 
 ASPECTS = ("forgetting", "relevance", "fluency")
@@ -133,15 +133,9 @@ def aspects_of(split: str) -> tuple[str, ...]:
 
 
 def _page(form: str, items: Mapping[str, FormItem]) -> str:
-    template = (TEMPLATES / "human.html").read_text(encoding="utf-8")
-    sources = {
-        kind: digest(block) for kind, block in re.findall(r"<(style|script)>(.*?)</\1>", template, flags=re.DOTALL)
-    }
-    policy = "; ".join(["default-src 'none'", *(f"{kind}-src '{own}'" for kind, own in sources.items())])
     shown = [{**item.row, "name": name, "aspects": aspects_of(item.split)} for name, item in items.items()]
     rubrics = {aspect: _rubric(aspect) for aspect in ASPECTS}
-    policy = f"{policy}; img-src data:; base-uri 'none'; form-action 'none'"
-    return environment().get_template("human.html").render(form=form, items=shown, rubrics=rubrics, policy=policy)
+    return render_with_script("human.html", form=form, items=shown, rubrics=rubrics)
 
 
 def _rubric(aspect: str) -> tuple[str, list[str]]:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from relearn.core import distributed
 from relearn.core.config import Learn, Recipe, Unlearn
 from relearn.core.console import Ticker, quiet
+from relearn.core.distributed import whole_state
 from relearn.core.errors import InputError
 from relearn.core.files import remove_tree, replaced_dir
 from relearn.data import Record, content_id
@@ -19,7 +20,6 @@ from relearn.engine.forward import TokenRow
 from relearn.models.chat import ChatFormat
 from relearn.models.load import Loaded
 from relearn.models.lora import add_lora, ready_for_autocast, save_adapter
-from relearn.models.sharding import whole_state
 from relearn.unlearning.callbacks import KeepBest, make_trajectory
 from relearn.unlearning.data.batches import MicroBatch, can_share, plan_batches
 from relearn.unlearning.data.encode import Example, encode, record_example

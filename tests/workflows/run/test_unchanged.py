@@ -194,9 +194,15 @@ def test_nothing_is_written_while_a_process_is_at_work(here, capsys, arguments):
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-def test_scoring_that_fails_leaves_the_recipe(here, capsys):
+def test_scoring_that_fails_leaves_the_recipe(here, capsys, monkeypatch):
     recipe = Path("run/recipe.yaml").read_bytes()
-    assert run_command(["evaluate", "run", "--set", "metrics.matcher=absent/model"]) == 2
+
+    def fail(*_):
+        raise InputError("cannot be read", where="judge")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("relearn.workflows.run.eval_stages.make_judges", fail)
+        assert run_command(["evaluate", "run", "--set", "metrics.c1=0.4"]) == 2
     assert Path("run/recipe.yaml").read_bytes() == recipe
     assert run_command(["evaluate", "run", "--set", "metrics.c1=0.5"]) == 0
     assert RunFolder("run").recipe.metrics.c1 == 0.5
