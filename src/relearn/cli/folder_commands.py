@@ -1,11 +1,11 @@
-"""Define the commands on finished runs (report, export, purge, ui), and list, check-plugin and doctor."""
+"""Define the commands on finished runs (report, certify, export, purge, ui), and list, check-plugin and doctor."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from relearn.cli.app import Trust, app, registries
+from relearn.cli.app import Count, Trust, app, registries
 
 
 @app.command
@@ -26,6 +26,80 @@ def report(folder: Path, *, redact: bool = False) -> None:
 
     with locked(run := own_folder(folder)):
         note(f"report: {write_report(run.path, redact=redact)}")
+
+
+@app.command
+def certify(
+    run: Path | None = None,
+    *,
+    key: Path | None = None,
+    reference: str = "",
+    with_name: bool = False,
+    replace: bool = False,
+    new_key: Path | None = None,
+    verify: Path | None = None,
+    public_key: Path | None = None,
+    model: str | None = None,
+    probes: Count = 20,
+    trust_remote_code: Trust = False,
+) -> int:
+    """Write a signed certificate of an audited run without any text of its records, or verify one.
+
+    With --verify, one line per check; exit code 1 when a check does not fit. See docs/certificate.md.
+
+    Parameters
+    ----------
+    run
+        The folder of a run, or of an audit of two models, after relearn audit.
+    key
+        The file of your Ed25519 private key; by default the file that the environment variable RELEARN_KEY names.
+    reference
+        Who asked, as a reference such as a number; not the name.
+    with_name
+        Accept a reference that contains a name or another word of the records.
+    replace
+        Replace an earlier certificate in this folder; the probes of the earlier one are lost.
+    new_key
+        Make a new key: the private key in this file (mode 0600), the public key in FILE.pub. Overwrites nothing.
+    verify
+        Check this certificate.json, or that of this folder. With --key, also the files that its verdicts rest on.
+    public_key
+        With --verify: the public key that must have signed it.
+    model
+        With --verify: a run folder, a model folder or a name. Compare its files, and with --key ask it some probes.
+    probes
+        With --model: how many questions of the audit are asked again, drawn at random.
+    """
+    from os import environ
+
+    from relearn.core.console import note, visible
+    from relearn.core.console import out as screen
+    from relearn.core.errors import InputError
+    from relearn.core.owner_key import KEY_VARIABLE, OwnerKey, find_key, read_public_key
+
+    if sum(one is not None for one in (run, new_key, verify)) != 1:
+        raise InputError("takes one of RUN, --new-key FILE and --verify FILE", where="certify")
+    if new_key is not None:
+        note(f"public key: {OwnerKey.create(new_key).public} ({new_key}.pub)")
+        note(f"keep {new_key} apart from your runs: without it nobody can ask the probes of its certificates again")
+        return 0
+    if run is not None:
+        from relearn.workflows.certify import certify as certify_run
+
+        path = certify_run(run, find_key(key), reference=reference, with_name=with_name, replace=replace)
+        note(f"certificate: {path}, page to print: {path.with_suffix('.html')}")
+        return 0
+    from relearn.workflows.verify_certificate import verify as checks_of
+
+    assert verify is not None
+    owner = find_key(key) if key or environ.get(KEY_VARIABLE) else None
+    public = read_public_key(public_key) if public_key else None
+    fits = True
+    options = {"key": owner, "public_key": public, "model": model, "sample": probes}
+    for check in checks_of(verify, **options, trust_remote_code=trust_remote_code):
+        screen.print(visible(str(check)), markup=False, soft_wrap=True)
+        fits = fits and check.fits is not False
+    return 0 if fits else 1
 
 
 @app.command

@@ -103,11 +103,11 @@ def audit_run(
     recipe, audits = run.recipe_to_load(trust_remote_code=trust_remote_code), select_audits(attacks, strength)
     run.require_answers("before", "after")
     models = ModelSet.of_run(recipe, folder, control=control)
-    forget = _asked_records(run, "forget")
+    forget = asked_records(run, "forget")
     audited = evenly(forget, facts) if facts else forget
     material = AuditInputs(
         audited,
-        _asked_records(run, "retain"),
+        asked_records(run, "retain"),
         load_generic(),
         wordings(audited, folder, recipe),
         recipe,
@@ -212,7 +212,7 @@ def _same_control(earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | No
     return earlier["model"] == now["model"] and len(known) < 2
 
 
-def _asked_records(run: RunFolder, split: str) -> list[Record]:
+def asked_records(run: RunFolder, split: str) -> list[Record]:
     """Return the records of a split, read from the run's answers before unlearning."""
     return [
         Record(row["question"], row["reference"], row["id"], row["subject"], form=row.get("form", "chat"))
@@ -226,7 +226,7 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
     The offline generator writes `metrics.worst_case` questions per fact, or WORDINGS if that is 0.
     """
     held_out: dict[tuple[str | None, str], list[str]] = {}
-    for probe in _asked_records(RunFolder(folder), "probes_forget"):
+    for probe in asked_records(RunFolder(folder), "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
     settings, count = Synthesis(), recipe.metrics.worst_case or WORDINGS
     completer, leaks = make_completer("templates", settings, None), Verifier(facts).leaks
