@@ -130,8 +130,8 @@ class HashedFact:
         telling |= _values(secret.record.answer)
         words = {word.singular for word in content}
         needed = math.ceil(len(words) * (MIN_SHARE_BESIDE_NAMES if specific else MIN_SHARE))
-        hashes = (tuple(sorted(map(keyed, texts - asked))) for texts in (telling, words))
-        return cls(*hashes, max(1, needed))
+        telling_hashes, word_hashes = (tuple(sorted(map(keyed, texts - asked))) for texts in (telling, words))
+        return cls(telling_hashes, word_hashes, max(1, needed))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HashedFact:

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ KEY_VARIABLE = "RELEARN_KEY"
 CIPHER = "ChaCha20-Poly1305"
 _LARGEST_KEY = 1 << 14  # bytes
 _HASH_DIGITS = 32
+_SIGNATURE, _PUBLIC = re.compile("[0-9a-f]{128}"), re.compile("[0-9a-f]{64}")
 _RAW, _NO_ENCRYPTION = serialization.Encoding.Raw, serialization.NoEncryption()
 
 
@@ -125,12 +127,15 @@ def read_public_key(path: Path) -> str:
 
 
 def is_signed(content: bytes, signature: str, public: str) -> bool:
-    """Return whether `signature` is that of `content` by the key `public`; both are hexadecimal digits."""
+    """Return whether `signature` is that of `content` by the key `public`; both are lower-case hexadecimal digits."""
+    # bytes.fromhex also accepts white space and capitals, so that a changed signature could pass.
+    if not _SIGNATURE.fullmatch(signature) or not _PUBLIC.fullmatch(public):
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), content)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, ValueError):
         return False
-    return signature == signature.lower() and public == public.lower()
+    return True
 
 
 def canonical_json(value: Any) -> bytes:

@@ -45,7 +45,7 @@ LIMITS = (
     "It is a record of measurements, signed by the owner of the key. It is no legal statement and no proof of erasure.",
 )
 # Most rows of each table on the page; certificate.json has all.
-_SHOWN_ATTACKS, _SHOWN_FACTS = 22, 48
+_SHOWN_ATTACKS, _SHOWN_FACTS, _SHOWN_KEPT = 22, 48, 8
 # Metrics of what was kept and of what was forgotten, with the parts of summary.json that they are read from.
 _KEPT = (("retain", "krr"), ("retain_heldout", "krr"), ("forget", "kfr"), ("forget_heldout", "kfr"))
 _ABILITY = "ability"
@@ -231,7 +231,7 @@ def render_certificate(document: Mapping[str, Any], public_key: str) -> str:
             attacks=attacks[:_SHOWN_ATTACKS],
             kept=[
                 {**row, "title": part_title(row["part"]), "label": metric_label(row["metric"])}
-                for row in document["kept"]
+                for row in document["kept"][:_SHOWN_KEPT]
             ],
             conclusion=conclusion(document),
             calibration=_calibration(document),
@@ -241,15 +241,19 @@ def render_certificate(document: Mapping[str, Any], public_key: str) -> str:
 
 def conclusion(document: Mapping[str, Any]) -> str:
     """State in a sentence how many of the facts are gone."""
-    counts, facts = document["verdicts"], document["facts"]
-    known = len(facts) - counts.get("never_known", 0)
+    counts = document["verdicts"]
     if not document["audit"]["reaches_standard"]:
         tried = document["audit"]["strength"] or "not recorded"
         return f"Not attacked hard enough for a verdict: the audit's strength is {tried}, and standard is needed."
     if not document["calibrated"]:
         return "Not calibrated: no control model separates what the model remembers from what can be guessed."
+    known = sum(counts.get(name, 0) for name in ("there", "hidden", "gone", "not_calibrated"))
+    others = [f"{counts[name]} {_WERE[name]}" for name in _WERE if counts.get(name)]
     share = f"{counts.get('gone', 0)} of {known} facts that the model knew are gone"
-    return f"{share}: none of the attacks below brought them back."
+    return " ".join([f"{share}: none of the attacks below brought them back.", *(f"{one}." for one in others)])
+
+
+_WERE = {"not_calibrated": "cannot be judged: the control model states them too", "not_attacked": "were not attacked"}
 
 
 def _calibration(document: Mapping[str, Any]) -> str:

@@ -19,10 +19,11 @@ from relearn.audits.attack import AUDITS, FactPrompt
 from relearn.audits.attacks.prompting import PLAIN
 from relearn.audits.fact_matching import FactList, hashed_facts
 from relearn.audits.query_models import AnswerFiles
+from relearn.audits.scoring import VERDICTS as VERDICT_NAMES
 from relearn.core import console
 from relearn.core.config import Generate, Model
 from relearn.core.errors import InputError
-from relearn.core.files import file_hash, write_json, write_text
+from relearn.core.files import NO_TEXT, file_hash, write_json, write_text
 from relearn.core.owner_key import OwnerKey
 from relearn.core.ownership import own_folder
 from relearn.core.run_dir import (
@@ -40,6 +41,8 @@ from relearn.core.run_dir import (
 from relearn.data import Record
 from relearn.data.validation import load_all
 from relearn.inference.run_models import (
+    ModelSet,
+    check_model,
     check_models,
     dated,
     loaded_files_hash,
@@ -48,6 +51,8 @@ from relearn.inference.run_models import (
     refuse_changed_models,
 )
 from relearn.models.builtin import is_builtin
+from relearn.models.load import Loaded, load
+from relearn.models.lora import check_logits, probe_ids, probe_logits
 from relearn.report.certificate import (
     FORMAT,
     FORMAT_KEY,
@@ -63,7 +68,7 @@ from relearn.report.certificate import (
 )
 from relearn.text.normalize import is_ordinary, norms
 from relearn.unlearning.procedures import result_name
-from relearn.workflows.audit import asked_records
+from relearn.workflows.audit import asked_records, refuse_hidden_base
 from relearn.workflows.evaluate.evaluation_config import Evaluation
 from relearn.workflows.evaluate.inputs import AskedData, models_of
 from relearn.workflows.run.inputs import input_hashes, versions, with_subjects
@@ -73,6 +78,9 @@ VERDICTS = "audits/verdicts.json"
 EVIDENCE = (RECIPE, EVALUATION, SUMMARY, VERDICTS, "audits/summary.json", "audits/worst.json", "audits/about.json")
 # Attacks whose prompts have no part of an answer and are decoded greedily; their questions are asked again.
 PROBED = (PLAIN, "paraphrase", "prefix", "roleplay", "jailbreak", "language")
+MAX_REFERENCE = 200
+# Tokens of the true answers on which an exported model is compared with the run's.
+COMPARED_TOKENS = 256
 # Purposes of keyed hashes and of the encryption.
 FACT_HASH, WORD_HASH, FILE_HASH, ANSWER_HASH, PROBES_KEY = "fact", "word", "file", "answer", "probes"
 # Settings of a model that change its answers, apart from its files.
@@ -99,26 +107,34 @@ class Certified:
 
 
 def certify(
-    folder: Path, key: OwnerKey, *, reference: str = "", with_name: bool = False, replace: bool = False
+    folder: Path,
+    key: OwnerKey,
+    *,
+    reference: str = "",
+    with_name: bool = False,
+    replace: bool = False,
+    exported: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Write certificate.json, certificate.html and probes.enc into an audited folder; return the path of the first.
 
     `reference`: who asked; with `with_name` it may contain names of the records. `replace`: replace an earlier
-    certificate, whose probes can then no longer be asked. Raises InputError for a folder without an audit, and where
-    models or files have changed since they were audited.
+    certificate, whose probes can then no longer be asked. `exported`: the folder of the exported model, to name its
+    hash too. Raises InputError for a folder without an audit, and where models or files have changed since they were
+    audited; RunFailedError for an exported model that is another one.
     """
     run = own_folder(folder)
-    if not (run / VERDICTS).exists():
-        way_out = f"relearn audit {folder} --strength standard"
-        raise InputError("was not audited yet, or was purged", where=str(folder), way_out=way_out)
+    _check_audit(run)
     certified = open_certified(run)
-    if reference and not with_name:
-        _check_reference(reference, certified.records)
+    _check_reference(reference, () if with_name else certified.records)
     with locked(run):
         if (run / CERTIFICATE_JSON).exists() and not replace:
             way_out = "keep it elsewhere, with its page and probes.enc, or give --replace"
             raise InputError("is there already", where=str(run / CERTIFICATE_JSON), way_out=way_out)
         document = _document(certified, key, reference)
+        if exported is not None:
+            copied = _exported_hash(certified, exported, trust_remote_code=trust_remote_code)
+            document["models"]["exported"] = copied
         (run / CERTIFICATE_JSON).unlink(missing_ok=True)
         document["probes"] = _write_probes(certified, key)
         page = render_certificate(document, key.public)
@@ -126,6 +142,23 @@ def certify(
         document["page"] = {"file": CERTIFICATE_HTML, "sha256": text_hash(page)}
         write_json(run / CERTIFICATE_JSON, sign(document, key))
     return run / CERTIFICATE_JSON
+
+
+def _check_audit(run: RunFolder) -> None:
+    """Raise InputError for a folder without an audit, with verdicts that cannot be read, or with an older audit."""
+    way_out = f"relearn audit {run.path} --strength standard"
+    if not (run / VERDICTS).exists():
+        raise InputError("was not audited yet, or was purged", where=str(run.path), way_out=way_out)
+    if not isinstance(run.verdicts, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("id"), str) and row.get("verdict") in VERDICT_NAMES
+        for row in run.verdicts
+    ):
+        raise InputError("is no list of verdicts", where=str(run / VERDICTS), way_out=way_out)
+    unlearned = run.manifest["stages"].get("unlearn", {})
+    finished = unlearned.get("started", 0) + unlearned.get("seconds", 0)
+    if (run / VERDICTS).stat().st_mtime < finished:
+        way_out = f"remove {run / 'audits'}, then {way_out}"
+        raise InputError("the audit is older than the unlearned model", where=str(run.path), way_out=way_out)
 
 
 # Building a certificate
@@ -137,7 +170,11 @@ def open_certified(run: RunFolder) -> Certified:
         return _open_run(run)
     if run.is_evaluation:
         return _open_pair(run)
-    raise InputError("holds neither a run nor an audit of two models, or was purged", where=str(run.path))
+    problem, way_out = (
+        "holds neither a run nor an audit of two models, or was purged",
+        "give an audited folder, or a model",
+    )
+    raise InputError(problem, where=str(run.path), way_out=way_out)
 
 
 def _open_run(run: RunFolder) -> Certified:
@@ -200,14 +237,17 @@ def model_parts(model: Model) -> Parts:
     return weights + [{"part": "adapter", "sha256": loaded_files_hash(adapter)} for adapter in adapters]
 
 
-def _public_name(name: str) -> str | None:
-    """Return the name of a built-in model or of one on the hub; None for a folder, whose path may name somebody."""
-    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or Path(name).exists()
-    return name if is_builtin(name) or not is_path else None
+def _public_name(model: Model) -> str | None:
+    """Return the name of a built-in model or of one of the hub; None for a path, which may name somebody."""
+    is_on_hub = not Path(model.name).expanduser().exists() and model_files_hash(model) is not None
+    return model.name if is_builtin(model.name) or is_on_hub else None
 
 
 def _check_reference(reference: str, records: Sequence[Record]) -> None:
-    """Raise InputError for a reference that contains a word of a record, other than common words and numbers."""
+    """Raise InputError for a reference that is too long, or has a word of a record other than a common word."""
+    if len(reference) > MAX_REFERENCE or NO_TEXT.search(reference):
+        problem = f"is longer than {MAX_REFERENCE} characters, or is no text"
+        raise InputError(problem, where="--reference", way_out="give a short reference, such as a number")
     texts = [text for record in records for text in (record.subject, record.question, record.answer) if text]
     words = {norm for text in texts for norm in norms(text) if norm.isalpha() and not is_ordinary(norm)}
     ids = [record.id for record in records if len(record.id) > 3 and record.id in reference]
@@ -237,7 +277,12 @@ def _document(certified: Certified, key: OwnerKey, reference: str) -> dict[str, 
         FORMAT_KEY: FORMAT,
         "reference": reference or None,
         "issued": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": {"name": _public_name(certified.model.name), "before": certified.before, "after": certified.after},
+        "models": {
+            "name": _public_name(certified.model),
+            "before": certified.before,
+            "after": certified.after,
+            "exported": None,
+        },
         "method": method,
         "audit": audit,
         "calibrated": is_calibrated(run.verdicts, audit, guessed),
@@ -256,6 +301,39 @@ def _stated_by_control(certified: Certified) -> set[str]:
     known = {record.id for record in certified.records}
     facts = FactList(certified.records)
     return {row["id"] for row in rows if row["id"] in known and facts.match_row(row)}
+
+
+def load_certified(certified: Certified, *, trust_remote_code: bool) -> Loaded:
+    """Load the unlearned model of a run, or of an audit of two models, with its adapters merged as in the audit."""
+    run = certified.run
+    if run.has_recipe:
+        recipe = run.recipe_to_load(trust_remote_code=trust_remote_code)
+        return ModelSet.of_run(recipe, run.path).fresh("after")
+    settings = Evaluation.in_folder(run / EVALUATION, trust_remote_code=trust_remote_code)
+    assert settings.before is not None and settings.after is not None
+    return ModelSet.of_pair(run.path, before=settings.before, after=settings.after).fresh("after")
+
+
+def _exported_hash(certified: Certified, exported: Path, *, trust_remote_code: bool) -> str | None:
+    """Return the hash of the files of an exported model, after comparing its logits with the unlearned model's.
+
+    Raises InputError for a folder that is no model, RunFailedError for a model whose logits differ by more than
+    rounding.
+    """
+    changes = {"name": str(exported), "adapter": None, "revision": None, "trust_remote_code": trust_remote_code}
+    spec = certified.model.model_copy(update=changes)
+    check_model(spec, "--exported")
+    refuse_hidden_base(spec, "--exported")
+    with console.stage("compare the exported model"):
+        loaded = load_certified(certified, trust_remote_code=trust_remote_code)
+        answers = " ".join(record.answer for record in certified.records)
+        ids = probe_ids(loaded.model) + loaded.tokenizer(answers).input_ids[:COMPARED_TOKENS]
+        expected = probe_logits(loaded.model, ids)
+        del loaded
+        found = load(spec)
+        dtype = next(found.model.parameters()).dtype
+        check_logits(probe_logits(found.model, ids), expected, dtype, where=str(exported))
+    return loaded_files_hash(exported)
 
 
 # Probes

@@ -18,8 +18,8 @@ from relearn.core.config import Generate, Model
 from relearn.core.errors import InputError
 from relearn.core.files import file_hash
 from relearn.core.owner_key import OwnerKey
-from relearn.core.run_dir import CERTIFICATE_HTML, CERTIFICATE_JSON, EVALUATION, MANIFEST, PROBES, RunFolder
-from relearn.inference.run_models import ModelSet, check_model
+from relearn.core.run_dir import CERTIFICATE_HTML, CERTIFICATE_JSON, MANIFEST, PROBES, RunFolder
+from relearn.inference.run_models import check_model
 from relearn.models.load import Loaded, load
 from relearn.report.certificate import has_valid_signature, read_certificate
 from relearn.workflows.audit import refuse_hidden_base
@@ -29,15 +29,12 @@ from relearn.workflows.certify import (
     FILE_HASH,
     PROBES_KEY,
     WORD_HASH,
-    Certified,
+    load_certified,
     model_parts,
     open_certified,
 )
-from relearn.workflows.evaluate.evaluation_config import Evaluation
 
 SAMPLE = 20
-# Share of equal answers from which a model with other files counts as a copy of the certified one.
-SAME_ANSWERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,9 @@ def verify(
     try:
         page, probes, evidence = document["page"], document["probes"] or {}, dict(document["evidence"])
         hashes = {str(entry["file"]): entry["sha256"] for entry in (page, probes) if entry}
-        after = [part["sha256"] for part in document["models"]["after"]]
+        models = document["models"]
+        exported = models["exported"]
+        known = [[part["sha256"] for part in models["after"]], *([[exported]] if exported else [])]
     except (KeyError, TypeError, ValueError):
         raise InputError("has other parts than a certificate of relearn", where=str(path)) from None
     for name in (CERTIFICATE_HTML, PROBES):
@@ -92,7 +91,7 @@ def verify(
     yield from _evidence_checks(path.parent, evidence, key)
     if model is not None:
         content = _read_probes(path.parent / PROBES, hashes.get(PROBES), key)
-        yield from _model_checks(model, after, content, key, sample=sample, trust_remote_code=trust_remote_code)
+        yield from _model_checks(model, known, content, key, sample=sample, trust_remote_code=trust_remote_code)
 
 
 def _signer_check(signer: str, public_key: str | None) -> CertificateCheck:
@@ -133,51 +132,51 @@ def _read_probes(path: Path, recorded: str | None, key: OwnerKey | None) -> dict
 
 def _model_checks(
     model: str,
-    after: Sequence[str | None],
+    known: Sequence[list[str | None]],
     content: dict[str, Any] | None,
     key: OwnerKey | None,
     *,
     sample: int,
     trust_remote_code: bool,
 ) -> Iterator[CertificateCheck]:
-    """Compare the files of a model with the certificate, then ask it a sample of the probes."""
+    """Compare the files of a model with the certificate, then ask it a sample of the probes.
+
+    `known`: the hashes of the unlearned model, and of its exported copy if that was certified.
+    """
     folder = Path(model).expanduser()
     if (folder / MANIFEST).exists():
         run = RunFolder(folder)
         certified = open_certified(run)
-        parts, loader = certified.after, partial(_load_certified, certified, trust_remote_code)
+        parts, loader = certified.after, partial(load_certified, certified, trust_remote_code=trust_remote_code)
     else:
         spec = Model(name=model, trust_remote_code=trust_remote_code, **(content or {}).get("model", {}))
         check_model(spec, "--model")
         refuse_hidden_base(spec, "--model")
         parts, loader = model_parts(spec), partial(load, spec)
-    same = None not in after and [part["sha256"] for part in parts] == list(after)
-    may_be_merged = len(after) > 1 and len(parts) == 1
-    outcome = "those of the certificate" if same else "not those of the certificate"
-    outcome += ", which has no merged weights: the probes decide" if may_be_merged else ""
-    yield CertificateCheck("files of the model", same or (None if may_be_merged else False), outcome)
+    yield _model_files_check([part["sha256"] for part in parts], known)
     if content is None or key is None:
         yield CertificateCheck("probes", None, "need the owner's key, --key FILE, and probes.enc as issued")
         return
     with console.stage("ask the probes again", min(sample, len(content["probes"]))):
-        yield _ask_again(loader(), content, key, sample=sample, same_files=same)
+        yield _ask_again(loader(), content, key, sample)
 
 
-def _load_certified(certified: Certified, trust_remote_code: bool) -> Loaded:
-    """Load the unlearned model of a run, or of an audit of two models, with its adapters merged as in the audit."""
-    run = certified.run
-    if run.has_recipe:
-        recipe = run.recipe_to_load(trust_remote_code=trust_remote_code)
-        return ModelSet.of_run(recipe, run.path).fresh("after")
-    settings = Evaluation.in_folder(run / EVALUATION, trust_remote_code=trust_remote_code)
-    assert settings.before is not None and settings.after is not None
-    return ModelSet.of_pair(run.path, before=settings.before, after=settings.after).fresh("after")
+def _model_files_check(hashes: list[str | None], known: Sequence[list[str | None]]) -> CertificateCheck:
+    """Compare the hashes of a model with those that the certificate names."""
+    name = "files of the model"
+    if None in hashes or all(None in one for one in known):
+        return CertificateCheck(name, None, "a hash is not measured, since the files were not on the machine")
+    if hashes in known:
+        return CertificateCheck(name, True, "those of the certificate")
+    hint = "; a merged copy is certified with relearn certify RUN --exported DIR"
+    return CertificateCheck(name, False, f"not those of the certificate{hint}")
 
 
-def _ask_again(
-    loaded: Loaded, content: Mapping[str, Any], key: OwnerKey, *, sample: int, same_files: bool
-) -> CertificateCheck:
-    """Ask a random sample of the probes and compare the answers with those of the audit, by keyed hashes."""
+def _ask_again(loaded: Loaded, content: Mapping[str, Any], key: OwnerKey, sample: int) -> CertificateCheck:
+    """Ask a random sample of the probes and compare the answers with those of the audit, by keyed hashes.
+
+    An answer that differs is reported, since another machine may round differently; a fact that it states does not fit.
+    """
     probes = random.SystemRandom().sample(content["probes"], min(sample, len(content["probes"])))
     prompts = [
         FactPrompt(str(number), "probe", AttackPrompt(probe["text"], probe["prefix"], probe["form"]))
@@ -190,7 +189,5 @@ def _ask_again(
         is_stated = fact.is_stated(f"{probe['text']} {probe['prefix']}", response.text, word)
         stated, new = stated + is_stated, new + (is_stated and not probe["stated"])
         equal += key.keyed_hash(ANSWER_HASH, response.text) == probe["answer"]
-    fits = not new and (same_files or equal >= SAME_ANSWERS * len(probes))
     outcome = f"asked {len(probes)} of {len(content['probes'])} again; {equal} answers as in the audit; "
-    outcome += f"{stated} state a fact, {new} of them did not in the audit"
-    return CertificateCheck("probes", fits, outcome if fits or new else f"{outcome}: this is another model")
+    return CertificateCheck("probes", not new, f"{outcome}{stated} state a fact, {new} of them did not in the audit")
