@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -21,11 +22,19 @@ from relearn.core.config import Recipe
 from relearn.core.files import read_json, read_jsonl, write_json, write_jsonl
 from relearn.core.owner_key import OwnerKey, canonical_json, read_canonical
 from relearn.engine.generate import Response
-from relearn.report.certificate import fact_entries, has_valid_signature, is_calibrated, reaches_standard
+from relearn.report.certificate import (
+    VERDICT_TITLES,
+    fact_entries,
+    has_valid_signature,
+    is_calibrated,
+    reaches_standard,
+    render_certificate,
+)
 from relearn.workflows.verify_certificate import verify
 from tiny import build_tiny_model
 
 NAMES = ("Quilla Vandermeer", "Osric Pellington", "Ysolde Kettering")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 FILES = ("certificate.json", "certificate.html", "probes.enc")
 
 
@@ -180,6 +189,27 @@ def test_other_verdicts_stand():
     }
     assert is_calibrated(verdicts, audit, {"gone"}) and not is_calibrated(verdicts, audit, {"gone", "there", "hidden"})
     assert not reaches_standard({}) and not is_calibrated(verdicts, {"control": "none"}, set())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: install it, or name one in CHROMIUM")
+def test_the_longest_page_prints_on_one_sheet(certified, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    document = read_json(certified / "certificate.json")
+    document["reference"] = "REQ " * 30
+    document["audit"]["attacks"] *= 10
+    document["facts"] = [{**fact, "verdict": "not_calibrated"} for fact in document["facts"] * 100]
+    document["verdicts"] = {name: 1000 for name in VERDICT_TITLES}
+    document["kept"] *= 10
+    (tmp_path / "page.html").write_text(render_certificate(document, "ab" * 32))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        printed = page.pdf(prefer_css_page_size=True)
+        browser.close()
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
 
 
 # Verifying
@@ -407,9 +437,10 @@ def test_what_is_encrypted_opens_with_its_key_alone(tmp_path):
         (["RUN", "--key", "RUN/recipe.yaml"], "is no Ed25519 private key"),
         (["RUN", "--key", "RUN/../key.pub"], "is a public key"),
         (["RUN", "--key", "RUN"], "cannot be read"),
-        (["RUN", "--key", "KEY", "--reference", "for Quilla"], "contains a word of the records"),
-        (["RUN", "--key", "KEY", "--reference", "zarnow-0-quilla"], "contains a word of the records"),
-        (["RUN", "--key", "KEY", "--reference", "x" * 201], "longer than 200"),
+        (["RUN", "--key", "KEY", "--reference", "for Quilla"], "contains a name or an id of the records"),
+        (["RUN", "--key", "KEY", "--reference", "Imberford 17"], "contains a name or an id of the records"),
+        (["RUN", "--key", "KEY", "--reference", "zarnow-0-quilla"], "contains a name or an id of the records"),
+        (["RUN", "--key", "KEY", "--reference", "x" * 121], "longer than 120"),
         (["RUN", "--key", "KEY", "--model", "m"], "is for --verify FILE"),
         (["--verify", "RUN", "--reference", "17"], "is for RUN"),
         (["--verify", "RUN"], "no such file"),

@@ -59,7 +59,7 @@ def certify(
     reference
         Who asked, as a reference such as a number; not the name.
     with_name
-        Accept a reference that contains a name or another word of the records.
+        Accept a reference that contains a name or an id of the records.
     replace
         Replace an earlier certificate in this folder; the probes of the earlier one are lost.
     exported
@@ -183,7 +183,8 @@ def export(
 def purge(folder: Path, *, yes: bool = False) -> None:
     """Remove all files with texts from a run folder.
 
-    The unlearned model, the scores without texts, and files that relearn did not write are kept.
+    The unlearned model, the scores without texts, a certificate with its encrypted probes, and files that relearn did
+    not write are kept.
 
     Parameters
     ----------

@@ -44,8 +44,12 @@ LIMITS = (
     "Facts are found in answers by rules and measured on a sample of prompts; intervals are 95 % intervals.",
     "It is a record of measurements, signed by the owner of the key. It is no legal statement and no proof of erasure.",
 )
+REMOVABLE = (
+    "What was attacked is the model with its adapter merged. Whoever has the start model, or can take the adapter off, "
+    "has the facts."
+)
 # Most rows of each table on the page; certificate.json has all.
-_SHOWN_ATTACKS, _SHOWN_FACTS, _SHOWN_KEPT = 22, 48, 8
+_SHOWN_ATTACKS, _SHOWN_FACTS, _SHOWN_KEPT = 20, 30, 6
 # Metrics of what was kept and of what was forgotten, with the parts of summary.json that they are read from.
 _KEPT = (("retain", "krr"), ("retain_heldout", "krr"), ("forget", "kfr"), ("forget_heldout", "kfr"))
 _ABILITY = "ability"
@@ -227,6 +231,7 @@ def render_certificate(document: Mapping[str, Any], public_key: str) -> str:
             policy=policy,
             titles=VERDICT_TITLES,
             verdicts=document["verdicts"],
+            files=_file_rows(document["models"]),
             facts=facts[:_SHOWN_FACTS],
             attacks=attacks[:_SHOWN_ATTACKS],
             kept=[
@@ -237,6 +242,18 @@ def render_certificate(document: Mapping[str, Any], public_key: str) -> str:
             calibration=_calibration(document),
         )
     )
+
+
+def _file_rows(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each part of the models, with the models that it is a part of."""
+    rows = [{**part, "sides": side} for side in SIDES for part in models[side]]
+    for row in [row for row in rows if row["sides"] == "before"]:
+        if (same := {**row, "sides": "after"}) in rows:
+            rows.remove(same)
+            row["sides"] = "before and after"
+    if models["exported"]:
+        rows.append({"sides": "exported", "part": "merged weights", "sha256": models["exported"]})
+    return rows
 
 
 def conclusion(document: Mapping[str, Any]) -> str:

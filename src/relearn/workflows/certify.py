@@ -17,7 +17,7 @@ from typing import Any
 
 from relearn.audits.attack import AUDITS, FactPrompt
 from relearn.audits.attacks.prompting import PLAIN
-from relearn.audits.fact_matching import FactList, hashed_facts
+from relearn.audits.fact_matching import FactList, hashed_facts, word_forms
 from relearn.audits.query_models import AnswerFiles
 from relearn.audits.scoring import VERDICTS as VERDICT_NAMES
 from relearn.core import console
@@ -50,6 +50,7 @@ from relearn.inference.run_models import (
     named_fingerprints,
     refuse_changed_models,
 )
+from relearn.leakage.secrets import read_secrets
 from relearn.models.builtin import is_builtin
 from relearn.models.load import Loaded, load
 from relearn.models.lora import check_logits, probe_ids, probe_logits
@@ -57,6 +58,7 @@ from relearn.report.certificate import (
     FORMAT,
     FORMAT_KEY,
     LIMITS,
+    REMOVABLE,
     audit_entries,
     counts_of,
     fact_entries,
@@ -78,7 +80,7 @@ VERDICTS = "audits/verdicts.json"
 EVIDENCE = (RECIPE, EVALUATION, SUMMARY, VERDICTS, "audits/summary.json", "audits/worst.json", "audits/about.json")
 # Attacks whose prompts have no part of an answer and are decoded greedily; their questions are asked again.
 PROBED = (PLAIN, "paraphrase", "prefix", "roleplay", "jailbreak", "language")
-MAX_REFERENCE = 200
+MAX_REFERENCE = 120
 # Tokens of the true answers on which an exported model is compared with the run's.
 COMPARED_TOKENS = 256
 # Purposes of keyed hashes and of the encryption.
@@ -244,15 +246,15 @@ def _public_name(model: Model) -> str | None:
 
 
 def _check_reference(reference: str, records: Sequence[Record]) -> None:
-    """Raise InputError for a reference that is too long, or has a word of a record other than a common word."""
+    """Raise InputError for a reference that is too long, or has a name or an id of a record."""
     if len(reference) > MAX_REFERENCE or NO_TEXT.search(reference):
         problem = f"is longer than {MAX_REFERENCE} characters, or is no text"
         raise InputError(problem, where="--reference", way_out="give a short reference, such as a number")
-    texts = [text for record in records for text in (record.subject, record.question, record.answer) if text]
-    words = {norm for text in texts for norm in norms(text) if norm.isalpha() and not is_ordinary(norm)}
+    words = {name for secret in read_secrets(records) for name in (*secret.subject, *secret.names) if name.isalpha()}
+    words |= {norm for record in records for norm in norms(record.subject or "") if not is_ordinary(norm)}
     ids = [record.id for record in records if len(record.id) > 3 and record.id in reference]
-    if ids or words & set(norms(reference)):
-        problem = "contains a word of the records or an id, and a certificate names nobody"
+    if ids or not words.isdisjoint(word_forms(reference)):
+        problem = "contains a name or an id of the records, and a certificate names nobody"
         way_out = "give a reference such as a number, or --with-name to name them all the same"
         raise InputError(problem, where="--reference", way_out=way_out)
 
@@ -289,7 +291,7 @@ def _document(certified: Certified, key: OwnerKey, reference: str) -> dict[str, 
         "verdicts": counts_of(facts),
         "facts": facts,
         "kept": kept_entries(run.summary),
-        "limits": list(LIMITS),
+        "limits": [*LIMITS, *([REMOVABLE] if len(certified.after) > 1 else [])],
         "software": {"run": dict(run.manifest.get("versions") or {}), "certificate": versions()},
         "evidence": evidence,
     }
