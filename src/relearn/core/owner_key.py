@@ -7,7 +7,6 @@ file only, and no message contains one.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -88,14 +87,14 @@ class OwnerKey:
         """Encrypt and authenticate a text; returns JSON with the nonce and the ciphertext."""
         nonce = os.urandom(12)
         data = ChaCha20Poly1305(self._derived(purpose)).encrypt(nonce, text.encode("utf-8"), purpose.encode())
-        values = {"cipher": CIPHER, "nonce": nonce.hex(), "data": base64.b64encode(data).decode()}
+        values = {"cipher": CIPHER, "nonce": nonce.hex(), "data": data.hex()}
         return json.dumps({"relearn": purpose, **values}, indent=1) + "\n"
 
     def decrypt(self, purpose: str, encrypted: str) -> str:
         """Decrypt what `encrypt` returned. Raises ValueError for another key, and for a text that was changed."""
         try:
             values = json.loads(encrypted)
-            nonce, data = bytes.fromhex(values["nonce"]), base64.b64decode(values["data"], validate=True)
+            nonce, data = bytes.fromhex(values["nonce"]), bytes.fromhex(values["data"])
             return ChaCha20Poly1305(self._derived(purpose)).decrypt(nonce, data, purpose.encode()).decode("utf-8")
         except (InvalidTag, KeyError, TypeError, ValueError, RecursionError):
             raise ValueError("another key, or changed") from None

@@ -235,7 +235,11 @@ def render_certificate(document: Mapping[str, Any], public_key: str) -> str:
             facts=facts[:_SHOWN_FACTS],
             attacks=attacks[:_SHOWN_ATTACKS],
             kept=[
-                {**row, "title": part_title(row["part"]), "label": metric_label(row["metric"])}
+                {
+                    **row,
+                    "title": part_title(row["part"], document["method"] is not None),
+                    "label": metric_label(row["metric"]),
+                }
                 for row in document["kept"][:_SHOWN_KEPT]
             ],
             conclusion=conclusion(document),

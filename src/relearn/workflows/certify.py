@@ -328,6 +328,8 @@ def _exported_hash(certified: Certified, exported: Path, *, trust_remote_code: b
     refuse_hidden_base(spec, "--exported")
     with console.stage("compare the exported model"):
         loaded = load_certified(certified, trust_remote_code=trust_remote_code)
+        if getattr(loaded.model, "takes_rows", False):
+            raise InputError("an inference-time method has no weights of its own", where=f"--exported {exported}")
         answers = " ".join(record.answer for record in certified.records)
         ids = probe_ids(loaded.model) + loaded.tokenizer(answers).input_ids[:COMPARED_TOKENS]
         expected = probe_logits(loaded.model, ids)
