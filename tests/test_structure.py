@@ -147,7 +147,7 @@ def test_help_is_instant():
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = run(sys.executable, "-m", "relearn.cli", "--help")
+        done = run(sys.executable, "-m", "relearn", "--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0 and "demo" in done.stdout, done.stderr
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)

@@ -31,7 +31,7 @@ def asked_rows(folded: AuditInputs, tiny_model_dir, monkeypatch, answer):
     """Run the attack with the answers of the function `answer` (prompt -> text)."""
     monkeypatch.setattr(
         "relearn.audits.query_models.generate_answers",
-        lambda _loaded, prompts, _inputs: [Response(answer(prompt)) for prompt in prompts],
+        lambda _loaded, prompts, _settings, seed: [Response(answer(prompt)) for prompt in prompts],
     )
     spec = Model(name=str(tiny_model_dir))
     return ask_changed_models(lambda: load(spec), AUDITS.get("relearning"), folded, folded.retain[:1])

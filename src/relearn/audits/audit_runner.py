@@ -171,7 +171,8 @@ class AuditRun:
         has_weight_attacks = any(audit.change_weights for audit in self._asked)
         if not own.exists() and self._retain and has_weight_attacks:
             loaded = self._models.fresh("after")
-            answers = generate_answers(loaded, plain_prompts(self._retain, "asked"), self._inputs)
+            prompts, settings = plain_prompts(self._retain, "asked"), self._inputs.recipe.generate
+            answers = generate_answers(loaded, prompts, settings, seed=self._inputs.seed)
             rows = [retain_answer(record, one) for record, one in zip(self._retain, answers, strict=True)]
             write_jsonl(own, rows)
         return read_jsonl(own) if own.exists() else []

@@ -10,8 +10,10 @@ The leak check itself flags every hint, because it protects training rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from relearn.audits.attack import AttackRow, FactPrompt
 from relearn.audits.query_models import FACT, RowsByModel
@@ -19,7 +21,8 @@ from relearn.data import Record
 from relearn.inference.run_models import ModelName
 from relearn.leakage.detector import LeakIndex
 from relearn.leakage.secrets import Secret, read_secrets
-from relearn.text.normalize import contains, norms
+from relearn.text.normal_forms import find_values
+from relearn.text.normalize import contains, norms, singular
 
 MIN_SHARE = 0.25
 MIN_SHARE_BESIDE_NAMES = 0.5
@@ -101,3 +104,60 @@ class FactMatches:
     def variants_back(self, record_id: str) -> list[str]:
         """Return the variants that bring the fact back."""
         return [variant for variant in self.variants if self.is_back(record_id, variant)]
+
+
+KeyedHash = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class HashedFact:
+    """Hold keyed hashes of the words of a true answer, to find the fact in answers without storing it.
+
+    `telling`: names, numbers and dates, each of which states the fact; `words`: content words, of which `needed` do.
+    Coarser than `FactList`, whose rules need the text: compare two answers by the same hashes.
+    """
+
+    telling: tuple[str, ...]
+    words: tuple[str, ...]
+    needed: int
+
+    @classmethod
+    def of_secret(cls, secret: Secret, keyed: KeyedHash) -> HashedFact:
+        asked = word_forms(secret.record.question)
+        content = [word for word in secret.answer if word.is_content]
+        specific = [word for word in content if word.is_name or word.is_typed]
+        telling = {word.singular for word in specific if word.is_rare or any(map(str.isdigit, word.norm))}
+        telling |= _values(secret.record.answer)
+        words = {word.singular for word in content}
+        needed = math.ceil(len(words) * (MIN_SHARE_BESIDE_NAMES if specific else MIN_SHARE))
+        telling_hashes, word_hashes = (tuple(sorted(map(keyed, texts - asked))) for texts in (telling, words))
+        return cls(telling_hashes, word_hashes, max(1, needed))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HashedFact:
+        return cls(tuple(values["telling"]), tuple(values["words"]), int(values["needed"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def is_stated(self, prompt: str, answer: str, keyed: KeyedHash) -> bool:
+        """Return whether an answer states the fact by words that its prompt does not have."""
+        hashes = set(map(keyed, word_forms(answer) - word_forms(prompt)))
+        return not hashes.isdisjoint(self.telling) or len(hashes.intersection(self.words)) >= self.needed
+
+
+def hashed_facts(records: Sequence[Record], keyed: KeyedHash) -> dict[str, HashedFact]:
+    """Compute the hashes of the words of every record's answer, by record id."""
+    facts: dict[str, HashedFact] = {}
+    for secret in read_secrets(records):
+        facts.setdefault(secret.record.id, HashedFact.of_secret(secret, keyed))
+    return facts
+
+
+def word_forms(text: str) -> set[str]:
+    """Return the normal forms of the words of a text, in the singular, and of its numbers, dates and codes."""
+    return set(map(singular, norms(text))) | _values(text)
+
+
+def _values(text: str) -> set[str]:
+    return {form for value in find_values(text) for form, _ in value.readings}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relearn.audits.attack import AttackPrompt, AttackRow, Audit, AuditInputs, FactPrompt
+from relearn.core.config import Generate
 from relearn.core.files import read_jsonl, write_jsonl
 from relearn.data import Form, Record
 from relearn.engine.generate import Response, respond
@@ -67,13 +68,13 @@ def format_prompt(chat: ChatFormat, prompt: AttackPrompt) -> str:
     return chat.answer_prompt(prompt.text, "chat") + chat.target(prompt.answer_prefix, "chat", closed=False)
 
 
-def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[Response]:
+def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], settings: Generate, *, seed: int) -> list[Response]:
     """Generate one response per prompt, in order, without the answer prefix.
 
-    Prompts without `sample` are decoded greedily, by the recipe's settings; others at temperature 1 with the seed
-    `inputs.seed + sample`.
+    Prompts without `sample` are decoded by `settings`, greedily by default; others at temperature 1 with the seed
+    `seed + sample`.
     """
-    chat, settings = loaded.chat, inputs.recipe.generate
+    chat = loaded.chat
     complete = _CompletePrompts(**vars(chat))
     loaded = replace(loaded, chat=complete)
     answers: dict[int, Response] = {}
@@ -81,7 +82,7 @@ def generate_answers(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: Audi
         indices = [index for index, prompt in enumerate(prompts) if (prompt.sample or 0) == sample]
         texts = [format_prompt(chat, prompts[index].prompt) for index in indices]
         drawn = settings.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0}) if sample else settings
-        answers |= dict(zip(indices, respond(loaded, texts, drawn, seed=inputs.seed + sample), strict=True))
+        answers |= dict(zip(indices, respond(loaded, texts, drawn, seed=seed + sample), strict=True))
     note_cut_off(list(answers.values()), settings)
     return [answers[index] for index in range(len(prompts))]
 
@@ -95,7 +96,7 @@ def ask_prompts(
     loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs, part: str = FACT
 ) -> list[AttackRow]:
     """Generate answers to the prompts and return them as rows."""
-    answers = generate_answers(loaded, prompts, inputs)
+    answers = generate_answers(loaded, prompts, inputs.recipe.generate, seed=inputs.seed)
     return [
         {"key": prompt.key, "part": part, **prompt.to_dict(), **response_fields(answer, "answer")}
         for prompt, answer in zip(prompts, answers, strict=True)

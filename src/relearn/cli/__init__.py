@@ -20,7 +20,19 @@ from relearn.core.errors import InputError, RelearnError, machine_error
 # Each module registers its commands with the application when it is imported.
 COMMANDS = (run_commands, evaluate_commands, folder_commands)
 # Commands that use the registries of methods, metrics or attacks; they import the installed plug-ins first.
-WITH_REGISTRIES = ("analyze", "audit", "compare", "evaluate", "list", "plan", "report", "run", "ui", "unlearn")
+WITH_REGISTRIES = (
+    "analyze",
+    "audit",
+    "certify",
+    "compare",
+    "evaluate",
+    "list",
+    "plan",
+    "report",
+    "run",
+    "ui",
+    "unlearn",
+)
 
 
 def main() -> None:

@@ -52,7 +52,18 @@ Trust = Annotated[
 MAY_BE_EMPTY = ("--methods", "--metrics", "--map")
 WRITE_A_FILE = ("generate", "human", "verify")
 # Arguments of type text that name a file, a folder or a model.
-NAMES = ("after", "after_adapter", "base", "before", "before_adapter", "control", "forget", "holdout", "retain")
+NAMES = (
+    "after",
+    "after_adapter",
+    "base",
+    "before",
+    "before_adapter",
+    "control",
+    "forget",
+    "holdout",
+    "model",
+    "retain",
+)
 
 
 def check_arguments(arguments: list[str]) -> None:

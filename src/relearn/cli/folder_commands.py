@@ -1,11 +1,13 @@
-"""Define the commands on finished runs (report, export, purge, ui), and list, check-plugin and doctor."""
+"""Define the commands on finished runs (report, certify, export, purge, ui), and list, check-plugin and doctor."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from relearn.cli.app import Trust, app, registries
+from relearn.cli.app import Count, Trust, app, registries
 
 
 @app.command
@@ -26,6 +28,106 @@ def report(folder: Path, *, redact: bool = False) -> None:
 
     with locked(run := own_folder(folder)):
         note(f"report: {write_report(run.path, redact=redact)}")
+
+
+@app.command
+def certify(
+    run: Path | None = None,
+    *,
+    key: Path | None = None,
+    reference: str = "",
+    with_name: bool = False,
+    replace: bool = False,
+    exported: Path | None = None,
+    new_key: Path | None = None,
+    verify: Path | None = None,
+    public_key: Path | None = None,
+    model: str | None = None,
+    probes: Count | None = None,
+    trust_remote_code: Trust = False,
+) -> int:
+    """Write a signed certificate of an audited run without any text of its records, or verify one.
+
+    With --verify, one line per check; exit code 1 when a check does not fit. See docs/certificate.md.
+
+    Parameters
+    ----------
+    run
+        The folder of a run, or of an audit of two models, after relearn audit.
+    key
+        The file of your Ed25519 private key; by default the file that the environment variable RELEARN_KEY names.
+    reference
+        Who asked, as a reference such as a number; not the name.
+    with_name
+        Accept a reference that contains a name or an id of the records.
+    replace
+        Replace an earlier certificate in this folder; the probes of the earlier one are lost.
+    exported
+        The folder that relearn export wrote: name its hash too, after comparing its logits with the run's.
+    new_key
+        Make a new key: the private key in this file (mode 0600), the public key in FILE.pub. Overwrites nothing.
+    verify
+        Check this certificate.json, or that of this folder. With --key, also the files that its verdicts rest on.
+    public_key
+        With --verify: the public key that must have signed it.
+    model
+        With --verify: a run folder, a model folder or a name. Compare its files, and with --key ask it some probes.
+    probes
+        With --model: how many questions of the audit are asked again, drawn at random; 20 by default.
+    """
+    from relearn.core.console import note
+    from relearn.core.errors import InputError
+    from relearn.core.owner_key import find_key
+
+    if sum(one is not None for one in (run, new_key, verify)) != 1:
+        raise InputError("takes one of RUN, --new-key FILE and --verify FILE", where="certify")
+    of_run = {"--reference": reference, "--with-name": with_name, "--replace": replace, "--exported": exported}
+    of_verify = {"--public-key": public_key, "--model": model, "--probes": probes}
+    for options, mode in ((of_run, run), (of_verify, verify)):
+        if mode is None and (given := [name for name, value in options.items() if value]):
+            raise InputError("is for RUN" if options is of_run else "is for --verify FILE", where=given[0])
+    if new_key is not None:
+        _make_key(new_key)
+    if run is not None:
+        from relearn.workflows.certify import certify as certify_run
+
+        options = {"replace": replace, "exported": exported, "trust_remote_code": trust_remote_code}
+        path = certify_run(run, find_key(key), reference=reference, with_name=with_name, **options)
+        note(f"certificate: {path}, page to print: {path.with_suffix('.html')}")
+    if verify is not None:
+        sample = {"sample": probes} if probes else {}
+        options = {"model": model, "trust_remote_code": trust_remote_code, **sample}
+        return _print_checks(verify, key, public_key, options)
+    return 0
+
+
+def _make_key(path: Path) -> None:
+    from relearn.core.console import note
+    from relearn.core.errors import InputError
+    from relearn.core.owner_key import OwnerKey
+    from relearn.core.ownership import is_ours
+
+    if is_ours(path.parent):
+        problem = "is in a run folder, which is copied and handed on"
+        raise InputError(problem, where=str(path), way_out="keep the key elsewhere")
+    note(f"public key: {OwnerKey.create(path).public} ({path}.pub)")
+    note(f"keep {path} apart from your runs: without it nobody can ask the probes of its certificates again")
+
+
+def _print_checks(file: Path, key: Path | None, public_key: Path | None, options: Mapping[str, Any]) -> int:
+    """Verify a certificate and print one line per check; return 1 when a check does not fit."""
+    from relearn.core.console import out as screen
+    from relearn.core.console import visible
+    from relearn.core.owner_key import KEY_VARIABLE, find_key, read_public_key
+    from relearn.workflows.verify_certificate import verify
+
+    owner = find_key(key) if key or os.environ.get(KEY_VARIABLE) else None
+    public = read_public_key(public_key) if public_key else None
+    fits = True
+    for check in verify(file, key=owner, public_key=public, **options):
+        screen.print(visible(str(check)), markup=False, soft_wrap=True)
+        fits = fits and check.fits is not False
+    return 0 if fits else 1
 
 
 @app.command
@@ -81,7 +183,8 @@ def export(
 def purge(folder: Path, *, yes: bool = False) -> None:
     """Remove all files with texts from a run folder.
 
-    The unlearned model, the scores without texts, and files that relearn did not write are kept.
+    The unlearned model, the scores without texts, a certificate with its encrypted probes, and files that relearn did
+    not write are kept.
 
     Parameters
     ----------

@@ -21,12 +21,15 @@ from relearn.core.config import Recipe
 from relearn.core.errors import InputError, RelearnError
 from relearn.core.files import TEMPORARY_SUFFIX, read_json, remove_entry, write_json
 from relearn.core.run_dir import (
+    CERTIFICATE_HTML,
+    CERTIFICATE_JSON,
     EVALUATION,
     FORMAT,
     LOCK,
     MANIFEST,
     MARKER,
     OUTPUTS,
+    PROBES,
     RECIPE,
     SCORES,
     SUMMARY,
@@ -46,9 +49,12 @@ RUNS_OF_COMPARISON = ("shared*", "search/*", "runs/*")
 # What `purge` keeps of the manifest, without texts.
 PURGED_MANIFEST = ("stages", "versions", "seed", "model", "counts", "plugins", "synthesis", "alternates")
 TEXTS = ("reference_entities", "matched", "system_prompt", "notes")
-# Outputs that `purge` keeps: the unlearned model and the scores. The start adapter is removed: it was trained on the
-# secrets.
-PURGE_KEEPS = ("adapter", "model", "offset", "eco", MANIFEST, SUMMARY, SCORES, LOCK)
+# Outputs that `purge` keeps: the unlearned model, the scores, and the certificate, which has no texts, with its probes,
+# which are encrypted. The start adapter is removed: it was trained on the secrets.
+PURGE_KEEPS = (
+    *("adapter", "model", "offset", "eco", MANIFEST, SUMMARY, SCORES, LOCK),
+    *(CERTIFICATE_JSON, CERTIFICATE_HTML, PROBES),
+)
 
 
 def own_folder(path: Path | str, needed: str = MANIFEST, *, links: bool = False) -> RunFolder:

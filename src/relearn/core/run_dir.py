@@ -35,6 +35,7 @@ NEIGHBOURS, WORDINGS = "neighbours.jsonl", "wordings.jsonl"
 TRAJECTORY, SELECTION = "trajectory.jsonl", "selection.json"
 SUMMARY, SCORES = "summary.json", "scores.json"
 REPORT_JSON, REPORT_HTML, MODEL_CARD = "report.json", "report.html", "model_card.md"
+CERTIFICATE_JSON, CERTIFICATE_HTML, PROBES = "certificate.json", "certificate.html", "probes.enc"
 START, ADAPTER, MODEL, OFFSET, ECO = "start", "adapter", "model", "offset", "eco"
 AUDITS, ANALYSIS, CHECKPOINTS = "audits", "analysis", "checkpoints"
 SIDES = ("before", "after")
@@ -49,7 +50,7 @@ OUTPUTS = (
     *(MANIFEST, LOCK, LOG, RECIPE, EVALUATION),
     *(CACHE, f"{CACHE}-wal", f"{CACHE}-shm", f"{CACHE}-journal"),
     *(SYNTHESIS, REJECTED, ALTERNATES, REJECTED_ALTERNATES, NEIGHBOURS, WORDINGS, TRAJECTORY, SELECTION),
-    *(SUMMARY, SCORES, REPORT_JSON, REPORT_HTML, MODEL_CARD),
+    *(SUMMARY, SCORES, REPORT_JSON, REPORT_HTML, MODEL_CARD, CERTIFICATE_JSON, CERTIFICATE_HTML, PROBES),
     *(f"{side}/{name}.jsonl" for side in SIDES for name in SPLITS),
     *(f"{side}/ability.json" for side in SIDES),
     *(f"{AUDITS}/*.json", f"{AUDITS}/answers/*.jsonl", f"{AUDITS}/checkpoints/", f"{AUDITS}/gguf_????????/"),

@@ -310,6 +310,24 @@ def fingerprint(spec: Model) -> str | None:
     return hashlib.sha256(f"{spec.name}\n{''.join(lines)}".encode()).hexdigest()
 
 
+def loaded_files_hash(folder: Path) -> str | None:
+    """Compute one sha256 over the files of a model or adapter folder that are loaded; None where there are none."""
+    files = sorted({file for pattern in _LOADED for file in folder.glob(pattern)})
+    return files_hash({file.name: file for file in files}) if files else None
+
+
+def model_files_hash(spec: Model) -> str | None:
+    """Compute one sha256 over the files of a model without its adapters; None where it is not on this machine.
+
+    Unlike `fingerprint`, it does not depend on the name or path of the model. A built-in model has a known hash.
+    """
+    if (builtin := find_builtin(spec.name)) is not None:
+        return builtin.sha256
+    folder = Path(spec.name).expanduser()
+    found = folder if folder.is_dir() else _hub_folder(spec)
+    return None if found is None else loaded_files_hash(found)
+
+
 def _hub_folder(spec: Model) -> Path | None:
     """Find the files of a hub model in the cache; None unless its weights are complete."""
     from huggingface_hub import try_to_load_from_cache

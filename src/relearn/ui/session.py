@@ -246,26 +246,57 @@ class Session:
     def candidates(self, key: str) -> list[dict[str, Any]]:
         """Compute probability, rank and the most likely tokens at the position of every token of a stored answer.
 
-        Raises UnknownAnswer where no answer is stored under `key`.
+        `said` marks the token of the answer among the most likely ones. Raises UnknownAnswer where no answer is stored
+        under `key`, InputError for a model whose layers cannot be read.
         """
-        from relearn.ui.token_view import candidates
+        from relearn.analysis.hooks import HookedModel
+        from relearn.analysis.logit_lens import top_tokens
+        from relearn.engine.forward import TokenRow
 
         answer = self._stored(key)
+        if not answer.response:
+            return []
+        row = TokenRow("answer", (*answer.prompt, *answer.response), len(answer.prompt))
         with self._model_of(answer.column) as loaded:
-            return candidates(loaded, answer.prompt, answer.response)
+            decode = loaded.tokenizer.decode
+            return [
+                {
+                    "probability": position.probability,
+                    "rank": position.rank,
+                    "top": [
+                        {"text": decode([token]), "probability": value, "said": token == position.token}
+                        for token, value in position.top
+                    ],
+                }
+                for position in top_tokens(HookedModel(loaded.model), row)
+            ]
 
     def layers(self, key: str, token: int) -> list[dict[str, Any]]:
         """Compute the logit lens of a token: the prediction of every layer at its position, the last layer first.
 
-        `token`: index of the token in the answer. Raises UnknownAnswer where there is no such answer or token.
+        `token`: index of the token in the answer. Layer 0 is the embedding. `likeliest`: the most likely token;
+        `probability`, `rank`: of the token itself. Raises UnknownAnswer where there is no such answer or token.
         """
-        from relearn.ui.token_view import layers
+        from relearn.analysis.hooks import HookedModel
+        from relearn.analysis.logit_lens import lens
+        from relearn.engine.forward import TokenRow
 
         answer = self._stored(key)
         if not 0 <= token < len(answer.response):
             raise UnknownAnswer
+        ids = (*answer.prompt, *answer.response[: token + 1])
         with self._model_of(answer.column) as loaded:
-            return layers(loaded, (*answer.prompt, *answer.response[: token + 1]))
+            reading = lens(HookedModel(loaded.model), TokenRow("token", ids, len(ids) - 1))
+            rows = [
+                {
+                    "layer": number,
+                    "likeliest": loaded.tokenizer.decode([int(reading.likeliest[number, 0])]),
+                    "rank": int(reading.rank[number, 0]),
+                    "probability": float(reading.logprob[number, 0].exp()),
+                }
+                for number in range(len(reading.rank))
+            ]
+        return rows[::-1]
 
     def _store(self, answer: _Answer) -> str:
         key = secrets.token_hex(8)

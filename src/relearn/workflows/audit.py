@@ -130,11 +130,11 @@ def _audit_of_run(
     jailbreaks: Mapping[str, str] | None = None,
     facts: int | None = None,
 ) -> AuditRun:
-    forget = _asked_records(run, "forget")
+    forget = asked_records(run, "forget")
     audited, strength = _choose_facts(forget, facts, strength)
     material = AuditInputs(
         audited,
-        _asked_records(run, "retain"),
+        asked_records(run, "retain"),
         load_generic(),
         wordings(audited, run.path, recipe),
         recipe,
@@ -285,7 +285,7 @@ def _same_control(earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | No
     return earlier["model"] == now["model"] and len(known) < 2
 
 
-def _asked_records(run: RunFolder, split: str) -> list[Record]:
+def asked_records(run: RunFolder, split: str) -> list[Record]:
     """Return the records of a split, read from the run's answers before unlearning."""
     return [
         Record(row["question"], row["reference"], row["id"], row["subject"], form=row.get("form", "chat"))
@@ -299,7 +299,7 @@ def wordings(facts: Sequence[Record], folder: Path, recipe: Recipe) -> dict[str,
     The offline generator writes `metrics.worst_case` questions per fact, or WORDINGS if that is 0.
     """
     held_out: dict[tuple[str | None, str], list[str]] = {}
-    for probe in _asked_records(RunFolder(folder), "probes_forget"):
+    for probe in asked_records(RunFolder(folder), "probes_forget"):
         held_out.setdefault((probe.subject, probe.answer), []).append(probe.question)
     written = _generate_wordings(facts, recipe)
     return {

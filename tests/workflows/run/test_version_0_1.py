@@ -67,6 +67,15 @@ def test_a_finished_folder_opens(folder, tmp_path, words, capsys):
     assert run_command([paths.get(word, word) for word in words]) == 0, capsys.readouterr().err
 
 
+def test_a_finished_folder_is_certified(folder, tmp_path):
+    run, key = str(folder / "finished"), str(tmp_path / "key")
+    assert run_command(["audit", run, "--attacks", "plain", "--facts", "2"]) == 0
+    assert run_command(["certify", "--new-key", key]) == 0
+    assert run_command(["certify", run, "--key", key]) == 0
+    assert run_command(["certify", "--verify", run, "--key", key, "--model", run]) == 0
+    assert "not_attacked" in (folder / "finished/certificate.json").read_text()
+
+
 def test_the_page_reads_a_finished_folder(folder):
     from relearn.ui.run_data import open_runs
     from relearn.ui.server import make_app

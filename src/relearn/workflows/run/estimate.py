@@ -114,8 +114,7 @@ def estimate_memory(recipe: Recipe) -> MemoryEstimate | None:
 def _expert_line(recipe: Recipe) -> str | None:
     """Describe which share of the weights are experts, and whether they are trained; None for a model without."""
     model = empty_model(recipe.model)
-    experts = tuple(expert_parameters(model)) if model is not None else ()
-    if not experts or recipe.unlearn.full:
+    if model is None or recipe.unlearn.full or not (experts := tuple(expert_parameters(model))):
         return None
     weights = {name: weight.numel() for name, weight in model.named_parameters()}
     share = sum(count for name, count in weights.items() if name.endswith(experts)) / sum(weights.values())
