@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from relearn.audits import query_models
 from relearn.audits.attack import AUDITS, AttackPrompt, FactPrompt
@@ -13,12 +14,25 @@ from relearn.audits.query_models import ask_prompts, generate_answers, plain_pro
 from relearn.core.config import Model
 from relearn.data import Record
 from relearn.models.load import load
-from tiny import build_tiny_model
+from tiny import VOCABULARY
+
+
+def talkative(folder, seed: int):
+    """Load the tiny model with an output layer of its own that gives words.
+
+    The tied output layer repeats the last token of the prompt.
+    """
+    loaded = load(Model(name=str(folder), device="cpu"))
+    weight = torch.randn(VOCABULARY, 32, generator=torch.Generator().manual_seed(seed))
+    texts = [loaded.tokenizer.decode([token]) for token in range(VOCABULARY)]
+    weight[[not (text.startswith(" ") and text.strip().isalpha()) for text in texts]] = 0
+    loaded.model.lm_head.weight = torch.nn.Parameter(weight, requires_grad=False)
+    return loaded
 
 
 @pytest.fixture(scope="module")
 def loaded(tiny_model_dir):
-    return load(Model(name=str(tiny_model_dir), device="cpu"))
+    return talkative(tiny_model_dir, 0)
 
 
 @pytest.fixture
@@ -85,6 +99,7 @@ def test_a_greedy_continuation_is_the_beginning_of_the_decoded_answer(loaded, sh
     decoded = generate_answers(loaded, prompts, own)
     for row, answer in zip(rows, decoded, strict=True):
         assert row.get("cut_off") or answer.text.startswith(row["answer"]), row["variant"]
+    assert any(len(row["answer"].split()) > 1 for row in rows if row["id"] == first.id)
     assert {row["id"] for row in rows} == {fact.id for fact in facts if len(fact.answer.split()) > 1}
     assert {row["form"] for row in rows if row["id"] == "t"} == {"text"}
 
@@ -112,8 +127,8 @@ def test_an_unfinished_word_of_a_continuation_is_left_out(loaded):
     assert _greedy_text(loaded, ids, wrong).startswith("at 12") and not _greedy_text(loaded, ids, wrong).endswith("z")
 
 
-def test_the_contrast_at_one_is_the_model_before_unlearning(loaded, short, tmp_path):
-    before = load(Model(name=str(build_tiny_model(tmp_path / "before", seed=1)), device="cpu"))
+def test_the_contrast_at_one_is_the_model_before_unlearning(loaded, short, tiny_model_dir):
+    before = talkative(tiny_model_dir, 1)
     prompts = plain_prompts(short.facts, "asked")
     answers = {
         alpha: [

@@ -56,6 +56,11 @@ class AttackPrompt:
         turns = [text for turn in self.turns for text in turn if text]
         return " ".join((*turns, self.text, self.answer_prefix))
 
+    @property
+    def answers(self) -> int:
+        """Count the answers to generate: to the prompt, and to the turns without a reply."""
+        return 1 + sum(reply is None for _, reply in self.turns)
+
 
 @dataclass(frozen=True)
 class FactPrompt:

@@ -98,8 +98,9 @@ class AuditRun:
             return self._score()
 
     def plan(self) -> AuditWork:
-        """Count the prompts and fine-tuning steps without stored answers."""
-        prompts = sum(len(job.new) for model in self._models.roles for job in self._prompt_jobs(model))
+        """Count the prompts to decode an answer to, and the fine-tuning steps, without stored answers."""
+        jobs = (job for model in self._models.roles for job in self._prompt_jobs(model) if job.audit.answer is None)
+        prompts = sum(prompt.prompt.answers for job in jobs for prompt in job.new)
         work = [
             training_work(part, len(self._retain))
             for audit in self._audits

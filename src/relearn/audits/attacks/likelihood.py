@@ -145,7 +145,7 @@ def _greedy_text(loaded: Loaded, ids: Sequence[int], choices: Sequence[int]) -> 
     """Decode the likeliest tokens up to and with the first that is not the true one; an unfinished word is left out."""
     right = next((at for at, pair in enumerate(zip(ids, choices, strict=True)) if pair[0] != pair[1]), len(ids))
     text = loaded.tokenizer.decode(list(choices[: right + 1]), skip_special_tokens=True)
-    return (text if right == len(ids) else re.sub(r"\w+$", "", text)).strip()
+    return (text if right == len(ids) else re.sub("[\\w\ufffd]+$", "", text)).strip()
 
 
 @attack(
