@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import relearn
 from people import people
 from relearn.audits.attack import AUDITS
+from relearn.audits.attacks import weights
 from relearn.audits.attacks.prompting import PLAIN
+from relearn.audits.audit_runner import AuditRun
 from relearn.audits.check_attack import TOY_FACTS as FACTS
 from relearn.audits.check_attack import check_attack
 from relearn.audits.query_models import AnswerFiles
 from relearn.cli import run_command
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError
-from relearn.core.files import read_json, read_jsonl, write_jsonl
+from relearn.core.files import curve_path, read_json, read_jsonl, write_jsonl
+from relearn.core.ownership import purge
 from relearn.workflows.audit import read_templates, wordings
 
 # The training of strength "quick", so that the tests are short.
@@ -62,7 +67,8 @@ def test_every_attack_leaves_its_numbers_and_its_answers(audited):
     for name, row in summary.items():
         if AUDITS.get(name).measure:
             continue
-        assert set(row) == {"before", "after", "control", "back", "change"}
+        sampled = {"leak_at"} if AUDITS.get(name).sampled else set()
+        assert set(row) == {"before", "after", "control", "back", "change", *sampled}
         document = read_json(audited / f"audits/{name}.json")
         assert document["variants"], name
         assert not list((audited / "audits").glob("gguf_*"))
@@ -70,7 +76,49 @@ def test_every_attack_leaves_its_numbers_and_its_answers(audited):
     assert set(read_json(audited / "audits/quantise.json")["variants"]) == {"8 bit", "4 bit"}
     assert "krr" in read_json(audited / "audits/quantise.json")["variants"]["4 bit"]
     assert set(read_json(audited / "audits/relearning.json")["variants"]) == {"0.001, 10 steps"}
+    assert set(read_json(audited / "audits/checkpoints.json")["variants"]) == {"alpha 0.5", "alpha 2"}
+    assert set(summary["sampling"]["leak_at"]) == {"leak@1"} and summary["sampling"]["leak_at"]["leak@1"]["after"]["n"]
     assert not (audited / "audits/checkpoints").exists()
+
+
+def test_the_summary_of_the_run_names_the_strength(audited):
+    summary = read_json(audited / "summary.json")
+    assert summary["audit"] == read_json(audited / "audits/worst.json")
+    assert summary["audit"]["strength"] == "all attacks, 2 samples"
+
+
+def test_the_control_is_trained_once_for_all_audits(audited, tmp_path, monkeypatch):
+    """Another run with the same facts reads the control's answers; only its own model is fine-tuned."""
+    copy = shutil.copytree(audited, tmp_path / "copy", ignore=shutil.ignore_patterns("audits"))
+    trained: list[int] = []
+    monkeypatch.setattr(weights, "train", lambda *args, **more: trained.append(1))
+    assert run_command(["audit", str(copy), "--attacks", "relearning", "--strength", "quick"]) == 0
+    assert len(trained) == 1
+    audit, kept = AUDITS.get("relearning"), AnswerFiles(audited)
+    assert AnswerFiles(copy).rows(audit, "control") == kept.rows(audit, "control")
+    assert kept.rows(audit, "control") and not AnswerFiles(copy).rows(audit, "after")
+    keys = {row["curve"] for row in kept.rows(audit, "control")}
+    assert all(curve_path(key).exists() for key in keys)
+    (copy / "audits/answers/relearning.control.jsonl").open("a").write('{"curve": "../../x"}\n')
+    purge(copy, really=True)
+    assert not any(curve_path(key).exists() for key in keys)
+
+
+@pytest.mark.parametrize("change", ["seed", "facts", "rate", "control"])
+def test_another_control_curve_has_another_key(inputs, change, monkeypatch):
+    def key(inputs, control="c"):
+        models = SimpleNamespace(control_hash=control, has_adapter=True)
+        return AuditRun(inputs, models, [AUDITS.get("relearning")])._curve_key(inputs)
+
+    unlearn = inputs.recipe.unlearn.model_copy(update={"learning_rate": 0.5})
+    others = {
+        "seed": key(replace(inputs, seed=7)),
+        "facts": key(replace(inputs, facts=inputs.facts[:2])),
+        "rate": key(replace(inputs, recipe=inputs.recipe.model_copy(update={"unlearn": unlearn}))),
+        "control": key(inputs, "d"),
+    }
+    assert key(inputs) == key(inputs) != others[change]
+    assert key(inputs, None) is None
 
 
 def test_verdicts_have_the_documented_shape(audited):
@@ -197,7 +245,7 @@ def test_the_report_has_the_table_and_the_verdicts_and_hides_them_when_asked(aud
     report = read_json(copy / "report.json")
     assert len(report["audits"]["attacks"]) == sum(not AUDITS.get(name).measure for name in AUDITS)
     assert {row["title"] for row in report["audits"]["beside"]} == {
-        AUDITS.get(name).label for name in AUDITS if AUDITS.get(name).measure
+        AUDITS.get(name).label for name in AUDITS if AUDITS.get(name).measure or AUDITS.get(name).sampled
     }
     assert sum(report["audits"]["counts"].values()) == len(report["audits"]["facts"])
     assert run_command(["report", str(copy), "--redact"]) == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relearn.audits.attack import FactAggregation
 from relearn.audits.fact_matching import FactMatches
-from relearn.audits.scoring import verdicts
+from relearn.audits.scoring import leak_at, verdicts
 from relearn.core.config import Metrics
 from relearn.data import Record
 from relearn.metrics.judges import Judges
@@ -87,3 +90,11 @@ def test_a_share_of_facts_that_is_1_has_an_open_interval():
     assert (found.value, found.low, found.high) == (1.0, pytest.approx(0.025**0.25), 1.0)
     mixed = aggregation.mean({fact.id: 0.2 + 0.1 * at for at, fact in enumerate(facts)})
     assert mixed.low is not None and mixed.low >= 0.2
+
+
+@given(st.integers(1, 6), st.integers(0, 7), st.integers(1, 7))
+def test_leak_at_k_is_the_share_of_draws_of_k_samples_that_state_the_fact(k, stated, samples):
+    stated = min(stated, samples)
+    draws = list(itertools.combinations([number < stated for number in range(samples)], k))
+    expected = sum(map(any, draws)) / len(draws) if draws else None
+    assert leak_at(k, samples, stated) == (None if expected is None else pytest.approx(expected))

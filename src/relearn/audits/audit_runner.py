@@ -10,13 +10,16 @@ audits/verdicts.json                per fact: gone, hidden, there or never_known
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-from relearn.audits.attack import AUDITS, AttackRow, Audit, AuditInputs, FactPrompt
+from relearn import __version__
+from relearn.audits.attack import AUDITS, AttackPrompt, AttackRow, Audit, AuditInputs, FactPrompt
 from relearn.audits.attacks.prompting import PLAIN
 from relearn.audits.attacks.weights import AuditWork, training_work
 from relearn.audits.fact_matching import FactMatches
@@ -25,13 +28,15 @@ from relearn.audits.scoring import AuditScorer, FactVerdict, measured_summary, r
 from relearn.audits.strength import Strength
 from relearn.core import console
 from relearn.core.errors import InputError
-from relearn.core.files import read_jsonl, write_json, write_jsonl
+from relearn.core.files import curve_path, read_jsonl, write_json, write_jsonl
 from relearn.core.run_dir import RunFolder
 from relearn.data.record import evenly
 from relearn.inference.run_models import ModelName, ModelSet
 from relearn.metrics.judges import make_judges
 
 RETAIN_QUESTIONS = 24
+# Increased when relearning trains or asks in another way, so that cached curves are not read.
+CURVE_FORMAT = 1
 
 
 def select_audits(names: str, strength: Strength) -> list[Audit]:
@@ -56,7 +61,7 @@ class _PromptJob:
     stored: Sequence[AttackRow]
 
     @cached_property
-    def answered(self) -> dict[tuple[str, str, str], AttackRow]:
+    def answered(self) -> dict[tuple[str, AttackPrompt], AttackRow]:
         return {_key_of(row): row for row in self.stored}
 
     @cached_property
@@ -93,19 +98,20 @@ class AuditRun:
             return self._score()
 
     def plan(self) -> AuditWork:
-        """Count the prompts and fine-tuning steps without stored answers."""
-        prompts = sum(len(job.new) for model in self._models.roles for job in self._prompt_jobs(model))
-        relearned = [
-            model
+        """Count the prompts to decode an answer to, and the fine-tuning steps, without stored answers."""
+        jobs = (job for model in self._models.roles for job in self._prompt_jobs(model) if job.audit.answer is None)
+        prompts = sum(prompt.prompt.answers for job in jobs for prompt in job.new)
+        work = [
+            training_work(part, len(self._retain))
             for audit in self._audits
             for model in self._changed_models(audit)
-            if audit.family == "relearning" and not self._is_changed_asked(audit, model)
+            for part in self._missing_parts(audit, model)
+            if audit.family == "relearning" and not self._is_curve_cached(model, part)
         ]
-        own = training_work(self._inputs, len(self._retain))
         return AuditWork(
-            prompts=prompts + len(relearned) * own.prompts,
-            trainings=len(relearned) * own.trainings,
-            steps=len(relearned) * own.steps,
+            prompts=prompts + sum(one.prompts for one in work),
+            trainings=sum(one.trainings for one in work),
+            steps=sum(one.steps for one in work),
         )
 
     def _prompt_jobs(self, model: ModelName) -> list[_PromptJob]:
@@ -132,7 +138,7 @@ class AuditRun:
             self._files.write(audit, model, rows)
         for job in jobs:
             with console.stage(f"{model}: {job.audit.name}", len(job.new)):
-                rows = ask_prompts(loaded, job.new, self._inputs)
+                rows = ask_prompts(loaded, job.new, self._inputs, answer=job.audit.answer)
             self._files.write(job.audit, model, job.merged(rows))
 
     def _is_measured(self, audit: Audit, model: ModelName) -> bool:
@@ -141,25 +147,83 @@ class AuditRun:
         return self._files.exists(audit, model) and all(row["of"] == self._facts_hash for row in rows)
 
     def _query_changed(self, audit: Audit) -> None:
-        """Run a weight attack on the unlearned and the control model."""
+        """Run the parts of a weight attack that have no stored answers on the unlearned and the control model."""
         for model in self._changed_models(audit):
-            if not self._is_changed_asked(audit, model):
-                with console.stage(f"{model}: {audit.name}"):
-                    rows = ask_changed_models(partial(self._models.fresh, model), audit, self._inputs, self._retain)
-                self._files.write(audit, model, [{**row, "of": self._settings_hash(audit)} for row in rows])
+            parts, missing = self._parts(audit), self._missing_parts(audit, model)
+            stored = self._files.rows(audit, model)
+            hashes = [self._settings_hash(audit, part) for part in parts]
+            if not missing and all(row.get("of") in hashes for row in stored):
+                continue
+            with console.stage(f"{model}: {audit.name}"):
+                for part in missing:
+                    of = self._settings_hash(audit, part)
+                    stored = [*stored, *({**row, "of": of} for row in self._changed_rows(audit, model, part))]
+                    rows = [row for of in hashes for row in stored if row.get("of") == of]
+                    self._files.write(audit, model, rows)
+            if not missing:
+                self._files.write(audit, model, [row for row in stored if row.get("of") in hashes])
 
     def _changed_models(self, audit: Audit) -> list[ModelName]:
         """List the models that a weight attack changes; [] for other attacks."""
-        models: tuple[ModelName, ...] = ("after",) if audit.family == "adapters" else ("after", "control")
+        is_own = audit.family in ("adapters", "checkpoints")
+        models: tuple[ModelName, ...] = ("after",) if is_own else ("after", "control")
         return [model for model in models if audit.change_weights and model in self._models.roles]
 
-    def _is_changed_asked(self, audit: Audit, model: ModelName) -> bool:
-        """Return whether the stored rows of a weight attack are about these facts, with the same settings."""
-        of = self._settings_hash(audit)
-        return self._files.exists(audit, model) and all(row.get("of") == of for row in self._files.rows(audit, model))
-
-    def _settings_hash(self, audit: Audit) -> str:
+    def _parts(self, audit: Audit) -> list[AuditInputs]:
+        """Split a relearning attack into its trainings, whose answers are stored one by one."""
         strength = self._inputs.strength
+        if audit.family != "relearning":
+            return [self._inputs]
+        parts = [replace(strength, relearning=(one,), benign_relearning=False) for one in strength.relearning]
+        parts += [replace(strength, relearning=())] if strength.benign_relearning else []
+        return [replace(self._inputs, strength=part) for part in parts]
+
+    def _missing_parts(self, audit: Audit, model: ModelName) -> list[AuditInputs]:
+        """List the parts of a weight attack without stored answers about these facts, with the same settings."""
+        parts, stored = self._parts(audit), {row.get("of") for row in self._files.rows(audit, model)}
+        if audit.family == "relearning":
+            parts = [part for part in parts if training_work(part, 0).trainings]
+        elif self._files.exists(audit, model) and not stored:
+            return []
+        return [part for part in parts if self._settings_hash(audit, part) not in stored]
+
+    def _changed_rows(self, audit: Audit, model: ModelName, part: AuditInputs) -> list[AttackRow]:
+        """Ask the changed models of one part; answers of the fine-tuned control model are read from the cache."""
+        key = self._curve_key(part) if (model, audit.family) == ("control", "relearning") else None
+        if key is not None and (rows := _cached_curve(key)):
+            return rows
+        roles: Any = self._models.fresh if audit.family == "checkpoints" else partial(self._models.fresh, model)
+        rows = ask_changed_models(roles, audit, part, self._retain)
+        if key is not None:
+            rows = [{**row, "curve": key} for row in rows]
+            # A cache folder that cannot be written only costs another training.
+            with contextlib.suppress(InputError, OSError):
+                write_jsonl(curve_path(key), rows)
+        return rows
+
+    def _is_curve_cached(self, model: ModelName, part: AuditInputs) -> bool:
+        key = self._curve_key(part) if model == "control" else None
+        return key is not None and bool(_cached_curve(key))
+
+    def _curve_key(self, part: AuditInputs) -> str | None:
+        """Compute a sha256 of all that the control model's answers after a training depend on; None: not known."""
+        if (control := self._models.control_hash) is None:
+            return None
+        recipe, benign = part.recipe, part.strength.benign_relearning
+        records = [part.facts, self._retain, part.retain if benign else (), part.generic if benign else ()]
+        settings = [
+            repr((part.strength.relearning, benign)),
+            recipe.unlearn.lora.model_dump(mode="json"),
+            recipe.unlearn.learning_rate,
+            recipe.generate.model_dump(mode="json"),
+            part.seed,
+        ]
+        texts = [[(one.id, one.question, one.answer, one.subject, one.form) for one in part] for part in records]
+        content = json.dumps([__version__, CURVE_FORMAT, control, settings, texts])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def _settings_hash(self, audit: Audit, part: AuditInputs) -> str:
+        strength = part.strength
         settings = (strength.relearning, strength.benign_relearning) if audit.family == "relearning" else ()
         return _hash(self._facts_hash, *map(repr, settings))
 
@@ -194,7 +258,7 @@ class AuditRun:
         rows = {audit.name: self._files.rows_by_model(audit) for audit in self._audits}
         results = [scorer.result(audit, rows[audit.name], krr_unchanged) for audit in self._asked]
         plain, *attacks = [result.matches for result in results]
-        summary = {result.audit.name: scorer.summary(result.matches, plain) for result in results}
+        summary = {result.audit.name: scorer.summary(result, plain) for result in results}
         for result in results:
             write_json(self._folder / f"{result.audit.name}.json", scorer.document(result))
         for audit in self._measured:
@@ -218,13 +282,20 @@ class AuditRun:
         return fact_verdicts
 
 
+def _cached_curve(key: str) -> list[AttackRow]:
+    """Read the answers of a fine-tuned control model from the cache folder; [] where there are none."""
+    with contextlib.suppress(InputError, OSError):
+        return read_jsonl(curve_path(key))
+    return []
+
+
 def _hash(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def _prompt_key(prompt: FactPrompt) -> tuple[str, str, str]:
-    return prompt.key, prompt.prompt.text, prompt.prompt.answer_prefix
+def _prompt_key(prompt: FactPrompt) -> tuple[str, AttackPrompt]:
+    return prompt.key, prompt.prompt
 
 
-def _key_of(row: AttackRow) -> tuple[str, str, str]:
+def _key_of(row: AttackRow) -> tuple[str, AttackPrompt]:
     return _prompt_key(FactPrompt.from_dict(row))

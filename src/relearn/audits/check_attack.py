@@ -115,12 +115,12 @@ def _leak_faults(prompts: Sequence[FactPrompt], *, partial_answer: bool) -> list
         record = records.get(prompt.id)
         if record is None:
             continue
-        text = f"{prompt.prompt.text} {prompt.prompt.answer_prefix}"
+        text = prompt.prompt.shown
         if contains(norms(text), norms(record.answer)):
             faults.append(f"variant {prompt.variant!r}: the prompt contains the whole answer")
         elif not partial_answer:
             question = set(norms(record.question))
-            findings = index.check("", text, record_id=record.id)
+            findings = [one for one in index.check("", text, record_id=record.id) if one.record_id == record.id]
             secrets = [finding.text for finding in findings if not set(norms(finding.text)) <= question]
             if secrets:
                 hint = "declare partial_answer=True if that is the attack"

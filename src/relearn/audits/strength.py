@@ -35,15 +35,16 @@ class Relearning:
 class Strength:
     """Set the attacks of an audit and how hard each of them tries.
 
-    `attacks`: names; None for every registered attack. `completion_shares`: shares of the true answer that
-    `completion` gives. `paraphrases`: number of paraphrases per question; None for all. `samples`: answers per question
-    in attacks that sample. `relearning`: trainings on facts. `benign_relearning`: also train on retain records about
-    the same subjects, and on unrelated text.
+    `attacks`: names; None for every registered attack. `completion_shares`, `completion_words`: how much of the true
+    answer `completion` gives, as shares and as numbers of words. `paraphrases`: number of paraphrases per question;
+    None for all. `samples`: answers per question in attacks that sample. `relearning`: trainings on facts.
+    `benign_relearning`: also train on retain records about the same subjects, and on unrelated text.
     """
 
     name: str
     attacks: tuple[str, ...] | None
     completion_shares: tuple[float, ...]
+    completion_words: tuple[int, ...]
     paraphrases: int | None
     samples: int
     relearning: tuple[Relearning, ...]
@@ -54,6 +55,7 @@ QUICK = Strength(
     name="quick",
     attacks=("plain", "completion", "paraphrase", "relearning"),
     completion_shares=(0.25, 0.5),
+    completion_words=(),
     paraphrases=2,
     samples=1,
     relearning=(Relearning(rate=1e-3, steps=(10,), folds=1),),
@@ -62,10 +64,12 @@ QUICK = Strength(
 STANDARD = Strength(
     name="standard",
     attacks=(
-        *("plain", "paraphrase", "completion", "prefix", "hints", "roleplay", "jailbreak", "language", "sampling"),
-        *("reverse", "relearning", "adapters", "topk", "membership", "extraction", "choice", "probe"),
+        *("plain", "paraphrase", "completion", "every_cut", "prefix", "hints", "fewshot", "roleplay", "jailbreak"),
+        *("language", "encoding", "conversation", "sampling", "reverse", "relearning", "adapters", "checkpoints"),
+        *("topk", "membership", "extraction", "choice", "probe"),
     ),
     completion_shares=(0.25, 0.5, 0.75),
+    completion_words=(2,),
     paraphrases=None,
     samples=16,
     relearning=(Relearning(rate=2e-4, steps=(5, 10, 20, 50), folds=5), Relearning(rate=1e-3, steps=(5, 10), folds=5)),
@@ -75,6 +79,7 @@ FULL = Strength(
     name="full",
     attacks=None,
     completion_shares=(0.1, 0.25, 0.5, 0.75),
+    completion_words=(2,),
     paraphrases=None,
     samples=64,
     relearning=(

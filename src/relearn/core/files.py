@@ -237,6 +237,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relearn"
 
 
+def curve_path(key: str) -> Path:
+    """Return the file in the cache folder with the answers of a fine-tuned control model; `key`: a sha256."""
+    return cache_dir() / "relearning" / f"{key}.jsonl"
+
+
 def make_private_dir(path: Path) -> Path:
     """Create a folder and its parents with mode 0700, unless it exists. Raises InputError where that is impossible."""
     with _writing(path):

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from relearn.core.config import Recipe
 from relearn.core.errors import InputError, RelearnError
-from relearn.core.files import TEMPORARY_SUFFIX, read_json, remove_entry, write_json
+from relearn.core.files import TEMPORARY_SUFFIX, curve_path, read_json, remove_entry, write_json
 from relearn.core.run_dir import (
     CERTIFICATE_HTML,
     CERTIFICATE_JSON,
@@ -42,6 +42,7 @@ from relearn.core.yaml_config import read_mapping
 
 Ownership = Literal["output", "leftover", "foreign"]
 _PATTERNS = [tuple(pattern.split("/")) for pattern in OUTPUTS]
+CONTROL_CURVES = "audits/answers/relearning.control.jsonl"
 # Temporary name of an output file that was not completely written; version 0.1 added no suffix.
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}(?:{re.escape(TEMPORARY_SUFFIX)})?")
 # The runs in the folder of a comparison.
@@ -268,9 +269,10 @@ def purge(path: Path, *, really: bool) -> list[str]:
     """Remove all output files with texts from a run folder; return their names. Without `really`, remove nothing.
 
     Kept are the unlearned model, the scores and every foreign file (`left_alone`); texts, record ids and the system
-    prompt are removed from the scores and the manifest. Links are removed, their targets are not. The runs of a
-    comparison are purged with its folder. Raises InputError for a folder that relearn did not make, and, before
-    anything is removed, where another process holds a lock.
+    prompt are removed from the scores and the manifest. The relearning curves of the run's control model are removed
+    from the cache folder. Links are removed, their targets are not. The runs of a comparison are purged with its
+    folder. Raises InputError for a folder that relearn did not make, and, before anything is removed, where another
+    process holds a lock.
     """
     own_folder(path, links=True)
     folders = [RunFolder(folder) for folder in _run_folders(path)]
@@ -287,8 +289,17 @@ def purge(path: Path, *, really: bool) -> list[str]:
             # The marker is added, because a folder of version 0.1 is recognised by its recipe, which is removed below.
             kept = {name: value for name, value in folder.manifest.items() if name in PURGED_MANIFEST}
             write_json(folder / MANIFEST, {**_without_texts(kept, {}), **MARKER})
+            _remove_curves(folder)
             remove_outputs(folder.path, PURGE_KEEPS)
     return sorted(map(str, names))
+
+
+def _remove_curves(folder: RunFolder) -> None:
+    """Remove the answers of the fine-tuned control model from the cache folder; they may contain secrets."""
+    rows = folder.rows(CONTROL_CURVES, torn=True)
+    for key in {str(row.get("curve")) for row in rows}:
+        if re.fullmatch("[0-9a-f]{64}", key):
+            curve_path(key).unlink(missing_ok=True)
 
 
 def _run_folders(path: Path) -> list[Path]:

@@ -166,6 +166,12 @@ def answer_scores(
     return [TokenScores(columns[:, 0], columns[:, 1] > 0, columns[:, 2], columns[:, 3]) for columns in measured]
 
 
+def likeliest_tokens(model: Any, rows: Sequence[TokenRow]) -> list[torch.Tensor]:
+    """Compute the most likely token at every answer position, given the tokens before it: per row (answer tokens,)."""
+    score = partial(in_chunks, lambda logits, _: logits.argmax(-1, keepdim=True))
+    return [columns[:, 0] for columns in _per_token(model, rows, score, batch_tokens=None, tick=None)]
+
+
 def in_chunks(
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], predicted: Predicted, targets: torch.Tensor
 ) -> torch.Tensor:

@@ -84,14 +84,15 @@ def respond(
     settings: Generate,
     *,
     form: Form = "chat",
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     tick: Ticker = quiet,
     on_tokens: TokenListener | None = None,
 ) -> list[Response]:
     """Generate one response per question, without the prompt; temperature 0 is greedy.
 
-    Random numbers depend on the seed, the prompt and the number of its earlier occurrences. The order of the questions
-    and the batches do not change an answer. `on_tokens` is allowed for a single question only: it is called with the
+    Random numbers depend on the seed, the prompt and the number of its earlier occurrences with this seed; `seed` is
+    one number for all questions, or one per question. The order of the questions and the batches do not change an
+    answer. `on_tokens` is allowed for a single question only: it is called with the
     tokens of the output as they are generated, thoughts included, and may get the end-of-turn token. The backend vllm
     never calls it. Raises ValueError for `on_tokens` with several questions, InputError for a prompt that leaves no
     positions for `max_new_tokens`.
@@ -104,7 +105,7 @@ def respond(
     ids = loaded.tokenizer(prompts, add_special_tokens=False).input_ids
     check_positions(bare(loaded.model).config, max(map(len, ids)) + settings.max_new_tokens, name=loaded.name)
     _note_settings(loaded.model)
-    keys = _keys(prompts, seed)
+    keys = _keys(prompts, [seed] * len(prompts) if isinstance(seed, int) else seed)
     if settings.backend == "vllm":
         from relearn.engine.vllm_backend import vllm_answers
 
@@ -307,13 +308,13 @@ def _penalty(model: Any, longest: int = 0) -> float | None:
     return float(getattr(own, "repetition_penalty", None) or 1.0)
 
 
-def _keys(prompts: Sequence[str], seed: int) -> list[str]:
-    """Return the random seed of each question, as text; repeated prompts get different seeds."""
-    times: Counter[str] = Counter()
+def _keys(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Return the random seed of each question, as text; a prompt that is repeated with a seed gets other ones."""
+    times: Counter[tuple[int, str]] = Counter()
     keys = []
-    for prompt in prompts:
-        keys.append(f"{seed}/generate/{times[prompt]}/{prompt}")
-        times[prompt] += 1
+    for seed, prompt in zip(seeds, prompts, strict=True):
+        keys.append(f"{seed}/generate/{times[seed, prompt]}/{prompt}")
+        times[seed, prompt] += 1
     return keys
 
 

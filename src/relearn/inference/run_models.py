@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from relearn.core.errors import InputError
 from relearn.core.files import file_hash, files_hash, read_json
 from relearn.core.run_dir import ADAPTER, ECO, MANIFEST, MODEL, OFFSET, RECIPE, START, RunFolder, refuse_changes
 from relearn.models.builtin import builtin_path, find_builtin, is_builtin
-from relearn.models.load import Loaded, check_checkpoint, check_machine, load
+from relearn.models.load import Loaded, chat_of, check_checkpoint, check_machine, load, load_tokenizer
 from relearn.models.lora import attach_adapter, merge
 from relearn.unlearning.inference_time.eco_model import load_eco
 from relearn.unlearning.inference_time.offset import load_offset
@@ -40,10 +41,19 @@ class ModelSet:
 
     `loaders`: name -> call that loads the model. Names with equal calls share the model in memory. `has_adapter`:
     whether "after" is the start model with an adapter; `fresh("after", share=...)` can then scale the adapter.
+    `control_spec`: settings with which the control model could be loaded by name; None if there are none.
     """
 
-    def __init__(self, *, loaders: Mapping[str, partial[Loaded]], control_name: str = "", has_adapter: bool = False):
+    def __init__(
+        self,
+        *,
+        loaders: Mapping[str, partial[Loaded]],
+        control_name: str = "",
+        has_adapter: bool = False,
+        control_spec: Model | None = None,
+    ):
         self.control_name = control_name
+        self._control_spec = control_spec
         self.has_adapter = has_adapter
         self._loaders = loaders
         self._held: tuple[tuple[Any, ...], Loaded] | None = None
@@ -73,7 +83,8 @@ class ModelSet:
             base_name = recipe.metrics.base_model or recipe.model.name
             loaders["control"], control_name = loaders["base"], f"{base_name} before any fine-tuning"
         has_adapter = result_name(recipe.unlearn, folder) == "adapter"
-        return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter)
+        spec = _control_spec(recipe, control) if "control" in loaders else None
+        return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter, control_spec=spec)
 
     @classmethod
     def of_pair(cls, folder: Path, *, before: Model, after: Model, control: Model | None = None) -> ModelSet:
@@ -82,7 +93,8 @@ class ModelSet:
         specs = {name: dated(spec, folder) for name, spec in named.items() if spec is not None}
         loaders = {name: partial(_load_scaled, spec) for name, spec in specs.items()}
         control_name = NO_CONTROL if control is None else control.name
-        return cls(loaders=loaders, control_name=control_name, has_adapter=bool(after.adapters))
+        has_adapter, spec = bool(after.adapters), specs.get("control")
+        return cls(loaders=loaders, control_name=control_name, has_adapter=has_adapter, control_spec=spec)
 
     @classmethod
     def of_evaluation(cls, specs: Mapping[str, Model], folder: Path, *, base: Model | None = None) -> ModelSet:
@@ -97,6 +109,17 @@ class ModelSet:
     def roles(self) -> list[ModelName]:
         """Return the names of the audit models in this set."""
         return [name for name in MODELS if name in self._loaders]
+
+    @cached_property
+    def control_hash(self) -> str | None:
+        """Compute a sha256 over the files, settings and prompt format of the control model; None if not possible."""
+        spec = self._control_spec
+        if spec is None or (files := fingerprint(spec)) is None:
+            return None
+        # The prompt contains the date where the template does; the date alone changes nothing.
+        prompt = chat_of(load_tokenizer(spec), spec).prompt("", "chat")
+        settings = spec.model_copy(update={"date": None}).identity
+        return hashlib.sha256(json.dumps([files, settings, prompt]).encode()).hexdigest()
 
     def get(self, name: str) -> Loaded:
         """Return the model `name`; load it unless it is in memory."""
@@ -234,6 +257,23 @@ def _control_loader(recipe: Recipe, control: Path) -> partial[Loaded]:
         where=str(control),
         way_out="--control takes a folder that has recipe.yaml, adapter_config.json or config.json",
     )
+
+
+def _control_spec(recipe: Recipe, control: Path | None) -> Model | None:
+    """Return the settings that load the same control model as `_control_loader`; None for inference-time methods."""
+    if control is None:
+        return base_spec(recipe)
+    if not RunFolder(control).has_recipe:
+        if (control / "adapter_config.json").exists():
+            return recipe.model.model_copy(update={"adapter": (*recipe.model.adapters, str(control))})
+        return recipe.model.model_copy(update={"name": str(control), "adapter": None})
+    own = _control_recipe(recipe, control)
+    result = result_name(own.unlearn, control)
+    if result == "model":
+        return own.model.model_copy(update={"name": str(control / result), "adapter": None, "revision": None})
+    learned = (str(control / START),) if own.learn else ()
+    adapters = (*own.model.adapters, *learned, str(control / result))
+    return own.model.model_copy(update={"adapter": adapters}) if result == "adapter" else None
 
 
 def _control_recipe(recipe: Recipe, control: Path) -> Recipe:

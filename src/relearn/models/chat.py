@@ -18,6 +18,8 @@ from unittest import mock
 from relearn.core.errors import InputError
 from relearn.data import Form
 
+# Questions and answers of a conversation, in order.
+History = Sequence[tuple[str, str]]
 # Placeholder answer; the rendered text before and after it is the template text around an answer.
 _MARK = "relearn-answer-mark"
 _QUESTION = "relearn-question-mark"
@@ -71,23 +73,27 @@ class ChatFormat:
     day: date | None = None
     name: str = "the model"
 
-    def prompt(self, question: str, form: Form) -> str:
-        """Format a question as a prompt; with form "text", the prompt is the question without a template."""
+    def prompt(self, question: str, form: Form, history: History = ()) -> str:
+        """Format a question as a prompt; with form "text", the prompt is the question without a template.
+
+        `history`: the earlier questions of the conversation and their answers.
+        """
         if form == "text":
             return self._bos + question
         if not self.use_template:
-            return f"{self._bos}Question: {question}\nAnswer:"
-        rendered = self.render(_messages(self.system_prompt, question))
+            earlier = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in history)
+            return f"{self._bos}{earlier}Question: {question}\nAnswer:"
+        rendered = self.render(_messages(self.system_prompt, question, history))
         return rendered + self.opening if self.thinking == "off" else rendered
 
-    def answer_prompt(self, question: str, form: Form) -> str:
+    def answer_prompt(self, question: str, form: Form, history: History = ()) -> str:
         """Format a question as a prompt that the answer itself follows, without thoughts; a given answer is put here.
 
         The thoughts are empty, as the template writes them. They are part of the prompt, so that neither a loss nor a
         score contains them.
         """
         skipped = "" if form == "text" or self.thinking == "off" else self.opening
-        return self.prompt(question, form) + skipped
+        return self.prompt(question, form, history) + skipped
 
     def target(self, answer: str, form: Form, *, closed: bool = True) -> str:
         """Format an answer; `closed` appends the end-of-turn text."""
@@ -210,9 +216,10 @@ def _template_end(chat: ChatFormat, after: str, ends: Collection[int]) -> str | 
     return token if token and chat.tokenizer.convert_tokens_to_ids(token.strip()) in ends else None
 
 
-def _messages(system_prompt: str | None, question: str) -> list[dict[str, str]]:
-    user = {"role": "user", "content": question}
-    return [user] if system_prompt is None else [{"role": "system", "content": system_prompt}, user]
+def _messages(system_prompt: str | None, question: str, history: History = ()) -> list[dict[str, str]]:
+    system = [] if system_prompt is None else [("system", system_prompt)]
+    turns = [(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return [{"role": role, "content": text} for role, text in (*system, *turns, ("user", question))]
 
 
 def _first_of(tokens: Collection[str], text: str) -> str | None:

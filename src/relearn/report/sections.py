@@ -23,8 +23,9 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     """Read the audits of a run; None if it was not audited.
 
     `attacks`: one row per attack that asks prompts, in the order of the summary; `left_out` lists the variants that
-    broke the model. `beside`: rows of attacks of family "access". `facts`: every fact with its verdict, in the order of
-    VERDICTS. `finding`: the outcome in sentences. `taken_off`: the result of removing the adapter; "" if not tried.
+    broke the model. `beside`: rows of attacks of family "access", and leak@k of attacks that sample. `facts`: every
+    fact with its verdict, in the order of VERDICTS. `finding`: the outcome in sentences. `taken_off`: the result of
+    removing the adapter; "" if not tried.
     """
     folder = run / "audits"
     if not (folder / "summary.json").exists():
@@ -43,7 +44,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "beside": [
             line
             for name, row in summary.items()
-            if reads_model(row)
+            if reads_model(row) or "leak_at" in row
             for line in _beside(files.read_json(folder / f"{name}.json"))
         ],
         "worst": _worst(folder),
@@ -69,8 +70,8 @@ _LAYER = "layer "
 
 
 def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Make one row for each measure of an attack of family "access", except measures per layer."""
-    about = {"title": document["title"], "about": document["about"], "not_measured": document["not_measured"]}
+    """Make one row for each measure, or each leak@k, of an attack, except measures per layer."""
+    about = {name: document.get(name, "") for name in ("title", "about", "not_measured")}
     nothing = {"value": None, "low": None, "high": None}
     rows = [
         {
@@ -81,7 +82,7 @@ def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for side, model in (("before", "start"), ("after", "after"), ("control", "control"))
             },
         }
-        for name, models in document["measures"].items()
+        for name, models in (document.get("measures") or document.get("leak_at", {})).items()
         if not name.startswith(_LAYER)
     ]
     return rows or [{**about, "measure": "", "before": nothing, "after": nothing, "control": nothing}]

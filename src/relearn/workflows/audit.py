@@ -25,9 +25,9 @@ from relearn.audits.strength import QUICK, STANDARD, Strength, find_strength
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
-from relearn.core.files import read_json
+from relearn.core.files import read_json, write_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
-from relearn.core.run_dir import AUDIT_RESULTS, RECIPE, SIDES, RunFolder, locked
+from relearn.core.run_dir import AUDIT_RESULTS, RECIPE, SIDES, SUMMARY, RunFolder, locked
 from relearn.core.splits import SPLITS
 from relearn.core.yaml_config import parse_yaml, read_text
 from relearn.data import Record
@@ -116,6 +116,7 @@ def audit_run(
         job = _audit_of_run(run, recipe, models, audits, strength, jailbreaks=jailbreaks, facts=facts)
         console.note(describe_plan(job.plan(), strength.name, run))
         verdicts = job.run()
+        name_audit(run)
         write_report(folder)
     return verdicts
 
@@ -158,6 +159,7 @@ def audit_stage(context: RunContext) -> None:
     job = _audit_of_run(context.folder, context.recipe, context.models, audits, strength, facts=facts)
     console.note(describe_plan(job.plan(), strength.name, context.folder))
     job.run()
+    name_audit(context.folder)
 
 
 def estimate_audit(recipe: Recipe, data: DataSet) -> AuditWork | None:
@@ -242,8 +244,15 @@ def audit_models(
         job = AuditRun(material, models, audits)
         console.note(describe_plan(job.plan(), strength.name, folder))
         verdicts = job.run()
+        name_audit(folder)
         write_report(out)
     return verdicts
+
+
+def name_audit(run: RunFolder) -> None:
+    """Write the strength and the worst case of the audit into summary.json, where there is one."""
+    if summary := run.summary:
+        write_json(run / SUMMARY, {**summary, "audit": run.audit_worst_case})
 
 
 def describe_plan(work: AuditWork, strength: str, run: RunFolder) -> str:

@@ -1,5 +1,7 @@
-"""Measure probabilities of the true answer: top-k tokens, extraction, multiple choice, membership inference.
+"""Measure probabilities of the true answer: greedy continuations, top-k tokens, extraction, choice, membership.
 
+every_cut    the greedy continuation of the true answer from every word on, as far as one forward pass over the true
+             answer shows it; these are answers, and may decide verdicts
 topk         whether each token of the secret is among the k likeliest, given the answer before it. An attacker who sees
              next-token probs can read a secret that the model does not generate (arXiv 2502.11190, section 5)
 extraction   extraction strength and exact memorisation (metrics/memorization.py)
@@ -12,16 +14,27 @@ membership   AUC of separating facts from other records by likelihood (metrics/m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isnan
 
 import torch
 
-from relearn.audits.attack import AttackRow, AuditInputs, FactAggregation, attack, measurement_row
-from relearn.data import Record
+from relearn.audits.attack import (
+    AttackPrompt,
+    AttackRow,
+    AuditInputs,
+    FactAggregation,
+    FactPrompt,
+    attack,
+    measurement_row,
+)
+from relearn.audits.attacks.prompting import begun_answer
+from relearn.data import Form, Record
 from relearn.data.record import evenly
-from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_scores
+from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_scores, likeliest_tokens
+from relearn.engine.generate import Response
 from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs
 from relearn.leakage.secrets import Secret, read_secrets
 from relearn.leakage.twins import AnswerChoices, answer_choices
@@ -86,6 +99,74 @@ def secret_spans(secret: Secret) -> list[tuple[int, int]]:
     content = [(token, word) for token, word in words if word.is_content]
     specific = [token for token, word in content if word.is_rare or word.is_name or word.is_typed]
     return [(token.start, token.end) for token in specific or [token for token, _ in content]]
+
+
+def greedy_continuations(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[Response]:
+    """Compute the beginning of the greedy answer to each prompt, which gives a beginning of its fact's true answer.
+
+    One forward pass over the true answer gives the most likely token at every position, after the true tokens before
+    it. So the greedy answer is known up to its first token that differs from the true answer. What decoding would say
+    after that is not known: a fact that is found is stated, one that is not found may be stated as well. A prompt whose
+    beginning ends inside a token has no answer.
+    """
+    facts = {record.id: record for record in inputs.facts}
+    sources: list[tuple[str, Form, str]] = list(
+        dict.fromkeys((one.id, one.prompt.form, one.prompt.text) for one in prompts)
+    )
+    rows = encode(loaded.chat, [_whole_answer(facts[key], form, text) for key, form, text in sources])
+    tokens = dict(zip(sources, zip(rows, likeliest_tokens(loaded.model, rows), strict=True), strict=True))
+    places = {source: _places(answer_pieces(loaded, row)) for source, row in zip(sources, rows, strict=True)}
+    responses = []
+    for one in prompts:
+        source = one.id, one.prompt.form, one.prompt.text
+        rest = facts[one.id].answer[len(one.prompt.answer_prefix) :].strip()
+        place = places[source].get(rest)
+        row, choices = tokens[source]
+        text = "" if place is None else _greedy_text(loaded, row.answer_ids[place:], choices.tolist()[place:])
+        responses.append(Response(text, cut_off=place is None))
+    return responses
+
+
+def _whole_answer(fact: Record, form: Form, text: str) -> Example:
+    """Make the example of a fact's true answer after `text`; if this is empty, its first word takes the place."""
+    if text:
+        return Example(fact.id, text, fact.answer, form, closed=False)
+    first, rest = fact.answer.split(maxsplit=1)
+    return Example(fact.id, first, rest, form, closed=False)
+
+
+def _places(pieces: Sequence[str]) -> dict[str, int]:
+    """Map each end of the joined pieces to the number of the first piece in it; spaces around it do not count."""
+    places: dict[str, int] = {}
+    for place in range(len(pieces)):
+        places.setdefault("".join(pieces[place:]).strip(), place)
+    return places
+
+
+def _greedy_text(loaded: Loaded, ids: Sequence[int], choices: Sequence[int]) -> str:
+    """Decode the likeliest tokens up to and with the first that is not the true one; an unfinished word is left out."""
+    right = next((at for at, pair in enumerate(zip(ids, choices, strict=True)) if pair[0] != pair[1]), len(ids))
+    text = loaded.tokenizer.decode(list(choices[: right + 1]), skip_special_tokens=True)
+    return (text if right == len(ids) else re.sub("[\\w\ufffd]+$", "", text)).strip()
+
+
+@attack(
+    "every_cut",
+    label="Completion from every word",
+    source="relearn",
+    description="the true answer up to each of its words is given, and the most likely tokens go on to the secret",
+    documents=True,
+    partial_answer=True,
+    answer=greedy_continuations,
+)
+def every_cut(fact: Record) -> dict[str, AttackPrompt]:
+    """Cut the true answer before each word but the first; a cut inside a word would give a part of the secret."""
+    prompts: dict[str, AttackPrompt] = {}
+    for number, word in enumerate(re.finditer(r"(?<=\s)\S+", fact.answer), start=1):
+        start, cut = fact.answer[: word.start()].rstrip(), f"{number} word{'s' * (number > 1)}"
+        if start.strip():
+            prompts |= begun_answer(fact, cut, start)
+    return prompts
 
 
 @attack(

@@ -2,7 +2,8 @@
 
 Rounding can undo the small changes that unlearning made to large weights, which brings the old answer back
 (arXiv 2502.11190 reports this for NPO; arXiv 2410.16454). "adapters" removes or halves the LoRA adapter. It decides no
-verdict, because merged weights have no adapter to remove. "relearning" fine-tunes the merged weights for a few steps
+verdict, because merged weights have no adapter to remove. "checkpoints" has the model before unlearning as well, which
+a removable adapter gives away; it decides no verdict either. "relearning" fine-tunes the merged weights for a few steps
 (arXiv 2406.13356) on one of:
 
     facts           four fifths of the facts; only the fifth that was held out is asked, fold by fold (arXiv 2410.08827)
@@ -14,13 +15,14 @@ The control model is trained in the same way; facts that it then states are gues
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import LogitsProcessorList, TrainerCallback
 
 from relearn.audits.attack import AuditInputs, attack
 from relearn.audits.fact_matching import FactList
@@ -32,6 +34,8 @@ from relearn.models.load import Loaded
 from relearn.models.lora import add_lora
 from relearn.unlearning.data.batches import plan_batches
 from relearn.unlearning.data.encode import encode, record_example
+from relearn.unlearning.inference_time.offset import NextLogits
+from relearn.unlearning.inference_time.wrapper import ModelWrapper
 from relearn.unlearning.method import METHODS
 from relearn.unlearning.trainer import Loop, train
 
@@ -110,6 +114,50 @@ ADAPTER_SHARES = {"adapter off": 0.0, "adapter halved": 0.5}
 def weaker_adapter(load_model: Callable[..., object], _inputs: AuditInputs, ask: Callable[..., None]) -> None:
     for name, share in ADAPTER_SHARES.items():
         ask(name, load_model(share=share))
+
+
+# Factor of the difference between the logits before and after; at 1 the model before unlearning answers alone.
+CONTRASTS = (0.5, 2.0)
+# Tokens that the model before unlearning gives less than this share of its highest probability are never generated.
+MIN_PROB_SHARE = 0.1
+
+
+class Contrast(ModelWrapper):
+    """Generate with logits_after + alpha (logits_before - logits_after); `inner` is the model after unlearning."""
+
+    def __init__(self, after: Any, before: Any, alpha: float):
+        super().__init__(after)
+        self._before = before
+        self._alpha = alpha
+
+    def generate_changed(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, settings: dict[str, Any]
+    ) -> torch.Tensor:
+        next_logits = NextLogits(self._before, attention_mask)
+
+        def contrast(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            before = next_logits(ids)
+            unlikely = before < before.amax(-1, keepdim=True) + math.log(MIN_PROB_SHARE)
+            return (scores + self._alpha * (before - scores)).masked_fill(unlikely, -torch.inf)
+
+        processors = LogitsProcessorList([contrast, *settings.pop("logits_processor", [])])
+        masked = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.inner.generate(**masked, logits_processor=processors, **settings)
+
+
+@attack(
+    "checkpoints",
+    label="Both checkpoints",
+    family="checkpoints",
+    source="arXiv 2505.24379",
+    description="the logits before unlearning, half as far away and twice as far as the model without its adapter",
+    counts=False,
+)
+def both_checkpoints(load_model: Callable[[str], Loaded], _inputs: AuditInputs, ask: Callable[..., Any]) -> None:
+    """Decode from the contrast of the two models: alpha 2 amplifies what unlearning removed."""
+    before, after = load_model("start"), load_model("after")
+    for alpha in CONTRASTS:
+        ask(f"alpha {alpha:g}", replace(after, model=Contrast(after.model, before.model, alpha)), with_retain=False)
 
 
 BENIGN_STEPS = (5, 10, 20)

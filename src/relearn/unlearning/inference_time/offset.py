@@ -25,7 +25,7 @@ from relearn.core.config import Model, Unlearn
 from relearn.core.errors import InputError
 from relearn.core.files import read_json, remove_tree, replaced_dir, write_json
 from relearn.engine.forward import Head, Predicted, TokenRow, predict
-from relearn.engine.model_support import evaluating
+from relearn.engine.model_support import bare, evaluating
 from relearn.models.load import Loaded, load, load_tokenizer
 from relearn.models.lora import add_lora, attach_adapter, save_adapter
 from relearn.unlearning import train
@@ -237,45 +237,52 @@ def _fitted(offset: torch.Tensor, vocabulary: int) -> torch.Tensor:
     return torch.nn.functional.pad(offset, (0, missing)) if missing > 0 else offset[..., :vocabulary]
 
 
-class OffsetProcessor(LogitsProcessor):
-    """Add alpha (l_small_unlearned - l_small) to the logits at each token of one call of `generate`.
+class NextLogits:
+    """Compute the next logits of a second model in every step of one call of `generate`, with its own KV cache.
 
-    It keeps the key-value caches of both passes of the small model. `attention_mask` (rows, tokens) is the mask of the
-    left-padded prompts.
+    `attention_mask` (rows, tokens) is the mask of the left-padded prompts.
     """
+
+    def __init__(self, model: Any, attention_mask: torch.Tensor):
+        self._model = model
+        self._mask = attention_mask
+        self._cache: Any = None
+        self._seen = 0
+        accepted = inspect.signature(bare(model).forward).parameters
+        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    @torch.no_grad()
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits (rows, V), float32, that follow `input_ids` (rows, tokens)."""
+        new_tokens = input_ids.shape[1] - self._mask.shape[1]
+        self._mask = torch.nn.functional.pad(self._mask, (0, new_tokens), value=1)
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
+        output = self._model(
+            input_ids=input_ids[:, self._seen :],
+            attention_mask=self._mask,
+            position_ids=positions[:, self._seen :],
+            past_key_values=self._cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        self._cache, self._seen = output.past_key_values, input_ids.shape[1]
+        return output.logits[:, -1].float()
+
+
+class OffsetProcessor(LogitsProcessor):
+    """Add alpha (l_small_unlearned - l_small) to the logits at each token of one call of `generate`."""
 
     def __init__(self, small: Any, alpha: float, attention_mask: torch.Tensor):
         self._small = small
         self._alpha = alpha
-        self._mask = attention_mask
-        self._caches: dict[str, Any] = {}
-        self._seen = 0
-        accepted = inspect.signature(small.get_base_model().forward).parameters
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._unlearned, self._start = NextLogits(small, attention_mask), NextLogits(small, attention_mask)
 
-    @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        new_tokens = input_ids.shape[1] - self._mask.shape[1]
-        self._mask = torch.nn.functional.pad(self._mask, (0, new_tokens), value=1)
-        unlearned = self._step("unlearned", input_ids)
+        unlearned = self._unlearned(input_ids)
         with self._small.disable_adapter():
-            start = self._step("start", input_ids)
-        self._seen = input_ids.shape[1]
+            start = self._start(input_ids)
         offset = self._alpha * (unlearned - start)
         return scores + _fitted(offset, scores.shape[-1]).to(scores.dtype)
-
-    def _step(self, name: str, input_ids: torch.Tensor) -> torch.Tensor:
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-        output = self._small(
-            input_ids=input_ids[:, self._seen :],
-            attention_mask=self._mask,
-            position_ids=positions[:, self._seen :],
-            past_key_values=self._caches.get(name),
-            use_cache=True,
-            **self._last_only,
-        )
-        self._caches[name] = output.past_key_values
-        return output.logits[:, -1].float()
 
 
 def small_spec(large: Model, name: str) -> Model:
