@@ -197,3 +197,17 @@ def test_thinking_reads_the_booleans_of_yaml():
     assert values == ["on", "off", "auto"]
     assert Model(name="a").identity.keys().isdisjoint({"thinking", "date"}), "hashes of version 0.1 hold"
     assert Model(name="a", thinking="off").identity["thinking"] == "off"
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_a_conversation_is_formatted_turn_by_turn(template):
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = template
+    chat = chat_format(tokenizer, system_prompt="Be brief." if template else None)
+    turns = [("Who?", "Ann."), ("Where?", "Here.")]
+    first, second = (chat.prompt(question, "chat") + chat.target(answer, "chat") for question, answer in turns)
+    whole = chat.prompt("When?", "chat", turns)
+    positions = [whole.index(text) for text in ("Who?", "Ann.", "Where?", "Here.", "When?")]
+    assert positions == sorted(positions) and whole.count("Be brief.") == (template is not None)
+    assert whole.endswith(chat.prompt("When?", "chat")[-20:]) and chat.prompt("Who?", "chat", ()) in first
+    assert template is None or (whole.startswith(first) and second.split("Where?")[1] in whole)

@@ -112,9 +112,11 @@ class AuditScorer:
 
     def _leak_at(self, rows: RowsByModel) -> dict[str, dict[ModelName, Measurement]]:
         """Compute leak@k (arXiv 2511.04934) for every k of LEAK_KS for which there are samples."""
-        counts = {model: self._facts.count_stated(own) for model, own in rows.items()}
+        counts: dict[ModelName, Mapping[str, tuple[int, int]]] = {
+            model: self._facts.count_stated(own) for model, own in rows.items()
+        }
         most = max((n for by_fact in counts.values() for n, _ in by_fact.values()), default=0)
-        shares: dict[str, dict[ModelName, Measurement]] = {
+        return {
             f"leak@{k}": {
                 model: self._mean({key: leak_at(k, *by_fact.get(key, (0, 0))) for key in self._fact_ids})
                 for model, by_fact in counts.items()
@@ -122,7 +124,6 @@ class AuditScorer:
             for k in LEAK_KS
             if k <= most
         }
-        return shares
 
     def krr_unchanged(self, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """Compute KRR of the unlearned model without an attack, on the sample of retain records."""
