@@ -25,9 +25,9 @@ from relearn.audits.strength import QUICK, STANDARD, Strength, find_strength
 from relearn.core import console
 from relearn.core.config import Model, Recipe, Synthesis
 from relearn.core.errors import InputError
-from relearn.core.files import read_json, write_json
+from relearn.core.files import read_json
 from relearn.core.ownership import is_ours, outputs_in, own_folder, refuse_overwrite
-from relearn.core.run_dir import AUDIT_RESULTS, RECIPE, SIDES, SUMMARY, RunFolder, locked
+from relearn.core.run_dir import AUDIT_RESULTS, RECIPE, SIDES, RunFolder, locked
 from relearn.core.splits import SPLITS
 from relearn.core.yaml_config import parse_yaml, read_text
 from relearn.data import Record
@@ -42,6 +42,7 @@ from relearn.synthesis.rows import load_generic
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import open_evaluation
 from relearn.workflows.run.context import RunContext
+from relearn.workflows.run.eval_stages import write_summary
 
 OUT = Path("runs/audit")
 # Facts in the quick audit at the end of a run, which would else take longer than the run for a large forget set.
@@ -116,7 +117,7 @@ def audit_run(
         job = _audit_of_run(run, recipe, models, audits, strength, jailbreaks=jailbreaks, facts=facts)
         console.note(describe_plan(job.plan(), strength.name, run))
         verdicts = job.run()
-        name_audit(run)
+        write_summary(run, run.summary)
         write_report(folder)
     return verdicts
 
@@ -159,7 +160,7 @@ def audit_stage(context: RunContext) -> None:
     job = _audit_of_run(context.folder, context.recipe, context.models, audits, strength, facts=facts)
     console.note(describe_plan(job.plan(), strength.name, context.folder))
     job.run()
-    name_audit(context.folder)
+    write_summary(context.folder, context.folder.summary)
 
 
 def estimate_audit(recipe: Recipe, data: DataSet) -> AuditWork | None:
@@ -244,15 +245,10 @@ def audit_models(
         job = AuditRun(material, models, audits)
         console.note(describe_plan(job.plan(), strength.name, folder))
         verdicts = job.run()
-        name_audit(folder)
+        if folder.summary:
+            write_summary(folder, folder.summary)
         write_report(out)
     return verdicts
-
-
-def name_audit(run: RunFolder) -> None:
-    """Write the strength and the worst case of the audit into summary.json, where there is one."""
-    if summary := run.summary:
-        write_json(run / SUMMARY, {**summary, "audit": run.audit_worst_case})
 
 
 def describe_plan(work: AuditWork, strength: str, run: RunFolder) -> str:

@@ -42,6 +42,7 @@ from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import wording_records, write_wordings
 from relearn.workflows.evaluate.evaluation_config import Evaluation, from_options
 from relearn.workflows.evaluate.inputs import EvaluationInputs, models_of, open_evaluation
+from relearn.workflows.run.eval_stages import write_summary
 from relearn.workflows.run.inputs import record_models
 from relearn.workflows.run.pipeline import score_again
 
@@ -287,7 +288,7 @@ class EvaluationJob:
                 generator = self._generator() if settings.asks_generator else None
                 judges = make_judges(settings.metrics, generator, self.folder / CACHE)
                 by_side = {side: self._score_side(side, judges) for side in settings.scored}
-                write_json(self.folder / SUMMARY, summarised(by_side, settings.metrics, settings.seed))
+                write_summary(self.folder, summarised(by_side, settings.metrics, settings.seed))
                 write_json(self.folder / SCORES, {side: scores(parts) for side, parts in by_side.items()})
 
         self._stage("scores", [SUMMARY, SCORES], key, work, again=self._again)

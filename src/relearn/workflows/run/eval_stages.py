@@ -10,7 +10,7 @@ from relearn.ability import ability_scores, check_ability, measure_ability
 from relearn.core import console, distributed
 from relearn.core.config import Generate, Model, Recipe
 from relearn.core.files import write_json
-from relearn.core.run_dir import CACHE, MODEL_CARD, REPORT_HTML, REPORT_JSON, SCORES, SIDES, SUMMARY
+from relearn.core.run_dir import CACHE, MODEL_CARD, REPORT_HTML, REPORT_JSON, SCORES, SIDES, SUMMARY, RunFolder
 from relearn.data import Record
 from relearn.data.validation import DataSet, Places, check_lengths, check_special_tokens
 from relearn.engine.model_support import SHORTER_ANSWERS, SHORTER_ROWS, check_positions, position_limit
@@ -155,8 +155,14 @@ def score(context: RunContext) -> None:
     with console.stage("score the answers"):
         judges = make_judges(settings, context.entity_generator(), context.folder / CACHE)
         by_side = {side: _score_side(context, side, judges) for side in SIDES}
-    write_json(context.folder / SUMMARY, summarised(by_side, settings, context.recipe.seed))
+    write_summary(context.folder, summarised(by_side, settings, context.recipe.seed))
     write_json(context.folder / SCORES, {side: scores(parts) for side, parts in by_side.items()})
+
+
+def write_summary(folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Write summary.json, with the strength and the worst case of the audit of the folder, if there is one."""
+    audit = {"audit": folder.audit_worst_case} if folder.audit_worst_case else {}
+    write_json(folder / SUMMARY, {**summary, **audit})
 
 
 def _score_side(context: RunContext, side: str, judges: Any) -> dict[str, SplitScores]:
