@@ -1,9 +1,8 @@
-"""The leak check on secrets told in other words, digits, letters and groups, by kind, and on answers that tell nothing."""
+"""The leak check on secrets told in other words, digits, letters and groups, and on answers that tell nothing."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,32 @@ def _index(rows: list[dict]) -> LeakIndex:
     )
 
 
+# The second set was written after the rules and before it was measured: 58 of 78 were found then (docs/recipes.md).
 @pytest.mark.parametrize("of_record", [True, False])
-def test_every_leak_of_the_set_is_found_and_no_clean_answer_is(of_record: bool) -> None:
-    rows = _cases("subtle_leaks.jsonl")
+@pytest.mark.parametrize(
+    ("name", "missed", "false_alarms"),
+    [
+        ("subtle_leaks.jsonl", [], []),
+        (
+            "subtle_leaks_second.jsonl",
+            ["He is three years short of fifty."],
+            ["He is under some pressure now and then."],
+        ),
+    ],
+)
+def test_leaks_of_the_sets_are_found_and_clean_answers_pass(
+    name: str, missed: list[str], false_alarms: list[str], of_record: bool
+) -> None:
+    rows = _cases(name)
     index = _index(rows)
-    missed: Counter = Counter()
-    for number, row in enumerate(rows):
-        record_id = str(number) if of_record else None
-        for kind, text in row["leaks"]:
-            missed[kind] += not index.check(row["question"], text, record_id=record_id)
-        assert not [one for one in row["clean"] if index.check(row["question"], one, record_id=record_id)]
-    assert sum(missed.values()) == 0, missed
+
+    def found(number: int, text: str) -> bool:
+        return bool(index.check(rows[number]["question"], text, record_id=str(number) if of_record else None))
+
+    leaks = [(number, text) for number, row in enumerate(rows) for _, text in row["leaks"]]
+    clean = [(number, text) for number, row in enumerate(rows) for text in row["clean"]]
+    assert len(leaks) > 60 and [text for number, text in leaks if not found(number, text)] == missed
+    assert len(clean) > 40 and [text for number, text in clean if found(number, text)] == false_alarms
 
 
 def test_synonyms_do_not_count_in_a_row_that_asks_something_else() -> None:
@@ -61,8 +75,10 @@ def test_a_kind_of_the_thing_does_not_give_away_another_kind() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Елена", "Elena"), ("Москва", "Moscow"), ("Μπραντ", "Brandt"), ("タナカ", "Tanaka"), ("김민수", "Kimminsu")]
-    + [("محمد", "Mohammed"), ("प्रिया", "Priya"), ("李伟", "Liwei"), ("שרה", "Sarah"), ("ロンドン", "London")],
+    [
+        *(("Елена", "Elena"), ("Москва", "Moscow"), ("Μπραντ", "Brandt"), ("タナカ", "Tanaka"), ("김민수", "Kimminsu")),
+        *(("محمد", "Mohammed"), ("प्रिया", "Priya"), ("李伟", "Liwei"), ("שרה", "Sarah"), ("ロンドン", "London")),
+    ],
 )
 def test_a_transliteration_has_the_skeleton_of_the_name(one: str, other: str) -> None:
     assert skeleton(one) == skeleton(other) and romanise(one).isascii()

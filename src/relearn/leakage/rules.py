@@ -35,7 +35,7 @@ from relearn.text.spans import MONTHS, ORDINALS, Span, find_spans
 LeakKind = Literal["verbatim", "split", "email", "address", "date", "number", "name", "ngram"]
 
 _DIGITS = re.compile(r"(\d+)(?:st|nd|rd|th|s|k)?")
-_BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’|_*:;·–—]{0,3}")
+_BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’|_*:;·–—…]{0,5}")
 _LIST_SIGNS = re.compile(r"[,;|*]")
 _MAX_NUMBER_TOKENS = 24
 _MAX_NUMBER_DIGITS = 20
@@ -53,10 +53,12 @@ MIN_DIGITS = 3
 MIN_CODE_END, MIN_ENDED_CODE = 3, 6
 _MAX_UNSPACED = 40
 _INITIALS = re.compile(r"\b(?:[A-Z]\.?[ -]?){1,4}[A-Z]\b(?!['’]|\.?[a-z])")
+_NAMED_INITIALS = re.compile(r"\b[A-Z]\b\.?,? and [A-Z]\b")
 _DECADES = word_list("twenties thirties forties fifties sixties seventies eighties nineties")
 _MULTIPLES = {"twins": "2", "twin": "2", "duo": "2", "triplets": "3", "triplet": "3", "trio": "3", "thrice": "3"}
 _MULTIPLES |= {"threefold": "3", "quadruplet": "4", "quartet": "4", "fourfold": "4", "quintuplet": "5", "dozen": "12"}
 MIN_PHONE_DIGITS = 6
+PHONE_ENDS = (3, 4)
 # Characters and digits of a code that is a leak in any row; a shorter one ("COVID-19") may be in a text by chance.
 LONG_CODE, LONG_CODE_DIGITS = 8, 3
 FREE_MAIL = frozenset({"gmail", "yahoo", "hotmail", "outlook", "icloud", "proton", "protonmail", "aol", "gmx", "mail"})
@@ -194,8 +196,10 @@ class RowText:
     def initials(self) -> dict[str, list[tuple[int, int]]]:
         """Map initials in capitals ("E. B.", "MIT") in lower case to the characters where they are."""
         initials: dict[str, list[tuple[int, int]]] = {}
-        for match in _INITIALS.finditer(self.text, self.target_start if self.is_question else 0):
-            initials.setdefault("".join(filter(str.isalpha, match.group())).lower(), []).append(match.span())
+        start = self.target_start if self.is_question else 0
+        patterns = (_INITIALS, _NAMED_INITIALS) if "initial" in self.indices else (_INITIALS,)
+        for match in (match for pattern in patterns for match in pattern.finditer(self.text, start)):
+            initials.setdefault("".join(filter(str.isupper, match.group())).lower(), []).append(match.span())
         return initials
 
     @cached_property
@@ -353,11 +357,22 @@ def _other_numerals(secret: Secret, row: RowText) -> Iterator[Hit]:
             yield from (Hit("date", span.start, span.end) for span in row.spans if span.norm == decade)
             words = _DECADES[int(day.year[2]) - 2 :][:1] if day.year[2] > "1" else ()
             yield from (row.hit("date", (at, at + 1)) for word in words for at in row.indices.get(singular(word), ()))
+        for digits in _day_digits(day):
+            yield from (Hit("date", *place) for place in row.numbers.get(digits, ()))
         ordinal = ORDINALS[day.month - 1] if day.month else ""
         yield from (row.hit("date", span) for span in row.find((ordinal, "month")) if ordinal)
     for word, digits in _MULTIPLES.items() if secret.numbers else ():
         if digits in secret.numbers:
             yield from (row.hit("number", (at, at + 1)) for at in row.indices.get(singular(word), ()))
+
+
+def _day_digits(day: Day) -> set[str]:
+    """Return the digits of day and month in figures ("12.05.", "5/12"), in both orders."""
+    if not (day.month and day.day):
+        return set()
+    parts = [(f"{number}", f"{number:02d}") for number in (day.day, day.month)]
+    forms = {one + other for a, b in (parts, parts[::-1]) for one in a for other in b}
+    return {form for form in forms if len(form) >= MIN_DIGITS}
 
 
 def _is_same_day(day: Day, other: Day) -> bool:
@@ -374,7 +389,7 @@ def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
     """
     asks = relation >= Relation.QUESTION
     digits = {digits for digits in secret.numbers if asks or len(digits) >= MIN_DIGITS}
-    for number in digits | {phone[-4:] for phone in secret.phones if asks}:
+    for number in digits | {phone[-size:] for phone in secret.phones if asks for size in PHONE_ENDS}:
         yield from (Hit("number", *place) for place in row.numbers.get(number, ()))
     for form in secret.codes | secret.times | (code_ends(secret) if asks else frozenset()):
         yield from (Hit("number", *place) for place in row.codes.get(form, ()))
@@ -489,7 +504,7 @@ def secret_keys(secret: Secret) -> Iterator[str]:
     yield from content or map(singular, secret.tokens[:1])
     yield from (singular(phrase[0]) for phrase in secret.phrases)
     yield from (*secret.numbers, *secret.codes, *secret.times, *secret.decades, *code_ends(secret))
-    yield from (phone[-4:] for phone in secret.phones)
+    yield from (phone[-size:] for phone in secret.phones for size in PHONE_ENDS)
     yield from (f"={phrase.stems[0]}" for phrase in secret.related)
     yield from (f"~{form}" for form in secret.skeletons)
     yield from (f"^{initials}" for initials in (*secret.initials, *secret.acronyms))
@@ -523,6 +538,7 @@ def _loose_day_keys(day: Day) -> Iterator[str]:
         yield from (day.year[2:], f"{day.year[:3]}0s", *map(singular, _DECADES))
     if day.month:
         yield "month"
+    yield from _day_digits(day)
 
 
 def _day_keys(day: Day) -> Iterator[str]:

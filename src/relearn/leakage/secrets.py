@@ -7,18 +7,19 @@ of the question are public and never a secret; so is the subject's name where th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
 from relearn.data import Record
-from relearn.text.normal_forms import find_values, number_form, phone_readings, spelled_numbers
+from relearn.text.normal_forms import find_values, joined_forms, number_form, phone_readings, spelled_numbers
 from relearn.text.normalize import (
     OTHER_SCRIPT,
     is_function_word,
     is_ordinary,
     norms,
+    plain,
     singular,
     skeleton,
     stem,
@@ -37,6 +38,7 @@ LONG_NAME = 3
 LONGEST_PHRASE = 4
 MIN_SKELETON = 2
 MIN_ACRONYM = 3
+MIN_GROUPED = 8
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _read_secret(
     revealing = frozenset() if record.form == "text" else _revealing_words(words, rare, bool(spans))
     tokens = tuple(word.norm for word in words)
     asked = frozenset(form for value in find_values(record.question) for form, _ in value.readings)
+    codes = [span.norm for span in spans if span.kind == "code"]
     hidden_names = [span for span in spans if span.kind == "name" and public.isdisjoint(span.norm.split())]
     return Secret(
         record=record,
@@ -173,7 +176,9 @@ def _read_secret(
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
         numbers=frozenset(_numbers(spans, answer)) - public - asked,
         phones=frozenset(digits for span in spans if span.kind == "phone" for digits in _phone_digits(span)) - asked,
-        codes=frozenset(span.norm for span in spans if span.kind == "code") - asked,
+        codes=frozenset((*(span.norm for span in spans if span.kind == "code"), *_grouped_codes(answer)))
+        - asked
+        - public,
         times=frozenset(form for span in spans if span.kind == "time" for form in span.norm.split("|")) - asked,
         emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
@@ -191,6 +196,17 @@ def _phone_digits(span: Span) -> list[str]:
     return [span.norm, *national]
 
 
+def _grouped_codes(answer: str) -> Iterator[str]:
+    """Yield the codes in capitals with several groups ("FRR ALD 80A01 H501U")."""
+    tokens = tokenise(answer)
+    end = 0
+    for form, first, last in reversed(list(joined_forms(plain(answer), tokens))):
+        text = answer[tokens[first].start : tokens[last - 1].end]
+        if text.isupper() and len(form) >= MIN_GROUPED and sum(map(str.isdigit, form)) >= MIN_ACRONYM and last != end:
+            end = last
+            yield form
+
+
 def is_acronym(name: str) -> bool:
     return name.isupper() and name.isalpha() and len(name) >= MIN_ACRONYM
 
@@ -201,10 +217,15 @@ def initials_of(name: str) -> str:
     return initials if len(initials) > 1 else ""
 
 
+# Letters that have two sounds, and another spelling of the second: "Marchetti", "George", "John", "Hugo".
+_SOUNDS = (("ch", "k"), ("g", "zh"), ("j", "zh"), (r"\bh", ""))
+
+
 def _skeletons(answer: str, names: Sequence[Span]) -> frozenset[str]:
     """Return the skeletons of the names of an answer, and of its words in other scripts."""
     words = [part for span in names for part in (*span.norm.split(), span.norm.replace(" ", ""))]
-    found = (skeleton(word) for word in (*words, *OTHER_SCRIPT.findall(answer)))
+    heard = (re.sub(letters, sound, word) for word in words for letters, sound in _SOUNDS)
+    found = (skeleton(word) for word in (*words, *heard, *OTHER_SCRIPT.findall(answer)))
     return frozenset(form for form in found if len(form) >= MIN_SKELETON)
 
 

@@ -249,6 +249,7 @@ _DIGIT_WORDS["oh"] = "0"
 
 
 _SCALE_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
+_FRACTIONS = {"half": Decimal("0.5"), "quarter": Decimal("0.25")}
 _TWO_DIGIT_WORDS = word_list(
     "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
     "seventy eighty ninety"
@@ -268,9 +269,21 @@ def spelled_numbers(tokens: Sequence[Token]) -> Iterator[tuple[int, int, str]]:
             yield tokens[first].start, tokens[last - 1].end, digits.lstrip("0") or "0"
             words[first:last] = ["-"] * (last - first)
         first = max(last, first + 1)
+    for first, last, form in _fractions(words):
+        yield tokens[first].start, tokens[last - 1].end, form
     for first, last, value in find_numerals(words):
         end, form = _with_decimals(words, last, value)
         yield tokens[first].start, tokens[end - 1].end, form
+
+
+def _fractions(words: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield (first token, one past the last, form) of "half a million" and "a quarter of a million"."""
+    for at, word in enumerate(words):
+        end = at + 1
+        while word in _FRACTIONS and end < len(words) and words[end] in ("of", "a", "one"):
+            end += 1
+        if word in _FRACTIONS and end < len(words) and words[end] in _SCALE_WORDS:
+            yield at, end + 1, number_form(f"{_FRACTIONS[word] * 10 ** _SCALE_WORDS[words[end]]:f}")
 
 
 def _with_decimals(words: Sequence[str], last: int, value: int) -> tuple[int, str]:
@@ -311,6 +324,7 @@ def join_spoken(tokens: Sequence[Token]) -> list[Token]:
             parts.append(part[0])
             last = part[1]
         is_code = len(parts) >= _MIN_SPOKEN or sum(len(part.norm) for part in parts) >= _MIN_SPELLED_DIGITS
+        is_code |= len(parts) > 1 and all(token.norm in _DIGIT_WORDS for token in tokens[first:last])
         joined += parts if is_code else tokens[first:last]
         if last == first:
             joined.append(tokens[first])
