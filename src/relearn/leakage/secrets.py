@@ -176,9 +176,7 @@ def _read_secret(
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
         numbers=frozenset(_numbers(spans, answer)) - public - asked,
         phones=frozenset(digits for span in spans if span.kind == "phone" for digits in _phone_digits(span)) - asked,
-        codes=frozenset((*(span.norm for span in spans if span.kind == "code"), *_grouped_codes(answer)))
-        - asked
-        - public,
+        codes=frozenset((*codes, *_grouped_codes(answer))) - asked - public,
         times=frozenset(form for span in spans if span.kind == "time" for form in span.norm.split("|")) - asked,
         emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
