@@ -222,7 +222,7 @@ def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
 
 
 # English function words that are words of other languages as well.
-_SHARED = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
+SHARED_WORDS = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
 _SCRIPTS = {
     **dict.fromkeys(("HIRAGANA", "KATAKANA"), "Japanese"),
     **{"CJK": "Chinese", "HANGUL": "Korean", "DEVANAGARI": "Hindi", "CYRILLIC": "Cyrillic letters"},
@@ -249,7 +249,7 @@ def other_language(text: str) -> str | None:
         return _SCRIPTS.get(script, script.capitalize())
     words = _LATIN_WORD.findall(_ADDRESS.sub(" ", text))
     small = [word for at, word in enumerate(words) if word.islower() and not _is_particle(words, at)]
-    distinctive = [word for word in small if word not in _SHARED]
+    distinctive = [word for word in small if word not in SHARED_WORDS]
     english = sum(len(word) > 1 and is_ordinary(word.lower()) for word in distinctive + words[:1])
     counts = {name: sum(word in own for word in distinctive) for name, own in _function_words().items()}
     name = max(counts, key=lambda language: counts[language])
