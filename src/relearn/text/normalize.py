@@ -120,8 +120,45 @@ def singular(norm: str) -> str:
 
 
 _ENDINGS = (
-    *("ician", "ation", "ition", "ement", "ical", "ment", "istic", "ian", "ist", "ism", "ing", "ery", "ary", "ion"),
-    *("ant", "ry", "ics", "ous", "er", "or", "ed", "es", "ic", "al", "an", "y", "e", "s"),
+    *(
+        "ibility",
+        "ability",
+        "ician",
+        "ation",
+        "ition",
+        "ement",
+        "ical",
+        "ment",
+        "istic",
+        "ian",
+        "ist",
+        "ism",
+        "ing",
+        "ery",
+        "ary",
+        "ion",
+    ),
+    *(
+        "ant",
+        "ry",
+        "ics",
+        "ous",
+        "er",
+        "or",
+        "ed",
+        "es",
+        "ity",
+        "ible",
+        "able",
+        "ence",
+        "ance",
+        "ic",
+        "al",
+        "an",
+        "y",
+        "e",
+        "s",
+    ),
 )
 _SHORTEST_STEM, _MAX_ENDINGS = 4, 2
 
