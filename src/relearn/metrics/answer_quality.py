@@ -166,7 +166,8 @@ def _topic_stems() -> dict[str, frozenset[str]]:
 def _without_name(text: str, subject: str | None) -> str:
     """Remove the words of the subject's name, which make any two texts about a person near."""
     words = "|".join(re.escape(word) for word in (subject or "").split())
-    return re.sub(rf"\b(?:{words})(?:['’]s)?(?!\w)", " ", text).strip() or text if words else text
+    shortened = re.sub(rf"\b(?:{words})(?:['’]s)?(?!\w)", " ", text) if words else text
+    return shortened if shortened.strip() else text
 
 
 def names_subject(text: str, subject: str | None) -> bool:
