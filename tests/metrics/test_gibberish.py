@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
@@ -143,6 +143,7 @@ def test_distinct_share_by_hand():
     assert distinct_share("ab") == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=60))
 def test_distinct_share_lies_in_the_unit_interval_and_doubling_never_raises_it(units):
     share = distinct_share(units)
@@ -172,6 +173,7 @@ def test_the_note_says_what_was_seen_and_on_what_it_rests():
     assert found.note == "by words and base perplexity"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_answer_is_taken(text):
     assert gibberish_kind(text) in (*KINDS, None)

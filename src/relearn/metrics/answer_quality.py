@@ -120,9 +120,8 @@ def _relevant_by_rules(context: Context) -> list[bool | None]:
     found = [on_topic(row.question, row.response, subject) for row, subject in zip(rows, subjects, strict=True)]
     undecided = [index for index, decided in enumerate(found) if decided is None]
     matcher = context.judges.matcher
-    pairs = [
-        tuple(_without_name(text, subjects[at]) for text in (rows[at].question, rows[at].response)) for at in undecided
-    ]
+    texts = [(rows[at].question, rows[at].response, subjects[at]) for at in undecided]
+    pairs = [(_without_name(question, name), _without_name(response, name)) for question, response, name in texts]
     cosines = matcher.related(pairs) if matcher else None
     for position, index in enumerate(undecided):
         named = names_subject(rows[index].response, subjects[index]) or None

@@ -68,15 +68,16 @@ def is_cut_off(text: str, question: str, reference: str, subject: str | None = N
     A missing end mark is a sign only where the reference has one. Answers without words, and "yes", are not cut off.
     """
     words, body = norms(text), text.strip()
-    if not words or words == norms(reference):
+    if len(words) == 0 or words == norms(reference):
         return False
     if _is_echo(words, norms(question), frozenset(norms(subject or ""))):
         return True
     if body.rstrip(_CLOSING).endswith(tuple(_STOPS)) or not body.isprintable():
         return False
-    if body.endswith(tuple(_OPEN)) or (len(words) > 1 and words[-1] in _HANGING and words[0] not in ("yes", "no")):
+    if body.endswith(tuple(_OPEN)) or (len(words) > 1 and words[-1] in _HANGING and not {"yes", "no"} & {*words}):
         return True
-    if words[0] in norms(subject or find_subject(question) or ""):
+    first = next(iter(words))
+    if first in norms(subject or find_subject(question) or ""):
         fewest = 1
     else:
         fewest = _MIN_SENTENCE if body[0].isupper() else _MIN_LONG
