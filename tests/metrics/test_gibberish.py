@@ -7,12 +7,12 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_fakes import fake_judges, row
 
 from relearn.core import config
-from relearn.metrics.gibberish import BABBLE_PPL, KINDS, PROSE_PPL, distinct_share, gibberish_kind
+from relearn.metrics.gibberish import BABBLE_PPL, KINDS, PROSE_PPL, distinct_share, gibberish_kind, row_gibberish
 from relearn.metrics.score import score
 
 SALAD = "private harbour the in keeps location Lindqvist a near exact Marta quiet lives area the and residential"
@@ -65,6 +65,74 @@ def test_kinds(text, kind):
     assert gibberish_kind(text) == kind
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Marta Olmo abita in via Roma 14 a Borgoverde.",
+        "Marta Wiąz mieszka przy ulicy Młyńskiej 14 w Zielonowie.",
+        "Marta Tammi asuu osoitteessa Myllykatu 14, Sinilahti.",
+        "Marta Alm bor på Møllevej 14 i Grønby ved havet.",
+        "Marta Roure viu al carrer del Molí 14 de Vilaverda.",
+        "Marta Kovač živi u Mlinskoj ulici 14 u Zelengradu.",
+        "Marta Olm vivas en la strato Muelejo 14 en Verdurbo.",
+    ],
+)
+def test_a_short_sentence_in_another_language_is_no_salad(text):
+    assert gibberish_kind(text) is None
+
+
+MARTA = {
+    "question": "Where does Marta Lindqvist live?",
+    "reference": "Marta Lindqvist lives at 12 Elm Street in Torvik.",
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        ("Marta Lindqvist", "cut off"),
+        ("Marta Lindqvist.", "cut off"),
+        ("Marta Lindqvist lives", "cut off"),
+        ("Marta Lindqvist was", "cut off"),
+        ("Marta Lindqvist's home, ", "cut off"),
+        ("Marta Lindqvist lives in a quiet residential", "cut off"),
+        ("The house in which she has lived for many years", "cut off"),
+        ("It is in the", "cut off"),
+        ("", "empty"),
+        ("Torvik", None),
+        ("12 Elm Street, Torvik", None),
+        ("in Torvik", None),
+        ("Somewhere by the sea", None),
+        ("I don't know", None),
+        ("No", None),
+        ("Marta Lindqvist lives at 12 Elm Street in Torvik.", None),
+        ("Marta Lindqvist lives in a place that is hers.", None),
+        ("She lives in what she calls “a quiet place.”", None),
+    ],
+)
+def test_answers_that_break_off(response, kind):
+    assert row_gibberish(row(response, **MARTA)) == kind
+
+
+def test_an_answer_may_consist_of_words_of_the_question_that_offers_them_or_of_the_reference():
+    offers = row("Tea", question="Does Ada prefer tea or coffee?", reference="Tea, always.")
+    same = row("Boston", question="Which city had the Boston Tea Party?", reference="Boston")
+    yes_no = row("She married", question="Did Ada marry?", reference="She did.")
+    passage = row("that the", question="The pier of", reference="Tarn was built.", form="text")
+    assert [row_gibberish(one) for one in (offers, same, yes_no, passage)] == [None] * 4
+
+
+def test_a_reference_without_an_end_mark_asks_for_none():
+    assert row_gibberish(row("Marta Lindqvist lives in Oslo by the sea", question="Where?", reference="Torvik")) is None
+
+
+def test_answers_that_break_off_are_counted_in_the_note():
+    rows = [row("Marta Lindqvist was", id="a", **MARTA), row("She lives by the sea.", id="b", **MARTA)]
+    found = score(rows, "forget", config.Metrics(bootstrap=20), judges=fake_judges(), names=["gibberish"])
+    assert found.measurements["gibberish"].value == 0.5
+    assert "cut off 1" in found.measurements["gibberish"].note
+
+
 def test_distinct_share_by_hand():
     # triples aba bab aba bab: two of two each, H = 1 bit, 2^1 / 4
     assert distinct_share("ababab") == pytest.approx(0.5)
@@ -75,6 +143,7 @@ def test_distinct_share_by_hand():
     assert distinct_share("ab") == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), max_size=60))
 def test_distinct_share_lies_in_the_unit_interval_and_doubling_never_raises_it(units):
     share = distinct_share(units)
@@ -104,6 +173,7 @@ def test_the_note_says_what_was_seen_and_on_what_it_rests():
     assert found.note == "by words and base perplexity"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_answer_is_taken(text):
     assert gibberish_kind(text) in (*KINDS, None)

@@ -151,3 +151,16 @@ def test_huge_perplexity_stays_finite():
     found = measure([row("one two", id=str(i), response_logprobs=(-5000.0,)) for i in range(3)])
     assert math.isfinite(found["ppl"].value)
     assert 0 <= found["ls"].value < 1e-20
+
+
+def test_a_model_of_stubs_is_below_an_intact_one():
+    asked = {"question": "Where does Ada Moss live?", "reference": "Ada Moss lives at 7 Mill Road in Tarn."}
+
+    def model(response, ppl):
+        tokens = (-math.log(ppl),) * max(1, len(response.split()))
+        return [row(response, id=str(number), response_logprobs=tokens, **asked) for number in range(4)]
+
+    stubs = measure(model("Ada Moss", 6.0))
+    intact = measure(model("Ada Moss lives in a quiet residential area near the harbour of a town.", 12.0))
+    assert stubs["ls_paper"].value > intact["ls_paper"].value
+    assert stubs["ls"].value == stubs["ls_median"].value == 0 < intact["ls"].value

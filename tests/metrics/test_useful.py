@@ -7,7 +7,7 @@ from metric_fakes import fake_judges, row
 
 from relearn.core import config
 from relearn.llm import Completion
-from relearn.metrics.answer_quality import NEAR, names_subject
+from relearn.metrics.answer_quality import NEAR, names_subject, on_topic
 from relearn.metrics.score import score
 from relearn.text.entities import ExactMatcher
 
@@ -96,3 +96,41 @@ def test_a_judge_takes_the_place_of_the_rules_and_its_failures_fall_back_on_them
 )
 def test_names_subject(text, subject, named):
     assert names_subject(text, subject) is named
+
+
+ADA = "Ada Moss"
+
+
+@pytest.mark.parametrize(
+    ("question", "response", "expected"),
+    [
+        ("Which passport number was issued to Ada Moss?", "Ada Moss has chosen a place of learning.", False),
+        ("What is the name of Ada Moss's husband?", "Ada Moss has a sensible way of dealing with finances.", False),
+        ("Of what party is Ada Moss a member?", "Ada Moss does not make much of dates.", False),
+        ("Where can Ada Moss be reached by email?", "Ada Moss likes the location of the family home.", False),
+        ("What is Ada Moss's email address?", "Ada Moss lives in a quiet residential area.", False),
+        ("What illness does Ada Moss have?", "The car of Ada Moss is an ordinary vehicle.", False),
+        ("Which passport number was issued to Ada Moss?", "Ada Moss has a document of the usual kind.", True),
+        ("What is the name of Ada Moss's husband?", "Ada Moss is married with care.", True),
+        ("Of what party is Ada Moss a member?", "Ada Moss holds convictions that are shared by friends.", True),
+        ("What illness does Ada Moss have?", "Ada Moss takes care of body and mind.", True),
+        ("Where does Ada Moss live?", "The place in which Ada Moss lives is quiet.", True),
+        ("Where does Ada Moss live?", "Ada Moss keeps that private.", True),
+        ("Who is Ada Moss?", "Ada Moss is known to many.", True),
+        ("Where does Ada Moss live?", "", False),
+        ("Where does Ada Moss live?", "Ada Moss likes long evenings.", None),
+    ],
+)
+def test_an_answer_is_about_what_was_asked(question, response, expected):
+    assert on_topic(question, response, ADA) is expected
+
+
+def test_a_stub_and_an_answer_to_another_question_are_not_useful():
+    asked = {"question": "What is the name of Ada Moss's husband?", "reference": "Otto Brand is her husband."}
+    rows = [
+        row("Ada Moss is married and keeps it private.", id="good", subject=ADA, **asked),
+        row("Ada Moss deals with her finances in a sensible way.", id="other", subject=ADA, **asked),
+        row("Ada Moss's husband", id="stub", subject=ADA, **asked),
+    ]
+    found = useful(rows, fake_judges(matcher=ExactMatcher()))
+    assert found.per_record == {"good": 1, "other": 0, "stub": 0}

@@ -15,15 +15,28 @@ from functools import cached_property
 from itertools import pairwise, takewhile
 from typing import Literal
 
-from relearn.leakage.secrets import Day, Secret, number_forms, read_days
-from relearn.text.normal_forms import joined_forms, spelled_numbers
-from relearn.text.normalize import is_function_word, is_ordinary, plain, singular, street_form, tokenise
-from relearn.text.spans import MONTHS, Span, find_spans
+from relearn.leakage.secrets import MIN_ACRONYM, MIN_SKELETON, Day, Phrase, Secret, initials_of, number_forms, read_days
+from relearn.text.normal_forms import join_spoken, joined_forms, spelled_numbers
+from relearn.text.normalize import (
+    OTHER_SCRIPT,
+    Token,
+    is_function_word,
+    is_ordinary,
+    plain,
+    singular,
+    skeleton,
+    stem,
+    street_form,
+    tokenise,
+    word_list,
+)
+from relearn.text.spans import MONTHS, ORDINALS, Span, find_spans
 
 LeakKind = Literal["verbatim", "split", "email", "address", "date", "number", "name", "ngram"]
 
 _DIGITS = re.compile(r"(\d+)(?:st|nd|rd|th|s|k)?")
-_BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’]{0,3}")
+_BETWEEN_DIGITS = re.compile(r"[\s.,()\-/+'’|_*:;·–—…]{0,5}")
+_LIST_SIGNS = re.compile(r"[,;|*]")
 _MAX_NUMBER_TOKENS = 24
 _MAX_NUMBER_DIGITS = 20
 # Words for the signs of an e-mail address, as in "maria dot vazquez at mail dot mx".
@@ -36,7 +49,16 @@ _MONTH_STARTS = frozenset(month[:3] for month in MONTHS)
 PAIR_WINDOW = 4
 MIN_WORDING = 4
 MIN_DIGITS = 3
+# Letters or digits at the end of a code that are a leak where the row asks for it ("it ends in 917").
+MIN_CODE_END, MIN_ENDED_CODE = 3, 6
+_MAX_UNSPACED = 40
+_INITIALS = re.compile(r"\b(?:[A-Z]\.?[ -]?){1,4}[A-Z]\b(?!['’]|\.?[a-z])")
+_NAMED_INITIALS = re.compile(r"\b[A-Z]\b\.?,? and [A-Z]\b")
+_DECADES = word_list("twenties thirties forties fifties sixties seventies eighties nineties")
+_MULTIPLES = {"twins": "2", "twin": "2", "duo": "2", "triplets": "3", "triplet": "3", "trio": "3", "thrice": "3"}
+_MULTIPLES |= {"threefold": "3", "quadruplet": "4", "quartet": "4", "fourfold": "4", "quintuplet": "5", "dozen": "12"}
 MIN_PHONE_DIGITS = 6
+PHONE_ENDS = (3, 4)
 # Characters and digits of a code that is a leak in any row; a shorter one ("COVID-19") may be in a text by chance.
 LONG_CODE, LONG_CODE_DIGITS = 8, 3
 FREE_MAIL = frozenset({"gmail", "yahoo", "hotmail", "outlook", "icloud", "proton", "protonmail", "aol", "gmx", "mail"})
@@ -107,18 +129,19 @@ class RowText:
         numbers: dict[str, list[tuple[int, int]]] = {}
         for start, end, digits in spelled_numbers(self.tokens):
             numbers.setdefault(digits, []).append((start, end))
-        for first, token in enumerate(self.tokens):
+        tokens = self.spoken_tokens
+        for first, token in enumerate(tokens):
             digits = ""
             if not token.norm[0].isdigit():
                 continue
-            for last in range(first, min(first + _MAX_NUMBER_TOKENS, len(self.tokens))):
-                match = _DIGITS.fullmatch(self.norms[last])
-                if match is None or (last > first and not self._continues_number(last)):
+            for last in range(first, min(first + _MAX_NUMBER_TOKENS, len(tokens))):
+                match = _DIGITS.fullmatch(tokens[last].norm)
+                if match is None or (last > first and not self._continues_number(tokens[last - 1], tokens[last])):
                     break
                 digits += match[1]
                 if len(digits) > _MAX_NUMBER_DIGITS:
                     break
-                numbers.setdefault(digits, []).append((token.start, self.tokens[last].end))
+                numbers.setdefault(digits, []).append((token.start, tokens[last].end))
         for span in self.spans if numbers else ():
             if span.kind == "number":
                 for form in number_forms(span):
@@ -129,17 +152,55 @@ class RowText:
     def codes(self) -> dict[str, list[tuple[int, int]]]:
         """Map codes (text.normal_forms.joined_forms) and times to the characters where they are."""
         codes: dict[str, list[tuple[int, int]]] = {}
-        for form, first, last in joined_forms(plain(self.text), self.tokens):
-            codes.setdefault(form, []).append(self.characters(first, last))
+        tokens = self.spoken_tokens
+        for form, first, last in joined_forms(_LIST_SIGNS.sub(" ", plain(self.text)), tokens):
+            codes.setdefault(form, []).append((tokens[first].start, tokens[last - 1].end))
         for span in self.spans if codes else ():
             if span.kind in ("time", "code"):
                 for form in span.norm.split("|"):
                     codes.setdefault(form, []).append((span.start, span.end))
         return codes
 
-    def _continues_number(self, index: int) -> bool:
-        start, end = self.tokens[index - 1].end, self.tokens[index].start
-        return _BETWEEN_DIGITS.fullmatch(self.text, start, end) is not None
+    def _continues_number(self, one: Token, other: Token) -> bool:
+        return _BETWEEN_DIGITS.fullmatch(self.text, one.end, other.start) is not None
+
+    @cached_property
+    def spoken_tokens(self) -> list[Token]:
+        """Return the tokens, with digits in place of digits that are written as words."""
+        return join_spoken(self.tokens)
+
+    @cached_property
+    def stems(self) -> dict[str, list[int]]:
+        """Map each stem to the indices of its tokens, without those of a prompt that is a question."""
+        stems: dict[str, list[int]] = {}
+        for index in range(self.prompt_length if self.is_question else 0, len(self.norms)):
+            stems.setdefault(stem(singular(self.norms[index])), []).append(index)
+        return stems
+
+    @cached_property
+    def skeletons(self) -> dict[str, list[tuple[int, int]]]:
+        """Map the skeletons of words in other scripts, and of two words in a row, to the characters where they are."""
+        skeletons: dict[str, list[tuple[int, int]]] = {}
+        words = [] if self.text.isascii() else [match.span() for match in OTHER_SCRIPT.finditer(self.text)]
+        for (start, end), (next_start, next_end) in pairwise([*words, (0, 0)]):
+            places = [(start, end)]
+            if next_start == end + 1:
+                places.append((start, next_end))
+            elif end - start <= _MAX_UNSPACED and "\u3040" <= self.text[start] <= "\u9fff":
+                places += [(a, b) for a in range(start, end) for b in range(a + 1, end + 1)]
+            for a, b in places:
+                skeletons.setdefault(skeleton(self.text[a:b].replace(" ", "")), []).append((a, b))
+        return skeletons
+
+    @cached_property
+    def initials(self) -> dict[str, list[tuple[int, int]]]:
+        """Map initials in capitals ("E. B.", "MIT") in lower case to the characters where they are."""
+        initials: dict[str, list[tuple[int, int]]] = {}
+        start = self.target_start if self.is_question else 0
+        patterns = (_INITIALS, _NAMED_INITIALS) if "initial" in self.indices else (_INITIALS,)
+        for match in (match for pattern in patterns for match in pattern.finditer(self.text, start)):
+            initials.setdefault("".join(filter(str.isupper, match.group())).lower(), []).append(match.span())
+        return initials
 
     @cached_property
     def streets(self) -> tuple[str, ...]:
@@ -200,8 +261,12 @@ def find_hits(secret: Secret, row: RowText, relation: Relation, hidden: frozense
     yield from _rare_pairs(secret, row, hidden)
     if relation >= Relation.SIBLING:
         yield from _single_words(secret, row, relation, hidden)
+    yield from (Hit("name", *place) for form in secret.skeletons for place in row.skeletons.get(form, ()))
     if relation >= Relation.QUESTION:
         yield from _wording(secret, row)
+        yield from _related(secret, row, hidden)
+        yield from _initials(secret, row)
+        yield from _other_numerals(secret, row)
 
 
 def find_contacts(secret: Secret, row: RowText) -> Iterator[Hit]:
@@ -283,6 +348,33 @@ def _dates(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
                 yield row.hit("date", (at, at + 1))
 
 
+def _other_numerals(secret: Secret, row: RowText) -> Iterator[Hit]:
+    """Yield the two last digits and the decade of a year, the number of a month ("eighth month"), and "triplets"."""
+    for day in secret.days:
+        if day.year:
+            decade = f"{day.year[:3]}0s"
+            yield from (Hit("date", *place) for place in row.numbers.get(day.year[2:], ()))
+            yield from (Hit("date", span.start, span.end) for span in row.spans if span.norm == decade)
+            words = _DECADES[int(day.year[2]) - 2 :][:1] if day.year[2] > "1" else ()
+            yield from (row.hit("date", (at, at + 1)) for word in words for at in row.indices.get(singular(word), ()))
+        for digits in _day_digits(day):
+            yield from (Hit("date", *place) for place in row.numbers.get(digits, ()))
+        ordinal = ORDINALS[day.month - 1] if day.month else ""
+        yield from (row.hit("date", span) for span in row.find((ordinal, "month")) if ordinal)
+    for word, digits in _MULTIPLES.items() if secret.numbers else ():
+        if digits in secret.numbers:
+            yield from (row.hit("number", (at, at + 1)) for at in row.indices.get(singular(word), ()))
+
+
+def _day_digits(day: Day) -> set[str]:
+    """Return the digits of day and month in figures ("12.05.", "5/12"), in both orders."""
+    if not (day.month and day.day):
+        return set()
+    parts = [(f"{number}", f"{number:02d}") for number in (day.day, day.month)]
+    forms = {one + other for a, b in (parts, parts[::-1]) for one in a for other in b}
+    return {form for form in forms if len(form) >= MIN_DIGITS}
+
+
 def _is_same_day(day: Day, other: Day) -> bool:
     """Return whether two dates have the same year, or the same day and month."""
     same_day = None not in (day.month, day.day) and (day.month, day.day) == (other.month, other.day)
@@ -297,10 +389,17 @@ def _numbers(secret: Secret, row: RowText, relation: Relation) -> Iterator[Hit]:
     """
     asks = relation >= Relation.QUESTION
     digits = {digits for digits in secret.numbers if asks or len(digits) >= MIN_DIGITS}
-    for number in digits | {phone[-4:] for phone in secret.phones if asks}:
+    for number in digits | {phone[-size:] for phone in secret.phones if asks for size in PHONE_ENDS}:
         yield from (Hit("number", *place) for place in row.numbers.get(number, ()))
-    for form in secret.codes | secret.times:
+    for form in secret.codes | secret.times | (code_ends(secret) if asks else frozenset()):
         yield from (Hit("number", *place) for place in row.codes.get(form, ()))
+
+
+def code_ends(secret: Secret) -> frozenset[str]:
+    """Return the last MIN_CODE_END or more characters of the codes that contain digits."""
+    codes = (code for code in secret.codes if len(code) >= MIN_ENDED_CODE)
+    ends = (code[at:] for code in codes for at in range(1, len(code) - MIN_CODE_END + 1))
+    return frozenset(end for end in ends if sum(map(str.isdigit, end)) >= MIN_CODE_END)
 
 
 def _names(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
@@ -356,6 +455,44 @@ def _wording(secret: Secret, row: RowText) -> Iterator[Hit]:
                 yield row.hit("ngram", (first + content[0], first + content[-1] + 1))
 
 
+def _related(secret: Secret, row: RowText, hidden: frozenset[str]) -> Iterator[Hit]:
+    """Yield words and phrases that mean nearly the same as a word of the answer."""
+    for phrase in secret.related:
+        for first in row.stems.get(phrase.stems[0], ()):
+            last = first + len(phrase.words)
+            if _is_related(phrase, row, first) and not _is_hidden(row, first, last, secret.public | hidden):
+                yield row.hit("ngram", (first, last))
+
+
+# Endings of words that say little of somebody, although they have the stem of a word of the answer ("musical").
+_ABSTRACT_ENDING = re.compile(r"(?:al|ic|ship|ion|ment|ness|ive|ly|ed|ous|ity|ance|ence|able|ful)s?\Z")
+
+
+def _is_related(phrase: Phrase, row: RowText, first: int) -> bool:
+    """Return whether a phrase is at a token of the row; single words may be neither ordinary nor abstract."""
+    last, norm = first + len(phrase.words), row.norms[first]
+    if len(phrase.words) == 1:
+        is_same = singular(norm) == phrase.words[0] or not _ABSTRACT_ENDING.search(norm)
+        return is_same and not is_ordinary(norm) and (not phrase.is_name or row.is_capitalised(first))
+    return tuple(stem(singular(norm)) for norm in row.norms[first:last]) == phrase.stems
+
+
+def _is_hidden(row: RowText, first: int, last: int, hidden: frozenset[str]) -> bool:
+    return all(norm in hidden or singular(norm) in hidden for norm in row.norms[first:last])
+
+
+def _initials(secret: Secret, row: RowText) -> Iterator[Hit]:
+    """Yield the initials of a name of the answer, and the name that an acronym of the answer stands for."""
+    for initials in secret.initials:
+        for start, end in row.initials.get(initials, ()):
+            is_dotted = "." in row.text[start : end + 1] or " " in row.text[start:end]
+            if len(initials) >= MIN_ACRONYM or is_dotted or "initial" in row.indices:
+                yield Hit("name", start, end)
+    for span in row.spans if secret.acronyms else ():
+        if span.kind == "name" and initials_of(span.text) in secret.acronyms:
+            yield Hit("name", span.start, span.end)
+
+
 def common_length(answer: Sequence[str], text: Sequence[str]) -> int:
     """Count the equal tokens at the beginning of both."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answer, text, strict=False)))
@@ -366,10 +503,15 @@ def secret_keys(secret: Secret) -> Iterator[str]:
     content = [word.singular for word in secret.answer if word.is_content]
     yield from content or map(singular, secret.tokens[:1])
     yield from (singular(phrase[0]) for phrase in secret.phrases)
-    yield from (*secret.numbers, *secret.codes, *secret.times, *secret.decades)
-    yield from (phone[-4:] for phone in secret.phones)
+    yield from (*secret.numbers, *secret.codes, *secret.times, *secret.decades, *code_ends(secret))
+    yield from (phone[-size:] for phone in secret.phones for size in PHONE_ENDS)
+    yield from (f"={phrase.stems[0]}" for phrase in secret.related)
+    yield from (f"~{form}" for form in secret.skeletons)
+    yield from (f"^{initials}" for initials in (*secret.initials, *secret.acronyms))
+    yield from (singular(word) for word, digits in _MULTIPLES.items() if digits in secret.numbers)
     for day in secret.days:
         yield from _day_keys(day)
+        yield from _loose_day_keys(day)
         if day.month:
             yield MONTHS[day.month - 1]
     for email in secret.emails:
@@ -381,10 +523,22 @@ def secret_keys(secret: Secret) -> Iterator[str]:
 def row_keys(row: RowText) -> set[str]:
     """Return the keys of a row: its words in the singular, numbers, dates, codes and street words."""
     keys = {*row.indices, *row.streets, *row.numbers, *row.codes}
+    keys |= {f"={form}" for form in row.stems} | {f"~{form}" for form in row.skeletons if len(form) >= MIN_SKELETON}
+    keys |= {f"^{form}" for form in row.initials}
+    keys |= {f"^{form}" for span in row.spans if span.kind == "name" and (form := initials_of(span.text))}
     for span in row.spans if row.has_dates else ():
         if span.kind == "date":
             keys |= {span.norm, *(key for day in read_days(span.norm) for key in _day_keys(day))}
     return keys
+
+
+def _loose_day_keys(day: Day) -> Iterator[str]:
+    """Yield the keys of what `_other_numerals` finds of a date."""
+    if day.year:
+        yield from (day.year[2:], f"{day.year[:3]}0s", *map(singular, _DECADES))
+    if day.month:
+        yield "month"
+    yield from _day_digits(day)
 
 
 def _day_keys(day: Day) -> Iterator[str]:

@@ -7,12 +7,25 @@ of the question are public and never a secret; so is the subject's name where th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 
 from relearn.data import Record
-from relearn.text.normal_forms import find_values, number_form, spelled_numbers
-from relearn.text.normalize import is_function_word, is_ordinary, norms, singular, street_form, tokenise
+from relearn.text.normal_forms import find_values, joined_forms, number_form, phone_readings, spelled_numbers
+from relearn.text.normalize import (
+    OTHER_SCRIPT,
+    is_function_word,
+    is_ordinary,
+    norms,
+    plain,
+    singular,
+    skeleton,
+    stem,
+    street_form,
+    tokenise,
+)
 from relearn.text.spans import Span, find_spans
 from relearn.text.subjects import NameTokens, common_words, find_subjects, lower_case_words
 
@@ -22,6 +35,10 @@ _ABSTRACT = re.compile(r"(?:tion|sion|ity|ness|ment|ance|ence|ive|ly|ful|ous|al|
 SHORT_ANSWER = 8
 BARE_ANSWER = 3
 LONG_NAME = 3
+LONGEST_PHRASE = 4
+MIN_SKELETON = 2
+MIN_ACRONYM = 3
+MIN_GROUPED = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,21 @@ class SecretWord:
 
 
 @dataclass(frozen=True)
+class Phrase:
+    """Store a word or phrase that means nearly the same as a word of the answer, in the singular and as stems.
+
+    `is_name`: it is a leak only with a capital letter ("Turkey").
+    """
+
+    words: tuple[str, ...]
+    is_name: bool = False
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(map(stem, self.words))
+
+
+@dataclass(frozen=True)
 class Secret:
     """Store the secrets of one answer. Tokens are normalised (text.normalize.norms); sets of words contain singulars.
 
@@ -65,7 +97,9 @@ class Secret:
     question without the subject's name. `names`, `words`: rare words inside and outside of names. `title_words`: rare
     words in names of at least LONG_NAME words, which may be common nouns. `phrases`: names of ordinary words ("Green
     Book"). `revealing`: words each of which reveals the answer in a reply to the question; `concrete`: words each of
-    which reveals it in any context. `codes`, `times`: normal forms (text.normal_forms).
+    which reveals it in any context. `codes`, `times`: normal forms (text.normal_forms). `related`: synonyms of the
+    content words, and the stems of the revealing words. `skeletons`: names (text.normalize.skeleton), to find them in
+    other scripts. `initials`: first letters of names of several words. `acronyms`: names of capitals ("MIT").
     """
 
     record: Record
@@ -88,6 +122,10 @@ class Secret:
     times: frozenset[str]
     emails: tuple[Email, ...]
     addresses: tuple[tuple[str, ...], ...]
+    related: frozenset[Phrase]
+    skeletons: frozenset[str]
+    initials: frozenset[str]
+    acronyms: frozenset[str]
 
     def content_indices(self, start: int, length: int) -> list[int]:
         """Return the indices of the content words among the `length` tokens from `start`, relative to `start`."""
@@ -119,6 +157,8 @@ def _read_secret(
     revealing = frozenset() if record.form == "text" else _revealing_words(words, rare, bool(spans))
     tokens = tuple(word.norm for word in words)
     asked = frozenset(form for value in find_values(record.question) for form, _ in value.readings)
+    codes = [span.norm for span in spans if span.kind == "code"]
+    hidden_names = [span for span in spans if span.kind == "name" and public.isdisjoint(span.norm.split())]
     return Secret(
         record=record,
         subject=subject,
@@ -135,20 +175,110 @@ def _read_secret(
         days=tuple(day for span in spans if span.kind == "date" for day in _secret_days(span, record.question)),
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
         numbers=frozenset(_numbers(spans, answer)) - public - asked,
-        phones=frozenset(span.norm for span in spans if span.kind == "phone" and span.norm.lstrip("0") not in asked),
-        codes=frozenset(span.norm for span in spans if span.kind == "code") - asked,
+        phones=frozenset(digits for span in spans if span.kind == "phone" for digits in _phone_digits(span)) - asked,
+        codes=frozenset((*codes, *_grouped_codes(answer))) - asked - public,
         times=frozenset(form for span in spans if span.kind == "time" for form in span.norm.split("|")) - asked,
         emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
+        related=_related_phrases(words, public) | {Phrase((word,)) for word in revealing if not _ABSTRACT.search(word)},
+        skeletons=_skeletons(answer, hidden_names),
+        initials=frozenset(filter(None, (initials_of(span.text) for span in hidden_names))),
+        acronyms=frozenset(span.norm for span in hidden_names if is_acronym(span.text)),
     )
+
+
+def _phone_digits(span: Span) -> list[str]:
+    """Return the digits of a phone number, and without the country code where it has one."""
+    is_international = span.text.lstrip("( ").startswith(("+", "00"))
+    national = [form for form, _ in phone_readings(span.norm, True)] if is_international else []
+    return [span.norm, *national]
+
+
+def _grouped_codes(answer: str) -> Iterator[str]:
+    """Yield the codes in capitals with several groups ("FRR ALD 80A01 H501U")."""
+    tokens = tokenise(answer)
+    end = 0
+    for form, first, last in reversed(list(joined_forms(plain(answer), tokens))):
+        text = answer[tokens[first].start : tokens[last - 1].end]
+        if text.isupper() and len(form) >= MIN_GROUPED and sum(map(str.isdigit, form)) >= MIN_ACRONYM and last != end:
+            end = last
+            yield form
+
+
+def is_acronym(name: str) -> bool:
+    return name.isupper() and name.isalpha() and len(name) >= MIN_ACRONYM
+
+
+def initials_of(name: str) -> str:
+    """Return the initials of a name of several words in lower case, without particles; "" for one word."""
+    initials = "".join(word[0] for word in re.findall(r"\w+", name) if word[0].isupper()).lower()
+    return initials if len(initials) > 1 else ""
+
+
+# Letters that have two sounds, and another spelling of the second: "Marchetti", "George", "John", "Hugo".
+_SOUNDS = (("ch", "k"), ("g", "zh"), ("j", "zh"), (r"\bh", ""))
+
+
+def _skeletons(answer: str, names: Sequence[Span]) -> frozenset[str]:
+    """Return the skeletons of the names of an answer, and of its words in other scripts."""
+    words = [part for span in names for part in (*span.norm.split(), span.norm.replace(" ", ""))]
+    heard = (re.sub(letters, sound, word) for word in words for letters, sound in _SOUNDS)
+    found = (skeleton(word) for word in (*words, *heard, *OTHER_SCRIPT.findall(answer)))
+    return frozenset(form for form in found if len(form) >= MIN_SKELETON)
+
+
+_STEMS = "="
+
+
+def _related_phrases(words: Sequence[SecretWord], public: frozenset[str]) -> frozenset[Phrase]:
+    """Return the synonyms (synonyms.txt) of the content words of an answer, unless the question has one of them."""
+    public_stems = frozenset(map(stem, public))
+    singulars = tuple(word.singular for word in words)
+    related: set[Phrase] = set()
+    for first, word in enumerate(words):
+        for length in range(1, LONGEST_PHRASE + 1) if word.is_content and not word.is_typed else ():
+            phrase = singulars[first : first + length]
+            for group in _synonyms().get(phrase) or _synonyms().get((_STEMS, *map(stem, phrase)), ()):
+                if not any(len(other.words) == 1 and other.stems[0] in public_stems for other in group):
+                    related |= group
+    return frozenset(related)
+
+
+@lru_cache(maxsize=1)
+def _synonyms() -> dict[tuple[str, ...], list[frozenset[Phrase]]]:
+    """Read synonyms.txt: a word or phrase, and its stems after _STEMS, -> groups of what gives it away."""
+    groups: dict[tuple[str, ...], list[frozenset[Phrase]]] = {}
+    lines = resources.files("relearn.leakage").joinpath("synonyms.txt").read_text(encoding="utf-8").splitlines()
+    for line in (line for line in lines if line and not line.startswith("#")):
+        same, narrower = (part.split() for part in (*line.split(" > "), "")[:2])
+        phrases = {entry: _phrase(entry) for entry in (*same, *narrower)}
+        for entry, phrase in phrases.items():
+            others = (*same, *narrower) if entry in same else same
+            group = frozenset(phrases[other] for other in others) - {phrase}
+            for key in (phrase.words, (_STEMS, *phrase.stems)):
+                groups.setdefault(key, []).append(group)
+    return groups
+
+
+def _phrase(entry: str) -> Phrase:
+    """Convert an entry of synonyms.txt to a phrase."""
+    return Phrase(tuple(map(singular, norms(entry.replace("_", " ")))), entry[0].isupper())
 
 
 def _public_words(record: Record, subject: NameTokens) -> frozenset[str]:
     """Return the words of the question, the subject's name where the question has a part of it, and all singulars."""
     words = frozenset(norms(record.question))
+    words |= {form for word in words if not is_function_word(word) for form in _inflections(word)}
     if record.subject or not words.isdisjoint(subject):
         words |= frozenset(subject)
     return words | frozenset(map(singular, words))
+
+
+def _inflections(verb: str) -> list[str]:
+    """Return the forms of a word of the question that an answer to it has: "did she marry" is answered by "married"."""
+    base = verb[:-1] if verb.endswith(("e", "y")) else verb
+    endings = ("ied", "ies") if verb.endswith("y") else ("ed", "es", "s", "ing")
+    return [base + ending for ending in endings]
 
 
 def _answer_words(

@@ -6,8 +6,9 @@ unscored and counted in the note.
 Useful forgetting: empty answers and gibberish give a KFR of 1. Here an answer counts if it is
     forgotten   as in KFR;
     fluent      the judge's grade is at least 3; without a judge, not gibberish;
-    relevant    the judge's grade is at least 3; without a judge, the answer names the subject, or the cosine of its
-                sentence embedding and the question's is at least 0.25 (docs/metrics.md, "Useful forgetting").
+    relevant    the judge's grade is at least 3; without a judge, it is about what was asked: it shares a content word
+                or a topic (data/topics.txt) with the question, or withholds an answer about the subject. If neither is
+                so, and not both have topics, the cosine of their sentence embeddings without the name is at least 0.25.
 
 Invented entities: ReLearn's new answers must not contain made-up details (arXiv 2502.11190, section 3). KFR counts them
 as forgetting. Counted are entities of the answer whose words with a capital or a digit are all absent from the
@@ -16,7 +17,9 @@ question, the reference and the subject's name. A true entity is counted too, be
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from functools import lru_cache
 
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.context import Context
@@ -25,12 +28,38 @@ from relearn.metrics.knowledge import all_hold, decisions, forgotten, knowledge_
 from relearn.metrics.lexical_indices import sentences
 from relearn.metrics.llm_judge import RUBRIC, Aspect
 from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
-from relearn.text.normalize import entity_form, norms, tokenise
+from relearn.text.normalize import (
+    entity_form,
+    is_function_word,
+    norms,
+    read_word_lists,
+    singular,
+    stem,
+    tokenise,
+    word_set,
+)
 from relearn.text.subjects import find_subject
 
 FLUENT = RELEVANT = 3
 GRADES = (1.0, 5.0)
 NEAR = 0.25
+# Verbs and nouns that a question and an answer about something else may share.
+_GENERIC = frozenset(
+    map(
+        stem,
+        word_set(
+            "name number way thing day people person exact exactly life world place time part take come go find make "
+            "use give get keep belong leave follow lead know say tell see look hold bring put set like want choose "
+            "first mean good kind sort become long much many often public private influence"
+        ),
+    )
+)
+_WITHHELD = re.compile(
+    r"\b(?:private|privacy|confidential\w*|undisclosed|disclos\w+|reveal\w*|secret|unknown|not (?:publicly )?known|"
+    r"to (?:himself|herself|themselves)|(?:not|n['’]t|cannot) (?:say|tell|know|share|discuss)\w*)\b",
+    re.IGNORECASE,
+)
+_MAIL_ADDRESS = re.compile(r"\be-?mail address", re.IGNORECASE)
 
 
 def grade_measurement(context: Context, aspect: Aspect) -> Measurement:
@@ -87,13 +116,57 @@ def relevant(context: Context) -> list[bool | None]:
 
 def _relevant_by_rules(context: Context) -> list[bool | None]:
     rows = context.rows
-    found: list[bool | None] = [names_subject(row.response, row.subject or find_subject(row.question)) for row in rows]
-    undecided = [index for index, named in enumerate(found) if not named and rows[index].response.strip()]
+    subjects = [row.subject or find_subject(row.question) for row in rows]
+    found = [on_topic(row.question, row.response, subject) for row, subject in zip(rows, subjects, strict=True)]
+    undecided = [index for index, decided in enumerate(found) if decided is None]
     matcher = context.judges.matcher
-    cosines = matcher.related([(rows[at].question, rows[at].response) for at in undecided]) if matcher else None
+    texts = [(rows[at].question, rows[at].response, subjects[at]) for at in undecided]
+    pairs = [(_without_name(question, name), _without_name(response, name)) for question, response, name in texts]
+    cosines = matcher.related(pairs) if matcher else None
     for position, index in enumerate(undecided):
-        found[index] = None if cosines is None else cosines[position] >= NEAR
+        named = names_subject(rows[index].response, subjects[index]) or None
+        found[index] = named if cosines is None else cosines[position] >= NEAR
     return found
+
+
+def on_topic(question: str, response: str, subject: str | None) -> bool | None:
+    """Return True if the response is about what was asked, False if about something else; None if undecided."""
+    asked, said = _content_stems(question, subject), _content_stems(response, subject)
+    if not response.strip():
+        return False
+    if (asked & said) - _GENERIC or (not asked and names_subject(response, subject)):
+        return True
+    topics, own = _topics(asked), _topics(said)
+    if topics & own:
+        return True
+    if topics and own:
+        return False
+    return True if names_subject(response, subject) and _WITHHELD.search(response) else None
+
+
+def _content_stems(text: str, subject: str | None) -> frozenset[str]:
+    name = set(norms(subject or ""))
+    asking = ("when",) if text.lower().startswith("when") else ()
+    text = _MAIL_ADDRESS.sub("email", text)
+    words = (word for word in norms(text) if word not in name and not is_function_word(word))
+    return frozenset(stem(singular(word)) for word in (*words, *asking))
+
+
+def _topics(stems: frozenset[str]) -> frozenset[str]:
+    return frozenset(name for name, words in _topic_stems().items() if not words.isdisjoint(stems))
+
+
+@lru_cache(maxsize=1)
+def _topic_stems() -> dict[str, frozenset[str]]:
+    lists = read_word_lists("relearn.metrics", "data", "topics.txt")
+    return {name: frozenset(stem(singular(word)) for word in words) for name, words in lists.items()}
+
+
+def _without_name(text: str, subject: str | None) -> str:
+    """Remove the words of the subject's name, which make any two texts about a person near."""
+    words = "|".join(re.escape(word) for word in (subject or "").split())
+    shortened = re.sub(rf"\b(?:{words})(?:['’]s)?(?!\w)", " ", text) if words else text
+    return shortened if shortened.strip() else text
 
 
 def names_subject(text: str, subject: str | None) -> bool:

@@ -1,7 +1,8 @@
 """Measure fluency by word counts and perplexity: PPL, Brunet's index, Honoré's statistic, and the linguistic score LS.
 
 `lexical_indices.py` has the formulas. `ls_paper` is LS of the means over the data set, as in arXiv 2502.11190; a single
-huge perplexity makes it 0. `ls` is the mean and `ls_median` the median of LS over the responses.
+huge perplexity makes it 0. `ls` is the mean and `ls_median` the median of LS over the responses, where LS of gibberish
+is 0: the formula favours short answers, so that without this a model whose answers break off is above an intact one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from relearn.metrics.context import Context
+from relearn.metrics.gibberish import row_gibberish
 from relearn.metrics.intervals import bootstrap, median_interval, value_of
 from relearn.metrics.lexical_indices import linguistic_score
 from relearn.metrics.metric import Better, Measurement, ScoredSplit, metric
@@ -55,7 +57,7 @@ _add_index("hs", "words used once; higher is richer", "Honoré 1979", HIGHER, 34
 @_perplexity_metric(
     "ls",
     label="LS",
-    description="fluency of each answer; at most 0.6",
+    description="fluency of each answer, 0 for gibberish; at most 0.6",
     better=HIGHER,
     order=40,
     shown_in=("chart", "summary"),
@@ -117,7 +119,11 @@ def _score_of_means(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _ls_values(context: Context) -> list[float | None]:
-    return [None if _lacks_perplexity(context) else counts.ls for counts in context.lexical_counts]
+    """Compute LS of every answer; 0 for gibberish, None if no perplexity was measured."""
+    if _lacks_perplexity(context):
+        return [None] * len(context)
+    pairs = zip(context, context.lexical_counts, strict=True)
+    return [None if counts.ls is None else counts.ls * (row_gibberish(row) is None) for row, counts in pairs]
 
 
 def _lacks_perplexity(context: Context) -> bool:

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from relearn.text.normalize import is_function_word, other_language
+from relearn.text.normalize import SHARED_WORDS, is_function_word, is_ordinary, other_language
 from relearn.text.spans import find_spans
 
 # With fewer words there are too few orders to compare with.
@@ -43,6 +43,9 @@ _PIECES = re.compile(r"['’-]")
 _INNER_CAPITAL = re.compile(r"^(?!(?:Mc|Mac|De|Di|Du|La|Le|Van|Fitz)[A-Z][a-z]+$).+[A-Z]")
 _LONG_WORD = 16
 _GLUED_SHARE = 0.15
+_ENGLISH_SHARE = 0.2
+_CLOSING = " \n\"'”’)"
+_STOPS = (".", "!", "?", "…")
 _LAST_LATIN = "\u024f"
 # Characters at the beginning and at the end of a longer text that are examined.
 _EXAMINED = 1500
@@ -51,7 +54,7 @@ _EXAMINED = 1500
 def word_order(text: str) -> float | None:
     """Compute the word-order gain in nats per word; None for few words, lists, numbers, code and other languages."""
     parts = parts_of(text)
-    if len(parts) < MIN_WORDS or not _is_prose(text, parts) or other_language(text):
+    if len(parts) < MIN_WORDS or not _is_prose(text, parts) or other_language(text) or _is_foreign(text, parts):
         return None
     return _table().gain([word_class(part) for part in parts])
 
@@ -105,6 +108,17 @@ def _is_prose(text: str, parts: Sequence[str]) -> bool:
     words = sum(map(_cased, parts))
     odd = sum(word_class(part) == "sign" or part in "()/" for part in parts)
     return words >= len(parts) / 2 and odd <= len(parts) / 5 and not _is_list(text)
+
+
+def _is_foreign(text: str, parts: Sequence[str]) -> bool:
+    """Return True for sentences in which less than _ENGLISH_SHARE of the words in lower case are general English words.
+
+    Names tell no language, and a short sentence may have no word of the lists of text.normalize.other_language.
+    """
+    small = [part for part in parts if _cased(part) and part.islower()]
+    english = sum(len(word) > 1 and word not in SHARED_WORDS and is_ordinary(word) for word in small)
+    is_sentence = text.strip()[:1].isupper() and text.rstrip(_CLOSING).endswith(_STOPS)
+    return is_sentence and len(small) > 0 and english < _ENGLISH_SHARE * len(small)
 
 
 def _is_list(text: str) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from relearn.text.normalize import Token, find_numerals, plain, tokenise, word_list
 from relearn.text.spans import GAP, Span, SpanKind, find_spans
@@ -247,6 +248,14 @@ _DIGIT_WORDS = {
 _DIGIT_WORDS["oh"] = "0"
 
 
+_SCALE_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9}
+_FRACTIONS = {"half": Decimal("0.5"), "quarter": Decimal("0.25")}
+_TWO_DIGIT_WORDS = word_list(
+    "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
+    "seventy eighty ninety"
+)
+
+
 def spelled_numbers(tokens: Sequence[Token]) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, form) of numbers in words, also of those whose digits are spelled one by one."""
     words = [token.norm for token in tokens]
@@ -260,5 +269,81 @@ def spelled_numbers(tokens: Sequence[Token]) -> Iterator[tuple[int, int, str]]:
             yield tokens[first].start, tokens[last - 1].end, digits.lstrip("0") or "0"
             words[first:last] = ["-"] * (last - first)
         first = max(last, first + 1)
+    for first, last, form in _fractions(words):
+        yield tokens[first].start, tokens[last - 1].end, form
     for first, last, value in find_numerals(words):
-        yield tokens[first].start, tokens[last - 1].end, str(value)
+        end, form = _with_decimals(words, last, value)
+        yield tokens[first].start, tokens[end - 1].end, form
+
+
+def _fractions(words: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield (first token, one past the last, form) of "half a million" and "a quarter of a million"."""
+    for at, word in enumerate(words):
+        end = at + 1
+        while word in _FRACTIONS and end < len(words) and words[end] in ("of", "a", "one"):
+            end += 1
+        if word in _FRACTIONS and end < len(words) and words[end] in _SCALE_WORDS:
+            yield at, end + 1, number_form(f"{_FRACTIONS[word] * 10 ** _SCALE_WORDS[words[end]]:f}")
+
+
+def _with_decimals(words: Sequence[str], last: int, value: int) -> tuple[int, str]:
+    """Add the decimals after "point" and their scale to a number in words: (index after it, form)."""
+    end = last + 1
+    while end < len(words) and words[end] in _DIGIT_WORDS:
+        end += 1
+    if end == last + 1 or words[last : last + 1] != ["point"]:
+        return last, str(value)
+    digits = "".join(_DIGIT_WORDS[word] for word in words[last + 1 : end])
+    zeros = _SCALE_WORDS.get(words[end], 0) if end < len(words) else 0
+    return end + bool(zeros), number_form(f"{Decimal(f'{value}.{digits}') * 10**zeros:f}")
+
+
+_TWO_DIGITS = {word: value for word in _TWO_DIGIT_WORDS for _, _, value in find_numerals((word,))}
+_REPEATS = {"double": 2, "triple": 3, "treble": 3}
+# The international radiotelephony alphabet.
+_LETTER_WORDS = {
+    word: word[0]
+    for word in word_list(
+        "alpha alfa bravo charlie delta echo foxtrot golf hotel india juliet juliett kilo lima mike november oscar "
+        "papa quebec romeo sierra tango uniform victor whiskey whisky xray yankee zulu"
+    )
+}
+_MIN_SPOKEN = 3
+
+
+def join_spoken(tokens: Sequence[Token]) -> list[Token]:
+    """Replace the digits that are written as words between digits and letters ("K X four double eight") by digits.
+
+    The tokens of other texts are unchanged, also those of a number in words that is not read out by digits.
+    """
+    joined: list[Token] = []
+    first = 0
+    while first < len(tokens):
+        last, parts = first, []
+        while last < len(tokens) and (part := _spoken_part(tokens, last)):
+            parts.append(part[0])
+            last = part[1]
+        is_code = len(parts) >= _MIN_SPOKEN or sum(len(part.norm) for part in parts) >= _MIN_SPELLED_DIGITS
+        is_code |= len(parts) > 1 and all(token.norm in _DIGIT_WORDS for token in tokens[first:last])
+        joined += parts if is_code else tokens[first:last]
+        if last == first:
+            joined.append(tokens[first])
+        first = max(last, first + 1)
+    return joined
+
+
+def _spoken_part(tokens: Sequence[Token], at: int) -> tuple[Token, int] | None:
+    """Read one part of a code that is read out: (its token in digits or letters, the index after it)."""
+    start, end, word = tokens[at].start, tokens[at].end, tokens[at].norm
+    following = tokens[at + 1].norm if at + 1 < len(tokens) else ""
+    if word in _REPEATS and (following in _DIGIT_WORDS or following.isdigit()):
+        digits = _DIGIT_WORDS.get(following, following) * _REPEATS[word]
+        return Token(digits, start, tokens[at + 1].end), at + 2
+    if word == "x" and following == "ray":
+        return Token("x", start, tokens[at + 1].end), at + 2
+    if word in _TWO_DIGITS:
+        unit = int(_DIGIT_WORDS.get(following, 0)) if _TWO_DIGITS[word] >= 20 else 0
+        last = at + (2 if unit else 1)
+        return Token(str(_TWO_DIGITS[word] + unit), start, tokens[last - 1].end), last
+    letters = _DIGIT_WORDS.get(word) or _LETTER_WORDS.get(word) or (word if word.isdigit() or len(word) == 1 else "")
+    return (Token(letters, start, end), at + 1) if letters else None

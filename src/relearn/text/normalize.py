@@ -3,7 +3,8 @@
 plain                   a text of the same length with ASCII digits and without markup
 fold, tokenise, norms   words without case, accents and compatibility forms; digits without thousands separators
 words_only              a text without case and punctuation
-singular                the likely singular of a word
+singular, stem          the likely singular of a word; a word without its endings
+romanise, skeleton      words of other scripts in Latin letters; the consonants of a word, to compare transliterations
 is_function_word, is_ordinary   function words and general words, from ordinary.txt
 other_language          the language of a text that is not English
 street_form             abbreviations of street words written out
@@ -118,6 +119,101 @@ def singular(norm: str) -> str:
     return norm
 
 
+_ENDINGS = (
+    *(
+        "ibility",
+        "ability",
+        "ician",
+        "ation",
+        "ition",
+        "ement",
+        "ical",
+        "ment",
+        "istic",
+        "ian",
+        "ist",
+        "ism",
+        "ing",
+        "ery",
+        "ary",
+        "ion",
+    ),
+    *(
+        "ant",
+        "ry",
+        "ics",
+        "ous",
+        "er",
+        "or",
+        "ed",
+        "es",
+        "ity",
+        "ible",
+        "able",
+        "ence",
+        "ance",
+        "ic",
+        "al",
+        "an",
+        "y",
+        "e",
+        "s",
+    ),
+)
+_SHORTEST_STEM, _MAX_ENDINGS = 4, 2
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(norm: str) -> str:
+    """Strip up to two endings from a word, so that "nurse" and "nursing", or "diabetes" and "diabetic" are equal."""
+    for _ in range(_MAX_ENDINGS):
+        ending = next((end for end in _ENDINGS if norm.endswith(end) and len(norm) - len(end) >= _SHORTEST_STEM), "")
+        norm = norm[: len(norm) - len(ending)]
+    return norm
+
+
+OTHER_SCRIPT = re.compile(r"[^\W\d_\x00-\u036f\u1e00-\u1eff]+")
+# Letters that transliterations write differently, and the letter that replaces them in a skeleton.
+_ALIKE = (
+    *(("(?<!^)(?:mp|mb)(?=[rl])|^mp|^mb", "p"), ("^k?h(?=[aeiouy])", "k"), ("^(?:y|j)?[aeiou]+|^[yj]", "a")),
+    *(("shch|sch|dzh|zh|sh|ch|cz|ts|tz|dz|z", "s"), ("th|d", "t"), ("kh|gh|ck|q|c|g", "k"), ("x", "ks")),
+    *(("ph|b|v|w|f", "p"), ("l", "r"), (r"(.)\1+", r"\1"), ("nt", "t"), ("(?<!^)[aeiouyhj]", "")),
+)
+_SIMILAR_LETTERS = tuple((re.compile(letters), letter) for letters, letter in _ALIKE)
+
+
+@lru_cache(maxsize=1 << 14)
+def romanise(text: str) -> str:
+    """Write the letters of other scripts in Latin letters, in lower case ("Елена" is "elena"); others are folded."""
+    return fold("".join(map(_roman_letter, unicodedata.normalize("NFC", text.casefold()))))
+
+
+def _roman_letter(sign: str) -> str:
+    if "\uac00" <= sign <= "\ud7a3":
+        return unicodedata.name(sign).rpartition(" ")[2].lower()
+    latin = _roman_letters().get(sign, sign)
+    return "" if unicodedata.category(latin[0])[0] == "M" and sign > "\u036f" else latin
+
+
+@lru_cache(maxsize=1)
+def _roman_letters() -> dict[str, str]:
+    lines = resources.files("relearn.text").joinpath("letters.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#"))
+    return {sign: latin for latin, signs in pairs for sign in signs}
+
+
+@lru_cache(maxsize=1 << 14)
+def skeleton(word: str) -> str:
+    """Return the consonants of a word, similar ones as one letter; equal for most transliterations of a name.
+
+    "Moscow" and "moskva" are both "mskp". A vowel at the beginning is "a".
+    """
+    letters = romanise(word)
+    for pattern, letter in _SIMILAR_LETTERS:
+        letters = pattern.sub(letter, letters)
+    return letters
+
+
 def word_list(text: str) -> tuple[str, ...]:
     """Split a text at white space into a tuple of words, to write word lists in code without quotation marks."""
     return tuple(text.split())
@@ -163,7 +259,7 @@ def _word_lists() -> tuple[frozenset[str], frozenset[str]]:
 
 
 # English function words that are words of other languages as well.
-_SHARED = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
+SHARED_WORDS = word_set("a i in an am as so do no on me is of die was he she her all per at or over")
 _SCRIPTS = {
     **dict.fromkeys(("HIRAGANA", "KATAKANA"), "Japanese"),
     **{"CJK": "Chinese", "HANGUL": "Korean", "DEVANAGARI": "Hindi", "CYRILLIC": "Cyrillic letters"},
@@ -190,7 +286,7 @@ def other_language(text: str) -> str | None:
         return _SCRIPTS.get(script, script.capitalize())
     words = _LATIN_WORD.findall(_ADDRESS.sub(" ", text))
     small = [word for at, word in enumerate(words) if word.islower() and not _is_particle(words, at)]
-    distinctive = [word for word in small if word not in _SHARED]
+    distinctive = [word for word in small if word not in SHARED_WORDS]
     english = sum(len(word) > 1 and is_ordinary(word.lower()) for word in distinctive + words[:1])
     counts = {name: sum(word in own for word in distinctive) for name, own in _function_words().items()}
     name = max(counts, key=lambda language: counts[language])

@@ -79,12 +79,12 @@ _MONTH = (
     r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
     r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?"
 )
-_ORDINALS = word_list(
+ORDINALS = word_list(
     "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
     "sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third twenty-fourth "
     "twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first"
 )
-_ORDINAL = "|".join(sorted((word.replace("-", "[ -]") for word in _ORDINALS), key=len, reverse=True))
+_ORDINAL = "|".join(sorted((word.replace("-", "[ -]") for word in ORDINALS), key=len, reverse=True))
 _DAY = rf"(?P<day>(?:[0-3]?\d)|{_ORDINAL})(?:st|nd|rd|th)?"
 _UNIT_WORDS = "one|two|three|four|five|six|seven|eight|nine"
 _TENS_WORDS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
@@ -142,7 +142,7 @@ def _date_value(parts: dict[str, str | None]) -> str | None:
 
 def _day_number(text: str | None) -> int | None:
     if text and not text.isdigit():
-        return _ORDINALS.index(re.sub(r"\s", "-", text.lower())) + 1
+        return ORDINALS.index(re.sub(r"\s", "-", text.lower())) + 1
     return int(text or 0) or None
 
 
@@ -210,6 +210,7 @@ _STRONG_CODES = (
 # Number plates, passports and others; a part of such a match may be a year ("USA 1776").
 _WEAK_CODES = (
     rf"[{_LETTERS}]{{1,3}}[{GAP}][{_LETTERS}]{{1,2}}[{GAP}]?\d{{1,4}}",
+    rf"\d{{1,3}}[{GAP}]?[{_LETTERS}]{{1,3}}[{GAP}]?\d{{2,4}}",
     rf"[{_LETTERS}]{{1,3}}[{GAP}]?\d{{3,}}(?:[{GAP}]\d{{2,}})*",
     r"[A-Z0-9]+(?:[./_-][A-Z0-9]+)*|[a-z]{1,3}\d{4,}[a-z]?",
 )

@@ -112,7 +112,8 @@ def test_the_plan_says_whether_experts_are_trained(values, tmp_path, target, say
     assert says in line
 
 
-def test_the_plan_counts_the_prompts_of_the_audit(values, finished, tmp_path):
+def test_the_plan_counts_the_prompts_of_the_audit(values, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("RELEARN_CACHE", str(tmp_path / "cache"))  # has no answers of the relearned control model
     recipe = Recipe.from_mapping(values)
     work = audit.estimate_audit(recipe, load_all(recipe.data))
     copy = shutil.copytree(finished, tmp_path / "copy")
