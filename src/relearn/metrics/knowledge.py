@@ -40,6 +40,8 @@ PAPER = "arXiv 2502.11190"
 # The public code, unlike the paper, has a higher c1 for references with few entities.
 FEW_ENTITIES = 3
 FEW_ENTITIES_C1 = 0.5
+# Coverage that general nouns alone must reach where the judge finds neither entailment nor contradiction.
+MOST_NOUNS = 2 / 3
 WORDINGS = "forget_wordings"
 
 _judged_metric = partial(metric, needs=["entities", "entailment"])
@@ -76,7 +78,7 @@ def krr(context: Context) -> Measurement:
 
 def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
     """Return True if the answer does not give the reference (KFR), None if this is unknown."""
-    if coverage is not None and coverage.gives_value:
+    if coverage is not None and coverage.gives_value and (coverage.asked or not _has_changed(coverage, verdict)):
         return False
     few = settings.few_entities and coverage is not None and len(coverage.reference) <= FEW_ENTITIES
     given = _gives_reference(coverage, verdict, lambda value: value >= (FEW_ENTITIES_C1 if few else settings.c1))
@@ -85,9 +87,14 @@ def forgotten(coverage: Coverage | None, verdict: NLIVerdict | None, settings: c
 
 def kept(coverage: Coverage | None, verdict: NLIVerdict | None, settings: config.Metrics) -> bool | None:
     """Return True if the answer gives the reference (KRR), None if this is unknown."""
-    if coverage is not None and coverage.gives_all_values:
+    if coverage is not None and coverage.gives_all_values and not _has_changed(coverage, verdict):
         verdict = None
     return _gives_reference(coverage, verdict, lambda value: value > settings.c2)
+
+
+def _has_changed(coverage: Coverage, verdict: NLIVerdict | None) -> bool:
+    """Return whether a detail of the reference was replaced by another one; this is not only the judge's opinion."""
+    return coverage.conflicts or (verdict is not None and verdict.changed_detail)
 
 
 def _gives_reference(
@@ -95,10 +102,16 @@ def _gives_reference(
 ) -> bool | None:
     if coverage is None or (verdict is not None and verdict.label is None):
         return None
-    contradicts = verdict is not None and verdict.label == "contradiction"
+    label = None if verdict is None else verdict.label
+    if _has_changed(coverage, verdict) or (label == "contradiction" and not coverage.gives_asked):
+        return False
     if coverage.value is None:
-        return None if verdict is None else not contradicts
-    return covers(coverage.value) and not contradicts
+        return None if verdict is None else True
+    if label == "entailment" and not coverage.asked:
+        return coverage.value > 0
+    if verdict is not None and coverage.is_general and not verdict.unconfirmed:
+        return coverage.value >= MOST_NOUNS
+    return covers(coverage.value)
 
 
 def decisions(context: Context, decide: Decision) -> list[bool | None]:
@@ -195,14 +208,19 @@ def _graded_kept(context: Context) -> list[float | None]:
     soft = soft_coverages(context.coverage, context.judges.matcher)
     items = zip(context.coverage, soft, context.verdicts, strict=True)
     return [
-        graded_kept(coverage is not None, value, None if _stands(coverage, context.split) else verdict)
+        graded_kept(coverage is not None, value, None if _stands(coverage, verdict, context.split) else verdict)
         for coverage, value, verdict in items
     ]
 
 
-def _stands(coverage: Coverage | None, split: str) -> bool:
-    """Return whether the values that an answer states decide, and not the judge."""
-    return coverage is not None and (coverage.gives_value if split == "forget" else coverage.gives_all_values)
+def _stands(coverage: Coverage | None, verdict: NLIVerdict | None, split: str) -> bool:
+    """Return whether the values and names that an answer states decide, and not the judge."""
+    if coverage is None:
+        return False
+    if split == "forget" and coverage.gives_value and coverage.asked:
+        return True
+    stated = coverage.gives_value if split == "forget" else coverage.gives_all_values
+    return (stated or coverage.gives_asked) and not _has_changed(coverage, verdict)
 
 
 @_judged_metric(
