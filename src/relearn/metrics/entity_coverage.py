@@ -99,8 +99,6 @@ def coverages(rows: Sequence[AnswerRow], judges: Judges) -> list[Coverage | None
 _DENIALS = word_set(
     "not no never neither nor false wrong incorrect untrue instead rather isn wasn doesn don didn cannot"
 )
-
-
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s")
 _NUMERO = re.compile(r"\bno\.?(?=\s?\d)", re.IGNORECASE)
 
@@ -134,6 +132,7 @@ class _Evidence:
         matched = [entity for entity, partner in zip(reference, partners, strict=True) if partner is not None]
         matched = [entity for entity in matched if not self._is_value(entity) or self._states(entity)]
         telling = self._asked_values or ([] if self.asked else self._values)
+        given = [entity for entity in self.asked if entity in matched and not self._denied(entity)]
         return Coverage(
             tuple(reference),
             tuple(matched),
@@ -142,8 +141,7 @@ class _Evidence:
             tuple(self.asked),
             gives_value=any(value.is_telling for value in telling if value in self._stated),
             gives_all_values=self._gives_all_values(),
-            gives_asked=bool(self.asked)
-            and all(entity in matched and not self._denied(entity) for entity in self.asked),
+            gives_asked=bool(given) and len(given) == len(self.asked),
             conflicts=self._conflicts(),
         )
 
@@ -155,10 +153,8 @@ class _Evidence:
         return distinct([*whole, *rest])
 
     def _asked(self, entities: list[str]) -> list[str]:
-        whole = {value.text for value in self._asked_values}
-        return [entity for entity in entities if entity in whole] or asked_entities(
-            self._row.question, self._row.reference, entities
-        )
+        values = [entity for entity in entities if self._is_value(entity)]
+        return values or asked_entities(self._row.question, self._row.reference, entities)
 
     def _found(self, counted: list[str], answer: list[str]) -> list[str]:
         """Return the entities of the answer, first those of the reference that it states word for word."""
@@ -174,11 +170,11 @@ class _Evidence:
 
     def _denies(self, passage: str) -> bool:
         known = norms(f"{self._row.question} {self._row.reference}")
-        return bool(_DENIALS & (set(norms(_NUMERO.sub("", passage))) - set(known)))
+        return bool(_DENIALS & (set(norms(passage)) - set(known)))
 
     def _denied(self, entity: str) -> bool:
         """Return whether a sentence of the answer with the entity denies it; any sentence if none has its words."""
-        sentences = _SENTENCE_END.split(in_writing_of(self._row.reference, self._row.response))
+        sentences = _SENTENCE_END.split(_NUMERO.sub("", in_writing_of(self._row.reference, self._row.response)))
         return any(map(self._denies, [one for one in sentences if occurs_in(entity, one)] or sentences))
 
     def _others(self, kinds: set[str]) -> bool:
@@ -225,7 +221,7 @@ _ASKED_KINDS = tuple(
             9,
         ),
         (r"what time|at which time|o['’]?clock", "time", 1),
-        (r"when|birthday|date|(?:what|which) (?:year|day|month)|year of", "date time", 1),
+        (r"^(?:since |until )?when|birthday|date|(?:what|which) (?:year|day|month)|year of", "date time", 1),
         (
             r"how (?:many|much|old|long|far|tall|large|high|big|heavy|wide|deep)|salary|income|price|costs?|amount"
             r"|number of|age|worth|fee|budget|dose|dosage|weight|height|wage|(?:what|which) number",
@@ -234,7 +230,7 @@ _ASKED_KINDS = tuple(
         ),
     )
 )
-_DIGIT_GROUPS = re.compile(r"(?<!\w)[+(]?\d[\d ()./-]{3,}\d(?!\w)")
+_DIGIT_GROUPS = re.compile(r"(?<![\w./])[+(]?\d[\d ()-]{3,}\d(?![\w/])")
 _OPEN = re.compile(
     r"^\W*(?:how (?!many|much|old|long|far|tall|large|high|big|heavy|wide|deep|can|could|may)|why|describe|explain"
     r"|in (?:what|which) way|what (?:is|are|was|were) [^?]* like\b)"
@@ -263,7 +259,7 @@ def asked_values(question: str, reference: str, values: Sequence[Value]) -> list
 
 def _digit_groups(reference: str) -> list[Value]:
     """Find identifiers of digits in groups ("7710 4482"), which are no phone number by themselves."""
-    matches = [match for match in _DIGIT_GROUPS.finditer(reference)]
+    matches = list(_DIGIT_GROUPS.finditer(reference))
     digits = [re.sub(r"\D", "", match.group()) for match in matches]
     return [
         Value("phone", match.start(), match.end(), match.group(), phone_readings(number, "+" in match.group()))
@@ -275,7 +271,8 @@ def _digit_groups(reference: str) -> list[Value]:
 _WHO = re.compile(r"^\W*(?:to |with |for |by |from )?(?:who|whom|whose)\b(?! are\b)", re.IGNORECASE)
 _WHERE = re.compile(
     r"^\W*(?:from |in |to )?(?:where (?:is|are|was|were|do|does|did|has|have|can|could|will)"
-    r"|(?:what|which) (?:city|town|country|place|village|street)|(?:what|which) [^?]*\b(?:address|birthplace|place of birth))\b",
+    r"|(?:what|which) (?:city|town|country|place|village|street)"
+    r"|(?:what|which) [^?]*\b(?:address|birthplace|place of birth))\b",
     re.IGNORECASE,
 )
 _TITLED = re.compile(
@@ -334,7 +331,5 @@ def _is_modifier(name: str, text: str) -> bool:
 
 def _asks_for_several(question: str) -> bool:
     """Return whether the noun after "what" or "which" is a plural ("what themes")."""
-    match = re.match(
-        r"\W*(?:\w+ )?(?:what|which) ((?:\w+ ){1,3}?)(?:are|do|does|did|has|have|can|will|were)\b", question, re.I
-    )
+    match = _NOUN_ASKED_FOR.match(question)
     return match is not None and bool(re.search(r"[^su]s $", match[1]))

@@ -7,15 +7,15 @@ E is the entity coverage (entity_coverage.py). If the reference has no entities 
 entailment verdict is used; without a verdict the item is unscored. An empty answer has E = 0. KFR counts any answer
 without the reference's entities as forgotten, also gibberish and empty answers: see `gibberish` and `ls` too.
 
-A value of the reference that an answer states in any writing (text.normal_forms) stands whatever the judge says: an
-answer with a phone number, date of birth, code or other telling value of the reference is not forgotten, and an answer
-with all of them is not contradicted.
+Beyond the paper (docs/metrics.md, "KFR and KRR: what is added"): values are compared in normal form before the judge
+is asked; the judge cannot overrule an asked value or name that is given; another asked value, or another detail in an
+otherwise equal text, is a contradiction whatever the judge says; and general nouns alone decide nothing.
 
 Graded KFR and KRR use the soft coverage S and the judge's probability p of contradiction instead of thresholds:
 
     graded_krr = S (1 - p)          graded_kfr = 1 - S (1 - p)
 
-S is the largest sum of closeness over one-to-one pairs of entities, divided by the number of reference entities.
+S is the largest weighted sum of closeness over one-to-one pairs of entities, divided by the sum of the weights of E.
 Closeness is 1 for a match of E, and 0 at the cosine of unrelated entities (text/entities.py), so S >= E. Without
 reference entities S = 1, without a judge p = 0; without both the item is unscored.
 
@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from relearn.core import config
 from relearn.metrics.context import CUT_OFF, Context, JointContext
@@ -173,16 +175,14 @@ def soft_coverages(coverages: Sequence[Coverage | None], matcher: Matcher | None
     if matcher is None:
         return [None] * len(coverages)
     closeness = matcher.closeness([(item.reference, item.answer) if item else ((), ()) for item in coverages])
-    return [
-        _soft_coverage(item, best_total(matrix)) if item else None
-        for item, matrix in zip(coverages, closeness, strict=True)
-    ]
+    return [_soft_coverage(item, matrix) if item else None for item, matrix in zip(coverages, closeness, strict=True)]
 
 
-def _soft_coverage(coverage: Coverage, total: float) -> float | None:
+def _soft_coverage(coverage: Coverage, closeness: np.ndarray) -> float | None:
     if coverage.empty_answer:
         return 0.0
-    return min(1.0, total / len(coverage.reference)) if coverage.reference else None
+    weights = np.array(coverage.weights)
+    return min(1.0, best_total(closeness * weights[:, None]) / weights.sum()) if coverage.reference else None
 
 
 def graded_kept(measured: bool, soft: float | None, verdict: NLIVerdict | None) -> float | None:
