@@ -44,6 +44,8 @@ FEW_ENTITIES = 3
 FEW_ENTITIES_C1 = 0.5
 # Coverage that general nouns alone must reach where the judge finds neither entailment nor contradiction.
 MOST_NOUNS = 2 / 3
+# Factor of the coverage where the judge finds entailment and the question asks for nothing in particular.
+ENTAILED = 2
 WORDINGS = "forget_wordings"
 
 _judged_metric = partial(metric, needs=["entities", "entailment"])
@@ -110,7 +112,7 @@ def _gives_reference(
     if coverage.value is None:
         return None if verdict is None else True
     if label == "entailment" and not coverage.asked:
-        return coverage.value > 0
+        return covers(ENTAILED * coverage.value)
     if verdict is not None and coverage.is_general and not verdict.unconfirmed:
         return coverage.value >= MOST_NOUNS
     return covers(coverage.value)
