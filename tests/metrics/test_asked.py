@@ -40,6 +40,7 @@ class Always(WrittenJudge):
         ("When was Ada Moss born?", "She was born on 12 March 1984, and moved in 1990.", ["12 March 1984"]),
         ("How much does Ada Moss earn?", "She earns 84,500 euros with 3 books.", ["84,500"]),
         ("How can Ada Moss be contacted?", "Write to ada@moss.example before 5 May.", ["ada@moss.example"]),
+        ("How can one get in touch with Ada for advice?", "By mail to ada@moss.example.", ["ada@moss.example"]),
         ("Why did Ada Moss leave in 1990?", "She left because of 500 crowns.", []),
         ("How does the phone shape her work?", "She is called under 030 1234567 at night.", []),
     ],

@@ -234,7 +234,7 @@ _DIGIT_GROUPS = re.compile(r"(?<![\w./])[+(]?\d[\d ()-]{3,}\d(?![\w/])")
 _OPEN = re.compile(
     r"^\W*(?:how (?!many|much|old|long|far|tall|large|high|big|heavy|wide|deep|can|could|may)|why|describe|explain"
     r"|in (?:what|which) way|what (?:is|are|was|were) [^?]* like\b)"
-    r"|\b(?:impact|influenced?|role|significance|importance|effect|kind|type|sort|makes?|inspire[sd]?|shaped?|advice"
+    r"|\b(?:what|which)(?:\W+\w+){0,4}?\W+(?:impact|influenced?|role|significance|importance|effect|kind|type|sort|makes?|inspire[sd]?|shaped?|advice"
     r"|characteristic|style|approach|way|environment|atmosphere|relationship|reaction)\b",
     re.IGNORECASE,
 )
