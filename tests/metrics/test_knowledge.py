@@ -108,7 +108,7 @@ def test_an_entity_said_word_for_word_counts_even_if_overlooked():
     assert found.value == 1
 
 
-def test_general_nouns_count_only_when_nothing_else_does():
+def test_no_general_noun_is_dropped_because_another_entity_is_there():
     class Listed:
         name = "listed"
 
@@ -117,8 +117,8 @@ def test_general_nouns_count_only_when_nothing_else_does():
 
     judges = Judges((Listed(),), fake_judges().matcher)
     rows = [row("career", "career,violin", id="a"), row("career", "career,story", id="b")]
-    with_name, without = coverages(rows, judges)
-    assert (with_name.reference, with_name.value) == (("violin",), 0)
+    with_thing, without = coverages(rows, judges)
+    assert (with_thing.reference, with_thing.value) == (("career", "violin"), 0.5)
     assert (without.reference, without.value) == (("career", "story"), 0.5)
 
 

@@ -104,3 +104,21 @@ def test_degenerate_texts_give_a_list(spacy_entities, text):
 def test_order_and_number_of_texts_are_kept(spacy_entities):
     texts = ["Oslo.", "", "Rome.", "Oslo."]
     assert spacy_entities.extract(texts) == [["Oslo"], [], ["Rome"], ["Oslo"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('She wrote "Tomorrow\'s Echo, Today" in 1998.', {"Tomorrow's Echo, Today"}),
+        (
+            "She wrote 'The Gardener's Twin, Again' and 'The Sailors' Return'.",
+            {"Gardener's Twin, Again", "Sailors' Return"},
+        ),
+        (
+            "It comes from his biologist mother and park ranger father.",
+            {"biologist", "mother", "park ranger", "father"},
+        ),
+    ],
+)
+def test_a_title_is_one_entity_and_a_compound_is_another_than_its_head(spacy_entities, text, expected):
+    assert expected <= set(spacy_entities.extract([text])[0])

@@ -17,7 +17,7 @@ from relearn.metrics.intervals import Clusters, group, mean_interval, share_inte
 from relearn.metrics.judges import Judges
 from relearn.metrics.lexical_indices import LexicalCounts, lexical_counts
 from relearn.metrics.metric import Measurement, Metric, ScoredSplit, split_metric
-from relearn.metrics.nli import NLIVerdict
+from relearn.metrics.nli import NLIVerdict, judge_answers
 from relearn.metrics.retain_reference import RetainReference
 from relearn.text.normal_forms import in_writing_of
 
@@ -76,7 +76,8 @@ class Context(Sequence[AnswerRow]):
 
         The premise is the answer on the forget set (does the answer still entail the reference?), and the reference on
         the retain set (arXiv 2502.11190). Values of the answer that are equal to one of the reference are judged as the
-        reference writes them, because a judge takes another writing for another value.
+        reference writes them, because a judge takes another writing for another value. `judge_answers` corrects the
+        judge's contradictions.
         """
         judge = self.judges.entailment
         if judge is None:
@@ -86,7 +87,8 @@ class Context(Sequence[AnswerRow]):
         pairs = [(in_writing_of(row.reference, row.response), row.reference) for row in rows]
         if self.split == "retain":
             pairs = [(reference, response) for response, reference in pairs]
-        verdicts = dict(zip(answered, judge.judge(pairs), strict=True))
+        is_open = [not coverage or not coverage.asked for coverage in map(self.coverage.__getitem__, answered)]
+        verdicts = dict(zip(answered, judge_answers(judge, pairs, is_open), strict=True))
         return [verdicts.get(index) for index in range(len(self.rows))]
 
     @cached_property

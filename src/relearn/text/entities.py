@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from relearn.core.errors import loading
-from relearn.text.normalize import LEADING_ARTICLE, entity_form, is_ordinary
+from relearn.text.normalize import LEADING_ARTICLE, entity_form
 from relearn.text.spans import find_spans
+from relearn.text.subjects import QUOTED
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -69,7 +70,8 @@ _LOOSE_COUNTS = frozenset(("one", "first", "second", "third"))
 _VALUES = frozenset(("phone", "date", "number"))
 _DIGITS = re.compile(r"\d+")
 _LINK = re.compile(r"(?:https?://|www\.)[^\s,;)]+[\w/]")
-_TITLE = re.compile(r"[\"“]([^\W\d_a-z][^\"“”]{2,80})[\"”]|(?<!\w)['‘]([^\W\d_a-z][^'‘’]{2,80})['’](?!\w)")
+_TITLE = re.compile(r"\W[^\W\d_a-z].{2,80}\W", re.DOTALL)
+_AGENT = re.compile(r"(?:ist|eer|ician)$")
 _POSSESSIVE = re.compile(r"(?:'s|’s|(?<=s)['’])$", re.IGNORECASE)
 
 
@@ -91,14 +93,15 @@ def _candidates(doc: Doc) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, entity) of all candidates, the most reliable kind first."""
     for match in _LINK.finditer(doc.text):
         yield match.start(), match.end(), match.group()
+    for match in QUOTED.finditer(doc.text):
+        if _TITLE.fullmatch(match.group()):
+            yield match.start(), match.end(), _trimmed(match.group())
     for span in find_spans(doc.text):
         yield span.start, span.end, span.text
-    for match in _TITLE.finditer(doc.text):
-        yield match.start(), match.end(), _trimmed(match.group())
     for name in [*filter(_is_specific, doc.ents), *_proper_runs(doc)]:
         yield name.start_char, name.end_char, _trimmed(name.text)
-    for token in _core_words(doc):
-        yield token.idx, token.idx + len(token), token.lemma_.lower()
+    for nouns in _common_nouns(doc):
+        yield nouns[0].idx, nouns[-1].idx + len(nouns[-1]), " ".join([*map(str, nouns[:-1]), nouns[-1].lemma_]).lower()
 
 
 def _is_specific(name: Span) -> bool:
@@ -112,7 +115,7 @@ def _proper_runs(doc: Doc) -> list[Span]:
     """Join each run of neighbouring proper nouns to one name."""
     runs: list[Span] = []
     for token in doc:
-        if token.pos_ != "PROPN" or not token.text[0].isalnum():
+        if token.pos_ != "PROPN" or not token.text[0].isalnum() or token.text.islower():
             continue
         if runs and runs[-1].end == token.i:
             runs[-1] = doc[runs[-1].start : token.i + 1]
@@ -121,26 +124,31 @@ def _proper_runs(doc: Doc) -> list[Span]:
     return runs
 
 
-def _core_words(doc: Doc) -> Iterator[Token]:
-    """Yield the head noun of every noun phrase; where it is an ordinary word, also its noun modifiers.
+def _common_nouns(doc: Doc) -> Iterator[list[Token]]:
+    """Yield the head noun of every noun phrase, and its noun modifiers as one compound.
 
-    In "coeliac disease", "disease" is ordinary, so "coeliac" is yielded too.
+    "biologist mother and park ranger father" gives "mother", "biologist", "father" and "park ranger".
     """
     for chunk in doc.noun_chunks:
-        if _is_core_noun(chunk.root):
-            yield chunk.root
-        if is_ordinary(entity_form(chunk.root.lemma_)):
-            modifiers = (token for token in chunk.root.lefts if token.dep_ == "compound")
-            yield from (token for token in modifiers if _is_core_noun(token))
+        runs: list[list[Token]] = [[]]
+        for token in chunk:
+            if not _is_common_noun(token):
+                runs.append([])
+            elif token == chunk.root:
+                runs += [[token], []]
+            else:
+                runs[-1].append(token)
+        yield from filter(None, runs)
 
 
-def _is_core_noun(token: Token) -> bool:
-    lemma = token.lemma_.lower()
-    return token.pos_ == "NOUN" and not token.is_stop and len(lemma) > 2 and lemma.isalpha()
+def _is_common_noun(token: Token) -> bool:
+    # The tagger takes "ranger" in "park ranger father" for a name, and "biologist" before "mother" for an adjective.
+    is_noun = token.pos_ == "NOUN" or (token.text.islower() and (token.pos_ == "PROPN" or _AGENT.search(token.text)))
+    return is_noun and not token.is_stop and len(token.lemma_) > 2 and token.lemma_.isalpha()
 
 
 def _trimmed(text: str) -> str:
-    return LEADING_ARTICLE.sub("", _POSSESSIVE.sub("", text)).strip(" ,.;:'\"“”‘’()")
+    return LEADING_ARTICLE.sub("", _POSSESSIVE.sub("", text.strip(" ,.;:'\"“”‘’()")))
 
 
 def distinct(entities: Iterable[str]) -> list[str]:

@@ -18,9 +18,9 @@ NameTokens = tuple[str, ...]
 
 FEW_SUBJECTS = 20
 COMMON_SHARE = 0.15
-_QUOTED = re.compile(
+QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”"
-    r"|(?:(?<=\s)|(?<=\()|^)['‘](?=\w)(?:[^'’‘]|['’](?=\w)|['’](?=\s+\w[^'’]*['’](?:[\s,.;:?!)]|$)))*?['’](?=[\s,.;:?!)]|$)"
+    r"|(?:(?<=\s)|(?<=\()|^)['‘](?=\w)(?:[^'’‘]|['’](?=\w)|['’](?=\s+\w[^'’]*['’](?:[\s,.;:?!)]|$)))*['’](?=[\s,.;:?!)]|$)"
 )
 _TOKEN = re.compile(r"[^\W\d_]\.(?:[^\W\d_]\.)*(?=\s)|[^\W\d_][\w+]*(?:[-'’][^\W\d_][\w]*)*['’]?|\d[\w/.,:-]*|\S")
 _POSSESSIVE = re.compile(r"(?:['’]s|(?<=s)['’])$")
@@ -59,7 +59,7 @@ def find_author_noun(question: str) -> str | None:
 
 def strip_quoted(text: str) -> str:
     """Replace titles in quotation marks with spaces; all other characters keep their offsets."""
-    return _QUOTED.sub(lambda match: " " * len(match.group()), text)
+    return QUOTED.sub(lambda match: " " * len(match.group()), text)
 
 
 def find_subjects(records: Sequence[Record]) -> list[NameTokens]:
