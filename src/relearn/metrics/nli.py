@@ -107,7 +107,7 @@ def judge_answers(
     """
     verdicts = judge.judge(pairs)
     doubtful = [at for at, verdict in enumerate(verdicts) if is_open[at] and verdict.label == "contradiction"]
-    backward = judge.judge([pairs[at][::-1] for at in doubtful]) if doubtful else []
+    backward = judge.judge([(pairs[at][1], pairs[at][0]) for at in doubtful]) if doubtful else []
     for at, other in zip(doubtful, backward, strict=True):
         if min(_contradiction(verdicts[at]), _contradiction(other)) < OPEN_CONTRADICTION:
             verdicts[at] = NLIVerdict("neutral", unconfirmed=True)
@@ -135,7 +135,7 @@ def _changed(judge: EntailmentJudge, pairs: Sequence[tuple[str, str]]) -> set[in
             else:
                 to_judge.append((at, windows))
     if to_judge:
-        both = judge.judge([pair for _, windows in to_judge for pair in (windows, windows[::-1])])
+        both = judge.judge([pair for _, windows in to_judge for pair in (windows, (windows[1], windows[0]))])
         for (at, _), forward, backward in zip(to_judge, both[::2], both[1::2], strict=True):
             if _contradiction(forward) + _contradiction(backward) >= 2 * DETAIL_CONTRADICTION:
                 changed.add(at)

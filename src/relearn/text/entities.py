@@ -143,7 +143,9 @@ def _common_nouns(doc: Doc) -> Iterator[list[Token]]:
 
 def _is_common_noun(token: Token) -> bool:
     # The tagger takes "ranger" in "park ranger father" for a name, and "biologist" before "mother" for an adjective.
-    is_noun = token.pos_ == "NOUN" or (token.text.islower() and (token.pos_ == "PROPN" or _AGENT.search(token.text)))
+    is_noun = token.pos_ == "NOUN" or (
+        token.text.islower() and (token.pos_ == "PROPN" or _AGENT.search(token.text) is not None)
+    )
     return is_noun and not token.is_stop and len(token.lemma_) > 2 and token.lemma_.isalpha()
 
 
