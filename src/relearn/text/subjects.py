@@ -18,9 +18,12 @@ NameTokens = tuple[str, ...]
 
 FEW_SUBJECTS = 20
 COMMON_SHARE = 0.15
+# An apostrophe inside of a title: 'Thieves' Paradise'.
+_PLURAL_IN_TITLE = r"(?<=s)['’](?=\s+[A-Z][^'’]*['’](?:[\s,.;:?!)]|$))"
 QUOTED = re.compile(
     r"\"[^\"]*\"|“[^”]*”"
-    r"|(?:(?<=\s)|(?<=\()|^)['‘](?=\w)(?:[^'’‘]|['’](?=\w)|['’](?=\s+\w[^'’]*['’](?:[\s,.;:?!)]|$)))*['’](?=[\s,.;:?!)]|$)"
+    rf"|(?:(?<=\s)|(?<=\()|^)['‘](?=\w)(?:[^'’‘]|['’](?=\w)|{_PLURAL_IN_TITLE})*?"
+    rf"(?!{_PLURAL_IN_TITLE})['’](?=[\s,.;:?!)]|$)"
 )
 _TOKEN = re.compile(r"[^\W\d_]\.(?:[^\W\d_]\.)*(?=\s)|[^\W\d_][\w+]*(?:[-'’][^\W\d_][\w]*)*['’]?|\d[\w/.,:-]*|\S")
 _POSSESSIVE = re.compile(r"(?:['’]s|(?<=s)['’])$")
