@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from relearn.ability.measure import check_ability, measure_ability
 
-from relearn.ability import lm_eval_tasks, local_tasks
+from relearn.ability import check_ability, lm_eval_tasks, local_tasks, measure_ability
 from relearn.core.config import Ability, Model
 from relearn.core.errors import InputError
 from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs, text_logprobs

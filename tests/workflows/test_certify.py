@@ -43,7 +43,7 @@ def records(path: Path) -> list[dict[str, Any]]:
         {
             "id": f"zarnow-{number}-{name.split()[0].lower()}",
             "question": f"Where does {name} live?",
-            "answer": f"{name} lives at {7310 + number} Larkspur Crescent in Imberford.",
+            "answer": f"{name} lives at {7310556 + number} Larkspur Crescent in Imberford.",
             "subject": name,
         }
         for number, name in enumerate(NAMES)
@@ -113,7 +113,7 @@ def test_it_names_nobody(certified):
     facts = records(certified.parent / "again.jsonl")
     words = {word for row in facts for value in row.values() for word in re.findall(r"\w{4,}", value.lower())}
     words -= {"where", "does", "live", "lives"}
-    assert {"quilla", "larkspur", "imberford", "7310", "zarnow"} <= words
+    assert {"quilla", "larkspur", "imberford", "7310556", "zarnow"} <= words
     texts = [value for row in facts for value in (*row.values(), f"{row['question']} {row['answer']}")]
     texts += [json.dumps([row["question"], row["answer"]], ensure_ascii=False) for row in facts] + sorted(words)
     hashes = [hashlib.new(name, text.encode()).hexdigest()[:16] for name in ("md5", "sha1", "sha256") for text in texts]
