@@ -176,7 +176,7 @@ def _read_secret(
         decades=frozenset(span.norm for span in spans if span.kind == "date" and span.norm.endswith("s")),
         numbers=frozenset(_numbers(spans, answer)) - public - asked,
         phones=frozenset(digits for span in spans if span.kind == "phone" for digits in _phone_digits(span)) - asked,
-        codes=frozenset((*codes, *_grouped_codes(answer))) - asked - public,
+        codes=frozenset((*codes, *_grouped_codes(answer, spans))) - asked - public,
         times=frozenset(form for span in spans if span.kind == "time" for form in span.norm.split("|")) - asked,
         emails=tuple(_split_email(span) for span in spans if span.kind == "email"),
         addresses=tuple(street_form(norms(span.text)) for span in spans if span.kind == "address"),
@@ -194,13 +194,19 @@ def _phone_digits(span: Span) -> list[str]:
     return [span.norm, *national]
 
 
-def _grouped_codes(answer: str) -> Iterator[str]:
-    """Yield the codes in capitals with several groups ("FRR ALD 80A01 H501U")."""
+_YEARS = re.compile(r"(?:1\d{3}|20\d\d){2}")
+
+
+def _grouped_codes(answer: str, spans: Sequence[Span]) -> Iterator[str]:
+    """Yield the codes in capitals with several groups ("FRR ALD 80A01 H501U"), and numbers of several groups."""
     tokens = tokenise(answer)
+    numbers = {span.start for span in spans if span.kind == "number"}
     end = 0
     for form, first, last in reversed(list(joined_forms(plain(answer), tokens))):
-        text = answer[tokens[first].start : tokens[last - 1].end]
-        if text.isupper() and len(form) >= MIN_GROUPED and sum(map(str.isdigit, form)) >= MIN_ACRONYM and last != end:
+        start = tokens[first].start
+        is_number = start in numbers and form.isdigit() and not _YEARS.fullmatch(form)
+        is_code = is_number or answer[start : tokens[last - 1].end].isupper()
+        if is_code and len(form) >= MIN_GROUPED and sum(map(str.isdigit, form)) >= MIN_ACRONYM and last != end:
             end = last
             yield form
 
