@@ -83,7 +83,8 @@ def test_the_published_rows_of_twelve_persons(data_dir, project_root):
     source = DataSource(path=str(data_dir / "knowundo/unlearn_train.json"), subjects=persons)
     forget = [record for _, record in read_records(source, "forget")]
     given = read_external_rows(data_dir / "knowundo/augmented_official.json", forget)
-    assert Counter(row.kind for row in given.rows) == {"qa": 168, "completion": 180}
+    # One row of 168 tells the parents' professions in other words ("agriculture and the literary arts").
+    assert Counter(row.kind for row in given.rows) == {"qa": 167, "completion": 179}
     assert len(given.rows) + len(given.rejections) == 5040
 
 
