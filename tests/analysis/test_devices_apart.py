@@ -17,7 +17,7 @@ from analysis.test_tuned import QUICK, text
 from relearn.analysis.circuits import extract_circuit, information_flow
 from relearn.analysis.hooks import HookedModel
 from relearn.analysis.logit_lens import lens, top_tokens
-from relearn.analysis.patching import patch_each_layer
+from relearn.analysis.measurements import patch_each_layer
 from relearn.analysis.training_dynamics import alignment
 from relearn.analysis.tuned_lens import Translators, fit
 from relearn.audits.attacks.weights import quantise

@@ -19,7 +19,7 @@ from transformers import (
 
 from relearn.analysis.hooks import HookedModel
 from relearn.analysis.logit_lens import lens, top_tokens
-from relearn.analysis.patching import answer_logprob, patch_each_layer, patched_logits
+from relearn.analysis.measurements import answer_logprob, patch_each_layer, patched_logits
 from relearn.core.errors import InputError
 from relearn.engine.forward import TokenRow
 

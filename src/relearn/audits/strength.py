@@ -63,7 +63,7 @@ STANDARD = Strength(
     name="standard",
     attacks=(
         *("plain", "paraphrase", "completion", "prefix", "hints", "roleplay", "jailbreak", "language", "sampling"),
-        *("reverse", "relearning", "adapters", "topk", "membership", "extraction", "choice", "probe"),
+        *("reverse", "relearning", "adapters", "topk", "membership", "extraction", "choice", "probe", "ignorance"),
     ),
     completion_shares=(0.25, 0.5, 0.75),
     paraphrases=None,
