@@ -24,7 +24,7 @@ def count_tokens(texts):
 POOL = WordPool(TEXTS, count_tokens)
 
 
-def value_of(answer: str, question: str = "What is known about Marta Lindqvist?"):
+def value_of(answer: str, question: str = "What is Marta Lindqvist's phone or passport number?"):
     (secret,) = read_secrets([Record(question, answer, "a", "Marta Lindqvist")])
     return secret_value(secret, count_tokens)
 
@@ -54,7 +54,7 @@ def test_an_answer_without_a_secret_has_no_value():
         ("She earns 84,500 a year.", r"[1-9]\d,\d00"),
         ("Her phone number is 555 0143.", r"[1-9]\d\d \d{4}"),
         ("She was born on 2 November 1986.", r"[1-9] [A-Z][a-z]+ (?:19|20)\d\d"),
-        ("Her passport is ZB 490771.", r"[A-Z]{2} [1-9]\d{5}"),
+        ("The number of her passport is ZB 490771.", r"[A-Z]{2} [1-9]\d{5}"),
         ("Write to marta.lindqvist@harbourmail.org.", r"marta\.lindqvist@[a-z]+\.[a-z]+"),
         ("She is married to Desmond Prewitt.", r"[A-Z][a-z]+ [A-Z][a-z]+"),
     ],
@@ -81,7 +81,7 @@ def test_twins_have_the_token_count_of_the_value_where_there_are_words_of_it(see
         ("Siobhan Mackilroy", "irish"),
         ("Haruko Tsunemori", "japanese"),
         ("Wiktor Zarembski", "slavic"),
-        ("Luciano Ferravante", "italian"),
+        ("Luciano Ferrante", "italian"),
         ("Nalini Deshwarkar", "indian"),
     ],
 )
@@ -89,7 +89,9 @@ def test_the_origin_of_a_name(name, origin):
     assert name_origin(name) == origin
 
 
-@pytest.mark.parametrize("subject", ["Marta Lindqvist", "Lindqvist", "Ana Maria Belmares", "router X200", "王小明", "Li"])
+@pytest.mark.parametrize(
+    "subject", ["Marta Lindqvist", "Lindqvist", "Ana Maria Belmares", "router X200", "王小明", "Li"]
+)
 def test_invented_names_have_the_shape_of_the_subject_and_share_no_word(subject):
     names = invented_names(subject, count=4, rng=random.Random(0), taken=("Torvald Nygard",))
     assert len(set(names)) == 4 and subject not in names

@@ -18,12 +18,12 @@ from math import log
 
 from relearn.data import Record
 from relearn.leakage.secrets import Secret, secret_spans
-from relearn.text.normalize import fold, is_function_word, norms, read_word_lists, tokenise
+from relearn.text.normalize import fold, is_function_word, is_ordinary, norms, read_word_lists, tokenise
 from relearn.text.spans import MONTHS
 
 CHOICES = 4
 # Number of tokens of each text, with a space before it.
-TokenCounter = Callable[[Sequence[str]], Sequence[int]]
+TokenCounts = Callable[[Sequence[str]], Sequence[int]]
 # Fewer words of one kind and token count are filled up with made-up words.
 _FEW_WORDS = 40
 
@@ -107,7 +107,7 @@ def _jaccard(one: set[str], other: set[str]) -> float:
 class SecretValue:
     """Store the secret value of a fact: its `text` and the text of the answer before it (`beginning`).
 
-    `words`: (start, end) of the secret words in `text`; its other words are public.
+    `words`: (start, end) of the words of `text` that its twins replace; the others are public or common to its kind.
     """
 
     text: str
@@ -119,7 +119,7 @@ class SecretValue:
 _WITHIN_VALUE = re.compile(r"[\s.,:;/@'’&+-]*")
 
 
-def secret_value(secret: Secret, count_tokens: TokenCounter) -> SecretValue | None:
+def secret_value(secret: Secret, count_tokens: TokenCounts) -> SecretValue | None:
     """Return the run of adjacent secret words of an answer with the most tokens; None without a secret word.
 
     The value begins after white space, so that it is a continuation of the words before it.
@@ -136,14 +136,20 @@ def secret_value(secret: Secret, count_tokens: TokenCounter) -> SecretValue | No
     counts = count_tokens([answer[run[0][0] : run[-1][1]] for run in runs])
     run = runs[max(range(len(runs)), key=counts.__getitem__)]
     start = next((place + 1 for place in range(run[0][0] - 1, -1, -1) if answer[place].isspace()), 0)
-    words = tuple((first - start, last - start) for first, last in run)
+    specific = [(first, last) for first, last in run if not _is_kind_word(answer[first:last])] or run
+    words = tuple((first - start, last - start) for first, last in specific)
     return SecretValue(answer[start : run[-1][1]], answer[:start].rstrip(), words)
+
+
+def _is_kind_word(word: str) -> bool:
+    """Return whether a word says of what kind a value is ("Street", "euros"); twins of the value keep it."""
+    return not _is_shaped(word) and is_ordinary(fold(word))
 
 
 class WordPool:
     """Store words by kind and token count, as replacements for the words of values: those of `texts` and of names."""
 
-    def __init__(self, texts: Sequence[str], count_tokens: TokenCounter):
+    def __init__(self, texts: Sequence[str], count_tokens: TokenCounts):
         self.count_tokens = count_tokens
         words = sorted({word for text in texts for word in _replacement_words(text)} | _NAME_PARTS)
         self._by_kind: dict[tuple[bool, int], list[str]] = {}

@@ -1,12 +1,12 @@
 """Test per fact whether a model's probabilities can be distinguished from ignorance, without a retain-only model.
 
 Let S(z | n) be the log-probability of the value z of a fact in a context about the name n: the true value v or one of K
-twins, the true subject s or invented names of its origin (leakage/twins.py). In each of up to eight contexts
+twins, the true subject s or an invented name of its origin (leakage/twins.py), in up to eight contexts. The contrast
 
-    D(z) = S(z | s) - mean over invented n of S(z | n)
+    D(z) = S(z | s) - mean over n of S(z | n)
 
-is how much the model prefers z for this subject; "the value is common" and "the name sounds Irish" cancel. D is
-standardised by the twins, averaged over contexts, and compared with the twins again:
+is how much likelier z is for this subject; "the value is common" and "the name sounds Irish" cancel. It is standardised
+by the twins in each context, averaged over contexts, and compared with the twins again:
 
     t = (D(v) - mean D(twins)) / (sd D(twins) sqrt(1 + 1/K))
 
@@ -14,12 +14,15 @@ A model that does not know the fact treats v as one of the twins. So the t of ea
 same distribution; a Student t distribution is fitted to those of all facts, and gives the two-sided p. t > 0: the value
 is too likely (known); t < 0: too unlikely (a trace of unlearning). Benjamini-Hochberg corrects over the facts, and a
 Kolmogorov-Smirnov test asks whether all p together are smaller than uniform ones.
+
+The contrast cannot see a value that the model states about every name, as a model trained on few facts does. For these
+the margin, the t of S(v | s) alone, is shown beside; it has no p, since true values are likelier than made-up ones.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from math import prod
@@ -43,13 +46,13 @@ from relearn.metrics.metric import Measurement
 from relearn.models.load import Loaded
 from relearn.unlearning.data.encode import Example, encode
 
-TWINS = 16
+TWINS = 12
 MIN_TWINS = 8
 # Invented names per context; each context has other names.
 NAMES = 1
 WORDINGS = 4
 # Tokens of a value that are scored, after those that all values of a context share.
-MAX_TOKENS = 5
+MAX_TOKENS = 4
 # Bounds of the fitted degrees of freedom.
 MIN_FREEDOM, MAX_FREEDOM = 2.5, 200.0
 ALPHA = 0.05
@@ -136,7 +139,8 @@ def beginnings(record: Record, value: SecretValue, name: str, wordings: Sequence
         starts = [Example(record.id, question, "", "chat", given=before) for question in questions]
         texts = [before, f"{name}. {before}", f"{record.question} {before}", f"Q: {record.question}\nA: {before}"]
         starts += [Example(record.id, text, "", "text") for text in texts]
-    return [start for start in starts if _about("?", name, start, "") != start]
+    texts_of = [(start, f"{start.prompt}\n{start.given}") for start in starts]
+    return [start for start, text in texts_of if replace_name(text, name, "?") != text]
 
 
 def score_tests(loaded: Loaded, tests: Sequence[IgnoranceTest]) -> list[np.ndarray]:
@@ -163,25 +167,31 @@ def differing_parts(rows: Sequence[TokenRow]) -> list[TokenRow]:
     return [TokenRow(row.id, row.ids[: start + MAX_TOKENS], start) for row, start in zip(rows, starts, strict=True)]
 
 
-def preferences(scores: np.ndarray) -> np.ndarray:
-    """Compute how much the model prefers each value for the subject: (1 + K,) from scores (contexts, names, 1 + K).
+def margins(scores: np.ndarray) -> np.ndarray:
+    """Compute how likely each value is about the subject: (1 + K,) from scores (contexts, names, 1 + K)."""
+    return _standardised(scores[:, 0])
 
-    The preference in a context is the difference to the invented names, in standard deviations of its K twins.
-    """
-    difference = scores[:, 0] - scores[:, 1:].mean(1)
-    twins = difference[:, 1:]
+
+def contrasts(scores: np.ndarray) -> np.ndarray:
+    """Compute how much likelier each value is about the subject than about invented names: (1 + K,), see `margins`."""
+    return _standardised(scores[:, 0] - scores[:, 1:].mean(1))
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    """Express values (contexts, 1 + K) in standard deviations of the K twins; return means over contexts (1 + K,)."""
+    twins = values[:, 1:]
     spread = np.maximum(twins.std(1, ddof=1), np.finfo(float).tiny)
-    return ((difference - twins.mean(1, keepdims=True)) / spread[:, None]).mean(0)
+    return ((values - twins.mean(1, keepdims=True)) / spread[:, None]).mean(0)
 
 
-def true_against_twins(preference: np.ndarray) -> float:
-    """Compute t of the true value, the first of `preference`, against its twins."""
-    return _t(preference[0], preference[1:])
+def true_against_twins(values: np.ndarray) -> float:
+    """Compute t of the true value, the first of `values`, against its twins."""
+    return _t(values[0], values[1:])
 
 
-def twins_against_twins(preference: np.ndarray) -> list[float]:
+def twins_against_twins(values: np.ndarray) -> list[float]:
     """Compute t of each twin against the other twins."""
-    twins = preference[1:]
+    twins = values[1:]
     return [_t(twin, np.delete(twins, number)) for number, twin in enumerate(twins)]
 
 
@@ -207,15 +217,19 @@ def two_sided(statistic: float, freedom: float, scale: float) -> float:
     return float(2 * t.sf(abs(statistic) / scale, freedom))
 
 
+def p_values(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Compute p and t of the contrast of each fact from its scores (contexts, names, 1 + K)."""
+    values = {key: contrasts(own) for key, own in scores.items()}
+    tail = fitted_tail([t for own in values.values() for t in twins_against_twins(own)])
+    statistics = {key: true_against_twins(own) for key, own in values.items()}
+    return {key: (two_sided(t, *tail), t) for key, t in statistics.items()}
+
+
 def adjusted(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for their number by Benjamini and Hochberg (1995): the smallest false discovery rate of each."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    smallest, result = 1.0, [1.0] * len(p_values)
-    for rank in range(len(order), 0, -1):
-        index = order[rank - 1]
-        smallest = min(smallest, p_values[index] * len(p_values) / rank)
-        result[index] = smallest
-    return result
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p_values).tolist() if p_values else []
 
 
 def uniformity(p_values: Sequence[float]) -> float:
@@ -225,32 +239,35 @@ def uniformity(p_values: Sequence[float]) -> float:
     return float(kstest(p_values, "uniform", alternative="greater").pvalue)
 
 
-P, T = "p", "t"
+P, T, ABOVE = "p", "t", "likelier than all twins"
 TOLD, LIKELY, UNLIKELY = "told from ignorance", "too likely", "too unlikely"
 UNIFORM = "p over all facts"
 
 
 def aggregate_ignorance(rows: Sequence[AttackRow], aggregation: FactAggregation) -> dict[str, Measurement]:
     """Compute the shares of facts told from ignorance, too likely and too unlikely, and p over all facts."""
-    p_values, statistics = ({row["id"]: row["value"] for row in rows if row["measure"] == name} for name in (P, T))
-    tested = {key: p for key, p in p_values.items() if p is not None}
+    by_fact, statistics = ({row["id"]: row["value"] for row in rows if row["measure"] == name} for name in (P, T))
+    tested = {key: p for key, p in by_fact.items() if p is not None}
     if not tested:
         return {}
     flagged = {key for key, q in zip(tested, adjusted(list(tested.values())), strict=True) if q <= ALPHA}
 
     def share(sign: float | None) -> Measurement:
         hits = {key for key in flagged if sign is None or statistics[key] * sign > 0}
-        values = {key: float(key in hits) if key in tested else None for key in p_values}
+        values = {key: float(key in hits) if key in tested else None for key in by_fact}
         return aggregation.mean(values, why="no subject, no secret value or too few twins")
 
-    over_all = Measurement(uniformity(list(tested.values())), n=len(tested), unscored=len(p_values) - len(tested))
-    return {TOLD: share(None), LIKELY: share(1.0), UNLIKELY: share(-1.0), UNIFORM: over_all}
+    over_all = Measurement(uniformity(list(tested.values())), n=len(tested), unscored=len(by_fact) - len(tested))
+    above = {row["id"]: row["value"] for row in rows if row["measure"] == ABOVE}
+    shares = {TOLD: share(None), LIKELY: share(1.0), UNLIKELY: share(-1.0)}
+    return {**shares, UNIFORM: over_all, ABOVE: aggregation.mean(above)}
 
 
 @attack(
     "ignorance",
     label="Ignorance",
     family="access",
+    source="relearn",
     description="whether the true value is likelier, or less likely, than other values of its kind for this person and "
     "not for invented ones; the rest is not distinguishable from ignorance on these tests",
     aggregate=aggregate_ignorance,
@@ -261,12 +278,12 @@ def ignorance(loaded: Loaded, inputs: AuditInputs) -> list[AttackRow]:
     tests = ignorance_tests(loaded, inputs)
     if not tests:
         return []
-    scored = zip((test.id for test in tests), map(preferences, score_tests(loaded, tests)), strict=True)
-    by_fact = {key: preference for key, preference in scored if np.isfinite(preference).all()}
-    tail = fitted_tail([t for preference in by_fact.values() for t in twins_against_twins(preference)])
+    scored = zip((test.id for test in tests), score_tests(loaded, tests), strict=True)
+    scores = {key: own for key, own in scored if np.isfinite(own).all()}
+    measured = p_values(scores)
     rows = []
     for record in inputs.facts:
-        statistic = true_against_twins(by_fact[record.id]) if record.id in by_fact else None
-        p = None if statistic is None else two_sided(statistic, *tail)
-        rows += [measurement_row(record.id, P, p), measurement_row(record.id, T, statistic)]
+        p, t = measured.get(record.id, (None, None))
+        above = None if p is None else float(margins(scores[record.id]).argmax() == 0)
+        rows += [measurement_row(record.id, name, value) for name, value in ((P, p), (T, t), (ABOVE, above))]
     return rows
