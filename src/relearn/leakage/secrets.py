@@ -144,6 +144,18 @@ def read_secrets(records: Sequence[Record]) -> list[Secret]:
     ]
 
 
+def secret_spans(secret: Secret) -> list[tuple[int, int]]:
+    """Return (start, end) of the secret words in the answer.
+
+    Secret words are names, numbers, dates and rare words that the question does not contain. If the answer has none of
+    these, its other content words are used.
+    """
+    words = list(zip(tokenise(secret.record.answer), secret.answer, strict=True))
+    content = [(token, word) for token, word in words if word.is_content]
+    specific = [token for token, word in content if word.is_rare or word.is_name or word.is_typed]
+    return [(token.start, token.end) for token in specific or [token for token, _ in content]]
+
+
 def _read_secret(
     record: Record, answer: str, subject: NameTokens, *, common: frozenset[str], lower_case: frozenset[str]
 ) -> Secret:

@@ -208,10 +208,15 @@ def _charts(report: Mapping[str, Any]) -> dict[str, dict[str, Markup]]:
             for index, curve in enumerate(report["training"])
             if (stage := curve["stage"])
         },
+        "ignorance": {"p": plots.sorted_p_values(_p_values(report["audits"]), "ignorance-p")},
         "inside": analysis_charts(report.get("inside")),
     }
     # Safe: the charts contain fixed words and numbers, escaped by the XML writer.
     return {kind: {key: Markup(svg) for key, svg in of_kind.items() if svg} for kind, of_kind in drawn.items()}
+
+
+def _p_values(audits: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return ((audits or {}).get("ignorance") or {}).get("p_values", {})
 
 
 def _distribution(entry: Mapping[str, Any], value: str, label: str, upper: float = 1.0) -> str:

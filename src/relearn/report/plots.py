@@ -250,6 +250,28 @@ def distribution(
     return to_svg(figure, name, f"{label}: how many answers have which value, before and after")
 
 
+def sorted_p_values(p_values: Mapping[str, Sequence[float]], name: str) -> str:
+    """Draw the sorted p-values of each model against the line of uniform ones, which a model that never knew has."""
+    import matplotlib
+
+    if not p_values:
+        return ""
+    title = "p-values of the facts, sorted: below the line they are smaller than by chance"
+    with matplotlib.rc_context(RC):
+        figure, axes = axes_of(6.4, 3.0)
+        axes.plot((0, 1), (0, 1), color=INK["muted"], linewidth=1, label="uniform")
+        for side, colour in (("before", "before"), ("after", "after"), ("control", "line3")):
+            own = p_values.get(side, ())
+            places = [(number + 0.5) / len(own) for number in range(len(own))]
+            axes.plot(places, own, "o-", color=INK[colour], markersize=3, linewidth=1.2, label=side)
+        axes.set_title(title, loc="left", fontsize=9.5)
+        axes.set(xlabel="share of the facts", ylabel="p", xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.legend(frameon=False, labelcolor=INK["ink"])
+    return to_svg(figure, name, title)
+
+
 # First the start model's colour, then colours of other models; when all are used, the next line style follows.
 _COLOURS = ("before", "after", "line3", "line4")
 START = "start"

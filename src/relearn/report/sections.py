@@ -15,6 +15,7 @@ from typing import Any
 from relearn.audits.scoring import VERDICTS
 from relearn.core import files
 
+_MODEL_OF_SIDE = {"before": "start", "after": "after", "control": "control"}
 TITLES = {"there": "still there", "hidden": "hidden", "gone": "gone", "never_known": "never known"}
 _KNOWN_VERDICTS = {name: TITLES[name] for name in ("gone", "hidden", "there")}
 
@@ -25,7 +26,8 @@ def read_audits(run: Path) -> dict[str, Any] | None:
     `attacks`: one row per attack that asks prompts, in the order of the summary; `left_out` lists the variants that
     broke the model. `beside`: rows of attacks of family "access", and leak@k of attacks that sample. `facts`: every
     fact with its verdict, in the order of VERDICTS. `finding`: the outcome in sentences. `taken_off`: the result of
-    removing the adapter; "" if not tried.
+    removing the adapter; "" if not tried. `ignorance`: the sorted p-values of the attack "ignorance" by side, and its
+    outcome in a sentence.
     """
     folder = run / "audits"
     if not (folder / "summary.json").exists():
@@ -52,6 +54,7 @@ def read_audits(run: Path) -> dict[str, Any] | None:
         "facts": sorted(facts, key=lambda fact: VERDICTS.index(fact["verdict"])),
         "finding": finding(counts, facts, about.get("strength", "")),
         "taken_off": _taken_off(folder, summary),
+        "ignorance": _ignorance(folder, summary["ignorance"]) if "ignorance" in summary else None,
     }
 
 
@@ -65,6 +68,36 @@ def _worst(folder: Path) -> dict[str, Any] | None:
     return files.read_json(folder / "worst.json") if (folder / "worst.json").exists() else None
 
 
+def _ignorance(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    rows = {
+        side: files.read_jsonl(path) if (path := folder / "answers" / f"ignorance.{model}.jsonl").exists() else []
+        for side, model in _MODEL_OF_SIDE.items()
+    }
+    p_values = {
+        side: sorted(row["value"] for row in own if row["measure"] == "p" and row["value"] is not None)
+        for side, own in rows.items()
+    }
+    return {
+        "p_values": {side: own for side, own in p_values.items() if own},
+        "finding": ignorance_finding(row["after"]),
+    }
+
+
+def ignorance_finding(measures: Mapping[str, Any]) -> str:
+    """Describe in a sentence how many facts of the unlearned model are told from ignorance; "" if not measured.
+
+    `measures`: name of a measure of the attack "ignorance" -> its measurement of the unlearned model.
+    """
+    told, likely, unlikely = (measures.get(name) for name in ("told from ignorance", "too likely", "too unlikely"))
+    if not told or not likely or not unlikely or told["value"] is None:
+        return ""
+    count, known, trace = (round(one["value"] * told["n"]) for one in (told, likely, unlikely))
+    return (
+        f"After unlearning {count} of {told['n']} facts can be told from ignorance: {known} too likely, {trace} too "
+        "unlikely. The others are not distinguishable from ignorance on these tests."
+    )
+
+
 # Prefix of measures per layer, which are too many for a table.
 _LAYER = "layer "
 
@@ -74,14 +107,7 @@ def _beside(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     about = {name: document.get(name, "") for name in ("title", "about", "not_measured")}
     nothing = {"value": None, "low": None, "high": None}
     rows = [
-        {
-            **about,
-            "measure": name,
-            **{
-                side: models.get(model, nothing)
-                for side, model in (("before", "start"), ("after", "after"), ("control", "control"))
-            },
-        }
+        {**about, "measure": name, **{side: models.get(model, nothing) for side, model in _MODEL_OF_SIDE.items()}}
         for name, models in (document.get("measures") or document.get("leak_at", {})).items()
         if not name.startswith(_LAYER)
     ]

@@ -36,6 +36,7 @@ from relearn.data.validation import DataSet
 from relearn.inference.run_models import ModelSet, check_model, fingerprint, has_base_model
 from relearn.llm.generators import make_completer
 from relearn.report.build import write_report
+from relearn.report.sections import ignorance_finding
 from relearn.synthesis.checks import Verifier
 from relearn.synthesis.questions import write_wordings
 from relearn.synthesis.rows import load_generic
@@ -426,6 +427,8 @@ def print_audit(folder: Path, verdicts: Sequence[FactVerdict]) -> None:
     console.out.print(table)
     _print_measures({name: row for name, row in run.audit_summary.items() if "shown" in row})
     worst = _share(run.audit_worst_case["after"])
+    if sentence := ignorance_finding(run.audit_summary.get("ignorance", {}).get("after", {})):
+        console.out.print(sentence, markup=False, highlight=False)
     tried = run.audit_worst_case.get("strength", "not recorded")
     console.out.print(f"worst case over the attacks that count: {worst} of the facts known before", highlight=False)
     console.out.print(f"strength: {tried}", markup=False, highlight=False)

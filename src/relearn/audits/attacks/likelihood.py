@@ -36,7 +36,7 @@ from relearn.data.record import evenly
 from relearn.engine.forward import TokenRow, answer_logits, answer_logprobs, answer_scores, likeliest_tokens
 from relearn.engine.generate import Response
 from relearn.inference.choice_logprobs import ChoiceQuestion, letter_logprobs
-from relearn.leakage.secrets import Secret, read_secrets
+from relearn.leakage.secrets import Secret, read_secrets, secret_spans
 from relearn.leakage.twins import AnswerChoices, answer_choices
 from relearn.metrics.answer_row import AnswerRow
 from relearn.metrics.choice_accuracy import likeliest
@@ -44,7 +44,6 @@ from relearn.metrics.context import Context, JointContext
 from relearn.metrics.memorization import exact_memorisation, extraction_strength
 from relearn.metrics.metric import METRICS, JointMetric, Measurement
 from relearn.models.load import Loaded
-from relearn.text.normalize import tokenise
 from relearn.unlearning.data.encode import Example, closing_tokens, encode, record_example
 
 KS = (1, 5, 10, 50)
@@ -87,18 +86,6 @@ def top_k_shares(secret_ranks: Sequence[int]) -> Mapping[str, float]:
     return {f"tokens in top {k}": sum(hits) / len(hits) for k, hits in within.items()} | {
         f"whole secret in top {k}": float(all(hits)) for k, hits in within.items()
     }
-
-
-def secret_spans(secret: Secret) -> list[tuple[int, int]]:
-    """Return (start, end) of the secret words in the answer.
-
-    Secret words are names, numbers, dates and rare words that the question does not contain. If the answer has none of
-    these, its other content words are used.
-    """
-    words = list(zip(tokenise(secret.record.answer), secret.answer, strict=True))
-    content = [(token, word) for token, word in words if word.is_content]
-    specific = [token for token, word in content if word.is_rare or word.is_name or word.is_typed]
-    return [(token.start, token.end) for token in specific or [token for token, _ in content]]
 
 
 def greedy_continuations(loaded: Loaded, prompts: Sequence[FactPrompt], inputs: AuditInputs) -> list[Response]:
