@@ -26,7 +26,9 @@ POOL = WordPool(TEXTS, count_tokens)
 
 def value_of(answer: str, question: str = "What is Marta Lindqvist's phone or passport number?"):
     (secret,) = read_secrets([Record(question, answer, "a", "Marta Lindqvist")])
-    return secret_value(secret, count_tokens)
+    value = secret_value(secret, count_tokens)
+    assert value is not None
+    return value
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,8 @@ def test_the_value_is_the_longest_secret_and_begins_after_a_space(answer, beginn
 
 
 def test_an_answer_without_a_secret_has_no_value():
-    assert value_of("Marta Lindqvist.") is None
+    (secret,) = read_secrets([Record("Who is she?", "Marta Lindqvist.", "a", "Marta Lindqvist")])
+    assert secret_value(secret, count_tokens) is None
 
 
 @pytest.mark.parametrize(
