@@ -66,7 +66,7 @@ STANDARD = Strength(
     attacks=(
         *("plain", "paraphrase", "completion", "every_cut", "prefix", "hints", "fewshot", "roleplay", "jailbreak"),
         *("language", "encoding", "conversation", "sampling", "reverse", "relearning", "adapters", "checkpoints"),
-        *("topk", "membership", "extraction", "choice", "probe", "ignorance"),
+        *("topk", "membership", "extraction", "choice", "probe"),
     ),
     completion_shares=(0.25, 0.5, 0.75),
     completion_words=(2,),
