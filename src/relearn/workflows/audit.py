@@ -158,7 +158,9 @@ def audit_stage(context: RunContext) -> None:
     """Audit a run at its end, with the strength that the recipe names; the quick audit asks at most QUICK_FACTS."""
     strength = find_strength(context.recipe.audit)
     audits, facts = select_audits("", strength), QUICK_FACTS if strength is QUICK else None
-    job = _audit_of_run(context.folder, context.recipe, context.models, audits, strength, facts=facts)
+    context.models.release()
+    models = ModelSet.of_run(context.recipe, context.folder.path)
+    job = _audit_of_run(context.folder, context.recipe, models, audits, strength, facts=facts)
     console.note(describe_plan(job.plan(), strength.name, context.folder))
     job.run()
     write_summary(context.folder, context.folder.summary)
