@@ -80,7 +80,8 @@ def _recipe_of_run(path: Path) -> Recipe | None:
 
 def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack) -> None:
     """Lock a run folder and write recipe and manifest. Raises InputError if an input has changed."""
-    other_audit = folder.has_recipe and folder.recipe.audit != recipe.audit
+    # The recipe of a folder in which no stage was begun may be cut off.
+    other_audit = bool(folder.manifest["stages"]) and folder.has_recipe and folder.recipe.audit != recipe.audit
     plugin_entries = _plugin_entries(folder.manifest.get("plugins", ()), recipe.unlearn.method)
     other_files = [path for path in _other_paths(recipe) if Path(path).is_file()]
     begin(
