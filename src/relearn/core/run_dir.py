@@ -249,6 +249,11 @@ class RunFolder:
             self.check_files(*outputs)
         return done
 
+    def drop_stages(self, *names: str) -> None:
+        """Remove stages from the manifest, so that they are no longer done."""
+        stages = self.manifest["stages"]
+        self.update_manifest(stages={name: entry for name, entry in stages.items() if name not in names})
+
     @contextmanager
     def stage(self, name: str, outputs: list[str]) -> Iterator[None]:
         """Mark a stage as running at the beginning of the block, and as done, with its duration, at the end.

@@ -163,7 +163,6 @@ def audit_stage(context: RunContext) -> None:
     job = _audit_of_run(context.folder, context.recipe, models, audits, strength, facts=facts)
     console.note(describe_plan(job.plan(), strength.name, context.folder))
     job.run()
-    write_summary(context.folder, context.folder.summary)
 
 
 def estimate_audit(recipe: Recipe, data: DataSet) -> AuditWork | None:

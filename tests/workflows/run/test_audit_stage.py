@@ -70,6 +70,17 @@ def test_a_stronger_audit_by_hand_stays_when_the_run_is_resumed(values, finished
     relearn.run(Recipe.from_mapping(values), copy, resume=True)
     assert read_json(copy / "audits/about.json")["strength"] == "chosen attacks"
     assert (copy / "audits/verdicts.json").read_bytes() == verdicts
+    assert run_command(["evaluate", str(copy), "--set", "metrics.c1=0.4"]) == 0
+    assert read_json(copy / "audits/about.json")["strength"] == "chosen attacks"
+    assert read_json(copy / "summary.json")["audit"]["strength"] == "chosen attacks"
+
+
+def test_scoring_again_attacks_nothing(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(copy / "audits")
+    RunFolder(copy).drop_stages("audit")
+    assert run_command(["evaluate", str(copy), "--set", "metrics.c1=0.4"]) == 0
+    assert not (copy / "audits").exists() and "audit" not in read_json(copy / "summary.json")
 
 
 def test_a_folder_from_before_this_key_is_resumed(values, finished, tmp_path):

@@ -99,8 +99,7 @@ def begin_run(folder: RunFolder, recipe: Recipe, data: DataSet, held: ExitStack)
         **({"plugins": plugin_entries} if plugin_entries else {}),
     )
     if other_audit:
-        stages = folder.manifest["stages"]
-        folder.update_manifest(stages={name: stages[name] for name in stages if name not in ("audit", "report")})
+        folder.drop_stages("audit")
 
 
 def _settings_hashes(recipe: Recipe) -> dict[str, str]:

@@ -55,7 +55,7 @@ def score_again(out: Path | str, changes: Sequence[str] = (), *, trust_remote_co
     recipe = folder.recipe_to_load(trust_remote_code=trust_remote_code, changes=tuple(changes))
     # Scoring needs no unlearning method, so the plug-in that provided it need not be loaded.
     by_plugin = folder.is_done("unlearn") and folder.manifest.get("plugins")
-    needed = [stage for stage in STAGES if not (by_plugin and stage.uses_method)]
+    needed = [stage for stage in STAGES if stage.name != "audit" and not (by_plugin and stage.uses_method)]
     with ExitStack() as held:
         data = distributed.on_main(lambda: _open_again(folder, recipe, held, needed))
         try:
@@ -70,8 +70,7 @@ def _open_again(folder: RunFolder, recipe: Recipe, held: ExitStack, stages: Sequ
     """Open a finished run with a recipe that may judge its answers in another way; its scores are no longer done."""
     refuse_overwrite(outputs_in(folder.path), input_paths(recipe))
     data = _open(folder, recipe, held, stages)
-    done = {name: entry for name, entry in folder.manifest["stages"].items() if name not in ("scores", "report")}
-    folder.update_manifest(stages=done)
+    folder.drop_stages("scores", "report")
     return data
 
 
@@ -92,8 +91,8 @@ STAGES = (
     ),
     Stage("after", no_check, evaluation.after_outputs, evaluation.after, all_processes=True),
     Stage("perplexity", no_check, evaluation.perplexity_outputs, evaluation.perplexity, all_processes=True),
-    Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
     Stage("audit", no_check, auditing.audit_outputs, auditing.audit_stage),
+    Stage("scores", evaluation.check_scores, evaluation.score_outputs, evaluation.score),
     Stage("report", no_check, evaluation.report_outputs, evaluation.report),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -150,7 +149,7 @@ def _recorded(context: RunContext, name: str, outputs: list[str]) -> Iterator[No
     later = STAGE_NAMES[STAGE_NAMES.index(name) + 1 :]
     stages = context.folder.manifest["stages"]
     context.interrupted = stages.get(name, {}).get("state") == "running"
-    context.folder.update_manifest(stages={key: entry for key, entry in stages.items() if key not in later})
+    context.folder.drop_stages(*later)
     with context.folder.stage(name, outputs):
         yield
         record_models(context.folder, fingerprints(context.recipe), began="run")
